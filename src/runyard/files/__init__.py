@@ -1,0 +1,1 @@
+"""Bytes: the blob store, snapshots of folders, ignore rules, datastores."""
