@@ -1,0 +1,288 @@
+"""Metric values: the spool's records, the binary columns that travel and are stored, and their codecs. Pure.
+
+A *spool* is a file that one writer (one opened file of one process) appends to. It begins with ``SPOOL_MAGIC`` and
+holds records: a header (payload length, CRC-32 of the payload) and the payload, whose first byte is its kind. A record
+that is torn or does not match its CRC ends the spool.
+
+    kind 0  key      u16 number, then the name in UTF-8: defines the number for this writer
+    kind 1  scalar   u16 key, i64 step (NO_STEP: none), i64 time (UTC microseconds), f64 value
+    kind 2  text     as scalar but UTF-8 JSON for the value: integers beyond 2**53, lists, rows, tables, strings
+
+*Columns* are one writer's records of one key, side by side: ``encode_columns`` and ``decode_columns``. All numbers are
+little-endian.
+"""
+
+import json
+import struct
+import sys
+import zlib
+from array import array
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+SPOOL_MAGIC = b"RYSPOOL1"
+COLUMNS_MAGIC = b"RYCOLS1\n"
+NO_STEP = -(1 << 63)
+
+KIND_KEY, KIND_SCALAR, KIND_TEXT = 0, 1, 2
+
+HEADER = struct.Struct("<II")
+SCALAR = struct.Struct("<BHqqd")
+KEY = struct.Struct("<BH")
+TEXT = struct.Struct("<BHqq")
+#: Header and payload of a scalar in one: what ``run.log`` writes.
+SCALAR_RECORD_BYTES = HEADER.size + SCALAR.size
+
+#: Longest name of a metric, in UTF-8 bytes.
+MAX_KEY_BYTES = 1_024
+#: Longest value of kind text.
+MAX_TEXT_BYTES = 1 << 20
+#: Most keys that one writer may define.
+MAX_KEYS = 65_535
+#: Largest body of columns.
+MAX_COLUMNS_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Values of one key by one writer; ``steps``, ``times`` and ``values`` have equal lengths.
+
+    The arrays' type codes are q, q and d; ``texts`` replaces ``values`` where the values are JSON.
+    """
+
+    key: str
+    writer: str
+    #: Sequence number, within the writer, of the first value; they need not be consecutive across keys.
+    first_sequence: int
+    steps: "array[int]"
+    times: "array[int]"
+    values: "array[float]"
+    texts: Tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a runner sends at once: one writer's columns, covering sequences ``first`` to ``last``, inclusive."""
+
+    writer: str
+    attempt: int
+    first: int
+    last: int
+    columns: Tuple[Columns, ...]
+
+
+@dataclass(frozen=True)
+class MetricsReply:
+    """The server's high-water mark for that writer: everything up to it is stored."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """The latest and extreme values of one metric of a run."""
+
+    name: str
+    count: int
+    last: float
+    minimum: float
+    maximum: float
+
+
+@dataclass
+class SpoolState:
+    """How far a spool has been read: grows with ``read_spool``."""
+
+    offset: int = 0
+    sequence: int = 0
+    keys: Optional[Dict[int, str]] = None
+    #: True once a record failed its check; nothing after it is read.
+    is_torn: bool = False
+
+
+def read_spool(data: bytes, state: SpoolState, writer: str) -> List[Columns]:
+    """The columns of the complete records in ``data``, which starts at ``state.offset`` of the file.
+
+    Advances ``state``; an incomplete record at the end stays for the next call. A record with a wrong CRC sets
+    ``is_torn`` and ends the reading.
+    """
+    position = 0
+    if state.keys is None:
+        state.keys = {}
+    if state.offset == 0:
+        if len(data) < len(SPOOL_MAGIC):
+            return []
+        if not data.startswith(SPOOL_MAGIC):
+            state.is_torn = True
+            return []
+        position = len(SPOOL_MAGIC)
+    gathered: Dict[Tuple[int, bool], _Gathered] = {}
+    position = _read_records(data, position, state, gathered)
+    state.offset += position
+    return [one.columns(state.keys[key], writer) for (key, _), one in gathered.items() if key in state.keys]
+
+
+class _Gathered:
+    def __init__(self, sequence: int) -> None:
+        self.first_sequence = sequence
+        self.steps: "array[int]" = array("q")
+        self.times: "array[int]" = array("q")
+        self.values: "array[float]" = array("d")
+        self.texts: List[str] = []
+
+    def columns(self, key: str, writer: str) -> Columns:
+        return Columns(
+            key, writer, self.first_sequence, self.steps, self.times, self.values, tuple(self.texts)
+        )
+
+
+def _read_records(
+    data: bytes, position: int, state: SpoolState, gathered: Dict[Tuple[int, bool], _Gathered]
+) -> int:
+    end, unpack_header, unpack_scalar, crc32 = len(data), HEADER.unpack_from, SCALAR.unpack_from, zlib.crc32
+    header_bytes, scalar_bytes = HEADER.size, SCALAR.size
+    view, sequence = memoryview(data), state.sequence
+    while position + header_bytes <= end:
+        length, crc = unpack_header(data, position)
+        start = position + header_bytes
+        stop = start + length
+        if length > MAX_TEXT_BYTES + TEXT.size or length < KEY.size:
+            state.is_torn = True
+            break
+        if stop > end:
+            break
+        if crc32(view[start:stop]) != crc:
+            state.is_torn = True
+            break
+        position = stop
+        if data[start] == KIND_SCALAR and length == scalar_bytes:
+            _, key, step, time_us, value = unpack_scalar(data, start)
+            sequence += 1
+            one = gathered.get((key, False))
+            if one is None:
+                one = gathered[(key, False)] = _Gathered(sequence)
+            one.steps.append(step)
+            one.times.append(time_us)
+            one.values.append(value)
+        else:
+            sequence = _read_other(data[start:stop], sequence, state, gathered)
+    state.sequence = sequence
+    return position
+
+
+def _read_other(
+    payload: bytes, sequence: int, state: SpoolState, gathered: Dict[Tuple[int, bool], _Gathered]
+) -> int:
+    kind, key = KEY.unpack_from(payload, 0)
+    if kind == KIND_KEY and state.keys is not None:
+        state.keys[key] = payload[KEY.size :].decode("utf-8", "replace")
+        return sequence
+    if kind == KIND_TEXT and len(payload) >= TEXT.size:
+        _, key, step, time_us = TEXT.unpack_from(payload, 0)
+        one = gathered.setdefault((key, True), _Gathered(sequence + 1))
+        one.steps.append(step)
+        one.times.append(time_us)
+        one.texts.append(payload[TEXT.size :].decode("utf-8", "replace"))
+        return sequence + 1
+    return sequence
+
+
+def encode_record(payload: bytes) -> bytes:
+    """A spool record around ``payload``."""
+    return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The body of ``add_metrics``: a JSON head with the lengths, then the columns' bytes."""
+    head = {
+        "writer": batch.writer,
+        "attempt": batch.attempt,
+        "first": batch.first,
+        "last": batch.last,
+        "columns": [[c.key, c.first_sequence, len(c), len(c.texts) > 0] for c in batch.columns],
+    }
+    head_bytes = json.dumps(head, separators=(",", ":")).encode()
+    parts = [COLUMNS_MAGIC, struct.pack("<I", len(head_bytes)), head_bytes]
+    for columns in batch.columns:
+        parts.append(encode_columns(columns))
+    return b"".join(parts)
+
+
+def decode_batch(body: bytes) -> Batch:
+    """The batch in a body of ``add_metrics``; ValueError says what is wrong with it."""
+    if not body.startswith(COLUMNS_MAGIC) or len(body) < len(COLUMNS_MAGIC) + 4:
+        raise ValueError("the body does not start as metric columns do")
+    start = len(COLUMNS_MAGIC) + 4
+    (head_length,) = struct.unpack_from("<I", body, start - 4)
+    try:
+        head = json.loads(body[start : start + head_length])
+        writer, attempt = str(head["writer"]), int(head["attempt"])
+        first, last = int(head["first"]), int(head["last"])
+        rows = [(str(k), int(s), int(n), bool(t)) for k, s, n, t in head["columns"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("the head of the columns is damaged: {}".format(error)) from None
+    if not 1 <= first <= last or attempt < 1 or not 0 < len(writer) <= 64:
+        raise ValueError("the head of the columns has numbers out of range")
+    position, found = start + head_length, []
+    for key, sequence, count, is_text in rows:
+        columns, position = decode_columns(body, position, key, writer, sequence, count, is_text)
+        found.append(columns)
+    if position != len(body):
+        raise ValueError("{} bytes are left after the columns".format(len(body) - position))
+    return Batch(writer, attempt, first, last, tuple(found))
+
+
+def encode_columns(columns: Columns) -> bytes:
+    """Steps, times and values as little-endian arrays; JSON texts are preceded by their length in bytes (u32)."""
+    if columns.texts:
+        text = json.dumps(columns.texts).encode()
+        return _bytes(columns.steps) + _bytes(columns.times) + struct.pack("<I", len(text)) + text
+    return _bytes(columns.steps) + _bytes(columns.times) + _bytes(columns.values)
+
+
+def decode_columns(
+    data: bytes, position: int, key: str, writer: str, sequence: int, count: int, is_text: bool
+) -> Tuple[Columns, int]:
+    """Columns at ``position`` of ``data``, and the position after them."""
+    if not 0 < count <= MAX_COLUMNS_BYTES // 16 or not 0 < len(key.encode("utf-8", "replace")) <= MAX_KEY_BYTES:
+        raise ValueError("a column's name or length is out of range")
+    steps, position = _array("q", data, position, count)
+    times, position = _array("q", data, position, count)
+    if not is_text:
+        values, position = _array("d", data, position, count)
+        return Columns(key, writer, sequence, steps, times, values), position
+    if position + 4 > len(data):
+        raise ValueError("the columns are cut short")
+    (length,) = struct.unpack_from("<I", data, position)
+    texts = json.loads(data[position + 4 : position + 4 + length])
+    if not isinstance(texts, list) or len(texts) != count or not all(isinstance(t, str) for t in texts):
+        raise ValueError("a column of texts does not have {} of them".format(count))
+    return Columns(key, writer, sequence, steps, times, array("d"), tuple(texts)), position + 4 + length
+
+
+def iterate(columns: Columns) -> Iterator[Tuple[Optional[int], int, Any]]:
+    """(step or None, time in UTC microseconds, value) of each value, in order."""
+    values: Any = [json.loads(text) for text in columns.texts] if columns.texts else columns.values
+    for step, time_us, value in zip(columns.steps, columns.times, values):
+        yield (None if step == NO_STEP else step), time_us, value
+
+
+def _array(code: str, data: bytes, position: int, count: int) -> Tuple[Any, int]:
+    found = array(code)
+    stop = position + count * found.itemsize
+    if stop > len(data):
+        raise ValueError("the columns are cut short")
+    found.frombytes(data[position:stop])
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found, stop
+
+
+def _bytes(column: Any) -> bytes:
+    if sys.byteorder == "big":
+        column = array(column.typecode, column)
+        column.byteswap()
+    return bytes(column.tobytes())

@@ -1,0 +1,144 @@
+"""What control hands to a compute target (LaunchPlan), and what comes back (Observation, Report)."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+from runyard.protocol.environments import Lock
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that an input's files come from. Exactly one of the three is set."""
+
+    url: Optional[str] = None
+    #: An absolute folder, file or glob on the node's own disk.
+    file: Optional[str] = None
+    datastore: Optional[str] = None
+    #: Path or glob inside the datastore.
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """An input, resolved to its sources."""
+
+    name: str
+    mode: str
+    sources: Tuple[Source, ...]
+    path_on_compute: Optional[str] = None
+    overwrite: bool = False
+    #: True for v1's DataReference: the path itself and not a folder that gathers the sources.
+    is_reference: bool = False
+    dataset_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything a node needs to carry out one attempt; symbolic: no path, address or secret of any machine."""
+
+    run_id: str
+    workspace: str
+    experiment: str
+    attempt: int
+    #: Name of the kit folder that goes on the job's PYTHONPATH.
+    kit: str
+    lock: Lock
+    #: Script and arguments, or a command; variables in it are expanded on the node.
+    script: Optional[str]
+    command: Tuple[str, ...]
+    arguments: Tuple[str, ...]
+    snapshot: Optional[str] = None
+    inputs: Tuple[InputPlan, ...] = ()
+    variables: Dict[str, str] = field(default_factory=dict)
+    max_run_duration_s: Optional[int] = None
+    #: Seconds between TERM and KILL.
+    grace_s: float = 10.0
+    target: str = "local"
+    target_type: str = "local"
+    #: May data be fetched from loopback and private addresses?
+    allow_private_urls: bool = False
+
+
+class ObservedState:
+    """What a compute target knows of a key."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of one attempt's runner."""
+
+    key: str
+    state: str
+    detail: str = ""
+
+
+class ReportKind:
+    """What a runner tells; never a status."""
+
+    PREPARING = "preparing"
+    STARTED = "started"
+    EXITED = "exited"
+    STORED = "stored"
+    HEARTBEAT = "heartbeat"
+
+
+class ExitCause:
+    """Why an attempt's process ended."""
+
+    SCRIPT = "script"
+    CANCELED = "canceled"
+    TIME_LIMIT = "time_limit"
+    PREPARATION = "preparation"
+    RUNNER_LOST = "runner_lost"
+    STORAGE = "storage"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One thing that a runner saw, in the order of ``sequence`` from 1 within an attempt."""
+
+    attempt: int
+    sequence: int
+    kind: str
+    message: str = ""
+    exit_code: Optional[int] = None
+    cause: Optional[str] = None
+    #: For an error: RunError.code and details.
+    error_code: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class ReportBatch:
+    """The reports that a runner sends in one request."""
+
+    reports: Tuple[Report, ...]
+
+
+@dataclass(frozen=True)
+class ReportReply:
+    """What the server answers a runner: how far it has read, and whether to stop."""
+
+    acknowledged: int
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What a node's runner must know of its own machine; written by the compute target, never part of a plan."""
+
+    #: Holds envs/, kits/ and caches.
+    cache_folder: str
+    #: The store's root where node and server share a disk; None: bytes travel over HTTP.
+    store_folder: Optional[str]
+    #: Root of the datastores' folders where shared.
+    datastores_folder: Optional[str]
+    #: File that always names the server's present address.
+    server_file: Optional[str]
+    server_url: str
+    node: str
+    uv: Optional[str] = None

@@ -1,0 +1,188 @@
+"""The route table: every request that the server answers, whom it asks for, and what travels in it.
+
+The server builds its dispatcher, its authorisation and its OpenAPI page from this table; the client calls by it.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, FrozenSet, Optional, Tuple
+
+from runyard.protocol import assets, compute, identity, metrics, plan, runs
+
+PREFIX = "/api/1"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One request: ``name`` is also the name of its handler."""
+
+    name: str
+    method: str
+    path: str
+    #: The permission that the principal must hold; None: open to anyone who reaches the server.
+    permission: Optional[str]
+    #: Dataclass of the JSON body; None: no body, or raw bytes (see ``raw``).
+    request: Optional[type] = None
+    #: Dataclass of the JSON reply; None: no content, or raw bytes.
+    response: Optional[type] = None
+    #: The reply is a JSON list of ``response``.
+    many: bool = False
+    #: The body is bytes and not JSON.
+    raw: bool = False
+    #: Names of the query parameters.
+    query: Tuple[str, ...] = ()
+
+
+class Permission:
+    """What a role may hold. A run's token holds ``RUN_OWN`` for its own run, and ``ASSETS_READ``."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+    #: Read and report one's own run (for a run's principal), or any run of the workspace (for a user with WRITE).
+    RUN_OWN = "run.own"
+    #: Labels, metrics and artifacts of a run: users who write, and the run itself.
+    RUN_READ = "run.read"
+    ASSETS_READ = "assets.read"
+    #: Reports of a runner; no user holds it.
+    RUN_REPORT = "run.report"
+
+
+ROLES: Dict[str, FrozenSet[str]] = {
+    "reader": frozenset((Permission.READ, Permission.RUN_READ, Permission.ASSETS_READ)),
+    "contributor": frozenset(
+        (Permission.READ, Permission.WRITE, Permission.RUN_OWN, Permission.RUN_READ, Permission.ASSETS_READ)
+    ),
+    "owner": frozenset(
+        (
+            Permission.READ,
+            Permission.WRITE,
+            Permission.ADMIN,
+            Permission.RUN_OWN,
+            Permission.RUN_READ,
+            Permission.ASSETS_READ,
+        )
+    ),
+    #: The role of a run's own token.
+    "run": frozenset((Permission.RUN_OWN, Permission.RUN_READ, Permission.RUN_REPORT, Permission.ASSETS_READ)),
+}
+
+_W = PREFIX + "/workspaces/{workspace}"
+_R = _W + "/runs/{run_id}"
+
+_OPEN = None
+_READ, _WRITE, _ADMIN = Permission.READ, Permission.WRITE, Permission.ADMIN
+_OWN, _RUN_READ, _REPORT, _ASSETS = (
+    Permission.RUN_OWN,
+    Permission.RUN_READ,
+    Permission.RUN_REPORT,
+    Permission.ASSETS_READ,
+)
+
+TABLE: Tuple[Route, ...] = (
+    Route("ping", "GET", PREFIX + "/ping", _OPEN, None, identity.Ping),
+    Route("server_info", "GET", PREFIX + "/server", _ADMIN, None, identity.ServerInfo),
+    Route("stop_server", "POST", PREFIX + "/server/stop", _ADMIN),
+    Route("create_ticket", "POST", PREFIX + "/tickets", _READ, None, identity.Ticket),
+    # workspaces
+    Route("create_workspace", "POST", PREFIX + "/workspaces", _ADMIN, assets.WorkspaceSpec, assets.Workspace),
+    Route("list_workspaces", "GET", PREFIX + "/workspaces", _READ, None, assets.Workspace, many=True),
+    Route("get_workspace", "GET", _W, _ASSETS, None, assets.Workspace),
+    Route("create_token", "POST", _W + "/tokens", _ADMIN, identity.TokenSpec, identity.Token),
+    # experiments
+    Route("create_experiment", "PUT", _W + "/experiments/{name}", _WRITE, None, assets.Experiment),
+    Route("get_experiment", "GET", _W + "/experiments/{name}", _ASSETS, None, assets.Experiment),
+    Route("list_experiments", "GET", _W + "/experiments", _READ, None, assets.Experiment, many=True),
+    # runs, for users
+    Route("submit_run", "POST", _W + "/runs", _WRITE, runs.RunSpec, runs.Run),
+    Route(
+        "list_runs",
+        "GET",
+        _W + "/runs",
+        _READ,
+        None,
+        runs.RunPage,
+        query=("experiment", "status", "tags", "properties", "parent", "limit", "cursor"),
+    ),
+    Route("get_run", "GET", _R, _RUN_READ, None, runs.Run),
+    Route("change_run", "PATCH", _R, _OWN, runs.RunChange, runs.Run),
+    Route("cancel_run", "POST", _R + "/cancel", _WRITE, None, runs.Run),
+    Route("wait_run", "GET", _R + "/wait", _RUN_READ, None, runs.Run, query=("after", "wait_s")),
+    Route("list_events", "GET", _R + "/events", _RUN_READ, None, runs.RunEvent, many=True, query=("after",)),
+    Route("explain_run", "GET", _R + "/why", _RUN_READ, None, identity.Explanation),
+    Route("list_logs", "GET", _R + "/logs", _RUN_READ, None, assets.DatastoreFile, many=True),
+    Route("read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit")),
+    # runs, for runners and jobs
+    Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
+    Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, identity.Offset, raw=True, query=("offset",)),
+    Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
+    Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive", "after")),
+    Route("add_artifacts", "POST", _R + "/artifacts", _OWN, identity.ArtifactList, identity.Count),
+    Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, assets.Artifact, many=True, query=("prefix",)),
+    Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
+    # bytes
+    Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, identity.DigestList, identity.DigestList),
+    Route("put_blobs", "POST", _W + "/blobs", _OWN, None, identity.DigestList, raw=True),
+    Route("begin_upload", "POST", _W + "/uploads", _OWN, None, identity.Upload),
+    Route("append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, identity.Offset, raw=True, query=("offset",)),
+    Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, identity.DigestList, identity.DigestList),
+    Route("read_blob", "GET", _W + "/blobs/{digest}", _READ, raw=True),
+    # datastores
+    Route("list_datastores", "GET", _W + "/datastores", _ASSETS, None, assets.Datastore, many=True),
+    Route("get_datastore", "GET", _W + "/datastores/{name}", _ASSETS, None, assets.Datastore),
+    Route(
+        "list_datastore_files",
+        "GET",
+        _W + "/datastores/{name}/files",
+        _ASSETS,
+        None,
+        assets.DatastoreFile,
+        many=True,
+        query=("path",),
+    ),
+    Route("read_datastore_file", "GET", _W + "/datastores/{name}/files/{path:path}", _ASSETS, raw=True),
+    Route(
+        "write_datastore_file",
+        "PUT",
+        _W + "/datastores/{name}/files/{path:path}",
+        _WRITE,
+        None,
+        assets.DatastoreFile,
+        raw=True,
+        query=("overwrite",),
+    ),
+    # datasets
+    Route("save_dataset", "POST", _W + "/datasets", _WRITE, assets.DatasetSpec, assets.Dataset),
+    Route("list_datasets", "GET", _W + "/datasets", _ASSETS, None, assets.Dataset, many=True, query=("name",)),
+    Route("get_dataset", "GET", _W + "/datasets/{dataset_id}", _ASSETS, None, assets.Dataset),
+    Route("find_dataset", "GET", _W + "/dataset-names/{name}", _ASSETS, None, assets.Dataset, query=("version",)),
+    Route("change_dataset", "PATCH", _W + "/datasets/{dataset_id}", _WRITE, assets.LabelChange, assets.Dataset),
+    Route("unregister_dataset", "DELETE", _W + "/dataset-names/{name}", _WRITE),
+    # environments
+    Route("register_environment", "POST", _W + "/environments", _WRITE, identity.EnvironmentBody, assets.Environment),
+    Route("list_environments", "GET", _W + "/environments", _ASSETS, None, assets.Environment, many=True),
+    Route("get_environment", "GET", _W + "/environments/{name}", _ASSETS, None, assets.Environment, query=("version",)),
+    # compute
+    Route("create_cluster", "POST", _W + "/clusters", _WRITE, compute.ClusterSpec, compute.Cluster),
+    Route("list_clusters", "GET", _W + "/clusters", _READ, None, compute.Cluster, many=True),
+    Route("get_cluster", "GET", _W + "/clusters/{name}", _READ, None, compute.Cluster),
+    Route("change_cluster", "PATCH", _W + "/clusters/{name}", _WRITE, compute.ClusterChange, compute.Cluster),
+    Route("delete_cluster", "DELETE", _W + "/clusters/{name}", _WRITE),
+    # models
+    Route("register_model", "POST", _W + "/models", _OWN, assets.ModelSpec, assets.Model),
+    Route(
+        "list_models",
+        "GET",
+        _W + "/models",
+        _ASSETS,
+        None,
+        assets.Model,
+        many=True,
+        query=("name", "latest", "tags", "properties", "run_id"),
+    ),
+    Route("get_model", "GET", _W + "/models/{name}", _ASSETS, None, assets.Model, query=("version",)),
+    Route("read_model_file", "GET", _W + "/models/{name}/{version}/files/{path:path}", _ASSETS, raw=True),
+    Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, assets.LabelChange, assets.Model),
+    Route("delete_model", "DELETE", _W + "/models/{name}/{version}", _WRITE),
+)
+
+BY_NAME: Dict[str, Route] = {route.name: route for route in TABLE}
