@@ -7,6 +7,7 @@ that is torn or does not match its CRC ends the spool.
     kind 0  key      u16 number, then the name in UTF-8: defines the number for this writer
     kind 1  scalar   u16 key, i64 step (NO_STEP: none), i64 time (UTC microseconds), f64 value
     kind 2  text     as scalar but UTF-8 JSON for the value: integers beyond 2**53, lists, rows, tables, strings
+    kind 3  integer  as scalar, the value a whole number of at most 2**53
 
 *Columns* are one writer's records of one key, side by side: ``encode_columns`` and ``decode_columns``. All numbers are
 little-endian.
@@ -24,7 +25,7 @@ SPOOL_MAGIC = b"RYSPOOL1"
 COLUMNS_MAGIC = b"RYCOLS1\n"
 NO_STEP = -(1 << 63)
 
-KIND_KEY, KIND_SCALAR, KIND_TEXT = 0, 1, 2
+KIND_KEY, KIND_SCALAR, KIND_TEXT, KIND_INTEGER = 0, 1, 2, 3
 
 HEADER = struct.Struct("<II")
 SCALAR = struct.Struct("<BHqqd")
@@ -47,7 +48,7 @@ MAX_COLUMNS_BYTES = 16 << 20
 class Columns:
     """Values of one key by one writer; ``steps``, ``times`` and ``values`` have equal lengths.
 
-    The arrays' type codes are q, q and d; ``texts`` replaces ``values`` where the values are JSON.
+    The arrays' type codes are q, q and d; ``texts`` replaces ``values`` where ``kind`` is KIND_TEXT.
     """
 
     key: str
@@ -58,6 +59,8 @@ class Columns:
     times: "array[int]"
     values: "array[float]"
     texts: Tuple[str, ...] = ()
+    #: KIND_SCALAR, KIND_INTEGER or KIND_TEXT: what the values are, all alike.
+    kind: int = KIND_SCALAR
 
     def __len__(self) -> int:
         return len(self.times)
@@ -119,14 +122,18 @@ def read_spool(data: bytes, state: SpoolState, writer: str) -> List[Columns]:
             state.is_torn = True
             return []
         position = len(SPOOL_MAGIC)
-    gathered: Dict[Tuple[int, bool], _Gathered] = {}
+    gathered: List[_Gathered] = []
     position = _read_records(data, position, state, gathered)
     state.offset += position
-    return [one.columns(state.keys[key], writer) for (key, _), one in gathered.items() if key in state.keys]
+    return [one.columns(state.keys[one.key], writer) for one in gathered if one.key in state.keys]
 
 
 class _Gathered:
-    def __init__(self, sequence: int) -> None:
+    """Columns that grow: the values of one key as long as their kind stays the same."""
+
+    def __init__(self, key: int, kind: int, sequence: int) -> None:
+        self.key = key
+        self.kind = kind
         self.first_sequence = sequence
         self.steps: "array[int]" = array("q")
         self.times: "array[int]" = array("q")
@@ -134,17 +141,16 @@ class _Gathered:
         self.texts: List[str] = []
 
     def columns(self, key: str, writer: str) -> Columns:
-        return Columns(
-            key, writer, self.first_sequence, self.steps, self.times, self.values, tuple(self.texts)
-        )
+        texts = tuple(self.texts)
+        return Columns(key, writer, self.first_sequence, self.steps, self.times, self.values, texts, self.kind)
 
 
-def _read_records(
-    data: bytes, position: int, state: SpoolState, gathered: Dict[Tuple[int, bool], _Gathered]
-) -> int:
+def _read_records(data: bytes, position: int, state: SpoolState, gathered: List[_Gathered]) -> int:
+    """Read records into ``gathered``; returns the position after the last complete one. Every record costs here."""
     end, unpack_header, unpack_scalar, crc32 = len(data), HEADER.unpack_from, SCALAR.unpack_from, zlib.crc32
     header_bytes, scalar_bytes = HEADER.size, SCALAR.size
     view, sequence = memoryview(data), state.sequence
+    current: Dict[int, _Gathered] = {}
     while position + header_bytes <= end:
         length, crc = unpack_header(data, position)
         start = position + header_bytes
@@ -158,36 +164,43 @@ def _read_records(
             state.is_torn = True
             break
         position = stop
-        if data[start] == KIND_SCALAR and length == scalar_bytes:
-            _, key, step, time_us, value = unpack_scalar(data, start)
-            sequence += 1
-            one = gathered.get((key, False))
-            if one is None:
-                one = gathered[(key, False)] = _Gathered(sequence)
-            one.steps.append(step)
-            one.times.append(time_us)
-            one.values.append(value)
-        else:
-            sequence = _read_other(data[start:stop], sequence, state, gathered)
+        if length != scalar_bytes or data[start] == KIND_TEXT or data[start] == KIND_KEY:
+            sequence = _read_other(data[start:stop], sequence, state, current, gathered)
+            continue
+        kind, key, step, time_us, value = unpack_scalar(data, start)
+        sequence += 1
+        one = current.get(key)
+        if one is None or one.kind != kind:
+            one = _begin(key, kind, sequence, current, gathered)
+        one.steps.append(step)
+        one.times.append(time_us)
+        one.values.append(value)
     state.sequence = sequence
     return position
 
 
+def _begin(key: int, kind: int, sequence: int, current: Dict[int, _Gathered], gathered: List[_Gathered]) -> _Gathered:
+    one = current[key] = _Gathered(key, kind, sequence)
+    gathered.append(one)
+    return one
+
+
 def _read_other(
-    payload: bytes, sequence: int, state: SpoolState, gathered: Dict[Tuple[int, bool], _Gathered]
+    payload: bytes, sequence: int, state: SpoolState, current: Dict[int, _Gathered], gathered: List[_Gathered]
 ) -> int:
     kind, key = KEY.unpack_from(payload, 0)
     if kind == KIND_KEY and state.keys is not None:
         state.keys[key] = payload[KEY.size :].decode("utf-8", "replace")
+    if kind != KIND_TEXT or len(payload) < TEXT.size:
         return sequence
-    if kind == KIND_TEXT and len(payload) >= TEXT.size:
-        _, key, step, time_us = TEXT.unpack_from(payload, 0)
-        one = gathered.setdefault((key, True), _Gathered(sequence + 1))
-        one.steps.append(step)
-        one.times.append(time_us)
-        one.texts.append(payload[TEXT.size :].decode("utf-8", "replace"))
-        return sequence + 1
-    return sequence
+    _, key, step, time_us = TEXT.unpack_from(payload, 0)
+    one = current.get(key)
+    if one is None or one.kind != kind:
+        one = _begin(key, kind, sequence + 1, current, gathered)
+    one.steps.append(step)
+    one.times.append(time_us)
+    one.texts.append(payload[TEXT.size :].decode("utf-8", "replace"))
+    return sequence + 1
 
 
 def encode_record(payload: bytes) -> bytes:
@@ -202,7 +215,7 @@ def encode_batch(batch: Batch) -> bytes:
         "attempt": batch.attempt,
         "first": batch.first,
         "last": batch.last,
-        "columns": [[c.key, c.first_sequence, len(c), len(c.texts) > 0] for c in batch.columns],
+        "columns": [[c.key, c.first_sequence, len(c), c.kind] for c in batch.columns],
     }
     head_bytes = json.dumps(head, separators=(",", ":")).encode()
     parts = [COLUMNS_MAGIC, struct.pack("<I", len(head_bytes)), head_bytes]
@@ -221,14 +234,14 @@ def decode_batch(body: bytes) -> Batch:
         head = json.loads(body[start : start + head_length])
         writer, attempt = str(head["writer"]), int(head["attempt"])
         first, last = int(head["first"]), int(head["last"])
-        rows = [(str(k), int(s), int(n), bool(t)) for k, s, n, t in head["columns"]]
+        rows = [(str(k), int(s), int(n), int(t)) for k, s, n, t in head["columns"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("the head of the columns is damaged: {}".format(error)) from None
     if not 1 <= first <= last or attempt < 1 or not 0 < len(writer) <= 64:
         raise ValueError("the head of the columns has numbers out of range")
     position, found = start + head_length, []
-    for key, sequence, count, is_text in rows:
-        columns, position = decode_columns(body, position, key, writer, sequence, count, is_text)
+    for key, sequence, count, kind in rows:
+        columns, position = decode_columns(body, position, key, writer, sequence, count, kind)
         found.append(columns)
     if position != len(body):
         raise ValueError("{} bytes are left after the columns".format(len(body) - position))
@@ -237,35 +250,41 @@ def decode_batch(body: bytes) -> Batch:
 
 def encode_columns(columns: Columns) -> bytes:
     """Steps, times and values as little-endian arrays; JSON texts are preceded by their length in bytes (u32)."""
-    if columns.texts:
+    if columns.kind == KIND_TEXT:
         text = json.dumps(columns.texts).encode()
         return _bytes(columns.steps) + _bytes(columns.times) + struct.pack("<I", len(text)) + text
     return _bytes(columns.steps) + _bytes(columns.times) + _bytes(columns.values)
 
 
 def decode_columns(
-    data: bytes, position: int, key: str, writer: str, sequence: int, count: int, is_text: bool
+    data: bytes, position: int, key: str, writer: str, sequence: int, count: int, kind: int
 ) -> Tuple[Columns, int]:
     """Columns at ``position`` of ``data``, and the position after them."""
     if not 0 < count <= MAX_COLUMNS_BYTES // 16 or not 0 < len(key.encode("utf-8", "replace")) <= MAX_KEY_BYTES:
         raise ValueError("a column's name or length is out of range")
     steps, position = _array("q", data, position, count)
     times, position = _array("q", data, position, count)
-    if not is_text:
+    if kind in (KIND_SCALAR, KIND_INTEGER):
         values, position = _array("d", data, position, count)
-        return Columns(key, writer, sequence, steps, times, values), position
+        return Columns(key, writer, sequence, steps, times, values, (), kind), position
+    if kind != KIND_TEXT:
+        raise ValueError("a column is of the unknown kind {}".format(kind))
     if position + 4 > len(data):
         raise ValueError("the columns are cut short")
     (length,) = struct.unpack_from("<I", data, position)
     texts = json.loads(data[position + 4 : position + 4 + length])
     if not isinstance(texts, list) or len(texts) != count or not all(isinstance(t, str) for t in texts):
         raise ValueError("a column of texts does not have {} of them".format(count))
-    return Columns(key, writer, sequence, steps, times, array("d"), tuple(texts)), position + 4 + length
+    return Columns(key, writer, sequence, steps, times, array("d"), tuple(texts), kind), position + 4 + length
 
 
 def iterate(columns: Columns) -> Iterator[Tuple[Optional[int], int, Any]]:
     """(step or None, time in UTC microseconds, value) of each value, in order."""
-    values: Any = [json.loads(text) for text in columns.texts] if columns.texts else columns.values
+    values: Any = columns.values
+    if columns.kind == KIND_TEXT:
+        values = [json.loads(text) for text in columns.texts]
+    elif columns.kind == KIND_INTEGER:
+        values = [int(value) for value in columns.values]
     for step, time_us, value in zip(columns.steps, columns.times, values):
         yield (None if step == NO_STEP else step), time_us, value
 
