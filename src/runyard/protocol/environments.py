@@ -1,0 +1,124 @@
+"""An environment as asked (EnvironmentSpec) and as found (Lock): every package pinned, and what was changed and why."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Dict, Optional, Tuple
+
+
+@dataclass(frozen=True)
+class CondaSpec:
+    """What a conda file asks for, line by line as its author wrote it."""
+
+    name: str = "project_environment"
+    channels: Tuple[str, ...] = ()
+    #: Conda's own packages, "python=3.8" among them.
+    packages: Tuple[str, ...] = ()
+    #: Lines for pip: requirements, and options such as "--extra-index-url ...".
+    pip: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PythonSpec:
+    """Which interpreter, and what is in it."""
+
+    #: True: the interpreter is taken as it is and nothing is installed.
+    user_managed: bool = False
+    #: Only for user_managed: a path, a name on the PATH, or "python" for the one that Runyard itself runs on.
+    interpreter_path: str = "python"
+    conda: CondaSpec = field(default_factory=CondaSpec)
+    #: Resolve as if it were this day (YYYY-MM-DD); None: today.
+    as_of: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class DockerSpec:
+    """The container that v1 would have used; other builders keep it as it is."""
+
+    enabled: bool = False
+    base_image: Optional[str] = None
+    base_dockerfile: Optional[str] = None
+    arguments: Tuple[str, ...] = ()
+    shm_size: Optional[str] = None
+    gpu_support: bool = False
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """An environment as asked."""
+
+    name: str = ""
+    version: str = ""
+    python: PythonSpec = field(default_factory=PythonSpec)
+    docker: DockerSpec = field(default_factory=DockerSpec)
+    #: Environment variables of every run that uses it.
+    variables: Dict[str, str] = field(default_factory=dict)
+
+
+class Builder:
+    """Who makes the interpreter of a lock."""
+
+    UV = "uv"
+    USER_MANAGED = "user_managed"
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing that differs from what was asked, and why."""
+
+    subject: str
+    asked: str
+    #: Empty: it was left out.
+    got: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Lock:
+    """All that a node needs to make the interpreter; equal digests are equal environments."""
+
+    digest: str
+    builder: str = Builder.UV
+    #: Minor version, as "3.11"; empty where the user manages the interpreter.
+    python: str = ""
+    interpreter_path: Optional[str] = None
+    #: Pinned lines, sorted: "six==1.17.0".
+    requirements: Tuple[str, ...] = ()
+    #: Where packages come from besides the host's own index: "--extra-index-url ..."; may hold credentials.
+    options: Tuple[str, ...] = ()
+    as_of: Optional[str] = None
+    notes: Tuple[Note, ...] = ()
+
+
+def spec_digest(spec: EnvironmentSpec) -> str:
+    """Key of a spec's content, 64 hex digits: everything but its name and version."""
+    return _digest(asdict(replace(spec, name="", version="")))
+
+
+def lock_digest(lock: Lock) -> str:
+    """Key of what a lock builds, 64 hex digits: what gets installed, and neither its notes nor its day."""
+    return _digest(asdict(replace(lock, digest="", notes=(), as_of=None)))
+
+
+def without_credentials(text: str) -> str:
+    """``text`` with the user and password of every URL replaced by '***'."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def shown_lock(lock: Lock) -> Lock:
+    """The lock as anyone may see it: without credentials. It cannot build a private package any more."""
+    return replace(
+        lock,
+        requirements=tuple(without_credentials(line) for line in lock.requirements),
+        options=tuple(without_credentials(line) for line in lock.options),
+    )
+
+
+#: What stands before the last '@' of a URL's authority; and "user:password@" even where the password has a bare '/'.
+_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)(?:[^\s/?#'\"<>`]*|[^\s/?#:@]+:(?!\d+[/?#])[^\s@]*)@")
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
