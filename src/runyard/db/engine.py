@@ -1,0 +1,193 @@
+"""The database: readers on a pool, one writer thread with group commit. Every difference between engines is here.
+
+A write is a function of a connection that returns plain values. Writes queued together are committed together, each in
+a savepoint of its own, and acknowledged after the commit. The status lane goes first; a bulk transaction is capped, so
+that a flood of metrics holds no status change up for longer than that.
+"""
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Deque, Iterator, List, Tuple, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import OperationalError
+
+from runyard.db import tables
+from runyard.errors import ServiceException, StorageFullError, VersionMismatchError
+
+T = TypeVar("T")
+Operation = Callable[[Connection], T]
+
+#: How long one bulk transaction may take before it commits and lets the status lane through.
+BULK_TRANSACTION_S = 0.005
+#: Most writes in one commit.
+GROUP_MAX = 256
+#: Most writes that may wait; more are refused rather than kept in memory.
+QUEUE_MAX = 20_000
+#: How long a reader or the writer waits for SQLite's own locks.
+BUSY_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """One database; ``close`` ends its writer after what is queued."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = create_engine(
+            "sqlite:///" + str(path), connect_args={"check_same_thread": False}, pool_size=8, max_overflow=32
+        )
+        event.listen(self._engine, "connect", _prepare_connection)
+        event.listen(self._engine, "begin", _begin_deferred)
+        self._create_tables()
+        self._writer = _Writer(self._engine.connect)
+        self._writer.start()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection to read with: one consistent view, never blocked by the writer."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    def write(self, operation: Operation[T]) -> T:
+        """Carry out ``operation`` in the status lane; returns once it is committed and durable."""
+        return self._writer.put(operation, is_bulk=False).result()
+
+    def write_bulk(self, operation: Operation[T]) -> T:
+        """Carry out ``operation`` in the bulk lane; returns once it is committed and durable."""
+        return self._writer.put(operation, is_bulk=True).result()
+
+    def close(self) -> None:
+        """Commit what is queued, end the writer and close all connections."""
+        self._writer.stop()
+        self._engine.dispose()
+
+    def _create_tables(self) -> None:
+        with self._engine.connect() as connection:
+            if inspect(connection).has_table(tables.schema.name):
+                found = connection.execute(select(tables.schema.c.number)).scalar()
+                _check_schema(found or 0)
+                return
+            tables.metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(tables.schema).values(number=tables.SCHEMA))
+            connection.commit()
+
+
+def _check_schema(found: int) -> None:
+    if found != tables.SCHEMA:
+        raise VersionMismatchError(
+            "The database has schema {} and this Runyard knows schema {}; "
+            "start the version that wrote it.".format(found, tables.SCHEMA)
+        )
+
+
+def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA busy_timeout={}".format(BUSY_TIMEOUT_MS))
+    connection.execute("PRAGMA cache_size=-8000")
+
+
+def _begin_deferred(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+class _Writer(threading.Thread):
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        super().__init__(name="db-writer", daemon=True)
+        self._connect = connect
+        self._lanes: Tuple[Deque[_Write], Deque[_Write]] = (deque(), deque())
+        self._changed = threading.Condition()
+        self._is_stopping = False
+
+    def put(self, operation: Operation[T], is_bulk: bool) -> "Future[T]":
+        future: "Future[T]" = Future()
+        with self._changed:
+            if self._is_stopping:
+                raise ServiceException("The server is stopping; try again in a moment.")
+            lane = self._lanes[is_bulk]
+            if len(lane) >= QUEUE_MAX:
+                raise ServiceException("The server has {} writes waiting; try again in a moment.".format(len(lane)))
+            lane.append((operation, future))
+            self._changed.notify()
+        return future
+
+    def stop(self) -> None:
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self.join()
+
+    def run(self) -> None:
+        with self._connect() as connection:
+            while self._wait():
+                status_lane, bulk_lane = self._lanes
+                if status_lane:
+                    self._commit_group(connection, status_lane, float("inf"))
+                else:
+                    self._commit_group(connection, bulk_lane, BULK_TRANSACTION_S)
+
+    def _wait(self) -> bool:
+        with self._changed:
+            while not any(self._lanes):
+                if self._is_stopping:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _commit_group(self, connection: Connection, lane: "Deque[_Write]", limit_s: float) -> None:
+        """Carry out writes of one lane in one transaction, then answer all of them."""
+        done: List[Tuple[Future[Any], Any]] = []
+        ends_at = time.monotonic() + limit_s
+        try:
+            with connection.begin():
+                while lane and len(done) < GROUP_MAX and (not done or time.monotonic() < ends_at):
+                    operation, future = lane.popleft()
+                    done.append((future, _attempt(connection, operation)))
+        except Exception as error:
+            failure = _translate(error)
+            for future, _ in done:
+                future.set_exception(failure)
+            return
+        for future, outcome in done:
+            if isinstance(outcome, _Failure):
+                future.set_exception(outcome.error)
+            else:
+                future.set_result(outcome)
+
+
+_Write = Tuple[Operation[Any], "Future[Any]"]
+
+
+class _Failure:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _attempt(connection: Connection, operation: Operation[Any]) -> Any:
+    """The operation's value, or a _Failure after its savepoint is rolled back; a full disk ends the transaction."""
+    savepoint = connection.begin_nested()
+    try:
+        value = operation(connection)
+        savepoint.commit()
+        return value
+    except Exception as error:
+        if _is_disk_failure(error):
+            raise
+        savepoint.rollback()
+        return _Failure(_translate(error))
+
+
+def _is_disk_failure(error: Exception) -> bool:
+    return isinstance(error, OperationalError)
+
+
+def _translate(error: Exception) -> Exception:
+    text = str(error.orig) if isinstance(error, OperationalError) else ""
+    if "full" in text or "disk I/O" in text:
+        return StorageFullError("The server's disk is full, so the change was not kept; free some space and try again.")
+    return error

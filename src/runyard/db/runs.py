@@ -1,0 +1,332 @@
+"""Runs, their events and the reports of their runners. Only control calls ``advance``."""
+
+import json
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from runyard.db.tables import artifacts, experiments, reports, run_events, runs
+from runyard.errors import ConflictError, NotFoundError, UserErrorException
+from runyard.protocol.assets import Artifact
+from runyard.protocol.plan import Report
+from runyard.protocol.runs import TERMINAL, TRANSITIONS, Run, RunChange, RunError, RunEvent, RunKind, RunPage
+from runyard.protocol.runs import RunSpec, RunStatus
+from runyard.protocol.wire import dumps, loads
+
+#: Most runs in one page.
+PAGE_MAX = 1_000
+#: Most tags or properties of one run, and the longest key and value, in characters.
+LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 1_000, 255, 10_000
+
+
+def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str, now: int) -> Run:
+    """A new run in Starting (a script) or Running (interactive). The same spec again returns the stored run."""
+    text = dumps(spec)
+    present = connection.execute(select(runs.c.spec, runs.c.workspace).where(runs.c.id == spec.run_id)).first()
+    if present is not None:
+        if present.spec != text or present.workspace != workspace:
+            raise ConflictError("Run {} exists already; choose another id.".format(spec.run_id))
+        return get_run(connection, workspace, spec.run_id)
+    check_labels(spec.tags, "tag")
+    check_labels(spec.properties, "property")
+    number = connection.execute(
+        update(experiments)
+        .where(experiments.c.workspace == workspace, experiments.c.name == spec.experiment)
+        .values(runs=experiments.c.runs + 1)
+        .returning(experiments.c.runs)
+    ).scalar()
+    if number is None:
+        raise NotFoundError("Experiment {!r} does not exist in workspace {!r}.".format(spec.experiment, workspace))
+    is_script = spec.kind == RunKind.SCRIPT
+    status = RunStatus.STARTING if is_script else RunStatus.RUNNING
+    connection.execute(
+        insert(runs).values(
+            id=spec.run_id, workspace=workspace, experiment=spec.experiment, number=number, kind=spec.kind,
+            status=status, attempt=1, retries=0, target=spec.target, parent=spec.parent_run_id,
+            display_name=spec.display_name or spec.run_id, created_by=user, created_at=now,
+            started_at=None if is_script else now, cancel_requested=False, warnings="[]", tags=_json(spec.tags),
+            properties=_json(spec.properties), event_seq=0, report_seq=0, spec=text,
+            reason="Accepted; about to be prepared." if is_script else None, reason_at=now,
+        )
+    )  # fmt: skip
+    _record_event(connection, spec.run_id, workspace, status, None, user, now)
+    return get_run(connection, workspace, spec.run_id)
+
+
+def get_run(connection: Connection, workspace: str, run_id: str) -> Run:
+    """The run; NotFoundError where the workspace has none of that id."""
+    row = connection.execute(select(runs).where(runs.c.id == run_id, runs.c.workspace == workspace)).first()
+    if row is None:
+        raise NotFoundError("Run {!r} does not exist in workspace {!r}.".format(run_id, workspace))
+    return _run(row)
+
+
+def list_runs(connection: Connection, workspace: str, query: "RunQuery") -> RunPage:
+    """A page of the workspace's runs, newest first."""
+    statement = _filtered(select(runs).where(runs.c.workspace == workspace), query)
+    limit = min(query.limit, PAGE_MAX)
+    rows = connection.execute(statement.order_by(runs.c.row.desc()).limit(limit + 1)).all()
+    cursor = str(rows[limit - 1].row) if len(rows) > limit else None
+    return RunPage(tuple(_run(row) for row in rows[:limit]), cursor)
+
+
+class RunQuery:
+    """Which runs to list; every condition given must hold."""
+
+    def __init__(
+        self,
+        experiment: Optional[str] = None,
+        status: Optional[str] = None,
+        tags: Optional[Dict[str, Optional[str]]] = None,
+        properties: Optional[Dict[str, Optional[str]]] = None,
+        parent: Optional[str] = None,
+        limit: int = PAGE_MAX,
+        cursor: Optional[str] = None,
+    ) -> None:
+        self.experiment = experiment
+        self.status = status
+        self.tags = tags or {}
+        self.properties = properties or {}
+        self.parent = parent
+        self.limit = limit
+        self.cursor = cursor
+
+
+def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
+    if query.experiment is not None:
+        statement = statement.where(runs.c.experiment == query.experiment)
+    if query.status is not None:
+        statement = statement.where(runs.c.status == query.status)
+    if query.parent is not None:
+        statement = statement.where(runs.c.parent == query.parent)
+    if query.cursor is not None:
+        if not query.cursor.isdigit():
+            raise UserErrorException("The cursor {!r} is not one that a page gave.".format(query.cursor))
+        statement = statement.where(runs.c.row < int(query.cursor))
+    for column, labels in ((runs.c.tags, query.tags), (runs.c.properties, query.properties)):
+        for key, value in labels.items():
+            found = func.json_extract(column, '$."{}"'.format(key.replace('"', '\\"')))
+            statement = statement.where(found.is_not(None) if value is None else found == value)
+    return statement
+
+
+def advance(
+    connection: Connection, run_id: str, from_status: str, to_status: str, now: int, **changes: Any
+) -> bool:
+    """Move a run from one status to another, if it is still there; the only way a status changes.
+
+    ``changes`` are further columns of the run. Returns False where another status was found: decide again.
+    """
+    if to_status not in TRANSITIONS[from_status]:
+        raise ConflictError("A run cannot go from {} to {}.".format(from_status, to_status))
+    values: Dict[str, Any] = {"status": to_status, "reason": None, "reason_at": now}
+    if to_status in TERMINAL:
+        values["ended_at"] = now
+    values.update(changes)
+    moved = connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.status == from_status)
+        .values(**values)
+        .returning(runs.c.workspace)
+    ).scalar()
+    if moved is None:
+        return False
+    _record_event(connection, run_id, moved, to_status, values["reason"], "control", now)
+    return True
+
+
+def set_reason(connection: Connection, run_id: str, status: str, reason: str, now: int) -> None:
+    """Say what a waiting run waits for; readers are woken as by a change of status."""
+    workspace = connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.status == status, runs.c.reason.is_distinct_from(reason))
+        .values(reason=reason, reason_at=now)
+        .returning(runs.c.workspace)
+    ).scalar()
+    if workspace is not None:
+        _record_event(connection, run_id, workspace, status, reason, "control", now)
+
+
+def touch(connection: Connection, run_id: str, **changes: Any) -> None:
+    """Change columns of a run that are no status: its node, key, lock, reports read."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(**changes))
+
+
+def change_run(connection: Connection, workspace: str, run_id: str, change: RunChange, user: str, now: int) -> Run:
+    """A user's change of labels. A property that exists keeps its value: ConflictError."""
+    run = get_run(connection, workspace, run_id)
+    values: Dict[str, Any] = {}
+    if change.tags is not None or change.remove_tags:
+        tags = {key: value for key, value in run.tags.items() if key not in change.remove_tags}
+        tags.update(change.tags or {})
+        check_labels(tags, "tag")
+        values["tags"] = _json(tags)
+    if change.properties is not None:
+        for key, value in change.properties.items():
+            if run.properties.get(key, value) != value:
+                raise ConflictError("Property {!r} of run {} is set and cannot change.".format(key, run_id))
+        properties = {**run.properties, **change.properties}
+        check_labels(properties, "property")
+        values["properties"] = _json(properties)
+    if change.display_name is not None:
+        values["display_name"] = change.display_name
+    if values:
+        connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+        _record_event(connection, run_id, workspace, run.status, run.reason, user, now)
+    return get_run(connection, workspace, run_id)
+
+
+def end_interactive(connection: Connection, run: Run, status: str, error: Optional[str], now: int) -> None:
+    """The end of a run that its own caller carries: the caller's word is the fact."""
+    if run.spec.kind != RunKind.INTERACTIVE:
+        raise ConflictError("Run {} was submitted; it ends with its script.".format(run.id))
+    if run.status in TERMINAL:
+        return
+    if status not in TERMINAL:
+        raise UserErrorException("A run can end as Completed, Failed or Canceled, not as {!r}.".format(status))
+    failure = dumps(RunError("UserError", error)) if error else None
+    via = RunStatus.CANCEL_REQUESTED if status == RunStatus.CANCELED else run.status
+    if via != run.status:
+        advance(connection, run.id, run.status, via, now)
+    advance(connection, run.id, via, status, now, error=failure)
+
+
+def request_cancel(connection: Connection, workspace: str, run_id: str, user: str, now: int) -> Run:
+    """A user's wish that the run ends; once it ended, nothing changes."""
+    run = get_run(connection, workspace, run_id)
+    if run.status not in TERMINAL and not run.cancel_requested:
+        connection.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
+        _record_event(connection, run_id, workspace, run.status, "Cancel was requested by {}.".format(user), user, now)
+    return get_run(connection, workspace, run_id)
+
+
+def list_events(connection: Connection, workspace: str, run_id: str, after: int) -> List[RunEvent]:
+    """The run's events after ``after``, oldest first."""
+    get_run(connection, workspace, run_id)
+    rows = connection.execute(
+        select(run_events)
+        .where(run_events.c.run_id == run_id, run_events.c.seq > after)
+        .order_by(run_events.c.seq)
+        .limit(PAGE_MAX)
+    )
+    return [RunEvent(row.seq, row.run_id, row.at, row.status, row.reason) for row in rows]
+
+
+def event_sequence(connection: Connection, workspace: str, run_id: str) -> Optional[int]:
+    """The number of the run's latest event; None where there is no such run."""
+    return connection.execute(
+        select(runs.c.event_seq).where(runs.c.id == run_id, runs.c.workspace == workspace)
+    ).scalar()
+
+
+def add_reports(connection: Connection, run: Run, batch: Sequence[Report], now: int) -> int:
+    """Keep a runner's reports, each once; returns the highest sequence kept. A stale attempt: ConflictError."""
+    for report in batch:
+        if report.attempt != run.attempt:
+            raise ConflictError("Attempt {} of run {} is over; it is now {}.".format(report.attempt, run.id, run.attempt))
+        connection.execute(
+            upsert(reports)
+            .values(
+                run_id=run.id, attempt=report.attempt, sequence=report.sequence, body=dumps(report),
+                workspace=run.workspace, created_by="run:" + run.id, created_at=now,
+            )
+            .on_conflict_do_nothing()
+        )  # fmt: skip
+    touch(connection, run.id, heard_at=now)
+    highest = select(func.max(reports.c.sequence)).where(reports.c.run_id == run.id, reports.c.attempt == run.attempt)
+    return connection.execute(highest).scalar() or 0
+
+
+def list_reports(connection: Connection, run_id: str, attempt: int, after: int) -> List[Report]:
+    """An attempt's reports after ``after``, in their order."""
+    rows = connection.execute(
+        select(reports.c.body)
+        .where(reports.c.run_id == run_id, reports.c.attempt == attempt, reports.c.sequence > after)
+        .order_by(reports.c.sequence)
+    )
+    return [loads(Report, row.body) for row in rows]
+
+
+def active_rows(connection: Connection) -> Sequence[Row[Any]]:
+    """The runs that control moves, oldest first, without their specs."""
+    columns = [column for column in runs.c if column.name != "spec"]
+    moving = and_(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
+    return connection.execute(select(*columns).where(moving).order_by(runs.c.row)).all()
+
+
+def get_spec(connection: Connection, run_id: str) -> RunSpec:
+    """What was asked."""
+    text = connection.execute(select(runs.c.spec).where(runs.c.id == run_id)).scalar_one()
+    return loads(RunSpec, text)
+
+
+def add_artifacts(connection: Connection, run: Run, found: Sequence[Artifact], user: str, now: int) -> int:
+    """Record files of a run whose blobs are in the store; a path given again takes the new content."""
+    rows = [
+        {
+            "run_id": run.id, "path": one.path, "digest": one.digest, "size_bytes": one.size_bytes,
+            "workspace": run.workspace, "created_by": user, "created_at": now,
+        }
+        for one in found
+    ]  # fmt: skip
+    for start in range(0, len(rows), 500):
+        statement = upsert(artifacts).values(rows[start : start + 500])
+        new = {"digest": statement.excluded.digest, "size_bytes": statement.excluded.size_bytes}
+        connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "path"], set_=new))
+    return len(rows)
+
+
+def list_artifacts(connection: Connection, run_id: str, prefix: str = "") -> List[Artifact]:
+    """The run's files whose path starts with ``prefix``, by path."""
+    statement = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes).where(artifacts.c.run_id == run_id)
+    if prefix:
+        statement = statement.where(func.substr(artifacts.c.path, 1, len(prefix)) == prefix)
+    return [Artifact(*row) for row in connection.execute(statement.order_by(artifacts.c.path))]
+
+
+def forget_artifacts(connection: Connection, run_id: str, paths: FrozenSet[str]) -> None:
+    """Remove files from a run's record; their blobs stay until nothing refers to them."""
+    connection.execute(delete(artifacts).where(artifacts.c.run_id == run_id, artifacts.c.path.in_(paths)))
+
+
+def check_labels(labels: Dict[str, str], what: str) -> None:
+    """Refuse labels beyond the limits."""
+    if len(labels) > LABELS_MAX:
+        raise UserErrorException("A run has at most {} of each kind of label, not {}.".format(LABELS_MAX, len(labels)))
+    for key, value in labels.items():
+        if not 0 < len(key) <= LABEL_KEY_MAX:
+            raise UserErrorException("A {} name has 1 to {} characters, not {}.".format(what, LABEL_KEY_MAX, len(key)))
+        if value is not None and len(value) > LABEL_VALUE_MAX:
+            raise UserErrorException("A {} value has at most {} characters.".format(what, LABEL_VALUE_MAX))
+
+
+def _record_event(
+    connection: Connection, run_id: str, workspace: str, status: str, reason: Optional[str], who: str, now: int
+) -> None:
+    sequence = connection.execute(
+        insert(run_events).values(
+            run_id=run_id, workspace=workspace, at=now, status=status, reason=reason, created_by=who, created_at=now
+        )
+    ).inserted_primary_key[0]
+    connection.execute(update(runs).where(runs.c.id == run_id).values(event_seq=sequence))
+
+
+def _run(row: Row[Any]) -> Run:
+    return Run(
+        id=row.id, workspace=row.workspace, experiment=row.experiment, number=row.number, status=row.status,
+        attempt=row.attempt, created_by=row.created_by, created_at=row.created_at, spec=loads(RunSpec, row.spec),
+        target=row.target, display_name=row.display_name, started_at=row.started_at, ended_at=row.ended_at,
+        reason=row.reason, reason_at=row.reason_at, node=row.node, cancel_requested=row.cancel_requested,
+        exit_code=row.exit_code, error=loads(RunError, row.error) if row.error else None,
+        warnings=_texts(row.warnings), tags=json.loads(row.tags), properties=json.loads(row.properties),
+        lock=row.lock, event_seq=row.event_seq,
+    )  # fmt: skip
+
+
+def _texts(text: str) -> Tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,232 @@
+"""The tables. Times are the server's UTC in integer microseconds; JSON columns hold wire forms as text."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import UniqueConstraint
+
+#: Raised with every change of these tables; a database of a higher number is refused.
+SCHEMA = 1
+
+metadata = MetaData()
+
+
+def _table(name: str, *columns: object, sqlite_autoincrement: bool = False) -> Table:
+    """A table whose rows say whose workspace they are in, who made them, and when."""
+    owned = (
+        Column("workspace", String, nullable=False),
+        Column("created_by", String, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+    )
+    return Table(name, metadata, *columns, *owned, sqlite_autoincrement=sqlite_autoincrement)  # type: ignore[arg-type]
+
+
+schema = Table("schema_number", metadata, Column("number", Integer, primary_key=True))
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("subscription_id", String, nullable=False),
+    Column("resource_group", String, nullable=False),
+    Column("location", String, nullable=False),
+    Column("friendly_name", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+tokens = _table(
+    "tokens",
+    Column("secret_digest", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    #: '' in ``workspace`` means every workspace.
+    Column("run_id", String),
+    Column("expires_at", BigInteger),
+)
+
+experiments = _table(
+    "experiments",
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("runs", Integer, nullable=False),
+    UniqueConstraint("workspace", "name"),
+)
+
+runs = _table(
+    "runs",
+    Column("row", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("experiment", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("target", String, nullable=False),
+    Column("parent", String),
+    Column("display_name", String, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("reason", Text),
+    Column("reason_at", BigInteger),
+    Column("node", String),
+    #: The compute target's key of the attempt, written before it is started.
+    Column("key", String),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("exit_code", Integer),
+    Column("error", Text),
+    Column("warnings", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("properties", Text, nullable=False),
+    Column("lock", String),
+    Column("event_seq", Integer, nullable=False),
+    #: Reports of the present attempt that control has taken into account.
+    Column("report_seq", Integer, nullable=False),
+    Column("heard_at", BigInteger),
+    Column("spec", Text, nullable=False),
+    Index("runs_by_experiment", "workspace", "experiment", "row"),
+    Index("runs_by_parent", "parent"),
+    sqlite_autoincrement=True,
+)
+
+#: The few runs that still move; found without a scan of all that ever were.
+Index("runs_active", runs.c.status, sqlite_where=runs.c.ended_at.is_(None), postgresql_where=runs.c.ended_at.is_(None))
+
+run_events = _table(
+    "run_events",
+    Column("seq", Integer, primary_key=True),
+    Column("run_id", String, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("status", String, nullable=False),
+    Column("reason", Text),
+    Index("run_events_by_run", "run_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+reports = _table(
+    "reports",
+    Column("run_id", String, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+metric_writers = _table(
+    "metric_writers",
+    Column("run_id", String, primary_key=True),
+    Column("writer", String, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+
+metric_chunks = _table(
+    "metric_chunks",
+    Column("id", Integer, primary_key=True),
+    Column("run_id", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("writer", String, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("metric_chunks_by_run", "run_id", "name", "id"),
+)
+
+metric_latest = _table(
+    "metric_latest",
+    Column("run_id", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("last", Float),
+    Column("minimum", Float),
+    Column("maximum", Float),
+)
+
+artifacts = _table(
+    "artifacts",
+    Column("run_id", String, primary_key=True),
+    Column("path", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+
+datastores = _table(
+    "datastores",
+    Column("name", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("is_default", Boolean, nullable=False),
+    UniqueConstraint("workspace", "name"),
+)
+
+datasets = _table(
+    "datasets",
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("sources", Text, nullable=False),
+    Column("name", String),
+    Column("version", Integer),
+    Column("description", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("is_registered", Boolean, nullable=False),
+    UniqueConstraint("workspace", "name", "version"),
+)
+
+environments = _table(
+    "environments",
+    Column("name", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("row", Integer, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("spec_digest", String, nullable=False),
+    UniqueConstraint("workspace", "name", "version"),
+)
+
+locks = _table(
+    "locks",
+    Column("spec_digest", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("locks_by_digest", "digest"),
+)
+
+clusters = _table(
+    "clusters",
+    Column("name", String, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("modified_at", BigInteger, nullable=False),
+    Column("warnings", Text, nullable=False),
+    UniqueConstraint("workspace", "name"),
+)
+
+nodes = _table(
+    "nodes",
+    Column("id", String, primary_key=True),
+    Column("cluster", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("run_id", String),
+    Column("since", BigInteger, nullable=False),
+)
+
+models = _table(
+    "models",
+    Column("name", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("tree", String, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("properties", Text, nullable=False),
+    Column("framework", String, nullable=False),
+    Column("framework_version", String),
+    Column("resources", Text),
+    Column("run_id", String),
+    Column("experiment", String),
+    Column("datasets", Text, nullable=False),
+    #: A deleted version keeps its number, so that it is never given again.
+    Column("is_deleted", Boolean, nullable=False),
+    UniqueConstraint("workspace", "name", "version"),
+    Index("models_by_run", "run_id"),
+)
