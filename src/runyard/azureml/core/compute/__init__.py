@@ -1,0 +1,17 @@
+"""v1's azureml.core.compute."""
+
+from runyard.azureml._lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    globals(),
+    {
+        "ComputeTarget": "runyard.sdk.compute_target:ComputeTarget",
+        "AmlCompute": "runyard.sdk.aml_compute:AmlCompute",
+    },
+    planned=(
+        "AksCompute",
+        "ComputeInstance",
+        "DsvmCompute",
+        "RemoteCompute",
+    ),
+)

@@ -1,0 +1,25 @@
+"""v1's azureml.core.runconfig."""
+
+from runyard.azureml._lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    globals(),
+    {
+        "RunConfiguration": "runyard.sdk.run_configuration:RunConfiguration",
+        "DockerSection": "runyard.sdk.environment:DockerSection",
+        "PythonSection": "runyard.sdk.environment:PythonSection",
+        "DEFAULT_CPU_IMAGE": "runyard.sdk.environment:DEFAULT_CPU_IMAGE",
+        "DEFAULT_GPU_IMAGE": "runyard.sdk.environment:DEFAULT_GPU_IMAGE",
+        "Environment": "runyard.sdk.environment:Environment",
+        "CondaDependencies": "runyard.sdk.conda_dependencies:CondaDependencies",
+    },
+    planned=(
+        "ContainerRegistry",
+        "DataReferenceConfiguration",
+        "DockerConfiguration",
+        "MpiConfiguration",
+        "PyTorchConfiguration",
+        "SparkSection",
+        "TensorflowConfiguration",
+    ),
+)

@@ -1,0 +1,39 @@
+"""What every test gets: a home of its own, no variables of a surrounding run, and no network but this machine's."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Where a test may connect to, apart from Unix sockets.
+LOOPBACK = ("127.", "::1", "localhost")
+
+#: Variables that would lead a test to somebody's server, or make it believe that it is inside a run.
+FOREIGN_PREFIXES = ("RUNYARD_", "AZUREML_", "AZ_BATCH")
+
+_connect = socket.socket.connect
+
+
+class NetworkRefused(ConnectionError):
+    """A test tried to leave this machine."""
+
+
+def _connect_on_this_machine(self: socket.socket, address: Any) -> None:
+    if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
+        raise NetworkRefused(f"A test may connect to this machine only, not to {address[0]}.")
+    _connect(self, address)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the whole session one scratch home; a test that needs a fresh one sets RUNYARD_HOME itself."""
+    home = tmp_path_factory.mktemp("runyard-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
+            patch.delenv(name)
+        patch.setenv("RUNYARD_HOME", str(home))
+        patch.setattr(socket.socket, "connect", _connect_on_this_machine)
+        yield home

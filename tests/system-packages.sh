@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that tests need and that are not there yet; says so where it may not.
+set -euo pipefail
+
+needed=(git)
+missing=()
+for package in "${needed[@]}"; do
+    command -v "$package" >/dev/null || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "The tests need: ${missing[*]}. Install them and try again." >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >/dev/null
+apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
