@@ -1,0 +1,156 @@
+"""Clusters and their nodes; environment locks, which decide what a node builds."""
+
+import json
+from typing import Any, List, Optional, Sequence
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from runyard.db.tables import clusters, locks, nodes, runs
+from runyard.errors import ComputeTargetException, ConflictError
+from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, Node
+from runyard.protocol.environments import Lock
+from runyard.protocol.wire import dumps, loads
+
+
+def create_cluster(
+    connection: Connection, spec: ClusterSpec, workspace: str, warnings: Sequence[str], user: str, now: int
+) -> Cluster:
+    """A new cluster; one of that name with the same spec is returned, with another spec is a ConflictError."""
+    row = _cluster_row(connection, workspace, spec.name)
+    if row is not None:
+        if loads(ClusterSpec, row.spec) != spec:
+            raise ConflictError("Compute target {!r} exists with other settings; update or delete it.".format(spec.name))
+        return get_cluster(connection, workspace, spec.name)
+    connection.execute(
+        insert(clusters).values(
+            name=spec.name, spec=dumps(spec), modified_at=now, warnings=json.dumps(list(warnings)),
+            workspace=workspace, created_by=user, created_at=now,
+        )
+    )  # fmt: skip
+    return get_cluster(connection, workspace, spec.name)
+
+
+def get_cluster(connection: Connection, workspace: str, name: str) -> Cluster:
+    """The cluster with its nodes; ComputeTargetException where there is none."""
+    row = _cluster_row(connection, workspace, name)
+    if row is None:
+        raise ComputeTargetException("ComputeTargetNotFound: compute target {!r} does not exist in workspace {!r}.".format(name, workspace))
+    return _cluster(connection, row)
+
+
+def list_clusters(connection: Connection, workspace: Optional[str] = None) -> List[Cluster]:
+    """The workspace's clusters by name, or all of every workspace."""
+    statement = select(clusters).order_by(clusters.c.workspace, clusters.c.name)
+    if workspace is not None:
+        statement = statement.where(clusters.c.workspace == workspace)
+    return [_cluster(connection, row) for row in connection.execute(statement).all()]
+
+
+def change_cluster(connection: Connection, workspace: str, name: str, spec: ClusterSpec, now: int) -> Cluster:
+    """Replace a cluster's settings."""
+    connection.execute(
+        update(clusters)
+        .where(clusters.c.workspace == workspace, clusters.c.name == name)
+        .values(spec=dumps(spec), modified_at=now)
+    )
+    return get_cluster(connection, workspace, name)
+
+
+def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
+    """The settings after a change."""
+    return ClusterSpec(
+        name=spec.name,
+        vm_size=spec.vm_size,
+        vm_priority=spec.vm_priority,
+        min_nodes=spec.min_nodes if change.min_nodes is None else change.min_nodes,
+        max_nodes=spec.max_nodes if change.max_nodes is None else change.max_nodes,
+        idle_seconds_before_scaledown=(
+            spec.idle_seconds_before_scaledown
+            if change.idle_seconds_before_scaledown is None
+            else change.idle_seconds_before_scaledown
+        ),
+        description=spec.description,
+        tags=spec.tags,
+    )
+
+
+def delete_cluster(connection: Connection, workspace: str, name: str) -> None:
+    """Remove a cluster that no run uses; ConflictError names the runs otherwise."""
+    get_cluster(connection, workspace, name)
+    busy = connection.execute(_uses(workspace, name).limit(3)).scalars().all()
+    if busy:
+        raise ConflictError(
+            "Compute target {!r} is in use by {}; wait for its runs or cancel them.".format(name, ", ".join(busy))
+        )
+    connection.execute(delete(nodes).where(nodes.c.workspace == workspace, nodes.c.cluster == name))
+    connection.execute(delete(clusters).where(clusters.c.workspace == workspace, clusters.c.name == name))
+
+
+def add_node(connection: Connection, node_id: str, workspace: str, cluster: str, now: int) -> None:
+    """A node comes up, idle."""
+    connection.execute(
+        insert(nodes).values(
+            id=node_id, cluster=cluster, state="idle", since=now, workspace=workspace, created_by="control", created_at=now
+        )
+    )
+
+
+def assign_node(connection: Connection, node_id: str, run_id: Optional[str], now: int) -> None:
+    """Give a node to a run, or free it (None)."""
+    state = "idle" if run_id is None else "running"
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(run_id=run_id, state=state, since=now))
+
+
+def remove_node(connection: Connection, node_id: str) -> None:
+    """A node leaves; only an idle one does."""
+    connection.execute(delete(nodes).where(nodes.c.id == node_id, nodes.c.run_id.is_(None)))
+
+
+def save_lock(connection: Connection, spec_digest: str, lock: Lock, user: str, now: int) -> None:
+    """Remember the lock that a spec was resolved to."""
+    statement = upsert(locks).values(
+        spec_digest=spec_digest, digest=lock.digest, body=dumps(lock), workspace="", created_by=user, created_at=now
+    )
+    new = {"digest": statement.excluded.digest, "body": statement.excluded.body}
+    connection.execute(statement.on_conflict_do_update(index_elements=["spec_digest"], set_=new))
+
+
+def find_lock(connection: Connection, spec_digest: str) -> Optional[Lock]:
+    """The lock of a spec that was resolved before; None otherwise."""
+    text = connection.execute(select(locks.c.body).where(locks.c.spec_digest == spec_digest)).scalar()
+    return None if text is None else loads(Lock, text)
+
+
+def get_lock(connection: Connection, digest: str) -> Optional[Lock]:
+    """The lock of that digest; None where it was never resolved here."""
+    text = connection.execute(select(locks.c.body).where(locks.c.digest == digest).limit(1)).scalar()
+    return None if text is None else loads(Lock, text)
+
+
+def _cluster_row(connection: Connection, workspace: str, name: str) -> Optional[Row[Any]]:
+    return connection.execute(
+        select(clusters).where(clusters.c.workspace == workspace, clusters.c.name == name)
+    ).first()
+
+
+def _uses(workspace: str, name: str) -> Any:
+    return select(runs.c.id).where(runs.c.workspace == workspace, runs.c.target == name, runs.c.ended_at.is_(None))
+
+
+def _cluster(connection: Connection, row: Row[Any]) -> Cluster:
+    spec = loads(ClusterSpec, row.spec)
+    found = connection.execute(
+        select(nodes).where(nodes.c.workspace == row.workspace, nodes.c.cluster == row.name).order_by(nodes.c.id)
+    )
+    here = tuple(Node(n.id, n.state, n.run_id, n.since) for n in found)
+    waiting = connection.execute(
+        select(func.count()).select_from(_uses(row.workspace, row.name).where(runs.c.node.is_(None)).subquery())
+    ).scalar_one()
+    target = min(spec.max_nodes, max(spec.min_nodes, len(here) + waiting))
+    return Cluster(
+        name=row.name, workspace=row.workspace, spec=spec, created_by=row.created_by, created_at=row.created_at,
+        modified_at=row.modified_at, allocation_state="Steady" if target == len(here) else "Resizing",
+        current_node_count=len(here), target_node_count=target, nodes=here, waiting_runs=waiting,
+        warnings=tuple(json.loads(row.warnings)),
+    )  # fmt: skip
