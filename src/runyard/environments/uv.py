@@ -1,0 +1,164 @@
+"""uv as a subprocess: where it is, the environment it gets, its lines as they come."""
+
+import collections
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import IO, Callable, Deque, Dict, List, Mapping, Sequence, Tuple
+
+from runyard.errors import EnvironmentBuildError
+from runyard.protocol.environments import without_credentials
+
+Log = Callable[[str], None]
+
+#: How much of uv's output an error may quote.
+TAIL_LINES = 20
+
+#: How long uv may take to end after TERM before it is killed.
+GRACE_S = 2.0
+
+#: A line longer than this is cut; progress bars and minified tracebacks are of no use.
+MAX_LINE_CHARACTERS = 4096
+
+_KEPT = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "CC", "CXX",
+    "CFLAGS", "LDFLAGS", "CUDA_HOME", "PKG_CONFIG_PATH", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK",
+)  # fmt: skip
+_KEPT_ANY_CASE = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+#: uv reads no setting of pip's; a host that is set up for pip works all the same.
+_FROM_PIP = (
+    ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", ("UV_INDEX_URL",)),
+    ("PIP_EXTRA_INDEX_URL", "UV_INDEX", ("UV_EXTRA_INDEX_URL",)),
+    ("PIP_CERT", "SSL_CERT_FILE", ()),
+)
+
+#: Settings of uv that would change what gets built, or where.
+_DROPPED = frozenset(
+    ("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_COMPILE_BYTECODE",
+     "UV_LINK_MODE", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER", "UV_RESOLUTION", "UV_PRERELEASE",
+     "UV_WORKING_DIR", "UV_PROJECT", "UV_NO_CACHE", "UV_ENV_FILE", "UV_CACHE_DIR", "UV_VENV_CLEAR", "UV_VENV_SEED")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UvResult:
+    """How a call of uv ended."""
+
+    code: int
+    #: Standard output: the lock, where it prints one.
+    output: str
+    #: The last lines of its messages, without credentials.
+    tail: Tuple[str, ...]
+
+
+def find_uv() -> str:
+    """Path of the uv program: the one installed beside this Python, else on the PATH; EnvironmentBuildError if none."""
+    try:
+        from uv import find_uv_bin  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        return str(find_uv_bin())
+    except (ImportError, OSError):
+        pass
+    found = shutil.which("uv")
+    if found is None:
+        raise EnvironmentBuildError("Building an environment needs uv, which is not installed.", hint="pip install uv")
+    return found
+
+
+def uv_cache_folder(root_folder: str) -> str:
+    """Where uv keeps what it has fetched: the host's UV_CACHE_DIR, else a folder beside the environments.
+
+    It must lie on the disk of the environments, since their files are hard links to it.
+    """
+    return os.environ.get("UV_CACHE_DIR") or os.path.join(root_folder, "caches", "uv")
+
+
+def tool_environment(source: Mapping[str, str]) -> Dict[str, str]:
+    """Of ``source``, what a package tool needs to reach its index; nothing that changes how Python runs or compiles."""
+    kept = {
+        name: value
+        for name, value in source.items()
+        if name in _KEPT or name.lower() in _KEPT_ANY_CASE or _is_index_setting(name)
+    }
+    for pip_name, uv_name, rivals in _FROM_PIP:
+        if pip_name in kept and not any(name in kept for name in (uv_name,) + tuple(rivals)):
+            kept[uv_name] = kept[pip_name]
+    return kept
+
+
+def _is_index_setting(name: str) -> bool:
+    return name.startswith(("UV_", "PIP_")) and name not in _DROPPED
+
+
+def run_uv(uv: str, arguments: Sequence[str], *, folder: str, log: Log, timeout_s: float) -> UvResult:
+    """Run uv in ``folder``; each line of its messages goes to ``log`` as it comes, without credentials.
+
+    Blocks until it ends. On timeout (EnvironmentBuildError), or when the caller is interrupted, its whole process
+    group is ended.
+    """
+    command = [uv, *arguments, "--no-progress", "--color", "never"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=tool_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
+    output: List[bytes] = []
+    readers = (
+        threading.Thread(target=_read_lines, args=(process.stderr, tail, log), daemon=True),
+        threading.Thread(target=_read_all, args=(process.stdout, output), daemon=True),
+    )
+    try:
+        for reader in readers:
+            reader.start()
+        code = process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise EnvironmentBuildError(
+            "uv did not end within {:.0f} s; its last line was: {}".format(timeout_s, tail[-1] if tail else "(none)")
+        ) from None
+    finally:
+        _end_group(process)
+        for reader in readers:
+            if reader.ident is not None:
+                reader.join(GRACE_S)
+    return UvResult(code, b"".join(output).decode("utf-8", "replace"), tuple(tail))
+
+
+def _read_lines(stream: IO[bytes], tail: Deque[str], log: Log) -> None:
+    with stream as lines:
+        for raw in lines:
+            line = without_credentials(raw.decode("utf-8", "replace").rstrip()[:MAX_LINE_CHARACTERS])
+            tail.append(line)
+            log(line)
+
+
+def _read_all(stream: IO[bytes], output: List[bytes]) -> None:
+    with stream as source:
+        output.append(source.read())
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End what is left of the process group: nothing, if all went well."""
+    _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
