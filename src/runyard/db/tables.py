@@ -16,7 +16,7 @@ def _table(name: str, *columns: object, sqlite_autoincrement: bool = False) -> T
         Column("created_by", String, nullable=False),
         Column("created_at", BigInteger, nullable=False),
     )
-    return Table(name, metadata, *columns, *owned, sqlite_autoincrement=sqlite_autoincrement)  # type: ignore[arg-type]
+    return Table(name, metadata, *owned, *columns, sqlite_autoincrement=sqlite_autoincrement)  # type: ignore[arg-type]
 
 
 schema = Table("schema_number", metadata, Column("number", Integer, primary_key=True))
