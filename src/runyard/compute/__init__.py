@@ -1,0 +1,1 @@
+"""Where runs are carried out: the seam (start, poll, stop) and one module an engine."""

@@ -1,0 +1,28 @@
+"""The seam of a compute target: control starts, polls and stops attempts by their keys, and knows no more of it."""
+
+from typing import Dict, Iterable, Protocol
+
+from runyard.protocol.plan import LaunchPlan, Observation
+
+
+class Compute(Protocol):
+    """Carries out attempts. A key is ``<run id>/<attempt>``; control has stored it before it calls."""
+
+    def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
+        """Begin the attempt; ``secret`` is the token of its run.
+
+        May block for some milliseconds. Idempotent: a key whose runner lives is left alone. Raises ServiceException
+        where the engine refuses; control tries again.
+        """
+
+    def recover(self, key: str) -> None:
+        """Finish an attempt whose runner is gone: end what it left behind, send what it had not sent. Idempotent."""
+
+    def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
+        """What is seen of each key now; Unknown for one never started. Never blocks for long, never raises."""
+
+    def stop(self, key: str) -> None:
+        """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine."""
+
+    def forget(self, key: str) -> None:
+        """Remove what an ended attempt left on the engine. Idempotent; does nothing while its runner lives."""

@@ -1,0 +1,169 @@
+"""Runs on this host: a folder an attempt, a runner forked by the nursery, liveness by pid, start time and boot id."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Dict, Iterable, Optional
+
+from runyard.errors import ServiceException
+from runyard.files.layout import attempt_folder, write_atomically
+from runyard.files.processes import boot_id, is_alive
+from runyard.protocol.plan import LaunchPlan, NodeFacts, Observation, ObservedState
+from runyard.protocol.wire import dumps
+
+#: How long the nursery may take to fork a runner, seconds; it imports the runner when it starts.
+NURSERY_TIMEOUT_S = 20.0
+#: Largest message between server and nursery, bytes.
+MESSAGE_BYTES = 65_536
+
+
+class LocalCompute:
+    """The compute target of this host."""
+
+    def __init__(self, runs_folder: Path, facts: NodeFacts) -> None:
+        self._runs_folder = runs_folder
+        self._facts = facts
+        self._nursery = _Nursery(runs_folder)
+
+    def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
+        folder = self._folder(key)
+        if self._observe(key).state == ObservedState.ALIVE:
+            return
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(folder / "token", secret.encode(), mode=0o600)
+        write_atomically(folder / "node.json", dumps(self._facts).encode(), mode=0o600)
+        write_atomically(folder / "plan.json", dumps(plan).encode(), mode=0o600)
+        self._nursery.fork(folder, recover=False)
+
+    def recover(self, key: str) -> None:
+        folder = self._folder(key)
+        if (folder / "plan.json").exists():
+            self._nursery.fork(folder, recover=True)
+
+    def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
+        return {key: self._observe(key) for key in keys}
+
+    def stop(self, key: str) -> None:
+        record = self._record(key)
+        if record is not None and is_alive(record):
+            try:
+                os.kill(int(record["pid"]), signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    def forget(self, key: str) -> None:
+        if self._observe(key).state != ObservedState.ALIVE:
+            shutil.rmtree(self._folder(key), ignore_errors=True)
+            try:
+                self._folder(key).parent.rmdir()
+            except OSError:
+                pass
+
+    def prepare(self) -> None:
+        """Start the nursery ahead of the first run."""
+        self._nursery.ensure()
+
+    def close(self) -> None:
+        """End the nursery; runners live on."""
+        self._nursery.close()
+
+    def _folder(self, key: str) -> Path:
+        run_id, _, attempt = key.rpartition("/")
+        return attempt_folder(self._runs_folder, run_id, int(attempt))
+
+    def _record(self, key: str) -> Optional[Dict[str, object]]:
+        try:
+            found = json.loads((self._folder(key) / "runner.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _observe(self, key: str) -> Observation:
+        record = self._record(key)
+        if record is None:
+            return Observation(key, ObservedState.UNKNOWN)
+        if is_alive(record):
+            return Observation(key, ObservedState.ALIVE)
+        why = "The machine was started again." if record.get("boot_id") != boot_id() else "Its process is gone."
+        return Observation(key, ObservedState.GONE, why)
+
+
+class _Nursery:
+    """The child process that forks runners; made anew when it is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._socket: Optional[socket.socket] = None
+        self._process: Optional["subprocess.Popen[bytes]"] = None
+
+    def ensure(self) -> None:
+        with self._lock:
+            self._connected()
+
+    def fork(self, folder: Path, recover: bool) -> None:
+        """Fork a runner for that folder; returns once its identity is on disk. ServiceException if that fails."""
+        message = json.dumps({"folder": str(folder), "recover": recover}).encode()
+        with self._lock:
+            for attempt in (1, 2):
+                try:
+                    reply = self._exchange(message)
+                    break
+                except OSError as error:
+                    self._drop()
+                    if attempt == 2:
+                        raise ServiceException("The runner could not be started: {}.".format(error)) from None
+        if not reply.get("ok"):
+            raise ServiceException("The runner could not be started: {}.".format(reply.get("error")))
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _exchange(self, message: bytes) -> Dict[str, object]:
+        connection = self._connected()
+        connection.send(message)
+        answer = connection.recv(MESSAGE_BYTES)
+        if not answer:
+            raise OSError(errno.EPIPE, "the nursery is gone")
+        found = json.loads(answer)
+        return found if isinstance(found, dict) else {}
+
+    def _connected(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        self._drop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(NURSERY_TIMEOUT_S)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self._folder / "nursery.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runyard.runner.nursery", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                cwd="/",
+            )
+        theirs.close()
+        self._socket = ours
+        return ours
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._socket = self._process = None

@@ -1,0 +1,1 @@
+"""What moves runs: the loop, its pure decisions, and the only writer of a status."""

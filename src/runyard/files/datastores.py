@@ -1,0 +1,98 @@
+"""Datastores that are folders: every path checked, every write atomic, nothing outside the root. Standard library."""
+
+import glob
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, List
+
+from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
+from runyard.files.inside import join_inside
+from runyard.protocol.assets import DatastoreFile
+from runyard.protocol.trees import check_path
+
+#: Most files in one listing.
+LISTING_MAX = 200_000
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+class FolderDatastore:
+    """The files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def list(self, path: str) -> List[DatastoreFile]:
+        """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
+        clean = path.replace("\\", "/").strip("/")
+        if clean in ("", "."):
+            return self._below(self._root)
+        check_path(clean)
+        if _GLOB.search(clean):
+            found = glob.glob(os.path.join(glob.escape(str(self._root)), clean), recursive=True)
+            return self._describe(sorted(one for one in found if os.path.isfile(one) and self._is_inside(one)))
+        target = join_inside(self._root, clean)
+        if target.is_dir():
+            return self._below(target)
+        return self._describe([str(target)]) if target.is_file() else []
+
+    def open(self, path: str) -> BinaryIO:
+        """The file to read; NotFoundError where there is none."""
+        target = join_inside(self._root, check_path(path))
+        if not target.is_file():
+            raise NotFoundError("The datastore has no file {!r}.".format(path))
+        return open(target, "rb")
+
+    def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
+        """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
+        target = join_inside(self._root, check_path(path))
+        if target.exists() and not overwrite:
+            raise ConflictError("The datastore has a file {!r} already; pass overwrite=True.".format(path))
+        if target.is_dir():
+            raise UserErrorException("{!r} is a folder of the datastore.".format(path))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(target, source)
+        except OSError as error:
+            if error.errno in (28, 122):
+                raise StorageFullError("The datastore's disk is full; free some space and try again.") from None
+            if error.errno in (17, 20):
+                raise UserErrorException("A part of {!r} is a file and not a folder.".format(path)) from None
+            raise
+        return self._describe([str(target)])[0]
+
+    def _replace(self, target: Path, source: BinaryIO) -> None:
+        handle, name = tempfile.mkstemp(dir=str(target.parent), prefix=".upload-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, str(target))
+        except BaseException:
+            os.unlink(name)
+            raise
+
+    def _below(self, folder: Path) -> List[DatastoreFile]:
+        found: List[str] = []
+        for parent, folders, names in os.walk(str(folder)):
+            folders.sort()
+            found.extend(os.path.join(parent, name) for name in sorted(names) if not name.startswith(".upload-"))
+            if len(found) > LISTING_MAX:
+                raise UserErrorException("More than {} files; name a folder or a glob.".format(LISTING_MAX))
+        return self._describe(found)
+
+    def _describe(self, paths: List[str]) -> List[DatastoreFile]:
+        described = []
+        for path in paths:
+            stat = os.stat(path)
+            described.append(DatastoreFile(os.path.relpath(path, str(self._root)), stat.st_size, stat.st_mtime_ns // 1000))
+        return described
+
+    def _is_inside(self, path: str) -> bool:
+        return os.path.realpath(path).startswith(os.path.realpath(str(self._root)) + os.sep)

@@ -1,0 +1,41 @@
+"""Where an attempt's files lie on a node, and the one way to replace a small file. Standard library."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from runyard.errors import UserErrorException
+
+#: A run's id up to this length is its folder's name; a longer one is cut and told apart by its digest.
+FOLDER_NAME_MAX = 200
+
+
+def folder_name(run_id: str) -> str:
+    """A name for the run's folder: one path component, whatever the id; UserErrorException for a hostile one."""
+    if not run_id or "/" in run_id or "\0" in run_id or run_id in (".", ".."):
+        raise UserErrorException("{!r} is not the id of a run.".format(run_id[:80]))
+    if len(run_id.encode("utf-8", "replace")) <= FOLDER_NAME_MAX:
+        return run_id
+    return "{}-{}".format(run_id[:100], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])
+
+
+def attempt_folder(runs_folder: Path, run_id: str, attempt: int) -> Path:
+    """The folder of one attempt."""
+    return runs_folder / folder_name(run_id) / str(attempt)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace the file at ``path``: readers see the old content or the new, also after a crash of the process."""
+    handle, name = tempfile.mkstemp(dir=str(path.parent), prefix="." + path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, mode)
+        os.replace(name, str(path))
+    except BaseException:
+        try:
+            os.unlink(name)
+        except OSError:
+            pass
+        raise

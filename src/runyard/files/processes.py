@@ -1,0 +1,55 @@
+"""Which process is which on this host: identity that outlives pid reuse and reboots. Standard library, Linux."""
+
+import os
+from typing import Any, Dict, Iterator, Optional
+
+
+def boot_id() -> str:
+    """Changes with every start of the machine."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> Optional[int]:
+    """When the process started, in clock ticks since boot; None if there is none, or only a zombie."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] == "Z" else int(fields[19])
+
+
+def identity(pid: int) -> Dict[str, Any]:
+    """What tells this process from any other, ever."""
+    return {"pid": pid, "start_time": start_time(pid), "boot_id": boot_id()}
+
+
+def is_alive(record: Dict[str, Any]) -> bool:
+    """Is the very process that ``identity`` described still running?"""
+    pid, started = record.get("pid"), record.get("start_time")
+    if not isinstance(pid, int) or started is None or record.get("boot_id") != boot_id():
+        return False
+    return start_time(pid) == started
+
+
+def with_variable(name: str, value: str) -> Iterator[int]:
+    """Pids of processes that were started with that environment variable, as far as we may look."""
+    wanted = "{}={}".format(name, value).encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open("/proc/{}/environ".format(entry), "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    yield int(entry)
+        except OSError:
+            continue
+
+
+def _stat(pid: int) -> Any:
+    try:
+        with open("/proc/{}/stat".format(pid), "rb") as file:
+            text = file.read().decode("ascii", "replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
