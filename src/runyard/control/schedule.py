@@ -1,7 +1,8 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from itertools import count, islice
+from typing import Dict, List, Optional, Tuple
 
 #: The target that needs no cluster; its name as a cluster here.
 LOCAL = "local"
@@ -76,53 +77,41 @@ def decide(
     for cluster in clusters:
         queue = [run for run in waiting if run.target == cluster.name and run.workspace == cluster.workspace]
         here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
-        _decide_cluster(cluster, queue, here, now, removed, added, assigned, reasons)
+        new = _new_nodes(cluster, here, len(queue))
+        added.extend((node, cluster.workspace, cluster.name) for node in new)
+        free = [node.id for node in here if node.run_id is None] + new
+        assigned.extend((run.run_id, node) for run, node in zip(queue, free))
+        for place, run in enumerate(queue[len(free) :], 1):
+            reasons[run.run_id] = "Waits for a node of {!r}: all {} are busy; {} in the queue.".format(
+                cluster.name, cluster.max_nodes, _ordinal(place)
+            )
+        removed.extend(_leaving_nodes(cluster, here, len(queue), now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}
     for run in waiting:
         if run.target != LOCAL and (run.workspace, run.target) not in known:
-            reasons[run.run_id] = "Waits for compute target {!r}, which does not exist any more; cancel the run.".format(
-                run.target
-            )
+            reasons[run.run_id] = "Waits for compute target {!r}, which does not exist; cancel the run.".format(run.target)
     return Decision(tuple(removed), tuple(added), tuple(assigned), reasons)
 
 
-def _decide_cluster(
-    cluster: ClusterView,
-    queue: List[Waiting],
-    here: List[NodeView],
-    now: int,
-    removed: List[str],
-    added: List[Tuple[str, str, str]],
-    assigned: List[Tuple[str, str]],
-    reasons: Dict[str, str],
-) -> None:
-    idle = [node.id for node in here if node.run_id is None]
-    numbers = _free_numbers(cluster, here)
-    wanted = max(cluster.min_nodes, min(cluster.max_nodes, len(here) - len(idle) + len(queue)))
-    while len(here) + len(added_to(added, cluster)) < wanted:
-        node_id = "{}/{}/node-{}".format(cluster.workspace, cluster.name, next(numbers))
-        added.append((node_id, cluster.workspace, cluster.name))
-        idle.append(node_id)
-    for run in queue[: len(idle)]:
-        assigned.append((run.run_id, idle.pop(0)))
-    free_places = len(queue) - sum(1 for run in queue if any(run.run_id == one for one, _ in assigned))
-    for place, run in enumerate(queue[len(queue) - free_places :], 1):
-        reasons[run.run_id] = "Waits for a node of {!r}: all {} are busy; {} in the queue.".format(
-            cluster.name, cluster.max_nodes, _ordinal(place)
-        )
-    surplus = len(here) - cluster.min_nodes
-    old = [n for n in here if n.id in idle and now - n.since >= cluster.idle_s * 1_000_000 or len(here) > cluster.max_nodes]
-    removed.extend(n.id for n in old[: max(0, surplus)] if n.run_id is None and n.id in idle)
+def _new_nodes(cluster: ClusterView, here: List[NodeView], queued: int) -> List[str]:
+    """Ids of the nodes that must come: for the minimum, and for runs that find no idle node."""
+    busy = sum(1 for node in here if node.run_id is not None)
+    wanted = max(cluster.min_nodes, min(cluster.max_nodes, busy + queued))
+    taken = {node.id for node in here}
+    names = ("{}/{}/node-{}".format(cluster.workspace, cluster.name, number) for number in count())
+    return list(islice((name for name in names if name not in taken), max(0, wanted - len(here))))
 
 
-def added_to(added: List[Tuple[str, str, str]], cluster: ClusterView) -> List[str]:
-    """Ids of the nodes that come to that cluster."""
-    return [node for node, workspace, name in added if (workspace, name) == (cluster.workspace, cluster.name)]
-
-
-def _free_numbers(cluster: ClusterView, here: List[NodeView]) -> Iterator[int]:
-    taken = {node.id.rsplit("-", 1)[-1] for node in here}
-    return (number for number in range(len(here) + cluster.max_nodes + 1) if str(number) not in taken)
+def _leaving_nodes(cluster: ClusterView, here: List[NodeView], queued: int, now: int) -> List[str]:
+    """Ids of idle nodes beyond the minimum that nobody needs: idle for long enough, or beyond the maximum."""
+    idle = [node for node in here if node.run_id is None][queued:]
+    excess = len(here) - cluster.max_nodes
+    leaving = [
+        node.id
+        for place, node in enumerate(reversed(idle))
+        if place < excess or now - node.since >= cluster.idle_s * 1_000_000
+    ]
+    return leaving[: max(0, len(here) - cluster.min_nodes)]
 
 
 def _ordinal(place: int) -> str:

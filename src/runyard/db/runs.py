@@ -255,6 +255,12 @@ def active_rows(connection: Connection) -> Sequence[Row[Any]]:
     return connection.execute(select(*columns).where(moving).order_by(runs.c.row)).all()
 
 
+def find_row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
+    """One run's columns without its spec; None where there is none."""
+    columns = [column for column in runs.c if column.name != "spec"]
+    return connection.execute(select(*columns).where(runs.c.id == run_id)).first()
+
+
 def get_spec(connection: Connection, run_id: str) -> RunSpec:
     """What was asked."""
     text = connection.execute(select(runs.c.spec).where(runs.c.id == run_id)).scalar_one()

@@ -1,0 +1,138 @@
+"""Environments on their way: specs resolved to locks, locks built, each once however many runs wait for it."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Optional
+
+from runyard.db import fleet
+from runyard.db.engine import Database
+from runyard.environments.realise import is_realised
+from runyard.environments.resolve import resolve
+from runyard.errors import AzureMLException
+from runyard.files.layout import write_atomically
+from runyard.protocol.environments import EnvironmentSpec, Lock, spec_digest
+from runyard.protocol.wire import dumps
+
+#: Builds at once: one downloads while another compiles.
+BUILDS_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class BuildState:
+    """How far a spec's environment is."""
+
+    #: resolving, building, ready, failed
+    state: str
+    log_path: Path
+    lock: Optional[Lock] = None
+    error: str = ""
+
+
+class Builds:
+    """Resolves and builds environments beside the loop; ``on_change`` is called when one has moved."""
+
+    def __init__(self, database: Database, folder: Path, cache_folder: Path, on_change: Callable[[], None]) -> None:
+        self._database = database
+        self._folder = folder
+        self._cache_folder = cache_folder
+        self._on_change = on_change
+        self._pool = ThreadPoolExecutor(BUILDS_AT_ONCE, thread_name_prefix="build")
+        self._states: Dict[str, BuildState] = {}
+        self._guard = threading.Lock()
+
+    def find_ready(self, spec: EnvironmentSpec) -> Optional[Lock]:
+        """The lock of an environment that needs no work at all; quick."""
+        with self._database.read() as connection:
+            lock = fleet.find_lock(connection, spec_digest(spec))
+        return lock if lock is not None and is_realised(lock, str(self._cache_folder)) else None
+
+    def request(self, spec: EnvironmentSpec) -> BuildState:
+        """Where the spec's environment is now; begins the work at the first call. A failed one is told once a call."""
+        key = spec_digest(spec)
+        with self._guard:
+            state = self._states.get(key)
+            if state is None:
+                state = BuildState("resolving", self._folder / (key + ".log"))
+                self._states[key] = state
+                self._pool.submit(self._work, key, spec, state.log_path)
+            return state
+
+    def forget(self, spec: EnvironmentSpec) -> None:
+        """Let the next request try again: after a failure, or once the environment is in use."""
+        with self._guard:
+            self._states.pop(spec_digest(spec), None)
+
+    def close(self) -> None:
+        """Take no more work; a build that runs goes on by itself and is found by the next server."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, key: str, spec: EnvironmentSpec, log_path: Path) -> None:
+        state = BuildState("failed", log_path, None, "The build ended without a word; see the server's log.")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            log_path.write_bytes(b"")
+            with open(log_path, "a", buffering=1, encoding="utf-8") as log:
+                lock = self._resolve(key, spec, lambda line: print(line, file=log))
+            self._set(key, BuildState("building", log_path, lock))
+            error = self._build(key, lock, log_path)
+            state = BuildState("failed" if error else "ready", log_path, lock, error)
+        except AzureMLException as error:
+            state = BuildState("failed", log_path, None, str(error))
+            _append(log_path, str(error))
+        except Exception as error:
+            state = BuildState("failed", log_path, None, "The environment could not be prepared: {}.".format(error))
+            _append(log_path, repr(error))
+            raise
+        finally:
+            self._set(key, state)
+
+    def _resolve(self, key: str, spec: EnvironmentSpec, log: Callable[[str], None]) -> Lock:
+        with self._database.read() as connection:
+            found = fleet.find_lock(connection, key)
+        if found is not None:
+            return found
+        lock = resolve(spec, cache_folder=str(self._cache_folder), log=log)
+        now = _now_us()
+        self._database.write(lambda connection: fleet.save_lock(connection, key, lock, "control", now))
+        return lock
+
+    def _build(self, key: str, lock: Lock, log_path: Path) -> str:
+        """Build the lock in a process of its own, which outlives the server; returns '' or why it failed."""
+        lock_path, result_path = self._folder / (key + ".lock.json"), self._folder / (key + ".result.json")
+        write_atomically(lock_path, dumps(lock).encode(), mode=0o600)
+        result_path.unlink(missing_ok=True)
+        arguments = [str(lock_path), str(self._cache_folder), str(log_path), str(result_path)]
+        done = subprocess.run(
+            [sys.executable, "-m", "runyard.environments.build", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            check=False,
+        )
+        try:
+            result = json.loads(result_path.read_bytes())
+        except (OSError, ValueError):
+            tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            return "The build of the environment broke off (exit {}): {}".format(done.returncode, "".join(tail))
+        return "" if result.get("ok") else str(result.get("error"))
+
+    def _set(self, key: str, state: BuildState) -> None:
+        with self._guard:
+            self._states[key] = state
+        self._on_change()
+
+
+def _append(path: Path, line: str) -> None:
+    with open(path, "a", encoding="utf-8") as log:
+        log.write(line + "\n")
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

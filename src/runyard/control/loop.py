@@ -1,0 +1,251 @@
+"""The loop that moves runs: woken by a bell (a wish, a report, a build), and each second as a safety net."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from sqlalchemy import Connection, Row
+
+from runyard.compute.base import Compute
+from runyard.control import runs as life
+from runyard.control.builds import Builds
+from runyard.control.plan import make_plan
+from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
+from runyard.db import assets, fleet, identity, runs
+from runyard.db.engine import Database
+from runyard.errors import AzureMLException
+from runyard.files.layout import folder_name
+from runyard.protocol.plan import ObservedState, ReportBatch, ReportReply
+from runyard.protocol.runs import TERMINAL, RunError, RunStatus
+
+#: Between two looks at everything when no bell rings, seconds.
+TICK_S = 1.0
+#: How often a lost runner's record is completed by a new one before the run fails, and a start is tried.
+RECOVERIES_MAX, STARTS_MAX = 3, 5
+
+_log = logging.getLogger("runyard.control")
+
+
+class Loop(threading.Thread):
+    """Moves every run of one server; the only caller of the functions that change a status."""
+
+    def __init__(
+        self,
+        database: Database,
+        compute: Compute,
+        builds: Builds,
+        kit: Callable[[], str],
+        logs_folder: Path,
+        local_slots: int,
+        allow_private_urls: bool,
+        on_event: Callable[[], None],
+    ) -> None:
+        super().__init__(name="control", daemon=True)
+        self._database = database
+        self._compute = compute
+        self._builds = builds
+        self._kit = kit
+        self._logs_folder = logs_folder
+        self._local_slots = local_slots
+        self._allow_private_urls = allow_private_urls
+        self._on_event = on_event
+        self._bell = threading.Event()
+        self._is_stopping = False
+        self._tries: Counter[str] = Counter()
+
+    def ring(self) -> None:
+        """Look at everything soon; carries no data, so a lost ring loses nothing but a second."""
+        self._bell.set()
+
+    def stop(self) -> None:
+        """End the loop after its present round."""
+        self._is_stopping = True
+        self.ring()
+        self.join()
+
+    def take_reports(self, workspace: str, run_id: str, batch: ReportBatch) -> ReportReply:
+        """Keep a runner's reports, and whatever they change, before they are acknowledged."""
+        reply = self._database.write(
+            lambda connection: life.take_reports(connection, workspace, run_id, batch, _now_us())
+        )
+        self._on_event()
+        self.ring()
+        return reply
+
+    def run(self) -> None:
+        checked_at = 0.0
+        while not self._is_stopping:
+            self._bell.wait(TICK_S)
+            self._bell.clear()
+            try:
+                self.tick(do_poll=time.monotonic() - checked_at >= TICK_S)
+            except Exception:
+                _log.exception("a round of the control loop failed; the next one tries again")
+                time.sleep(0.1)
+            if time.monotonic() - checked_at >= TICK_S:
+                checked_at = time.monotonic()
+
+    def tick(self, do_poll: bool) -> None:
+        """One round: wishes, environments, the queue, and what the compute target sees."""
+        with self._database.read() as connection:
+            rows = runs.active_rows(connection)
+        self._carry_out_cancels([row for row in rows if row.cancel_requested])
+        for row in rows:
+            if row.status in (RunStatus.STARTING, RunStatus.PREPARING) and not row.cancel_requested:
+                self._prepare(row)
+        self._schedule()
+        if do_poll:
+            self._poll()
+
+    def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
+        for row in rows:
+            if self._write(life.cancel, row.id) and row.key is not None:
+                self._compute.stop(row.key)
+
+    def _prepare(self, row: Row[Any]) -> None:
+        """Find the run's environment, or have it built; say meanwhile what it waits for."""
+        with self._database.read() as connection:
+            spec = runs.get_spec(connection, row.id).environment
+        lock = self._builds.find_ready(spec)
+        if lock is not None:
+            self._builds.forget(spec)
+            self._write(life.queue, row.id, lock.digest)
+            return
+        state = self._builds.request(spec)
+        self._show_build_log(row.id, state.log_path)
+        if state.state == "failed":
+            self._builds.forget(spec)
+            error = RunError("EnvironmentError", state.error, _tail(state.log_path))
+            self._write(life.fail, row.id, error)
+        elif state.state == "ready" and state.lock is not None:
+            self._write(life.queue, row.id, state.lock.digest)
+        else:
+            reason = "Its environment {!r} is being {}.".format(
+                spec.name or "unnamed", "resolved" if state.state == "resolving" else "built"
+            )
+            self._write(life.prepare, row.id, reason)
+            self._write(_say, row.id, reason)
+
+    def _show_build_log(self, run_id: str, log_path: Path) -> None:
+        """Let the build's log be read as the run's own, while it grows: the same file under both names."""
+        shown = self._logs_folder / folder_name(run_id) / "azureml-logs" / "20_image_build_log.txt"
+        if not shown.exists() and log_path.exists():
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            shown.hardlink_to(log_path)
+
+    def _schedule(self) -> None:
+        with self._database.read() as connection:
+            rows = runs.active_rows(connection)
+            clusters = fleet.list_clusters(connection)
+        waiting = [
+            Waiting(row.id, row.workspace, row.target)
+            for row in rows
+            if row.status == RunStatus.QUEUED and row.key is None and not row.cancel_requested
+        ]
+        local_running = sum(1 for row in rows if row.key is not None and row.target == LOCAL)
+        nodes = [NodeView(n.id, c.workspace, c.name, n.run_id, n.since) for c in clusters for n in c.nodes]
+        views = [
+            ClusterView(
+                c.workspace, c.name, c.spec.min_nodes, c.spec.max_nodes, c.spec.idle_seconds_before_scaledown
+            )
+            for c in clusters
+        ]
+        decision = decide(waiting, nodes, views, local_running, self._local_slots, _now_us())
+        for node_id in decision.removed:
+            self._database.write(lambda connection, node_id=node_id: fleet.remove_node(connection, node_id))
+        for node in decision.added:
+            self._database.write(lambda connection, node=node: fleet.add_node(connection, *node, _now_us()))
+        for run_id, node_id in decision.assigned:
+            self._start(run_id, node_id)
+        statuses = {row.id: row for row in rows}
+        for run_id, reason in decision.reasons.items():
+            if statuses[run_id].reason != reason:
+                self._write(_say, run_id, reason)
+
+    def _start(self, run_id: str, node_id: str) -> None:
+        secret = identity.new_secret("ryr")
+        if self._write(life.assign, run_id, node_id, secret):
+            self._launch(run_id, secret)
+
+    def _launch(self, run_id: str, secret: str) -> None:
+        """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
+        with self._database.read() as connection:
+            row = runs.find_row(connection, run_id)
+            if row is None or row.key is None:
+                return
+            spec = runs.get_spec(connection, run_id)
+            lock = fleet.get_lock(connection, row.lock)
+            found = {
+                one.dataset_id: assets.get_dataset(connection, row.workspace, one.dataset_id)
+                for one in spec.inputs
+                if one.dataset_id is not None
+            }
+        if lock is None:
+            self._write(life.fail, run_id, RunError("SystemError", "The lock of its environment is gone; submit again."))
+            return
+        try:
+            plan = make_plan(spec, row.workspace, row.attempt, lock, self._kit(), found, self._allow_private_urls)
+            self._compute.start(row.key, plan, secret)
+        except (AzureMLException, OSError) as error:
+            self._tries[row.key] += 1
+            _log.warning("run %s could not be started: %s", run_id, error)
+            if self._tries[row.key] >= STARTS_MAX:
+                self._write(life.fail, run_id, RunError("SystemError", "It could not be started: {}".format(error)))
+
+    def _poll(self) -> None:
+        with self._database.read() as connection:
+            rows = {row.key: row for row in runs.active_rows(connection) if row.key is not None}
+        for key, seen in self._compute.poll(list(rows)).items():
+            row = rows[key]
+            if seen.state == ObservedState.ALIVE:
+                continue
+            if seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
+                self._restart(row)
+            elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.CANCEL_REQUESTED and not row.started_at:
+                self._write(life.fail, row.id, RunError("SystemError", "It was canceled before it started."))
+            else:
+                self._recover(row, seen.detail)
+
+    def _restart(self, row: Row[Any]) -> None:
+        """The key was stored but the attempt never started: start it now, with a new token."""
+        secret = identity.new_secret("ryr")
+        self._database.write(lambda connection: life.add_run_token(connection, row, secret, _now_us()))
+        self._launch(row.id, secret)
+
+    def _recover(self, row: Row[Any], detail: str) -> None:
+        """The runner is gone without having finished: another one completes its record, a few times at the most."""
+        self._tries[row.key] += 1
+        if self._tries[row.key] <= RECOVERIES_MAX:
+            _log.warning("the runner of %s is gone; its record is being completed", row.key)
+            try:
+                self._compute.recover(row.key)
+                return
+            except (AzureMLException, OSError) as error:
+                _log.warning("run %s could not be recovered: %s", row.id, error)
+        message = "Its runner is gone and its record could not be completed. {}".format(detail)
+        self._write(life.fail, row.id, RunError("SystemError", message.strip()))
+
+    def _write(self, step: Callable[..., Any], run_id: str, *arguments: Any) -> Any:
+        result = self._database.write(lambda connection: step(connection, run_id, *arguments, _now_us()))
+        self._on_event()
+        return result
+
+
+def _say(connection: Connection, run_id: str, reason: str, now: int) -> None:
+    row = runs.find_row(connection, run_id)
+    if row is not None and row.status not in TERMINAL:
+        runs.set_reason(connection, run_id, row.status, reason, now)
+
+
+def _tail(path: Path, lines: int = 20) -> str:
+    try:
+        return "\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

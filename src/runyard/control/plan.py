@@ -1,0 +1,55 @@
+"""From a run as stored to the plan of one attempt. Pure: what it needs is handed in."""
+
+from typing import Dict, Tuple
+
+from runyard.protocol.assets import Dataset
+from runyard.protocol.environments import Lock
+from runyard.protocol.plan import InputPlan, LaunchPlan, Source
+from runyard.protocol.runs import InputSpec, RunSpec
+
+
+def make_plan(
+    spec: RunSpec,
+    workspace: str,
+    attempt: int,
+    lock: Lock,
+    kit: str,
+    datasets: Dict[str, Dataset],
+    allow_private_urls: bool,
+) -> LaunchPlan:
+    """The plan of that attempt; ``datasets`` holds every dataset that the spec's inputs name, by id."""
+    return LaunchPlan(
+        run_id=spec.run_id,
+        workspace=workspace,
+        experiment=spec.experiment,
+        attempt=attempt,
+        kit=kit,
+        lock=lock,
+        script=spec.script,
+        command=spec.command,
+        arguments=spec.arguments,
+        snapshot=spec.snapshot,
+        inputs=tuple(_plan_input(one, datasets) for one in spec.inputs),
+        variables={**spec.environment.variables, **spec.environment_variables},
+        max_run_duration_s=spec.max_run_duration_s,
+        target=spec.target,
+        target_type="local" if spec.target == "local" else "AmlCompute",
+        allow_private_urls=allow_private_urls,
+    )
+
+
+def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset]) -> InputPlan:
+    sources: Tuple[Source, ...]
+    if asked.dataset_id is not None:
+        sources = datasets[asked.dataset_id].sources
+    else:
+        sources = (Source(datastore=asked.datastore, path=asked.path),)
+    return InputPlan(
+        name=asked.name,
+        mode=asked.mode,
+        sources=sources,
+        path_on_compute=asked.path_on_compute,
+        overwrite=asked.overwrite,
+        is_reference=asked.dataset_id is None,
+        dataset_id=asked.dataset_id,
+    )

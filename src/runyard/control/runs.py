@@ -1,0 +1,192 @@
+"""The life of one run, step by step: what a report, a wish or an observation makes of its status.
+
+Each function is one transaction of the writer. Nothing outside this room changes a status.
+"""
+
+from typing import Any, Optional, Sequence
+
+from sqlalchemy import Connection, Row
+
+from runyard.db import fleet, identity, runs
+from runyard.db.runs import advance, touch
+from runyard.protocol.identity import Principal, PrincipalKind
+from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
+from runyard.protocol.runs import TERMINAL, Run, RunError, RunStatus
+from runyard.protocol.wire import dumps
+
+#: A run's token works this long after the run has ended, so that its last requests get through.
+TOKEN_GRACE_US = 600 * 1_000_000
+#: Infrastructure retries by default.
+RETRIES = {"dedicated": 0, "lowpriority": 3}
+
+_BEFORE_START = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
+
+
+def take_reports(connection: Connection, workspace: str, run_id: str, batch: ReportBatch, now: int) -> ReportReply:
+    """Keep a runner's reports and let them move the run, in one transaction."""
+    run = runs.get_run(connection, workspace, run_id)
+    acknowledged = runs.add_reports(connection, run, batch.reports, now)
+    apply_reports(connection, run_id, now)
+    return ReportReply(acknowledged, run.cancel_requested)
+
+
+def apply_reports(connection: Connection, run_id: str, now: int) -> None:
+    """Move the run by those of its present attempt's reports that were not yet taken into account."""
+    row = _row(connection, run_id)
+    if row is None or row.status in TERMINAL:
+        return
+    for report in runs.list_reports(connection, run_id, row.attempt, row.report_seq):
+        touch(connection, run_id, report_seq=report.sequence)
+        _apply(connection, run_id, report, now)
+
+
+def prepare(connection: Connection, run_id: str, reason: str, now: int) -> None:
+    """Starting -> Preparing: its environment is on its way."""
+    advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now, reason=reason)
+
+
+def queue(connection: Connection, run_id: str, lock: str, now: int) -> None:
+    """Starting or Preparing -> Queued: all it needs now is a node."""
+    advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now)
+    reason = "Ready; waits for its turn."
+    if advance(connection, run_id, RunStatus.PREPARING, RunStatus.QUEUED, now, reason=reason):
+        touch(connection, run_id, lock=lock)
+
+
+def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: int) -> bool:
+    """Write down where the attempt will run, and its key, before it is started there."""
+    row = _row(connection, run_id)
+    if row is None or row.status != RunStatus.QUEUED or row.key is not None or row.cancel_requested:
+        return False
+    if node_id:
+        fleet.assign_node(connection, node_id, run_id, now)
+    key = "{}/{}".format(run_id, row.attempt)
+    touch(connection, run_id, node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
+    add_run_token(connection, row, secret, now)
+    return True
+
+
+def add_run_token(connection: Connection, row: Row[Any], secret: str, now: int) -> None:
+    """Make ``secret`` the token of the row's run: for that run only, until it has ended."""
+    principal = Principal(PrincipalKind.RUN, "run:" + row.id, "run", row.workspace, row.id)
+    identity.add_token(connection, secret, principal, "control", now)
+
+
+def cancel(connection: Connection, run_id: str, now: int) -> bool:
+    """Carry out a cancel wish as far as the database can; True: its runner must be told to stop."""
+    row = _row(connection, run_id)
+    if row is None or row.status in TERMINAL or row.status == RunStatus.FINALIZING:
+        return False
+    if row.status != RunStatus.CANCEL_REQUESTED:
+        advance(connection, run_id, row.status, RunStatus.CANCEL_REQUESTED, now, reason="Its processes are ending.")
+    if row.key is not None:
+        return True
+    _end(connection, run_id, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
+    return False
+
+
+def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None:
+    """End a run as Failed, whatever it was doing; nothing of it may be alive any more."""
+    row = _row(connection, run_id)
+    if row is not None and row.status not in TERMINAL:
+        status = RunStatus.CANCELED if row.status == RunStatus.CANCEL_REQUESTED else RunStatus.FAILED
+        _end(connection, run_id, row.status, status, now, error=None if status == RunStatus.CANCELED else dumps(error))
+
+
+def _apply(connection: Connection, run_id: str, report: Report, now: int) -> None:
+    row = _row(connection, run_id)
+    if row is None:
+        return
+    if report.kind == ReportKind.PREPARING:
+        runs.set_reason(connection, run_id, row.status, report.message, now)
+    elif report.kind == ReportKind.STARTED:
+        advance(connection, run_id, RunStatus.QUEUED, RunStatus.RUNNING, now, started_at=now)
+    elif report.kind == ReportKind.EXITED:
+        _exited(connection, row, report, now)
+    elif report.kind == ReportKind.STORED:
+        _stored(connection, row, report, now)
+
+
+def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
+    error = None
+    if report.cause != ExitCause.CANCELED and (report.exit_code != 0 or report.cause != ExitCause.SCRIPT):
+        error = dumps(RunError(report.error_code or "UserError", report.message, report.details))
+    touch(connection, row.id, exit_code=report.exit_code, error=error)
+    if row.status in (RunStatus.RUNNING, RunStatus.NOT_RESPONDING):
+        advance(connection, row.id, row.status, RunStatus.FINALIZING, now, reason="Its outputs are being stored.")
+
+
+def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
+    """The attempt's record is complete and verified: the run ends, or goes back to the queue."""
+    exited = _exit_report(connection, row)
+    if exited is None:
+        return
+    if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(connection, row):
+        _requeue(connection, row, now)
+        return
+    if exited.cause == ExitCause.CANCELED or (row.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
+        status, changes = RunStatus.CANCELED, {"error": None}
+    elif exited.exit_code == 0 and exited.cause == ExitCause.SCRIPT and not report.error_code:
+        status, changes = RunStatus.COMPLETED, {}
+    else:
+        status, changes = RunStatus.FAILED, {}
+        if report.error_code:
+            changes = {"error": dumps(RunError(report.error_code, report.message, report.details))}
+    if status == RunStatus.CANCELED and row.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
+        advance(connection, row.id, row.status, RunStatus.CANCEL_REQUESTED, now)
+        _end(connection, row.id, RunStatus.CANCEL_REQUESTED, status, now, **changes)
+    else:
+        _end(connection, row.id, row.status, status, now, **changes)
+
+
+def _exit_report(connection: Connection, row: Row[Any]) -> Optional[Report]:
+    found: Sequence[Report] = runs.list_reports(connection, row.id, row.attempt, 0)
+    return next((report for report in found if report.kind == ReportKind.EXITED), None)
+
+
+def _may_retry(connection: Connection, row: Row[Any]) -> bool:
+    asked = runs.get_spec(connection, row.id).max_infrastructure_retries
+    return row.retries < (RETRIES[_priority(connection, row)] if asked is None else asked)
+
+
+def _priority(connection: Connection, row: Row[Any]) -> str:
+    for cluster in fleet.list_clusters(connection, row.workspace):
+        if cluster.name == row.target:
+            return cluster.spec.vm_priority
+    return "dedicated"
+
+
+def _requeue(connection: Connection, row: Row[Any], now: int) -> None:
+    reason = "Its machine was lost in attempt {}; it starts again.".format(row.attempt)
+    values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None}
+    advance(
+        connection, row.id, row.status, RunStatus.QUEUED, now,
+        reason=reason, key=None, node=None, exit_code=None, started_at=None, **values,
+    )  # fmt: skip
+    _free_node(connection, row, now)
+
+
+def _end(connection: Connection, run_id: str, from_status: str, status: str, now: int, **changes: Any) -> None:
+    row = _row(connection, run_id)
+    if row is not None and advance(connection, run_id, from_status, status, now, **changes):
+        _free_node(connection, row, now)
+        identity.expire_run_tokens(connection, run_id, now + TOKEN_GRACE_US)
+
+
+def _free_node(connection: Connection, row: Row[Any], now: int) -> None:
+    if row.node and row.node != "local":
+        fleet.assign_node(connection, row.node, None, now)
+
+
+def _row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
+    return runs.find_row(connection, run_id)
+
+
+def explain(run: Run) -> str:
+    """What the run waits for, in one sentence."""
+    if run.status in TERMINAL:
+        return "Nothing: the run has ended as {}.".format(run.status)
+    return run.reason or {
+        RunStatus.RUNNING: "Its script runs.",
+        RunStatus.FINALIZING: "Its outputs are being stored.",
+    }.get(run.status, "It is {}.".format(run.status))
