@@ -186,3 +186,25 @@ TABLE: Tuple[Route, ...] = (
 )
 
 BY_NAME: Dict[str, Route] = {route.name: route for route in TABLE}
+
+#: Requests that may be sent again although they are no GET, PUT or DELETE: a second one changes nothing more.
+REPEATABLE: FrozenSet[str] = frozenset(
+    (
+        "submit_run",
+        "cancel_run",
+        "report",
+        "append_log",
+        "add_metrics",
+        "add_artifacts",
+        "find_missing_blobs",
+        "put_blobs",
+        "finish_upload",
+        "create_workspace",
+        "change_run",
+        "change_cluster",
+        "create_cluster",
+        "change_model",
+        "change_dataset",
+        "stop_server",
+    )
+)

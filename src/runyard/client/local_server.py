@@ -1,0 +1,99 @@
+"""Finds the server to talk to, and starts the one of this home folder if none runs."""
+
+import fcntl
+import http.client
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlsplit
+
+from runyard.client.home import home_folder, read_server_file, read_token, server_file, token_file
+from runyard.client.http import Server, file_resolver
+from runyard.errors import AuthenticationException, ServerUnreachableError, ServiceException
+from runyard.files.processes import is_alive
+from runyard.protocol.routes import PREFIX
+
+#: How long a new server may take to answer, seconds.
+START_TIMEOUT_S = 60.0
+#: A home's name for the lock that lets only one process start its server.
+START_LOCK = "starting.lock"
+
+
+def connect(start: bool = True) -> Server:
+    """The server of RUNYARD_SERVER (with RUNYARD_TOKEN), else this home's own, started if it is not running."""
+    address = os.environ.get("RUNYARD_SERVER")
+    if address:
+        token = os.environ.get("RUNYARD_TOKEN")
+        if not token:
+            raise AuthenticationException("RUNYARD_SERVER is set to {}; set RUNYARD_TOKEN too.".format(address))
+        return Server(lambda: address.rstrip("/"), token)
+    home = home_folder()
+    if start:
+        ensure_running(home)
+    elif not is_running(home):
+        raise ServerUnreachableError("No server runs for {}.".format(home), hint="Start it with: runyard up")
+    return Server(file_resolver(server_file(home)), os.environ.get("RUNYARD_TOKEN") or read_token(token_file(home)))
+
+
+def is_running(home: Path) -> bool:
+    """Does the home's server answer?"""
+    found = read_server_file(server_file(home))
+    return found is not None and is_alive(found) and _answers(str(found["url"]))
+
+
+def ensure_running(home: Path, port: Optional[int] = None) -> bool:
+    """Start the home's server unless it runs; returns whether it was started now. It outlives its starter."""
+    if is_running(home):
+        return False
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(home / START_LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_running(home):
+            return False
+        _start(home, port)
+    return True
+
+
+def _start(home: Path, port: Optional[int]) -> None:
+    command = [sys.executable, "-m", "runyard.server", "--home", str(home)]
+    if port is not None:
+        command += ["--port", str(port)]
+    with open(home / "server.log", "ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, close_fds=True
+        )
+    ends_at = time.monotonic() + START_TIMEOUT_S
+    pause_s = 0.01
+    while time.monotonic() < ends_at:
+        if is_running(home):
+            return
+        if process.poll() is not None and not is_running(home):
+            raise ServiceException(
+                "The server ended at once (exit {}): {}".format(process.returncode, _last_line(home / "server.log")),
+                hint="Its log is {}.".format(home / "server.log"),
+            )
+        time.sleep(pause_s)
+        pause_s = min(0.05, pause_s * 1.5)
+    raise ServerUnreachableError(
+        "The server did not answer within {:.0f} s.".format(START_TIMEOUT_S), hint="Its log is {}.".format(home / "server.log")
+    )
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    try:
+        connection.request("GET", PREFIX + "/ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

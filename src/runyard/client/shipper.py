@@ -1,0 +1,141 @@
+"""Carries spools and growing logs to the server: reads what is new, sends it, and advances only on its word."""
+
+import os
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional
+
+from runyard.protocol.metrics import HEADER, SPOOL_MAGIC, Batch, SpoolState, encode_batch, read_spool
+
+#: Most bytes of a spool in one request; at 43 bytes a value some 24,000 values.
+SPOOL_BYTES = 1 << 20
+#: Most bytes of a log in one request.
+LOG_BYTES = 1 << 20
+
+SendBatch = Callable[[bytes], int]
+SendLog = Callable[[str, int, bytes], int]
+
+
+@dataclass
+class _Spool:
+    state: SpoolState
+    #: fsynced up to here.
+    synced: int = 0
+
+
+class MetricsShipper:
+    """Sends the spools of a folder. ``send`` takes an encoded batch and returns the server's mark for its writer."""
+
+    def __init__(self, folder: str, attempt: int, send: SendBatch) -> None:
+        self._folder = folder
+        self._attempt = attempt
+        self._send = send
+        self._spools: Dict[str, _Spool] = {}
+        #: Writers whose spool was found damaged, with the offset up to which it was read.
+        self.damaged: Dict[str, int] = {}
+
+    def ship(self) -> int:
+        """Send everything that is in the spools now; returns how many values the server took."""
+        return sum(self._ship_one(name) for name in self._names())
+
+    def sync(self) -> None:
+        """Hand what the spools hold to the disk."""
+        for name in self._names():
+            path = os.path.join(self._folder, name)
+            size = os.path.getsize(path)
+            spool = self._spools.setdefault(name, _Spool(SpoolState()))
+            if size > spool.synced:
+                _fsync(path)
+                spool.synced = size
+
+    def _names(self) -> List[str]:
+        try:
+            return sorted(name for name in os.listdir(self._folder) if name.endswith(".spool"))
+        except OSError:
+            return []
+
+    def _ship_one(self, name: str) -> int:
+        writer = name[: -len(".spool")]
+        spool = self._spools.setdefault(name, _Spool(SpoolState()))
+        shipped = 0
+        with open(os.path.join(self._folder, name), "rb") as file:
+            while not spool.state.is_torn:
+                file.seek(spool.state.offset)
+                data = file.read(SPOOL_BYTES)
+                ahead = _copy(spool.state)
+                columns = read_spool(data, ahead, writer)
+                if ahead.is_torn:
+                    self.damaged[writer] = ahead.offset
+                if ahead.sequence == spool.state.sequence:
+                    spool.state = ahead
+                    if not data or ahead.offset == file.tell() or len(data) < SPOOL_BYTES:
+                        break
+                    continue
+                first = spool.state.sequence + 1
+                batch = Batch(writer, self._attempt, first, ahead.sequence, tuple(columns))
+                mark = self._send(encode_batch(batch))
+                if mark >= ahead.sequence:
+                    shipped += ahead.sequence - spool.state.sequence
+                    spool.state = ahead
+                    self._note_mark(writer, mark)
+                else:
+                    spool.state = _rewind(file.name, writer, mark)
+        return shipped
+
+    def _note_mark(self, writer: str, mark: int) -> None:
+        """Tell the writing process how far the server is: it waits for this before it reads its own metrics."""
+        path = os.path.join(self._folder, writer + ".mark")
+        with open(path + ".new", "w") as file:
+            file.write(str(mark))
+        os.replace(path + ".new", path)
+
+
+class LogShipper:
+    """Sends growing files. ``send(name, offset, data)`` returns how many bytes the server now holds of that file."""
+
+    def __init__(self, send: SendLog) -> None:
+        self._send = send
+        self._offsets: Dict[str, int] = {}
+
+    def ship(self, name: str, path: str, limit: Optional[int] = None) -> int:
+        """Send what is new in the file at ``path``; returns how many bytes the server took."""
+        offset = start = self._offsets.get(name, 0)
+        try:
+            with open(path, "rb") as file:
+                while limit is None or offset - start < limit:
+                    file.seek(offset)
+                    data = file.read(LOG_BYTES)
+                    if not data:
+                        break
+                    offset = self._send(name, offset, data)
+                    self._offsets[name] = offset
+        except FileNotFoundError:
+            pass
+        return offset - start
+
+
+def _copy(state: SpoolState) -> SpoolState:
+    return SpoolState(state.offset, state.sequence, dict(state.keys or {}), state.is_torn)
+
+
+def _rewind(path: str, writer: str, mark: int) -> SpoolState:
+    """The state right after the value of sequence ``mark``: read again from the start, record by record."""
+    state = SpoolState()
+    with open(path, "rb") as file:
+        read_spool(file.read(len(SPOOL_MAGIC)), state, writer)
+        while state.sequence < mark and not state.is_torn:
+            file.seek(state.offset)
+            head = file.read(HEADER.size)
+            if len(head) < HEADER.size:
+                break
+            read_spool(head + file.read(HEADER.unpack(head)[0]), state, writer)
+    return state
+
+
+def _fsync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,125 @@
+"""Bytes to and from the server: only what it lacks is sent, in bundles of small blobs and chunks of large ones."""
+
+import os
+import struct
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
+
+from runyard.client.http import Server
+from runyard.errors import IntegrityError
+from runyard.protocol.digests import CHUNK_BYTES, Hasher
+from runyard.protocol.identity import DigestList
+
+#: Most bytes and blobs in one bundle.
+BUNDLE_BYTES, BUNDLE_COUNT = 8 << 20, 5_000
+#: Digests asked for at once.
+ASK_COUNT = 5_000
+
+_LENGTH = struct.Struct("<Q")
+
+Progress = Callable[[int], None]
+
+
+def send_blobs(server: Server, workspace: str, sources: Dict[str, str], progress: Optional[Progress] = None) -> int:
+    """Send those of ``sources`` (digest -> file) that the server lacks; returns how many bytes were sent.
+
+    ``progress`` is called with the bytes of each blob that is safe at the server, sent now or there before.
+    """
+    missing = set(find_missing(server, workspace, list(sources)))
+    sent, bundle, bundle_bytes = 0, [], 0
+    for digest, path in sources.items():
+        size = os.path.getsize(path)
+        if digest in missing:
+            sent += size
+            if size > CHUNK_BYTES:
+                _send_large(server, workspace, digest, path, progress)
+                continue
+            if bundle and (bundle_bytes + size > BUNDLE_BYTES or len(bundle) >= BUNDLE_COUNT):
+                _send_bundle(server, workspace, bundle)
+                bundle, bundle_bytes = [], 0
+            bundle.append((digest, path))
+            bundle_bytes += size
+        if progress is not None:
+            progress(size)
+    if bundle:
+        _send_bundle(server, workspace, bundle)
+    return sent
+
+
+def find_missing(server: Server, workspace: str, digests: List[str]) -> List[str]:
+    """Those of the digests whose blobs the server does not have."""
+    missing: List[str] = []
+    for start in range(0, len(digests), ASK_COUNT):
+        asked = DigestList(tuple(digests[start : start + ASK_COUNT]))
+        missing.extend(server.call("find_missing_blobs", asked, workspace=workspace).digests)
+    return missing
+
+
+def send_bytes(server: Server, workspace: str, pieces: Iterable[bytes]) -> List[str]:
+    """Store small pieces of bytes; returns their digests."""
+    body = b"".join(_LENGTH.pack(len(piece)) + piece for piece in pieces)
+    return list(server.call("put_blobs", body, workspace=workspace).digests)
+
+
+def split_bundle(body: bytes) -> List[bytes]:
+    """The blobs in the body of ``put_blobs``; ValueError where it is cut or overlong."""
+    found, position = [], 0
+    while position < len(body):
+        if position + _LENGTH.size > len(body):
+            raise ValueError("the bundle is cut in a length")
+        (length,) = _LENGTH.unpack_from(body, position)
+        position += _LENGTH.size
+        if length > len(body) - position:
+            raise ValueError("the bundle is cut in a blob")
+        found.append(body[position : position + length])
+        position += length
+    return found
+
+
+def receive_file(pieces: Iterable[bytes], target: str, digest: Optional[str] = None, progress: Optional[Progress] = None) -> int:
+    """Write a streamed reply to ``target``, all of it or nothing; IntegrityError if it differs from ``digest``."""
+    folder = os.path.dirname(os.path.abspath(target))
+    os.makedirs(folder, exist_ok=True)
+    partial = os.path.join(folder, ".{}.{}.part".format(os.path.basename(target)[:100], os.urandom(4).hex()))
+    hasher = Hasher()
+    try:
+        with open(partial, "wb") as file:
+            for piece in pieces:
+                hasher.update(piece)
+                file.write(piece)
+                if progress is not None:
+                    progress(len(piece))
+        if digest is not None and hasher.digest() != digest:
+            raise IntegrityError("{} arrived damaged: its digest is not {}; try again.".format(target, digest))
+        os.replace(partial, target)
+    except BaseException:
+        if os.path.exists(partial):
+            os.unlink(partial)
+        raise
+    return hasher.size_bytes
+
+
+def _send_bundle(server: Server, workspace: str, bundle: List[Tuple[str, str]]) -> None:
+    pieces = []
+    for _, path in bundle:
+        with open(path, "rb") as file:
+            pieces.append(file.read())
+    stored = send_bytes(server, workspace, pieces)
+    for (digest, path), found in zip(bundle, stored):
+        if digest != found:
+            raise IntegrityError("{} changed while it was being sent; try again.".format(path))
+
+
+def _send_large(server: Server, workspace: str, digest: str, path: str, progress: Optional[Progress]) -> None:
+    upload = server.call("begin_upload", workspace=workspace).upload_id
+    offset = 0
+    with open(path, "rb") as file:
+        while True:
+            file.seek(offset)
+            data = file.read(CHUNK_BYTES)
+            if not data:
+                break
+            reached = server.call("append_upload", data, {"offset": offset}, workspace=workspace, upload_id=upload).offset
+            if progress is not None:
+                progress(reached - offset)
+            offset = reached
+    server.call("finish_upload", DigestList((digest,)), workspace=workspace, upload_id=upload)
