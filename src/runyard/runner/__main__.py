@@ -1,0 +1,273 @@
+"""One attempt from its folder to its last report: prepare, run, supervise, finish. Also: python -m runyard.runner."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Optional, Tuple
+
+from runyard.client.http import Server, file_resolver
+from runyard.client.shipper import LogShipper, MetricsShipper
+from runyard.environments.kit import compile_kit
+from runyard.environments.realise import realise
+from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.protocol.plan import ExitCause, ReportKind
+from runyard.runner.folder import AttemptFolder, write_identity
+from runyard.runner.inputs import bind_inputs
+from runyard.runner.outputs import STD_LOG, Outputs
+from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
+from runyard.runner.report import Reporter, Superseded, insist
+from runyard.runner.variables import job_command, job_variables
+
+#: How often new metrics and log bytes are sent, a sign of life is given, spools reach the disk, outputs are looked at.
+SHIP_S, HEARTBEAT_S, SYNC_S, OUTPUTS_S = 0.2, 5.0, 1.0, 10.0
+#: How long a request may look for a server that is away while the script runs, seconds.
+PATIENCE_S = 0.3
+#: How many lines of the log an error shows.
+TAIL_LINES, TAIL_BYTES = 20, 16_384
+
+
+class Stopped(Exception):
+    """The attempt was told to stop while it was being prepared."""
+
+
+def main(path: str, is_recovery: bool = False) -> int:
+    """Carry out the attempt in that folder; returns the runner's own exit code."""
+    folder = AttemptFolder(path)
+    facts = folder.facts
+    resolve = file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
+    attempt = Attempt(folder, Server(resolve, folder.secret, PATIENCE_S))
+    signal.signal(signal.SIGTERM, attempt.on_terminate)
+    adopt_orphans()
+    try:
+        if not is_recovery:
+            attempt.carry_out()
+        elif attempt.reporter.find(ReportKind.EXITED) is None:
+            attempt.take_over()
+        attempt.finish()
+    except Superseded as error:
+        folder.say("not wanted any more: {}".format(error))
+        end_all(folder.key, 0)
+    shutil.rmtree(path, ignore_errors=True)
+    return 0
+
+
+class Attempt:
+    """The state of one attempt while its runner lives."""
+
+    def __init__(self, folder: AttemptFolder, server: Server) -> None:
+        self._folder = folder
+        self._server = server
+        self._is_told_to_stop = False
+        self._can_raise = True
+        self.reporter = Reporter(folder, server)
+        plan = folder.plan
+        names = {"workspace": plan.workspace, "run_id": plan.run_id}
+        self._metrics = MetricsShipper(
+            str(folder.spool), plan.attempt, lambda body: server.call("add_metrics", body, **names).sequence
+        )
+        self._logs = LogShipper(
+            lambda name, offset, data: server.call("append_log", data, {"offset": offset}, path=name, **names).offset
+        )
+        self._outputs = Outputs(folder, server)
+
+    def on_terminate(self, _signal: int, _frame: Any) -> None:
+        """TERM: end the script; during the preparation, end that."""
+        self._is_told_to_stop = True
+        if self._can_raise:
+            self._can_raise = False
+            raise Stopped
+
+    def carry_out(self) -> None:
+        """Prepare, run and watch the script; ends with an EXITED report made."""
+        try:
+            script = self._prepare()
+            self._can_raise = False
+        except Stopped:
+            self._exited(None, ExitCause.CANCELED, "Canceled before its script started.")
+            return
+        except RunyardError as error:
+            self._can_raise = False
+            self._exited(None, ExitCause.PREPARATION, str(error), _code(error))
+            return
+        except Exception as error:
+            self._can_raise = False
+            self._folder.say(traceback.format_exc())
+            self._exited(None, ExitCause.PREPARATION, "It could not be prepared: {}.".format(error), "SystemError")
+            return
+        self.reporter.add(ReportKind.STARTED)
+        self.reporter.try_send()
+        code, cause = self._watch(script)
+        self._end_processes()
+        self._exited(code, cause, *self._explain(code, cause))
+
+    def take_over(self) -> None:
+        """The first runner is gone: end what it left behind, and say so."""
+        self._can_raise = False
+        end_all(self._folder.key, 0)
+        message = "The process that supervised the run was killed, so its script was ended too."
+        self._exited(None, ExitCause.RUNNER_LOST, message, "SystemError", self._tail())
+
+    def finish(self) -> None:
+        """Bring everything to the server, however long it is away; the run's end is its last word."""
+        self._can_raise = False
+        say = self._folder.say
+        self.reporter.try_send()
+        if self.reporter.find(ReportKind.STORED) is None:
+            insist(self._ship, say)
+            failure = self._store()
+            self._report_losses()
+            self.reporter.add(ReportKind.STORED, failure, error_code="StorageError" if failure else "")
+        insist(self.reporter.send, say)
+
+    def _prepare(self) -> Script:
+        folder, plan = self._folder, self._folder.plan
+        folder.lay_out_source(self._server)
+        folder.make()
+        interpreter = self._interpreter()
+        compile_kit(os.path.join(folder.facts.cache_folder, "kits", plan.kit), interpreter)
+        inputs = bind_inputs(folder, self._server, self._say)
+        values = job_variables(folder, interpreter, inputs)
+        if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
+            raise AzureMLException("The script {!r} is not in the source folder.".format(plan.script))
+        return Script(job_command(plan, interpreter, values), values, folder.work, folder.log)
+
+    def _interpreter(self) -> str:
+        facts, lock = self._folder.facts, self._folder.plan.lock
+        return realise(lock, facts.cache_folder, log=self._folder.say).interpreter
+
+    def _say(self, message: str) -> None:
+        self.reporter.add(ReportKind.PREPARING, message)
+        self.reporter.try_send()
+
+    def _watch(self, script: Script) -> Tuple[Optional[int], str]:
+        """Wait for the script, sending what it makes; end it when the user or its time limit says so."""
+        plan, started = self._folder.plan, time.monotonic()
+        limit = None if plan.max_run_duration_s is None else started + plan.max_run_duration_s
+        next_at = {"ship": started + SHIP_S, "heartbeat": started + HEARTBEAT_S, "sync": started + SYNC_S}
+        next_at["outputs"] = started + OUTPUTS_S
+        kill_at, cause = None, ExitCause.SCRIPT
+        while True:
+            code = script.wait(0.01 if kill_at else min(SHIP_S, max(0.0, min(next_at.values()) - time.monotonic())))
+            if code is not None:
+                return code, cause
+            now = time.monotonic()
+            if kill_at is None:
+                is_late = limit is not None and now >= limit
+                if is_late or self._is_told_to_stop or self.reporter.cancel_requested:
+                    cause = ExitCause.TIME_LIMIT if is_late else ExitCause.CANCELED
+                    script.terminate()
+                    kill_at = now + plan.grace_s
+            elif now >= kill_at:
+                return None, cause
+            self._do_due(next_at, now)
+
+    def _do_due(self, next_at: Any, now: float) -> None:
+        """Whatever is due: each failure is said and tried again, since training must not suffer from it."""
+        work = {
+            "ship": (SHIP_S, self._ship),
+            "heartbeat": (HEARTBEAT_S, self.reporter.send),
+            "sync": (SYNC_S, self._metrics.sync),
+            "outputs": (OUTPUTS_S, self._outputs.ship_changed),
+        }
+        for name, (every_s, do) in work.items():
+            if now >= next_at[name]:
+                try:
+                    do()
+                except (RunyardError, OSError) as error:
+                    self._folder.say("{}: {}".format(name, error))
+                    next_at[name] = time.monotonic() + max(1.0, every_s)
+                else:
+                    next_at[name] = time.monotonic() + every_s
+
+    def _ship(self) -> None:
+        self._logs.ship(STD_LOG, str(self._folder.log))
+        for parent, _, names in os.walk(str(self._folder.work / "logs")):
+            for name in names:
+                path = os.path.join(parent, name)
+                if not os.path.islink(path):
+                    self._logs.ship(os.path.relpath(path, str(self._folder.work)), path)
+        self._metrics.ship()
+
+    def _end_processes(self) -> None:
+        """End what the script left running; nothing of a run lives longer than the run."""
+        if has_children():
+            count = end_all(self._folder.key, self._folder.plan.grace_s)
+            self._folder.say("{} processes were still running and were ended".format(count))
+
+    def _store(self) -> str:
+        """Store the record; returns '' or why it is not complete. A full disk is waited for, and said."""
+        pause_s, told = 0.5, False
+        if not self._folder.log.exists():
+            self._folder.log.write_bytes(b"")
+        while True:
+            try:
+                insist(self._outputs.store_all, self._folder.say)
+                return ""
+            except StorageFullError as error:
+                if not told:
+                    self.reporter.add(ReportKind.PREPARING, str(error))
+                    self.reporter.try_send()
+                    told = True
+            except (RunyardError, OSError) as error:
+                return "Its outputs could not be stored: {}".format(error)
+            time.sleep(pause_s)
+            pause_s = min(5.0, pause_s * 1.5)
+
+    def _report_losses(self) -> None:
+        for writer, offset in self._metrics.damaged.items():
+            self._folder.say("the spool {} is damaged after {} bytes; what follows is lost".format(writer, offset))
+        for notice in self._outputs.notices:
+            self._folder.say(notice)
+
+    def _exited(
+        self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""
+    ) -> None:
+        self.reporter.add(
+            ReportKind.EXITED, message, exit_code=code, cause=cause, error_code=error_code, details=details
+        )
+
+    def _explain(self, code: Optional[int], cause: str) -> Tuple[str, str, str]:
+        """(message, error code, log's tail) of how the script ended."""
+        plan = self._folder.plan
+        if cause == ExitCause.TIME_LIMIT:
+            text = "It ran longer than max_run_duration_seconds ({}) and was ended.".format(plan.max_run_duration_s)
+            return text, "TimeLimit", self._tail()
+        if cause == ExitCause.CANCELED or code == 0:
+            return "", "", ""
+        what = plan.script or " ".join(plan.command)
+        tail = self._tail()
+        if code is not None and code < 0:
+            text = "{!r} was killed by {} (out of memory, or by someone else).".format(what, _signal_name(-code))
+            return text, "UserError", tail
+        last = tail.strip().splitlines()[-1:] or ["it printed nothing"]
+        return "{!r} ended with exit code {}: {}".format(what, code, last[0][:500]), "UserError", tail
+
+    def _tail(self) -> str:
+        try:
+            with open(str(self._folder.log), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                return "\n".join(file.read().decode("utf-8", "replace").replace("\0", "").splitlines()[-TAIL_LINES:])
+        except OSError:
+            return ""
+
+
+def _code(error: RunyardError) -> str:
+    if isinstance(error, EnvironmentBuildError):
+        return "EnvironmentError"
+    return "StorageError" if isinstance(error, StorageFullError) else "DataError"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal {}".format(number)
+
+
+if __name__ == "__main__":
+    write_identity(sys.argv[1])
+    sys.exit(main(sys.argv[1], "--recover" in sys.argv[2:]))

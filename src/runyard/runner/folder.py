@@ -1,0 +1,75 @@
+"""The folder of one attempt: what lies where, and how its source tree gets there."""
+
+import json
+import os
+from pathlib import Path
+from typing import Optional
+
+from runyard.client.http import Server
+from runyard.files.blobs import BlobStore
+from runyard.files.processes import identity
+from runyard.files.snapshots import restore_tree
+from runyard.protocol.plan import LaunchPlan, NodeFacts
+from runyard.protocol.trees import decode_tree
+from runyard.protocol.wire import loads
+
+
+class AttemptFolder:
+    """Paths of an attempt, and what the compute target wrote there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.plan = loads(LaunchPlan, (self.path / "plan.json").read_text())
+        self.facts = loads(NodeFacts, (self.path / "node.json").read_text())
+        self.secret = (self.path / "token").read_text()
+        self.key = "{}/{}".format(self.plan.run_id, self.plan.attempt)
+        #: The script's working folder: the source tree, with outputs/ and logs/.
+        self.work = self.path / "work"
+        self.spool = self.path / "spool"
+        self.inputs = self.path / "inputs"
+        self.log = self.path / "std_log.txt"
+        self.reports = self.path / "reports.jsonl"
+
+    def make(self) -> None:
+        """Make the folders that must be there when the script starts."""
+        for folder in (self.work / "outputs", self.work / "logs", self.spool, self.inputs, self.path / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def store(self) -> Optional[BlobStore]:
+        """The blob store, where this node shares its disk with the server."""
+        return BlobStore(Path(self.facts.store_folder)) if self.facts.store_folder else None
+
+    def lay_out_source(self, server: Server) -> None:
+        """Put the snapshot into the working folder."""
+        digest = self.plan.snapshot
+        if digest is None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            return
+        store = self.store()
+        if store is None:
+            store = _fetched_store(server, self.plan.workspace, digest, self.path / "snapshot")
+        self.work.mkdir(parents=True, exist_ok=True)
+        restore_tree(store, decode_tree(store.read(digest)), str(self.work))
+
+    def say(self, text: str) -> None:
+        """A line in the runner's own log."""
+        os.write(2, (text + "\n").encode("utf-8", "replace"))
+
+
+def write_identity(folder: str) -> None:
+    """Say on disk which process this attempt's runner is."""
+    path = os.path.join(folder, "runner.json")
+    with open(path + ".new", "w") as file:
+        json.dump(identity(os.getpid()), file)
+    os.replace(path + ".new", path)
+
+
+def _fetched_store(server: Server, workspace: str, digest: str, folder: Path) -> BlobStore:
+    """A store of this attempt alone, with the snapshot's blobs from the server."""
+    store = BlobStore(folder)
+    tree = server.call("read_blob", workspace=workspace, digest=digest)
+    store.put_stream([tree], digest)
+    for entry in decode_tree(tree).entries:
+        if not store.has([entry.digest]):
+            store.put_stream(server.stream("read_blob", workspace=workspace, digest=entry.digest), entry.digest)
+    return store

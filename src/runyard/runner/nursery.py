@@ -1,0 +1,90 @@
+"""Forks runners for a local server: a single-threaded child that has imported the runner already and keeps no state.
+
+It is spoken to over an inherited socket pair, a JSON message a fork, and ends when the server's end is closed.
+"""
+
+import gc
+import json
+import os
+import socket
+import sys
+import traceback
+from typing import Any, Dict
+
+from runyard.runner.__main__ import main as run_attempt
+from runyard.runner.folder import write_identity
+
+MESSAGE_BYTES = 65_536
+
+
+def main(descriptor: int) -> None:
+    """Serve forks until the server is gone."""
+    connection = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    gc.collect()
+    gc.freeze()
+    while True:
+        try:
+            message = connection.recv(MESSAGE_BYTES)
+        except OSError:
+            return
+        if not message:
+            return
+        connection.send(json.dumps(_fork(connection, json.loads(message))).encode())
+
+
+def _fork(connection: socket.socket, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Fork a runner that is nobody's child, and wait until its identity is on disk."""
+    folder, is_recovery = str(request["folder"]), bool(request.get("recover"))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            connection.close()
+            os.setsid()
+            if os.fork() == 0:
+                _become_runner(folder, is_recovery, writing)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    return {"ok": True} if answer == b"ok" else {"ok": False, "error": answer.decode("utf-8", "replace") or "it died"}
+
+
+def _become_runner(folder: str, is_recovery: bool, writing: int) -> None:
+    code = 1
+    try:
+        _replace_standard_files(os.path.join(folder, "runner.log"))
+        write_identity(folder)
+        os.write(writing, b"ok")
+        os.close(writing)
+        code = run_attempt(folder, is_recovery)
+    except BaseException as error:
+        _last_words(writing, error)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _replace_standard_files(log_path: str) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+def _last_words(writing: int, error: BaseException) -> None:
+    traceback.print_exc()
+    try:
+        os.write(writing, str(error).encode("utf-8", "replace")[:1000])
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

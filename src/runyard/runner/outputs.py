@@ -1,0 +1,115 @@
+"""Brings ./outputs, ./logs and the script's log into the run's record: stored, verified, then recorded."""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+from runyard.client.http import Server
+from runyard.client.transfer import send_blobs
+from runyard.files.blobs import BlobStore
+from runyard.protocol.assets import Artifact
+from runyard.protocol.digests import Hasher
+from runyard.protocol.identity import ArtifactList
+from runyard.runner.folder import AttemptFolder
+
+#: The script's log under its present name and under the one of older generations.
+STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
+#: Folders of the working folder that belong to the record.
+RECORDED = ("outputs", "logs")
+#: Most artifacts in one request.
+BATCH = 2_000
+#: A file that changed within this time is still being written; it is left for later, nanoseconds.
+QUIET_NS = 2 * 10**9
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\%]")
+
+
+class Outputs:
+    """The record of one attempt."""
+
+    def __init__(self, folder: AttemptFolder, server: Server) -> None:
+        self._folder = folder
+        self._server = server
+        self._store: Optional[BlobStore] = folder.store()
+        self._seen: Dict[str, Tuple[int, int]] = {}
+        #: What was left out, and why.
+        self.notices: List[str] = []
+
+    def ship_changed(self) -> int:
+        """While the script runs: store what it has finished writing; returns how many files."""
+        quiet_before = time.time_ns() - QUIET_NS
+        changed = []
+        for name, path in self._files():
+            stat = os.stat(path)
+            mark = (stat.st_size, stat.st_mtime_ns)
+            if self._seen.get(name) != mark and stat.st_mtime_ns < quiet_before:
+                changed.append((name, path))
+                self._seen[name] = mark
+        self._record(changed, move=False)
+        return len(changed)
+
+    def store_all(self) -> int:
+        """After the last process ended: store everything and record it; returns how many files."""
+        self.notices.clear()
+        found = list(self._files())
+        self._record(found, move=True)
+        log = self._put([str(self._folder.log)], move=False)
+        self._send([Artifact(name, *log[0]) for name in (STD_LOG, DRIVER_LOG)])
+        return len(found) + 2
+
+    def _files(self) -> Iterator[Tuple[str, str]]:
+        """(name in the record, path) of each regular file; links out of the working folder are left out and said."""
+        root = os.path.realpath(str(self._folder.work))
+        for top in RECORDED:
+            for parent, folders, names in os.walk(os.path.join(root, top)):
+                folders.sort()
+                for name in sorted(names):
+                    path = os.path.join(parent, name)
+                    if self._is_recordable(path, root):
+                        yield _record_name(os.path.relpath(path, root)), path
+
+    def _is_recordable(self, path: str, root: str) -> bool:
+        if os.path.islink(path):
+            target = os.path.realpath(path)
+            if not target.startswith(root + os.sep) or not os.path.isfile(target):
+                self.notices.append("{!r} is a link that leaves the working folder.".format(os.path.relpath(path, root)))
+                return False
+            return True
+        return os.path.isfile(path)
+
+    def _record(self, files: List[Tuple[str, str]], move: bool) -> None:
+        for start in range(0, len(files), BATCH):
+            some = files[start : start + BATCH]
+            # A link's target may be recorded under its own name too, so a link is never moved away from it.
+            stored = self._put([path for _, path in some], move=move and not any(os.path.islink(p) for _, p in some))
+            self._send([Artifact(name, *found) for (name, _), found in zip(some, stored)])
+
+    def _put(self, paths: List[str], move: bool) -> List[Tuple[str, int]]:
+        """(digest, size) of each file, once its blob is safe in the store."""
+        if self._store is not None:
+            return [(one.digest, one.size_bytes) for one in self._store.put_files([Path(p) for p in paths], move=move)]
+        found = [_hash(path) for path in paths]
+        send_blobs(self._server, self._folder.plan.workspace, {d: p for (d, _), p in zip(found, paths)})
+        return found
+
+    def _send(self, artifacts: List[Artifact]) -> None:
+        if artifacts:
+            plan = self._folder.plan
+            body = ArtifactList(tuple(artifacts))
+            self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
+
+
+def _record_name(path: str) -> str:
+    """A name that every store and page can show: control characters, backslashes and '%' as %XX."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _UNSAFE.sub(lambda found: "%{:02X}".format(ord(found.group(0))), text)
+
+
+def _hash(path: str) -> Tuple[str, int]:
+    hasher = Hasher()
+    with open(path, "rb") as file:
+        for data in iter(lambda: file.read(1 << 20), b""):
+            hasher.update(data)
+    return hasher.digest(), hasher.size_bytes

@@ -1,0 +1,136 @@
+"""The script's process and everything that it starts: begun, watched, ended to the last one."""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Set
+
+from runyard.files.processes import with_variable
+
+#: prctl(2): orphans below us become our children, so that none escapes.
+_PR_SET_CHILD_SUBREAPER = 36
+#: How long processes get to vanish after KILL, seconds.
+KILL_TIMEOUT_S = 10.0
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan below this process (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+class Script:
+    """A started script. Its output goes straight to the log file: no pipe, nothing to pump."""
+
+    def __init__(self, command: List[str], variables: Dict[str, str], work: Path, log: Path) -> None:
+        """Start it; OSError where the program cannot be started."""
+        with open(str(log), "ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=variables,
+                cwd=str(work),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._descriptor = os.pidfd_open(self._process.pid)
+        self._poller = select.poll()
+        self._poller.register(self._descriptor, select.POLLIN)
+
+    def wait(self, timeout_s: float) -> Optional[int]:
+        """Its exit code (minus the signal's number if one killed it) as soon as it ends, or None after the time."""
+        try:
+            self._poller.poll(max(0, timeout_s * 1000))
+        except InterruptedError:
+            pass
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """Ask its whole session to end."""
+        _signal_group(self._process.pid, signal.SIGTERM)
+
+
+def end_all(key: str, grace_s: float) -> int:
+    """End whatever is left of an attempt: TERM, ``grace_s`` seconds, KILL; returns how many processes there were.
+
+    Finds children and adopted orphans of this process, and (after a runner was lost) processes that carry the
+    attempt's variable. Raises TimeoutError if one survives KILL, which only the kernel can cause.
+    """
+    seen: Set[int] = set()
+    kill_at = time.monotonic() + grace_s
+    give_up_at = kill_at + KILL_TIMEOUT_S
+    signalled = False
+    while True:
+        _reap()
+        left = _left_over(key)
+        if not left:
+            return len(seen)
+        is_late = time.monotonic() >= kill_at
+        for pid in left:
+            if is_late or pid not in seen or not signalled:
+                _signal(pid, signal.SIGKILL if is_late else signal.SIGTERM)
+        seen.update(left)
+        signalled = True
+        if time.monotonic() > give_up_at:
+            raise TimeoutError("processes {} do not end".format(sorted(left)))
+        time.sleep(0.02)
+
+
+def _left_over(key: str) -> Set[int]:
+    me = os.getpid()
+    return (_descendants(me) | set(with_variable("RUNYARD_KEY", key))) - {me}
+
+
+def has_children() -> bool:
+    """Is any process below this one left, after reaping those that ended?"""
+    return _reap()
+
+
+def _reap() -> bool:
+    """Collect children that ended; False once there are none at all."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True
+
+
+def _descendants(root: int) -> Set[int]:
+    parents: Dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open("/proc/{}/stat".format(entry), "rb") as file:
+                    text = file.read()
+            except OSError:
+                continue
+            state, parent = text[text.rindex(b")") + 2 :].split(None, 2)[:2]
+            if state != b"Z":
+                parents[int(entry)] = int(parent)
+    found = {root}
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return found - {root}
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass

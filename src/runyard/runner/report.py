@@ -1,0 +1,91 @@
+"""What the runner tells the server: numbered, on disk before it is sent, sent until it is acknowledged."""
+
+import os
+import time
+from typing import Any, List, Optional
+
+from runyard.client.http import Server
+from runyard.errors import AuthenticationException, ConflictError, NotFoundError, RunyardError
+from runyard.protocol.plan import Report, ReportBatch, ReportKind
+from runyard.protocol.wire import dumps, loads
+from runyard.runner.folder import AttemptFolder
+
+#: Pauses between tries while the server is away: from the first to the last, seconds.
+RETRY_FIRST_S, RETRY_LAST_S = 0.1, 5.0
+
+
+class Superseded(Exception):
+    """The server does not want this attempt any more: stop its processes and say nothing."""
+
+
+class Reporter:
+    """The reports of one attempt."""
+
+    def __init__(self, folder: AttemptFolder, server: Server) -> None:
+        self._folder = folder
+        self._server = server
+        self._reports: List[Report] = _read(folder)
+        self._acknowledged = 0
+        #: The user wants the run to end.
+        self.cancel_requested = False
+
+    def find(self, kind: str) -> Optional[Report]:
+        """The report of that kind, if it was made already (by a runner that is gone)."""
+        return next((report for report in self._reports if report.kind == kind), None)
+
+    def add(self, kind: str, message: str = "", **details: Any) -> None:
+        """Make a report; ``send`` brings it to the server."""
+        report = Report(self._folder.plan.attempt, len(self._reports) + 1, kind, message, **details)
+        with open(self._folder.reports, "a") as file:
+            file.write(dumps(report) + "\n")
+        self._reports.append(report)
+
+    def send(self) -> None:
+        """Send what is not acknowledged, or a sign of life. Raises ServiceException where the server is away."""
+        batch = ReportBatch(tuple(self._reports[self._acknowledged :]))
+        plan = self._folder.plan
+        reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
+        self._acknowledged = max(self._acknowledged, reply.acknowledged)
+        self.cancel_requested = reply.cancel_requested
+
+    def try_send(self) -> bool:
+        """As ``send``, but a server that is away is no error: it is tried again later."""
+        try:
+            self.send()
+        except RunyardError as error:
+            self._folder.say("not sent yet: {}".format(error))
+            return False
+        return True
+
+
+def ask(request: Any) -> Any:
+    """The request's value; Superseded where the server says that this attempt or run is over."""
+    try:
+        return request()
+    except (ConflictError, AuthenticationException, NotFoundError) as error:
+        raise Superseded(str(error)) from None
+
+
+def insist(request: Any, say: Any) -> Any:
+    """The request's value, however long the server is away."""
+    pause_s = RETRY_FIRST_S
+    while True:
+        try:
+            return ask(request)
+        except RunyardError as error:
+            say("tried again in {:.1f} s: {}".format(pause_s, error))
+            time.sleep(pause_s)
+            pause_s = min(RETRY_LAST_S, pause_s * 1.6)
+
+
+def _read(folder: AttemptFolder) -> List[Report]:
+    """The reports on disk; a torn last line was never sent."""
+    if not os.path.exists(str(folder.reports)):
+        return []
+    found = []
+    for line in folder.reports.read_text().splitlines():
+        try:
+            found.append(loads(Report, line))
+        except RunyardError:
+            break
+    return [report for report in found if report.kind != ReportKind.HEARTBEAT]

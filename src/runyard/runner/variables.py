@@ -1,0 +1,85 @@
+"""The environment in which a script starts: scrubbed, then v1's variables, then the user's."""
+
+import os
+import re
+from pathlib import Path
+from typing import Dict, List
+
+from runyard.client.home import read_server_file
+from runyard.protocol.plan import LaunchPlan
+from runyard.runner.folder import AttemptFolder
+
+#: What a job may see of the machine's own environment.
+KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_")
+KEPT_ANY_CASE = ("http_proxy", "https_proxy", "no_proxy")
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def job_variables(folder: AttemptFolder, interpreter: str, inputs: Dict[str, str]) -> Dict[str, str]:
+    """Every variable of the job; ``inputs`` maps the names of inputs to their paths here."""
+    plan, facts = folder.plan, folder.facts
+    values = {name: text for name, text in os.environ.items() if _is_kept(name)}
+    binaries = os.path.dirname(interpreter)
+    values["PATH"] = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
+    if os.path.exists(os.path.join(os.path.dirname(binaries), "pyvenv.cfg")):
+        values["VIRTUAL_ENV"] = os.path.dirname(binaries)
+    values.update(_v1_variables(folder))
+    values.update(
+        PYTHONPATH=os.path.join(facts.cache_folder, "kits", plan.kit),
+        PYTHONUNBUFFERED="1",
+        TMPDIR=str(folder.path / "tmp"),
+        RUNYARD_KEY=folder.key,
+        RUNYARD_SPOOL=str(folder.spool),
+        RUNYARD_SERVER=facts.server_url,
+    )
+    if facts.server_file:
+        values["RUNYARD_SERVER_FILE"] = facts.server_file
+    for name, path in inputs.items():
+        values.update({name: path, name.upper(): path, "AZUREML_DATAREFERENCE_" + name: path})
+    values.update({name: expand(text, values) for name, text in plan.variables.items()})
+    return values
+
+
+def expand(text: str, values: Dict[str, str]) -> str:
+    """``text`` with $NAME and ${NAME} replaced where ``values`` has them, and left as they are elsewhere."""
+    return _VARIABLE.sub(lambda found: values.get(found.group(1) or found.group(2), found.group(0)), text)
+
+
+def job_command(plan: LaunchPlan, interpreter: str, values: Dict[str, str]) -> List[str]:
+    """The words of the process to start."""
+    words = list(plan.command) if plan.command else [interpreter, plan.script or ""]
+    return [expand(word, values) for word in words + list(plan.arguments)]
+
+
+def _is_kept(name: str) -> bool:
+    return name in KEPT or name.startswith(KEPT_PREFIXES) or name.lower() in KEPT_ANY_CASE
+
+
+def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
+    """The names of the public contract that a script on one node may read."""
+    plan, facts = folder.plan, folder.facts
+    found = read_server_file(Path(facts.server_file)) if facts.server_file else None
+    url = str(found["url"]) if found else facts.server_url
+    return {
+        "AZUREML_RUN_ID": plan.run_id,
+        "AZUREML_RUN_TOKEN": folder.secret,
+        "AZUREML_ARM_SUBSCRIPTION": "00000000-0000-0000-0000-000000000000",
+        "AZUREML_ARM_RESOURCEGROUP": plan.workspace,
+        "AZUREML_ARM_WORKSPACE_NAME": plan.workspace,
+        "AZUREML_ARM_PROJECT_NAME": plan.experiment,
+        "AZUREML_EXPERIMENT_ID": plan.experiment,
+        "AZUREML_WORKSPACE_ID": plan.workspace,
+        "AZUREML_SERVICE_ENDPOINT": url,
+        "AZUREML_DISCOVERY_SERVICE_ENDPOINT": url,
+        "AZUREML_EXPERIMENTATION_HOST": url,
+        "AZUREML_FRAMEWORK": "Python",
+        "AZUREML_COMMUNICATOR": "None",
+        "AZUREML_TARGET_TYPE": plan.target_type,
+        "AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(folder.work),
+        "AZUREML_OUTPUT_DIRECTORY": str(folder.work / "outputs"),
+        "AZUREML_LOGDIRECTORY_PATH": str(folder.work / "logs"),
+        "AZ_BATCHAI_TASK_INDEX": "0",
+    }
+
