@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional
 
+from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.metrics import HEADER, SPOOL_MAGIC, Batch, SpoolState, encode_batch, read_spool
 
 #: Most bytes of a spool in one request; at 43 bytes a value some 24,000 values.
@@ -32,6 +33,8 @@ class MetricsShipper:
         self._spools: Dict[str, _Spool] = {}
         #: Writers whose spool was found damaged, with the offset up to which it was read.
         self.damaged: Dict[str, int] = {}
+        #: Writers whose values the server refuses (too many names, say), and its sentence.
+        self.refused: Dict[str, str] = {}
 
     def ship(self) -> int:
         """Send everything that is in the spools now; returns how many values the server took."""
@@ -72,7 +75,14 @@ class MetricsShipper:
                     continue
                 first = spool.state.sequence + 1
                 batch = Batch(writer, self._attempt, first, ahead.sequence, tuple(columns))
-                mark = self._send(encode_batch(batch))
+                try:
+                    mark = self._send(encode_batch(batch))
+                except (ConflictError, NotFoundError):
+                    raise
+                except UserErrorException as error:
+                    self.refused[writer] = str(error)
+                    spool.state.is_torn = True
+                    break
                 if mark >= ahead.sequence:
                     shipped += ahead.sequence - spool.state.sequence
                     spool.state = ahead

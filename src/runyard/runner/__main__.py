@@ -13,13 +13,13 @@ from runyard.client.http import Server, file_resolver
 from runyard.client.shipper import LogShipper, MetricsShipper
 from runyard.environments.kit import compile_kit
 from runyard.environments.realise import realise
-from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, ServiceException, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
 from runyard.runner.folder import AttemptFolder, write_identity
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.outputs import STD_LOG, Outputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
-from runyard.runner.report import Reporter, Superseded, insist
+from runyard.runner.report import Reporter, Superseded, ask, insist
 from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, a sign of life is given, spools reach the disk, outputs are looked at.
@@ -205,12 +205,11 @@ class Attempt:
             self._folder.log.write_bytes(b"")
         while True:
             try:
-                insist(self._outputs.store_all, self._folder.say)
+                ask(self._outputs.store_all)
                 return ""
-            except StorageFullError as error:
-                if not told:
-                    self.reporter.add(ReportKind.PREPARING, str(error))
-                    self.reporter.try_send()
+            except ServiceException as error:
+                if isinstance(error, StorageFullError) and not told:
+                    self._say(str(error))
                     told = True
             except (RunyardError, OSError) as error:
                 return "Its outputs could not be stored: {}".format(error)

@@ -5,7 +5,7 @@ import time
 from typing import Any, List, Optional
 
 from runyard.client.http import Server
-from runyard.errors import AuthenticationException, ConflictError, NotFoundError, RunyardError
+from runyard.errors import AuthenticationException, ConflictError, NotFoundError, RunyardError, ServiceException
 from runyard.protocol.plan import Report, ReportBatch, ReportKind
 from runyard.protocol.wire import dumps, loads
 from runyard.runner.folder import AttemptFolder
@@ -67,12 +67,12 @@ def ask(request: Any) -> Any:
 
 
 def insist(request: Any, say: Any) -> Any:
-    """The request's value, however long the server is away."""
+    """The request's value, however long the server is away or its disk is full."""
     pause_s = RETRY_FIRST_S
     while True:
         try:
             return ask(request)
-        except RunyardError as error:
+        except ServiceException as error:
             say("tried again in {:.1f} s: {}".format(pause_s, error))
             time.sleep(pause_s)
             pause_s = min(RETRY_LAST_S, pause_s * 1.6)

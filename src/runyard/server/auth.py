@@ -1,0 +1,109 @@
+"""Who asks, and may they: tokens to principals, roles to permissions, and the checks that keep browsers honest."""
+
+import time
+from typing import Dict, Mapping, Optional, Tuple
+from urllib.parse import urlsplit
+
+from runyard.db import identity
+from runyard.db.engine import Database
+from runyard.errors import AuthenticationException, PermissionDeniedError
+from runyard.protocol.identity import Principal, PrincipalKind
+from runyard.protocol.routes import ROLES, Route
+from runyard.server.settings import LOOPBACK, Settings
+
+#: A browser's cookie, and how long it and a link's ticket live, seconds.
+COOKIE, COOKIE_LIFETIME_S, TICKET_LIFETIME_S = "runyard_session", 12 * 3600, 600
+#: Most sessions and tickets at once.
+SESSIONS_MAX = 10_000
+
+
+class Keys:
+    """Principals by their tokens, and the browser's sessions, which live as long as this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._tickets: Dict[str, Tuple[Principal, float]] = {}
+        self._sessions: Dict[str, Tuple[Principal, float]] = {}
+
+    def find(self, authorization: Optional[str], cookie: Optional[str], method: str) -> Principal:
+        """The principal of a request; AuthenticationException where it names none that is known."""
+        if authorization is not None:
+            scheme, _, secret = authorization.partition(" ")
+            if scheme.lower() == "bearer" and secret:
+                with self._database.read() as connection:
+                    found = identity.find_principal(connection, secret.strip(), time.time_ns() // 1000)
+                if found is not None:
+                    return found
+            raise AuthenticationException("The token is not known or has expired.")
+        session = self._sessions.get(cookie or "")
+        if session is not None and session[1] > time.time() and method == "GET":
+            return session[0]
+        raise AuthenticationException(
+            "A token is needed: 'Authorization: Bearer ...'.", hint="In a browser, follow the link of: runyard open"
+        )
+
+    def make_ticket(self, principal: Principal) -> Tuple[str, float]:
+        """A key for a link, good for one use and some minutes."""
+        return self._keep(self._tickets, principal, TICKET_LIFETIME_S)
+
+    def redeem(self, ticket: str) -> Optional[str]:
+        """A session for a ticket's principal; None for a ticket that is unknown, used or old."""
+        principal, ends_at = self._tickets.pop(ticket, (None, 0.0))
+        if principal is None or ends_at < time.time():
+            return None
+        return self._keep(self._sessions, principal, COOKIE_LIFETIME_S)[0]
+
+    def _keep(self, kept: Dict[str, Tuple[Principal, float]], principal: Principal, lifetime_s: float) -> Tuple[str, float]:
+        now = time.time()
+        for old in [key for key, (_, ends_at) in kept.items() if ends_at < now]:
+            del kept[old]
+        while len(kept) >= SESSIONS_MAX:
+            del kept[next(iter(kept))]
+        secret = identity.new_secret("ryk")
+        kept[secret] = (principal, now + lifetime_s)
+        return secret, now + lifetime_s
+
+
+def check_permission(route: Route, principal: Principal, path: Mapping[str, str]) -> None:
+    """PermissionDeniedError unless the principal's role allows the route, in that workspace and for that run."""
+    if route.permission is None:
+        return
+    if route.permission not in ROLES.get(principal.role, frozenset()):
+        raise PermissionDeniedError(
+            "{} has the role {!r}, which may not {}.".format(principal.name, principal.role, route.name.replace("_", " "))
+        )
+    workspace = path.get("workspace")
+    if principal.workspace is not None and workspace != principal.workspace:
+        raise PermissionDeniedError("{} belongs to workspace {!r} only.".format(principal.name, principal.workspace))
+    if principal.kind == PrincipalKind.RUN and path.get("run_id", principal.run_id) != principal.run_id:
+        raise PermissionDeniedError("A run's token reaches its own run only, not {!r}.".format(path["run_id"]))
+
+
+def check_origin(headers: Mapping[str, str], settings: Settings) -> None:
+    """Refuse what a browser sends on behalf of another site, and names that are not this server's."""
+    host = _host_name(headers.get("host", ""))
+    known = set(LOOPBACK) | set(settings.allowed_hosts) | {settings.host}
+    if settings.public_url:
+        known.add(_host_name(urlsplit(settings.public_url).netloc))
+    if host not in known and settings.host not in ("0.0.0.0", "::"):
+        raise PermissionDeniedError(
+            "This server does not go by the name {!r}.".format(host[:100]),
+            hint="If a proxy passes it on, set RUNYARD_ALLOWED_HOSTS={}.".format(host[:100]),
+        )
+    origin = headers.get("origin")
+    if origin is not None and _host_name(urlsplit(origin).netloc) not in known | {host}:
+        raise PermissionDeniedError(
+            "Requests from the site {!r} are not taken.".format(origin[:100]), hint="See RUNYARD_ALLOWED_HOSTS."
+        )
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if not is_link:
+            raise PermissionDeniedError("A browser sent this for another site; it is not taken.")
+
+
+def _host_name(netloc: str) -> str:
+    """The name without port, user or brackets, in lower case."""
+    name = netloc.rpartition("@")[2].strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0]

@@ -1,0 +1,74 @@
+"""One request as its handler sees it: who asks, what for, and the parts of the server to answer with."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
+
+from runyard.errors import UserErrorException
+from runyard.protocol.identity import Principal
+from runyard.protocol.routes import Route
+
+if TYPE_CHECKING:
+    from runyard.server.app import Parts
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that is authenticated, allowed and decoded."""
+
+    route: Route
+    principal: Optional[Principal]
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    #: The decoded body, or for a raw route its bytes or the path of the file that holds them.
+    body: Any
+    parts: "Parts"
+
+    @property
+    def workspace(self) -> str:
+        """The workspace in the address."""
+        return self.path["workspace"]
+
+    @property
+    def user(self) -> str:
+        """Who asks, for the record."""
+        return self.principal.name if self.principal else "anyone"
+
+    @property
+    def now(self) -> int:
+        """The server's time, UTC microseconds."""
+        return time.time_ns() // 1000
+
+    def integer(self, name: str, default: int, least: int = 0, most: int = 2**62) -> int:
+        """A whole number of the query within its bounds."""
+        text = self.query.get(name)
+        if text is None or text == "":
+            return default
+        try:
+            value = int(text)
+        except ValueError:
+            raise UserErrorException("{} is a whole number, not {!r}.".format(name, text[:40])) from None
+        if not least <= value <= most:
+            raise UserErrorException("{} is from {} to {}, not {}.".format(name, least, most, value))
+        return value
+
+
+@dataclass(frozen=True)
+class Content:
+    """A raw reply: bytes, or a file to be streamed."""
+
+    data: bytes = b""
+    #: An opened binary file of ``size_bytes``; closed after it was sent.
+    file: Any = None
+    size_bytes: int = 0
+    headers: Optional[Dict[str, str]] = None
+    media_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A large body, kept in a temporary file."""
+
+    path: Path
+    size_bytes: int

@@ -1,0 +1,188 @@
+"""Runs as users see them: submitted, listed, changed, canceled, waited for, explained."""
+
+import json
+from typing import Dict, List, Optional, Tuple
+
+from sqlalchemy import Connection
+
+from runyard.control.runs import explain
+from runyard.db import assets, fleet, runs
+from runyard.errors import NotFoundError, SnapshotException, UserErrorException
+from runyard.protocol.identity import Explanation
+from runyard.protocol.runs import TERMINAL, InputMode, Run, RunChange, RunEvent, RunKind, RunPage, RunSpec
+from runyard.protocol.trees import check_path, decode_tree
+from runyard.server import names
+from runyard.server.call import Call
+from runyard.server.waiting import in_thread, wait_until
+
+#: Longest wait of one request, seconds; the client asks again.
+WAIT_MAX_S = 60
+#: Most words of a command line, their characters in all, and inputs of a run.
+WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
+
+
+def submit_run(call: Call) -> Run:
+    """Check everything that can be checked now, then accept: from here on the run ends in a state with a reason."""
+    spec: RunSpec = call.body
+    _check_spec(call, spec)
+
+    def create(connection: Connection) -> Run:
+        assets.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)
+        return runs.create_run(connection, spec, call.workspace, call.user, call.now)
+
+    run = call.parts.database.write(create)
+    call.parts.loop.ring()
+    return run
+
+
+def list_runs(call: Call) -> RunPage:
+    """A page, newest first; tags and properties are JSON objects, whose null values match any value."""
+    query = runs.RunQuery(
+        experiment=call.query.get("experiment"),
+        status=call.query.get("status"),
+        tags=_labels(call.query.get("tags")),
+        properties=_labels(call.query.get("properties")),
+        parent=call.query.get("parent"),
+        limit=call.integer("limit", runs.PAGE_MAX, 1, runs.PAGE_MAX),
+        cursor=call.query.get("cursor"),
+    )
+    with call.parts.database.read() as connection:
+        return runs.list_runs(connection, call.workspace, query)
+
+
+def get_run(call: Call) -> Run:
+    """The run."""
+    with call.parts.database.read() as connection:
+        return runs.get_run(connection, call.workspace, call.path["run_id"])
+
+
+def change_run(call: Call) -> Run:
+    """Change labels; or end an interactive run."""
+    change: RunChange = call.body
+
+    def write(connection: Connection) -> Run:
+        run = runs.change_run(connection, call.workspace, call.path["run_id"], change, call.user, call.now)
+        if change.status is not None:
+            runs.end_interactive(connection, run, change.status, change.error, call.now)
+        return runs.get_run(connection, call.workspace, run.id)
+
+    changed = call.parts.database.write(write)
+    call.parts.events.notify()
+    return changed
+
+
+def cancel_run(call: Call) -> Run:
+    """Wish that the run ends."""
+    run = call.parts.database.write(
+        lambda connection: runs.request_cancel(connection, call.workspace, call.path["run_id"], call.user, call.now)
+    )
+    call.parts.loop.ring()
+    call.parts.events.notify()
+    return run
+
+
+def peek_run(call: Call) -> Tuple[int, bool]:
+    """The number of the run's latest event: what ``wait_run`` looks at again and again."""
+    with call.parts.database.read() as connection:
+        found = runs.event_sequence(connection, call.workspace, call.path["run_id"])
+    if found is None:
+        raise NotFoundError(
+            "Run {!r} does not exist in workspace {!r}.".format(call.path["run_id"][:80], call.workspace)
+        )
+    return found, found > call.integer("after", 0)
+
+
+async def wait_run(call: Call) -> Run:
+    """The run as soon as it has an event after ``after``, or after ``wait_s`` seconds.
+
+    Async, since it waits: a hundred of these hold up nothing.
+    """
+    await wait_until(call, peek_run, call.integer("wait_s", 30, 0, WAIT_MAX_S))
+    return await in_thread(get_run, call)
+
+
+def list_events(call: Call) -> List[RunEvent]:
+    """The run's steps."""
+    with call.parts.database.read() as connection:
+        return runs.list_events(connection, call.workspace, call.path["run_id"], call.integer("after", 0))
+
+
+def explain_run(call: Call) -> Explanation:
+    """What the run waits for."""
+    run = get_run(call)
+    unblocked = "" if run.status in TERMINAL else _unblocked_by(run)
+    return Explanation(run.id, run.status, explain(run), unblocked, run.reason_at)
+
+
+def _unblocked_by(run: Run) -> str:
+    reason = run.reason or ""
+    if "does not exist" in reason:
+        return "Cancel it, or create the compute target {!r} again.".format(run.target)
+    if "busy" in reason:
+        return "A run of {!r} that ends, or more nodes: update(max_nodes=...).".format(run.target)
+    if "place" in reason:
+        return "A local run that ends, or a cluster with more nodes."
+    if "environment" in reason:
+        return "Its build; follow it with: runyard run logs {} -f".format(run.id)
+    if "disk is full" in reason:
+        return "Free space on the disk that the sentence names."
+    return ""
+
+
+def _check_spec(call: Call, spec: RunSpec) -> None:
+    names.check_run_id(spec.run_id)
+    names.check_experiment_name(spec.experiment)
+    names.check_variables(spec.environment)
+    if spec.kind not in (RunKind.SCRIPT, RunKind.INTERACTIVE):
+        raise UserErrorException("A run is of the kind script or interactive, not {!r}.".format(spec.kind[:40]))
+    if spec.node_count != 1:
+        raise UserErrorException("This version carries runs on one node; node_count is {}.".format(spec.node_count))
+    words = spec.command + spec.arguments
+    if len(words) > WORDS_MAX or sum(len(word) for word in words) > COMMAND_MAX:
+        raise UserErrorException("The command line has more than {} words or {} characters.".format(WORDS_MAX, COMMAND_MAX))
+    if spec.max_run_duration_s is not None and spec.max_run_duration_s < 1:
+        raise UserErrorException("max_run_duration_seconds is at least 1, not {}.".format(spec.max_run_duration_s))
+    if len(spec.inputs) > INPUTS_MAX:
+        raise UserErrorException("A run has at most {} inputs.".format(INPUTS_MAX))
+    if spec.kind == RunKind.SCRIPT:
+        _check_script(call, spec)
+    with call.parts.database.read() as connection:
+        if spec.target != "local":
+            fleet.get_cluster(connection, call.workspace, spec.target)
+        for one in spec.inputs:
+            names.check_input_name(one.name)
+            if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
+                raise UserErrorException("An input's mode is mount, download or direct, not {!r}.".format(one.mode[:40]))
+            if one.dataset_id is not None:
+                assets.get_dataset(connection, call.workspace, one.dataset_id)
+            else:
+                assets.get_datastore(connection, call.workspace, one.datastore or "")
+
+
+def _check_script(call: Call, spec: RunSpec) -> None:
+    if not spec.script and not spec.command:
+        raise UserErrorException("A run needs a script or a command.")
+    if spec.script:
+        check_path(spec.script)
+    if spec.snapshot is None:
+        return
+    if not call.parts.store.has([spec.snapshot]):
+        raise SnapshotException("The snapshot {} is not on the server; send it first.".format(spec.snapshot[:80]))
+    tree = decode_tree(call.parts.store.read(spec.snapshot))
+    present = call.parts.store.has([entry.digest for entry in tree.entries])
+    missing = next((entry.path for entry in tree.entries if entry.digest not in present), None)
+    if missing is not None:
+        raise SnapshotException("The snapshot's file {!r} is not on the server; send it first.".format(missing))
+    if spec.script and not spec.command and all(entry.path != spec.script for entry in tree.entries):
+        raise UserErrorException("The script {!r} is not in the source folder.".format(spec.script))
+
+
+def _labels(text: Optional[str]) -> Dict[str, Optional[str]]:
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+        return {str(key): None if value is None else str(value) for key, value in found.items()}
+    except (ValueError, AttributeError):
+        raise UserErrorException("Labels to look for are a JSON object, not {!r}.".format(text[:80])) from None
+

@@ -1,0 +1,64 @@
+"""The rules for names, in one place; each refusal is one sentence."""
+
+import re
+from typing import Pattern
+
+from runyard.errors import ExperimentNameError, UserErrorException
+from runyard.protocol.environments import EnvironmentSpec
+
+_EXPERIMENT = re.compile(r"^[A-Za-z0-9][\w\-]{0,254}$", re.ASCII)
+_WORKSPACE = re.compile(r"^[A-Za-z0-9][\w\-.]{1,63}$", re.ASCII)
+_RUN = re.compile(r"^[A-Za-z0-9][\w\-.]{0,319}$", re.ASCII)
+_ASSET = re.compile(r"^[\w][\w\-. ]{0,254}$")
+_COMPUTE = re.compile(r"^[A-Za-z][A-Za-z0-9\-]{0,30}[A-Za-z0-9]$|^[A-Za-z]$", re.ASCII)
+_INPUT = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", re.ASCII)
+
+
+def check_experiment_name(name: str) -> str:
+    """The name if it can be an experiment's."""
+    if not _EXPERIMENT.match(name):
+        raise ExperimentNameError(
+            "{!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' and starts with a "
+            "letter or digit.".format(name[:80])
+        )
+    return name
+
+
+def check_workspace_name(name: str) -> str:
+    """The name if it can be a workspace's."""
+    return _check(_WORKSPACE, name, "a workspace's name: it has 2 to 64 letters, digits, '_', '-' or '.'")
+
+
+def check_run_id(name: str) -> str:
+    """The id if it can be a run's."""
+    return _check(_RUN, name, "a run's id: it has 1 to 320 letters, digits, '_', '-' or '.'")
+
+
+def check_asset_name(name: str) -> str:
+    """The name if it can be a dataset's, model's, environment's or datastore's."""
+    return _check(_ASSET, name, "a name here: it has 1 to 255 letters, digits, blanks, '_', '-' or '.'")
+
+
+def check_compute_name(name: str) -> str:
+    """The name if it can be a cluster's; 'local' is taken."""
+    if name.lower() == "local":
+        raise UserErrorException("'local' is this machine itself; choose another name for a cluster.")
+    return _check(_COMPUTE, name, "a compute target's name: 1 to 32 letters, digits or '-', first a letter")
+
+
+def check_input_name(name: str) -> str:
+    """The name if it can be an input's; it becomes a variable of the environment."""
+    return _check(_INPUT, name, "an input's name: letters, digits and '_', not first a digit")
+
+
+def check_variables(spec: EnvironmentSpec) -> None:
+    """Refuse variables that no process can have."""
+    for name in spec.variables:
+        if not name or "=" in name:
+            raise UserErrorException("{!r} cannot be the name of an environment variable.".format(name[:80]))
+
+
+def _check(rule: Pattern[str], name: str, sentence: str) -> str:
+    if not rule.match(name):
+        raise UserErrorException("{!r} cannot be {}.".format(name[:80], sentence))
+    return name

@@ -1,0 +1,47 @@
+"""What one server is told when it starts."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Tuple
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One server's settings; each has a flag of ``runyard up`` or a variable of the environment."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    #: 0: the port of the last time if it is free, else any.
+    port: int = 0
+    #: Further names under which a proxy reaches this server (RUNYARD_ALLOWED_HOSTS, comma-separated).
+    allowed_hosts: Tuple[str, ...] = ()
+    #: The address to show in links where a proxy stands before this server (RUNYARD_PUBLIC_URL).
+    public_url: str = ""
+    #: May URL datasets lie on loopback and private addresses? (RUNYARD_ALLOW_PRIVATE_URLS)
+    allow_private_urls: bool = True
+    #: How many runs the target 'local' carries at once (RUNYARD_LOCAL_SLOTS).
+    local_slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Is this server reachable from this machine only?"""
+        return self.host in LOOPBACK
+
+
+def read_settings(home: Path, host: str, port: int) -> Settings:
+    """Settings from flags and the environment."""
+    hosts = tuple(one.strip() for one in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",") if one.strip())
+    private = os.environ.get("RUNYARD_ALLOW_PRIVATE_URLS")
+    slots = os.environ.get("RUNYARD_LOCAL_SLOTS", "")
+    settings = Settings(
+        home=home,
+        host=host,
+        port=port,
+        allowed_hosts=hosts,
+        public_url=os.environ.get("RUNYARD_PUBLIC_URL", "").rstrip("/"),
+        allow_private_urls=(host in LOOPBACK) if private is None else private == "1",
+    )
+    return settings if not slots.isdigit() else Settings(**{**settings.__dict__, "local_slots": max(1, int(slots))})

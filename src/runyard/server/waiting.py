@@ -1,0 +1,31 @@
+"""How a request waits without holding a thread: look, sleep until something happens, look again."""
+
+import time
+from typing import Any, Callable, Tuple, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+
+from runyard.server.call import Call
+
+T = TypeVar("T")
+
+#: Longest sleep before looking again although nothing was heard, seconds.
+LOOK_S = 5.0
+
+
+async def in_thread(function: Callable[[Call], T], call: Call) -> T:
+    """Carry out a short, blocking handler on the bounded pool."""
+    return await run_in_threadpool(function, call)
+
+
+async def wait_until(call: Call, look: Callable[[Call], Tuple[Any, bool]], wait_s: float) -> Any:
+    """``look``'s first value as soon as its second is True, or when the time is over."""
+    ends_at = time.monotonic() + wait_s
+    while True:
+        heard = call.parts.events.listen()
+        value, is_done = await run_in_threadpool(look, call)
+        left = ends_at - time.monotonic()
+        if is_done or left <= 0 or call.parts.is_stopping():
+            heard.cancel()
+            return value
+        await call.parts.events.wait(heard, min(left, LOOK_S))
