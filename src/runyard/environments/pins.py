@@ -222,7 +222,7 @@ _names: List[Tuple[Dict[str, str], Dict[str, str]]] = []
 
 
 def conda_names() -> Tuple[Dict[str, str], Dict[str, str]]:
-    """Conda's names whose PyPI name differs, and with the reason those that are no Python package; from the data file."""
+    """Conda's names that PyPI spells otherwise, and those that are no Python package, with the reason."""
     if not _names:
         with open(os.path.join(os.path.dirname(__file__), "conda_names.json"), encoding="utf-8") as stream:
             data = json.load(stream)

@@ -102,7 +102,7 @@ def run_uv(uv: str, arguments: Sequence[str], *, folder: str, log: Log, timeout_
     Blocks until it ends. On timeout (EnvironmentBuildError), or when the caller is interrupted, its whole process
     group is ended.
     """
-    command = [uv, *arguments, "--no-progress", "--color", "never"]
+    command = [uv, "--no-progress", "--color", "never", *arguments]
     process = subprocess.Popen(
         command,
         cwd=folder,

@@ -1,0 +1,192 @@
+"""From a spec to its lock: every package pinned for one interpreter, by uv."""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import urllib.parse
+from dataclasses import dataclass, replace
+from typing import List, Optional, Sequence, Tuple
+
+from runyard.environments.blame import error_of
+from runyard.environments.pins import PipWish, choose_interpreter, python_note, translate
+from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe, running_minor
+from runyard.environments.uv import Log, UvResult, run_uv
+from runyard.errors import EnvironmentBuildError
+from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, lock_digest
+
+#: Old pins may need their sources fetched and built to learn what they depend on.
+RESOLVE_TIMEOUT_S = 900.0
+
+#: The question "what is the newest version" only serves an error's sentence.
+NEWEST_TIMEOUT_S = 30.0
+
+
+def resolve(
+    spec: EnvironmentSpec,
+    *,
+    uv: str,
+    cache_folder: str,
+    log: Log,
+    timeout_s: float = RESOLVE_TIMEOUT_S,
+    interpreters: Optional[Sequence[Interpreter]] = None,
+) -> Lock:
+    """The lock of ``spec`` on this host, today; the same spec gives the same digest all day.
+
+    Blocks for seconds. EnvironmentBuildError names the package that cannot be had and what would work;
+    ``interpreters`` replaces the search for this host's Pythons.
+    """
+    if spec.python.user_managed:
+        return _user_managed(spec)
+    wish = translate(spec.python.conda)
+    available = find_interpreters() if interpreters is None else interpreters
+    interpreter = choose_interpreter(wish.python, available, running_minor())
+    log(f"Resolving for Python {minor_of(interpreter)}; packages asked for: {len(wish.requirements)}.")
+    call = _Call(uv, _compile_arguments(interpreter, cache_folder, spec.python.as_of, wish.options), log, timeout_s)
+    requirements = _pinned(wish, interpreter, call)
+    notes = wish.notes
+    patch = python_note(wish.python, interpreter)
+    lock = Lock(
+        digest="",
+        builder=Builder.UV,
+        python=minor_of(interpreter),
+        requirements=requirements,
+        options=wish.options,
+        as_of=spec.python.as_of,
+        notes=notes if patch is None else (patch,) + notes,
+    )
+    for note in lock.notes:
+        log("{}: asked {}, got {}: {}.".format(note.subject, note.asked, note.got or "nothing", note.why))
+    return replace(lock, digest=lock_digest(lock))
+
+
+def user_interpreter(interpreter_path: str) -> str:
+    """The program that ``interpreter_path`` means on this host; EnvironmentBuildError if there is none.
+
+    v1's default "python" is the interpreter that Runyard itself runs on, since that is where its user installs things
+    (a notebook's PATH need not name it); another bare name is looked up on the PATH; a path stays as it is.
+    """
+    if interpreter_path == "python":
+        return sys.executable
+    found = _on_path(os.path.expanduser(interpreter_path))
+    if found is None:
+        raise EnvironmentBuildError(f"The environment's interpreter '{interpreter_path}' does not exist on this host.")
+    return found
+
+
+def _on_path(name: str) -> Optional[str]:
+    if os.sep in name:
+        return name if os.access(name, os.X_OK) else None
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        if folder and os.access(os.path.join(folder, name), os.X_OK):
+            return os.path.join(folder, name)
+    return None
+
+
+def _user_managed(spec: EnvironmentSpec) -> Lock:
+    path = user_interpreter(spec.python.interpreter_path)
+    found = probe(path)
+    if found is None:
+        raise EnvironmentBuildError(f"The environment's interpreter '{path}' does not start, or is not CPython.")
+    if found.version[:2] < (3, 7):
+        raise EnvironmentBuildError(
+            f"The environment's interpreter '{path}' is Python {minor_of(found)}; 3.7 or newer is needed."
+        )
+    lock = Lock(digest="", builder=Builder.USER_MANAGED, interpreter_path=spec.python.interpreter_path)
+    return replace(lock, digest=lock_digest(lock))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One way of calling uv: the program, its arguments, who hears it."""
+
+    uv: str
+    arguments: List[str]
+    log: Log
+    timeout_s: float
+
+
+def _pinned(wish: PipWish, interpreter: Interpreter, call: _Call) -> Tuple[str, ...]:
+    if not wish.requirements:
+        return ()
+    options = [line for line in wish.options if line != "--pre"]
+    with tempfile.TemporaryDirectory(prefix="runyard-resolve-") as folder:
+        result = _compile(call, options + [_with_content(line) for line in wish.requirements], folder)
+        if result.code:
+            raise error_of(
+                result,
+                minor_of(interpreter),
+                newest=lambda name: _newest(call, options, name, folder),
+                from_conda=dict(wish.from_conda),
+            )
+    pins = (line.strip() for line in result.output.splitlines())
+    return tuple(sorted(pin for pin in pins if pin and not pin.startswith(("#", "-"))))
+
+
+def _compile_arguments(
+    interpreter: Interpreter, cache_folder: str, as_of: Optional[str], options: Sequence[str]
+) -> List[str]:
+    arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-python-downloads"]
+    arguments += ["--python", interpreter.path, "--cache-dir", cache_folder]
+    if as_of is not None:
+        arguments += ["--exclude-newer", as_of]
+    if "--pre" in options:
+        arguments += ["--prerelease", "allow"]
+    return arguments + index_arguments(options)
+
+
+def index_arguments(options: Sequence[str]) -> List[str]:
+    """How uv must search a file's own indexes: like pip, for which it was written, all of them for the best version."""
+    has_index = any(re.match(r"-i\b|--index-url|--extra-index-url", option) for option in options)
+    return ["--index-strategy", "unsafe-best-match"] if has_index else []
+
+
+def _compile(call: _Call, lines: Sequence[str], folder: str) -> UvResult:
+    path = os.path.join(folder, "requirements.in")
+    # The file may hold an index's password.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        stream.write("\n".join(lines) + "\n")
+    return run_uv(call.uv, [*call.arguments, "--", path], folder=folder, log=call.log, timeout_s=call.timeout_s)
+
+
+def _newest(call: _Call, options: Sequence[str], name: str, folder: str) -> Optional[str]:
+    """The newest version of a package that this Python can have; None if that is not known either."""
+    only_wheels = [*call.arguments, "--no-deps", "--only-binary", ":all:"]
+    question = replace(call, arguments=only_wheels, log=_discard, timeout_s=NEWEST_TIMEOUT_S)
+    try:
+        result = _compile(question, [*options, name], folder)
+    except EnvironmentBuildError:
+        return None
+    match = re.search(r"^[^#\s=]+==(\S+)", result.output, re.MULTILINE)
+    return match.group(1) if match and not result.code else None
+
+
+def _discard(line: str) -> None:
+    """The log of a question whose answer is enough."""
+
+
+def _with_content(line: str) -> str:
+    """A requirement on a file of this host gets the file's sha256: another content is another environment."""
+    match = re.match(r"^(?:([A-Za-z0-9._\-]+(?:\[[^\]]*\])?)\s*@\s*)?(file:\S+|[.~/]\S*)\s*$", line)
+    if match is None or "#sha256=" in line:
+        return line
+    name, place = match.groups()
+    path = urllib.parse.unquote(urllib.parse.urlsplit(place).path) if place.startswith("file:") else place
+    path = os.path.expanduser(path)
+    if not os.path.isabs(path) or not os.path.isfile(path):
+        raise EnvironmentBuildError(
+            f"The requirement '{line}' names no file on this host.", hint="Give a wheel's absolute path."
+        )
+    if name is None and path.endswith(".whl"):
+        name = os.path.basename(path).split("-")[0]
+    url = f"file://{urllib.parse.quote(path)}#sha256={_sha256(path)}"
+    return url if name is None else f"{name} @ {url}"
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1024 * 1024), b""):
+            digest.update(block)
+    return digest.hexdigest()
