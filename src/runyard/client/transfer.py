@@ -1,11 +1,11 @@
 """Bytes to and from the server: only what it lacks is sent, in bundles of small blobs and chunks of large ones."""
 
 import os
-import struct
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.errors import IntegrityError
+from runyard.protocol.bundles import join_bundle
 from runyard.protocol.digests import CHUNK_BYTES, Hasher
 from runyard.protocol.identity import DigestList
 
@@ -13,8 +13,6 @@ from runyard.protocol.identity import DigestList
 BUNDLE_BYTES, BUNDLE_COUNT = 8 << 20, 5_000
 #: Digests asked for at once.
 ASK_COUNT = 5_000
-
-_LENGTH = struct.Struct("<Q")
 
 Progress = Callable[[int], None]
 
@@ -56,23 +54,7 @@ def find_missing(server: Server, workspace: str, digests: List[str]) -> List[str
 
 def send_bytes(server: Server, workspace: str, pieces: Iterable[bytes]) -> List[str]:
     """Store small pieces of bytes; returns their digests."""
-    body = b"".join(_LENGTH.pack(len(piece)) + piece for piece in pieces)
-    return list(server.call("put_blobs", body, workspace=workspace).digests)
-
-
-def split_bundle(body: bytes) -> List[bytes]:
-    """The blobs in the body of ``put_blobs``; ValueError where it is cut or overlong."""
-    found, position = [], 0
-    while position < len(body):
-        if position + _LENGTH.size > len(body):
-            raise ValueError("the bundle is cut in a length")
-        (length,) = _LENGTH.unpack_from(body, position)
-        position += _LENGTH.size
-        if length > len(body) - position:
-            raise ValueError("the bundle is cut in a blob")
-        found.append(body[position : position + length])
-        position += length
-    return found
+    return list(server.call("put_blobs", join_bundle(pieces), workspace=workspace).digests)
 
 
 def receive_file(pieces: Iterable[bytes], target: str, digest: Optional[str] = None, progress: Optional[Progress] = None) -> int:

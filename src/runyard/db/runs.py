@@ -1,9 +1,9 @@
 """Runs, their events and the reports of their runners. Only control calls ``advance``."""
 
 import json
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
@@ -291,9 +291,13 @@ def list_artifacts(connection: Connection, run_id: str, prefix: str = "") -> Lis
     return [Artifact(*row) for row in connection.execute(statement.order_by(artifacts.c.path))]
 
 
-def forget_artifacts(connection: Connection, run_id: str, paths: FrozenSet[str]) -> None:
-    """Remove files from a run's record; their blobs stay until nothing refers to them."""
-    connection.execute(delete(artifacts).where(artifacts.c.run_id == run_id, artifacts.c.path.in_(paths)))
+def find_artifact(connection: Connection, run_id: str, path: str) -> Optional[Artifact]:
+    """The run's file of that path; None where it has none."""
+    columns = (artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes)
+    row = connection.execute(
+        select(*columns).where(artifacts.c.run_id == run_id, artifacts.c.path == path)
+    ).first()
+    return None if row is None else Artifact(*row)
 
 
 def check_labels(labels: Dict[str, str], what: str) -> None:

@@ -248,6 +248,29 @@ def decode_batch(body: bytes) -> Batch:
     return Batch(writer, attempt, first, last, tuple(found))
 
 
+def encode_read(found: Dict[str, List[Columns]]) -> bytes:
+    """The reply of ``get_metrics``: a JSON head, then the columns of each run in their stored order."""
+    rows = [
+        [run_id, c.key, c.writer, c.first_sequence, len(c), c.kind] for run_id, list_ in found.items() for c in list_
+    ]
+    head = json.dumps({"runs": list(found), "columns": rows}, separators=(",", ":")).encode()
+    bodies = [encode_columns(columns) for list_ in found.values() for columns in list_]
+    return b"".join([COLUMNS_MAGIC, struct.pack("<I", len(head)), head] + bodies)
+
+
+def decode_read(body: bytes) -> Dict[str, List[Columns]]:
+    """The columns of each run in a reply of ``get_metrics``; ValueError where it is damaged."""
+    start = len(COLUMNS_MAGIC) + 4
+    (length,) = struct.unpack_from("<I", body, start - 4)
+    head = json.loads(body[start : start + length])
+    found: Dict[str, List[Columns]] = {str(run_id): [] for run_id in head["runs"]}
+    position = start + length
+    for run_id, key, writer, sequence, count, kind in head["columns"]:
+        columns, position = decode_columns(body, position, key, writer, sequence, count, kind)
+        found[run_id].append(columns)
+    return found
+
+
 def encode_columns(columns: Columns) -> bytes:
     """Steps, times and values as little-endian arrays; JSON texts are preceded by their length in bytes (u32)."""
     if columns.kind == KIND_TEXT:

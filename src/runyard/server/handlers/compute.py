@@ -1,0 +1,91 @@
+"""Clusters of this host: made, listed, resized, deleted."""
+
+import os
+from typing import List
+
+from runyard.db import assets, fleet
+from runyard.errors import ComputeTargetException
+from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, find_vm_size
+from runyard.server.call import Call
+from runyard.server.names import check_compute_name
+
+#: Most nodes of one cluster.
+NODES_MAX = 1_000
+
+
+def create_cluster(call: Call) -> Cluster:
+    """A new cluster; what this host lacks of its size is said, or refused where the workspace is strict."""
+    spec: ClusterSpec = call.body
+    check_compute_name(spec.name)
+    _check(spec)
+    warnings = _shortages(spec)
+    with call.parts.database.read() as connection:
+        workspace = assets.get_workspace(connection, call.workspace)
+    if warnings and workspace.tags.get("compute") == "strict":
+        raise ComputeTargetException(
+            "{} This workspace is strict (tag compute=strict), so the cluster is refused.".format(warnings[0])
+        )
+    cluster = call.parts.database.write(
+        lambda c: fleet.create_cluster(c, spec, call.workspace, warnings, call.user, call.now)
+    )
+    call.parts.loop.ring()
+    return cluster
+
+
+def list_clusters(call: Call) -> List[Cluster]:
+    """All of the workspace."""
+    with call.parts.database.read() as connection:
+        return fleet.list_clusters(connection, call.workspace)
+
+
+def get_cluster(call: Call) -> Cluster:
+    """The cluster and its nodes."""
+    with call.parts.database.read() as connection:
+        return fleet.get_cluster(connection, call.workspace, call.path["name"])
+
+
+def change_cluster(call: Call) -> Cluster:
+    """Change its bounds; nodes beyond them leave once they are idle."""
+    change: ClusterChange = call.body
+    spec = fleet.changed_spec(get_cluster(call).spec, change)
+    _check(spec)
+    cluster = call.parts.database.write(
+        lambda c: fleet.change_cluster(c, call.workspace, call.path["name"], spec, call.now)
+    )
+    call.parts.loop.ring()
+    return cluster
+
+
+def delete_cluster(call: Call) -> None:
+    """Delete it, unless a run uses it."""
+    call.parts.database.write(lambda c: fleet.delete_cluster(c, call.workspace, call.path["name"]))
+
+
+def _check(spec: ClusterSpec) -> None:
+    if find_vm_size(spec.vm_size) is None:
+        raise ComputeTargetException(
+            "The VM size {!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6.".format(spec.vm_size[:80])
+        )
+    if spec.vm_priority not in ("dedicated", "lowpriority"):
+        raise ComputeTargetException("vm_priority is dedicated or lowpriority, not {!r}.".format(spec.vm_priority[:40]))
+    if not 0 <= spec.min_nodes <= spec.max_nodes <= NODES_MAX or spec.max_nodes < 1:
+        raise ComputeTargetException(
+            "Nodes go from 0 <= min_nodes <= max_nodes <= {}; min_nodes is {} and max_nodes {}.".format(
+                NODES_MAX, spec.min_nodes, spec.max_nodes
+            )
+        )
+    if spec.idle_seconds_before_scaledown < 0:
+        raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
+
+
+def _shortages(spec: ClusterSpec) -> List[str]:
+    """What a node of that size has and this host has not, in one sentence."""
+    size = find_vm_size(spec.vm_size)
+    lacks = []
+    if size is not None and size.gpus and not os.path.exists("/dev/nvidia0"):
+        lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
+    if size is not None and size.cpus > (os.cpu_count() or 1):
+        lacks.append("{} CPUs (it has {})".format(size.cpus, os.cpu_count()))
+    if not lacks:
+        return []
+    return ["{} is emulated: this host lacks {}; runs use what it has.".format(spec.vm_size, " and ".join(lacks))]

@@ -1,0 +1,248 @@
+"""What runs leave behind: reports, logs, metrics, artifacts; and the blobs that all of it is made of."""
+
+import os
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from runyard.db import metrics, runs
+from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
+from runyard.files.inside import join_inside
+from runyard.files.layout import folder_name
+from runyard.protocol.assets import Artifact, DatastoreFile
+from runyard.protocol.bundles import split_bundle
+from runyard.protocol.digests import check_digest
+from runyard.protocol.identity import ArtifactList, Count, DigestList, Offset, PrincipalKind, Upload
+from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
+from runyard.protocol.plan import ReportBatch, ReportReply
+from runyard.protocol.runs import TERMINAL, Run
+from runyard.protocol.trees import check_path
+from runyard.server.call import Call, Content
+from runyard.server.waiting import in_thread, wait_until
+
+#: Longest wait of one request for more of a log, seconds; most bytes in one reply.
+WAIT_MAX_S, READ_MAX = 60, 4 << 20
+#: Largest log of one run that is kept while it grows, bytes; what comes later is cut, and said in the log.
+LOG_MAX = 1 << 30
+#: Most artifacts of a run.
+ARTIFACTS_MAX = 1_000_000
+
+
+def report(call: Call) -> ReportReply:
+    """A runner's reports: kept, and what they change carried out, before they are acknowledged."""
+    batch: ReportBatch = call.body
+    return call.parts.loop.take_reports(call.workspace, call.path["run_id"], batch)
+
+
+def append_log(call: Call) -> Offset:
+    """Bytes of a growing log. A part that is here already is passed over; a gap is answered with what is here."""
+    _present_run(call)
+    path = _log_path(call)
+    offset = call.integer("offset", 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            size = file.tell()
+            if offset <= size < offset + len(call.body) and size < LOG_MAX:
+                file.write(call.body[size - offset :])
+                size = file.tell()
+    except OSError as error:
+        raise _disk_error(error, "the log") from None
+    call.parts.events.notify()
+    return Offset(offset + len(call.body) if size >= LOG_MAX else size)
+
+
+def list_logs(call: Call) -> List[DatastoreFile]:
+    """The run's logs, by name: those that still grow and those that are stored."""
+    run = _present_run(call)
+    with call.parts.database.read() as connection:
+        stored = runs.list_artifacts(connection, run.id)
+    found = {
+        one.path: DatastoreFile(one.path, one.size_bytes, run.ended_at or 0) for one in stored if _is_log(one.path)
+    }
+    root = call.parts.logs_folder / folder_name(run.id)
+    for parent, _, names in os.walk(root):
+        for name in names:
+            path = Path(parent) / name
+            shown = path.relative_to(root).as_posix()
+            found.setdefault(shown, DatastoreFile(shown, path.stat().st_size, path.stat().st_mtime_ns // 1000))
+    return [found[name] for name in sorted(found)]
+
+
+async def read_log(call: Call) -> Content:
+    """A log's bytes from ``offset``; with ``wait_s``, as soon as there are more or the log is complete.
+
+    The header X-Log-Complete is 1 once nothing will be added; async, since it waits.
+    """
+    wait_s = call.integer("wait_s", 0, 0, WAIT_MAX_S)
+    await wait_until(call, _look_at_log, wait_s)
+    return await in_thread(_read_log, call)
+
+
+def _look_at_log(call: Call) -> Tuple[None, bool]:
+    size, is_complete = _log_size(call)
+    return None, is_complete or size > call.integer("offset", 0)
+
+
+def _log_size(call: Call) -> Tuple[int, bool]:
+    run = _present_run(call)
+    stored = _find_artifact(call, run.id)
+    if stored is not None and run.status in TERMINAL:
+        return stored.size_bytes, True
+    path = _log_path(call)
+    return (path.stat().st_size if path.exists() else 0), run.status in TERMINAL
+
+
+def _read_log(call: Call) -> Content:
+    run = _present_run(call)
+    offset, limit = call.integer("offset", 0), call.integer("limit", READ_MAX, 1, READ_MAX)
+    stored = _find_artifact(call, run.id) if run.status in TERMINAL else None
+    if stored is not None:
+        with call.parts.store.open(stored.digest) as file:
+            file.seek(offset)
+            data, size = file.read(limit), stored.size_bytes
+    else:
+        path = _log_path(call)
+        if not path.exists():
+            if run.status in TERMINAL:
+                raise NotFoundError("Run {} has no log {!r}.".format(run.id, call.path["path"][:200]))
+            return Content(headers={"X-Log-Complete": "0"}, media_type="text/plain; charset=utf-8")
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data, size = file.read(limit), os.fstat(file.fileno()).st_size
+    is_complete = run.status in TERMINAL and offset + len(data) >= size
+    return Content(data, headers={"X-Log-Complete": str(int(is_complete))}, media_type="text/plain; charset=utf-8")
+
+
+def add_metrics(call: Call) -> MetricsReply:
+    """A writer's next metric values, in columns; a replay counts once."""
+    run = _present_run(call)
+    try:
+        batch = decode_batch(call.body)
+    except ValueError as error:
+        raise UserErrorException("These are not metrics: {}.".format(error)) from None
+    if call.principal is not None and call.principal.kind == PrincipalKind.RUN and batch.attempt != run.attempt:
+        raise ConflictError("Attempt {} of run {} is over.".format(batch.attempt, run.id))
+    mark = call.parts.database.write_bulk(
+        lambda connection: metrics.add_batch(connection, run.id, run.workspace, batch, call.now)
+    )
+    call.parts.events.notify()
+    return MetricsReply(mark)
+
+
+def get_metrics(call: Call) -> Content:
+    """A run's metrics in columns (see ``protocol/metrics.py``); ``recursive``: its children's too."""
+    run = _present_run(call)
+    with call.parts.database.read() as connection:
+        found = {run.id: metrics.read_metrics(connection, run.id, call.query.get("name"))}
+        if call.query.get("recursive") == "1":
+            for child in runs.list_runs(connection, run.workspace, runs.RunQuery(parent=run.id)).runs:
+                found[child.id] = metrics.read_metrics(connection, child.id, call.query.get("name"))
+    return Content(encode_read(found))
+
+
+def add_artifacts(call: Call) -> Count:
+    """Record files of a run; each blob must be in the store."""
+    run = _present_run(call)
+    body: ArtifactList = call.body
+    digests = {check_digest(one.digest) for one in body.artifacts}
+    present = call.parts.store.has(digests)
+    for one in body.artifacts:
+        check_path(one.path)
+        if one.digest not in present:
+            raise NotFoundError("The content of {!r} is not on the server; send it first.".format(one.path))
+        if call.parts.store.size(one.digest) != one.size_bytes:
+            raise IntegrityError("{!r} has another size than its content.".format(one.path))
+    count = call.parts.database.write(
+        lambda connection: runs.add_artifacts(connection, run, body.artifacts, call.user, call.now)
+    )
+    call.parts.events.notify()
+    return Count(count)
+
+
+def list_artifacts(call: Call) -> List[Artifact]:
+    """The run's files by path."""
+    run = _present_run(call)
+    with call.parts.database.read() as connection:
+        return runs.list_artifacts(connection, run.id, call.query.get("prefix", ""))
+
+
+def read_artifact(call: Call) -> Content:
+    """One file of the run; a log that still grows too."""
+    run = _present_run(call)
+    stored = _find_artifact(call, run.id)
+    if stored is not None:
+        return Content(file=call.parts.store.open(stored.digest), size_bytes=stored.size_bytes)
+    path = _log_path(call)
+    if not path.is_file():
+        raise NotFoundError("Run {} has no file {!r}.".format(run.id, call.path["path"][:200]))
+    return Content(path.read_bytes())
+
+
+def find_missing_blobs(call: Call) -> DigestList:
+    """Which of these contents the server lacks."""
+    asked: DigestList = call.body
+    digests = [check_digest(one) for one in asked.digests]
+    present = call.parts.store.has(digests)
+    return DigestList(tuple(one for one in digests if one not in present))
+
+
+def put_blobs(call: Call) -> DigestList:
+    """Store a bundle of small contents; answers their digests, recomputed here."""
+    try:
+        pieces = split_bundle(call.body)
+    except ValueError as error:
+        raise UserErrorException("This is not a bundle of contents: {}.".format(error)) from None
+    return DigestList(tuple(call.parts.store.put_many(pieces)))
+
+
+def begin_upload(call: Call) -> Upload:
+    """Begin to send one large content in parts."""
+    return Upload(call.parts.store.begin_upload())
+
+
+def append_upload(call: Call) -> Offset:
+    """The next part; a part that is here already is passed over."""
+    return Offset(call.parts.store.append_upload(call.path["upload_id"], call.integer("offset", 0), call.body))
+
+
+def finish_upload(call: Call) -> DigestList:
+    """End an upload: its digest is recomputed, and must be the one that is named."""
+    body: DigestList = call.body
+    if len(body.digests) != 1:
+        raise UserErrorException("Name the one digest of the upload.")
+    return DigestList((call.parts.store.finish_upload(call.path["upload_id"], check_digest(body.digests[0])),))
+
+
+def read_blob(call: Call) -> Content:
+    """A content by its digest."""
+    digest = check_digest(call.path["digest"])
+    if not call.parts.store.has([digest]):
+        raise NotFoundError("The server has no content {}.".format(digest))
+    return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
+
+
+def _present_run(call: Call) -> Run:
+    with call.parts.database.read() as connection:
+        return runs.get_run(connection, call.workspace, call.path["run_id"])
+
+
+def _find_artifact(call: Call, run_id: str) -> Optional[Artifact]:
+    with call.parts.database.read() as connection:
+        return runs.find_artifact(connection, run_id, call.path["path"])
+
+
+def _log_path(call: Call) -> Path:
+    run_folder = call.parts.logs_folder / folder_name(call.path["run_id"])
+    run_folder.mkdir(parents=True, exist_ok=True)
+    return join_inside(run_folder, check_path(call.path["path"]))
+
+
+def _is_log(path: str) -> bool:
+    return path.startswith(("user_logs/", "azureml-logs/", "logs/", "system_logs/"))
+
+
+def _disk_error(error: OSError, what: str) -> Exception:
+    if error.errno in (28, 122):
+        return StorageFullError("The server's disk is full, so {} was not kept; free some space.".format(what))
+    return UserErrorException("{} cannot be kept: {}.".format(what, error.strerror))
+

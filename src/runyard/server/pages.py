@@ -1,0 +1,197 @@
+"""Plain pages for a browser until the studio comes: a run, a workspace's runs, and signing in by a link."""
+
+import html
+import time
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, Tuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from runyard.db import assets, metrics, runs
+from runyard.errors import AuthenticationException, RunyardError
+from runyard.files.layout import folder_name
+from runyard.protocol.identity import Principal
+from runyard.protocol.metrics import MetricSummary
+from runyard.protocol.routes import BY_NAME
+from runyard.protocol.runs import TERMINAL, Run
+from runyard.server.auth import COOKIE, COOKIE_LIFETIME_S, check_permission
+
+if TYPE_CHECKING:
+    from runyard.server.app import Parts
+
+Guard = Callable[..., Awaitable[Response]]
+
+#: Seconds between two loads of a page whose run still moves.
+REFRESH_S = 3
+#: How much of the log a page shows, bytes.
+LOG_BYTES = 32_768
+
+_STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
+body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
+table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
+pre { background: #8881; padding: .8rem; overflow: auto; max-height: 30rem }
+.status { font-weight: 600 } .error { border-left: 4px solid #c33; padding-left: .8rem } a { color: inherit }
+"""
+
+
+def make_routes(parts: "Parts", guard: Guard) -> List[Route]:
+    """The pages' routes; each needs what its data's API route needs."""
+
+    def page(name: str, make: Callable[["Parts", Principal, Any], str]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            async def answer() -> Response:
+                try:
+                    principal = parts.keys.find(
+                        request.headers.get("authorization"), request.cookies.get(COOKIE), "GET"
+                    )
+                    check_permission(BY_NAME[name], principal, request.path_params)
+                    text = await run_in_threadpool(make, parts, principal, request.path_params)
+                    return _page(text, 200)
+                except AuthenticationException as error:
+                    return _page(_sign_in(str(error)), 401)
+                except RunyardError as error:
+                    return _page("<h1>Not here</h1><p>{}</p>".format(html.escape(str(error))), 404)
+
+            return await guard(parts, request, answer)
+
+        return endpoint
+
+    async def sign_in(request: Request) -> Response:
+        async def answer() -> Response:
+            return _redeem(parts, request)
+
+        return await guard(parts, request, answer)
+
+    return [
+        Route("/", page("list_workspaces", _home), methods=["GET"]),
+        Route("/login", sign_in, methods=["GET"]),
+        Route("/workspaces/{workspace}/runs", page("list_runs", _runs), methods=["GET"]),
+        Route("/workspaces/{workspace}/runs/{run_id}", page("get_run", _run), methods=["GET"]),
+    ]
+
+
+def _redeem(parts: "Parts", request: Request) -> Response:
+    target = request.query_params.get("next", "/")
+    session = parts.keys.redeem(request.query_params.get("ticket", ""))
+    if session is None:
+        return _page(_sign_in("This link was used or is too old."), 401)
+    if not target.startswith("/") or target.startswith("//") or "\\" in target:
+        target = "/"
+    response = RedirectResponse(target, 303)
+    response.set_cookie(COOKIE, session, max_age=COOKIE_LIFETIME_S, httponly=True, samesite="strict")
+    return response
+
+
+def _page(body: str, status: int) -> HTMLResponse:
+    text = "<!doctype html><html lang=en><meta charset=utf-8><title>Runyard</title>{}<style>{}</style>{}</html>"
+    refresh = '<meta http-equiv="refresh" content="{}">'.format(REFRESH_S) if "data-moving" in body else ""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
+    return HTMLResponse(text.format(refresh, _STYLE, body), status, headers)
+
+
+def _sign_in(why: str) -> str:
+    return "<h1>Runyard</h1><p>{}</p><p>To sign in, run <code>runyard open</code> in a terminal.</p>".format(
+        html.escape(why)
+    )
+
+
+def _home(parts: "Parts", principal: Principal, _path: Any) -> str:
+    with parts.database.read() as connection:
+        found = [one for one in assets.list_workspaces(connection) if principal.workspace in (None, one.name)]
+    rows = "".join('<li><a href="/workspaces/{0}/runs">{0}</a>'.format(html.escape(one.name)) for one in found)
+    return "<h1>Workspaces</h1><ul>{}</ul>".format(rows or "<li>none yet")
+
+
+def _runs(parts: "Parts", _principal: Principal, path: Any) -> str:
+    with parts.database.read() as connection:
+        page = runs.list_runs(connection, path["workspace"], runs.RunQuery(limit=200))
+    rows = "".join(
+        '<tr><td><a href="/workspaces/{}/runs/{}">{}</a><td>{}<td class=status>{}<td>{}'.format(
+            *map(html.escape, (run.workspace, run.id, run.display_name, run.experiment, run.status, _date(run.created_at)))
+        )
+        for run in page.runs
+    )
+    head = "<tr><th>Run<th>Experiment<th>Status<th>Submitted (UTC)"
+    return "<h1>Runs of {}</h1><table>{}{}</table>".format(html.escape(path["workspace"]), head, rows)
+
+
+def _run(parts: "Parts", _principal: Principal, path: Any) -> str:
+    with parts.database.read() as connection:
+        run = runs.get_run(connection, path["workspace"], path["run_id"])
+        summaries = metrics.list_summaries(connection, run.id)
+        files = runs.list_artifacts(connection, run.id)
+    moving = "" if run.status in TERMINAL else " data-moving"
+    parts_of_page = [
+        "<h1{}>{}</h1>".format(moving, html.escape(run.display_name)),
+        _facts(run),
+        _error(run),
+        _metrics(summaries),
+        _log(parts, run),
+        "<h2>Files</h2><table>{}</table>".format(
+            "".join(
+                '<tr><td><a href="/api/1/workspaces/{}/runs/{}/artifacts/{}">{}</a><td>{:,} bytes'.format(
+                    *map(html.escape, (run.workspace, run.id, one.path, one.path)), one.size_bytes
+                )
+                for one in files[:500]
+            )
+        ),
+    ]
+    return "".join(parts_of_page)
+
+
+def _facts(run: Run) -> str:
+    rows: List[Tuple[str, str]] = [
+        ("Status", run.status + (": " + run.reason if run.reason and run.status not in TERMINAL else "")),
+        ("Experiment", run.experiment),
+        ("Run id", run.id),
+        ("Target", run.target),
+        ("Submitted", "{} by {}".format(_date(run.created_at), run.created_by)),
+        ("Started", _date(run.started_at)),
+        ("Ended", _date(run.ended_at)),
+        ("Command", " ".join([run.spec.script or "", *run.spec.command, *run.spec.arguments])),
+    ]
+    rows += [("Tag " + key, value) for key, value in sorted(run.tags.items())]
+    return "<table>{}</table>".format(
+        "".join("<tr><th>{}<td>{}".format(html.escape(name), html.escape(text or "")) for name, text in rows if text)
+    )
+
+
+def _error(run: Run) -> str:
+    if run.error is None:
+        return ""
+    return "<div class=error><p>{}</p><pre>{}</pre></div>".format(
+        html.escape(run.error.message), html.escape(run.error.details)
+    )
+
+
+def _metrics(found: List[MetricSummary]) -> str:
+    rows = "".join(
+        "<tr><td>{}<td>{:.6g}<td>{:.6g}<td>{:.6g}<td>{}".format(
+            html.escape(one.name), one.last, one.minimum, one.maximum, one.count
+        )
+        for one in found[:200]
+    )
+    head = "<tr><th>Metric<th>Last<th>Least<th>Greatest<th>Values"
+    return "<h2>Metrics</h2><table>{}{}</table>".format(head, rows) if rows else ""
+
+
+def _log(parts: "Parts", run: Run) -> str:
+    path = "user_logs/std_log.txt"
+    with parts.database.read() as connection:
+        stored = runs.find_artifact(connection, run.id, path)
+    if stored is not None:
+        with parts.store.open(stored.digest) as file:
+            file.seek(max(0, stored.size_bytes - LOG_BYTES))
+            data = file.read()
+    else:
+        live = parts.logs_folder / folder_name(run.id) / path
+        data = live.read_bytes()[-LOG_BYTES:] if live.exists() else b""
+    return "<h2>Log</h2><pre>{}</pre>".format(html.escape(data.decode("utf-8", "replace")))
+
+
+def _date(at: Optional[int]) -> str:
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1_000_000))
