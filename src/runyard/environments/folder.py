@@ -1,0 +1,126 @@
+"""An environment as v1's two files in a folder: azureml_environment.json and conda_dependencies.yml."""
+
+import json
+import os
+from typing import Any, Dict, List
+
+from runyard.environments.spec import MAX_FILE_BYTES, read_conda_yaml, write_conda_yaml
+from runyard.errors import NotFoundError, UserErrorException
+from runyard.protocol.environments import CondaSpec, DockerSpec, EnvironmentSpec, PythonSpec
+
+DEFINITION_FILE = "azureml_environment.json"
+CONDA_FILE = "conda_dependencies.yml"
+
+
+def save_to_directory(spec: EnvironmentSpec, path: str, overwrite: bool = False) -> None:
+    """Write the two files into the folder ``path``, made if needed; UserErrorException if it exists and not overwrite."""
+    if os.path.exists(path) and not overwrite:
+        raise UserErrorException(f"'{path}' exists already; pass overwrite=True to write into it.")
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, DEFINITION_FILE), "w", encoding="utf-8") as stream:
+        json.dump(definition(spec), stream, indent=4, sort_keys=True)
+        stream.write("\n")
+    with open(os.path.join(path, CONDA_FILE), "w", encoding="utf-8") as stream:
+        stream.write(write_conda_yaml(spec.python.conda))
+
+
+def load_from_directory(path: str) -> EnvironmentSpec:
+    """The environment that save_to_directory (ours or Azure's) wrote; an edited conda file wins over the JSON file."""
+    file = os.path.join(path, DEFINITION_FILE)
+    if not os.path.isfile(file):
+        raise NotFoundError(f"'{path}' holds no {DEFINITION_FILE}.")
+    try:
+        data = json.loads(_text(file))
+        spec = read_definition(data)
+    except (ValueError, RecursionError) as error:
+        raise UserErrorException(f"'{file}' is not a definition of an environment: {error}.") from None
+    conda_file = os.path.join(path, CONDA_FILE)
+    if not os.path.isfile(conda_file):
+        return spec
+    python = PythonSpec(
+        spec.python.user_managed, spec.python.interpreter_path, read_conda_yaml(_text(conda_file), conda_file)
+    )
+    return EnvironmentSpec(spec.name, spec.version, python, spec.docker, spec.variables)
+
+
+def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
+    """The environment in the shape of v1's JSON, as it stands in its files and in get_details()."""
+    conda = spec.python.conda
+    dependencies: List[Any] = list(conda.packages)
+    if conda.pip:
+        dependencies.append({"pip": list(conda.pip)})
+    return {
+        "name": spec.name,
+        "version": spec.version or None,
+        "environmentVariables": dict(spec.variables),
+        "inferencingStackVersion": None,
+        "python": {
+            "userManagedDependencies": spec.python.user_managed,
+            "interpreterPath": spec.python.interpreter_path,
+            "condaDependenciesFile": None,
+            "baseCondaEnvironment": None,
+            "condaDependencies": {
+                "name": conda.name,
+                "channels": list(conda.channels),
+                "dependencies": dependencies,
+            },
+        },
+        "docker": {
+            "enabled": spec.docker.enabled,
+            "baseImage": spec.docker.base_image,
+            "baseDockerfile": spec.docker.base_dockerfile,
+            "arguments": list(spec.docker.arguments),
+            "shmSize": spec.docker.shm_size,
+            "sharedVolumes": True,
+            "gpuSupport": spec.docker.gpu_support,
+            "baseImageRegistry": {"address": None, "username": None, "password": None, "registryIdentity": None},
+            "platform": {"os": "Linux", "architecture": "amd64"},
+        },
+        "spark": {"repositories": [], "packages": [], "precachePackages": True},
+        "r": None,
+    }
+
+
+def read_definition(data: Any) -> EnvironmentSpec:
+    """The environment in v1's JSON shape; what it does not say keeps its default, what we do not know is passed over."""
+    if not isinstance(data, dict):
+        raise UserErrorException("A definition of an environment is a JSON object.")
+    python = _section(data, "python")
+    docker = _section(data, "docker")
+    return EnvironmentSpec(
+        name=str(data.get("name") or ""),
+        version=str(data.get("version") or ""),
+        python=PythonSpec(
+            user_managed=bool(python.get("userManagedDependencies")),
+            interpreter_path=str(python.get("interpreterPath") or "python"),
+            conda=_conda(_section(python, "condaDependencies")),
+        ),
+        docker=DockerSpec(
+            enabled=bool(docker.get("enabled")),
+            base_image=docker.get("baseImage"),
+            base_dockerfile=docker.get("baseDockerfile"),
+            arguments=tuple(str(one) for one in docker.get("arguments") or ()),
+            shm_size=docker.get("shmSize"),
+            gpu_support=bool(docker.get("gpuSupport")),
+        ),
+        variables={str(key): str(value) for key, value in _section(data, "environmentVariables").items()},
+    )
+
+
+def _section(data: Dict[str, Any], key: str) -> Dict[str, Any]:
+    value = data.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserErrorException(f"'{key}' in the definition of an environment must be a JSON object.")
+    return value
+
+
+def _conda(data: Dict[str, Any]) -> CondaSpec:
+    # JSON is YAML, so one reader judges both.
+    return read_conda_yaml(json.dumps(data), "'condaDependencies' in the definition") if data else CondaSpec()
+
+
+def _text(path: str) -> str:
+    if os.path.getsize(path) > MAX_FILE_BYTES:
+        raise UserErrorException(f"'{path}' is larger than {MAX_FILE_BYTES} bytes.")
+    with open(path, encoding="utf-8") as stream:
+        return stream.read()
