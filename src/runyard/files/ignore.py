@@ -1,0 +1,51 @@
+"""Which files of a source folder are not sent: v1's rules.
+
+``.amlignore`` wins over ``.gitignore`` where both lie in the folder, and only one of them is used; its patterns are
+git's, relative to the folder. v1's own list of folders is left out only where the folder has neither file: whoever
+writes rules means those rules.
+"""
+
+from pathlib import Path
+from typing import Any, Optional, Tuple
+
+#: Left out at the top of a folder that has no ignore file.
+DEFAULT_IGNORED = (".ipynb_checkpoints", "azureml-logs", ".azureml", ".git", "outputs", "azureml-setup", "docs")
+#: Left out always: never part of a program, and .git alone is often larger than the rest.
+ALWAYS_IGNORED = (".git", "__pycache__")
+
+
+class IgnoreRules:
+    """The rules of one folder."""
+
+    def __init__(self, source: Optional[str], patterns: Any) -> None:
+        #: The file that the rules came from; None: the default list.
+        self.source = source
+        self._patterns = patterns
+
+    def is_ignored(self, path: str, is_folder: bool) -> bool:
+        """Is ``path`` (relative, '/') left out? An ignored folder is never entered, so its files are not asked for."""
+        name = path.rpartition("/")[2]
+        if name in ALWAYS_IGNORED and is_folder:
+            return True
+        if self._patterns is None:
+            return path in DEFAULT_IGNORED
+        return bool(self._patterns.match_file(path + "/" if is_folder else path))
+
+
+def read_rules(folder: Path) -> IgnoreRules:
+    """The rules of ``folder``."""
+    for name in (".amlignore", ".gitignore"):
+        lines = _lines(folder / name)
+        if lines is not None:
+            # Only here is a third-party package needed, and only where a folder is sent.
+            import pathspec
+
+            return IgnoreRules(name, pathspec.PathSpec.from_lines("gitwildmatch", lines))
+    return IgnoreRules(None, None)
+
+
+def _lines(path: Path) -> Optional[Tuple[str, ...]]:
+    try:
+        return tuple(path.read_text("utf-8-sig", "replace").splitlines())
+    except OSError:
+        return None

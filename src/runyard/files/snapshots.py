@@ -1,0 +1,207 @@
+"""Snapshots: a source folder as a tree of contents. Unchanged files are known by a cache and not read again."""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Set, Tuple
+
+from runyard.errors import SnapshotException
+from runyard.files.blobs import BlobStore, hash_file
+from runyard.files.ignore import IgnoreRules, read_rules
+from runyard.files.inside import join_inside
+from runyard.files.layout import write_atomically
+from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree, tree_digest
+
+#: A file that changed so short a time before it was hashed may change again without a new time stamp, nanoseconds.
+RACY_NS = 2 * 10**9
+#: How many of the largest files a refusal names.
+SHOWN = 10
+
+_CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SnapshotLimits:
+    """How much a snapshot may hold; generous, and there to stop a data set that was meant to be a dataset."""
+
+    max_bytes: int = 2 << 30
+    max_files: int = 100_000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder as it was seen."""
+
+    tree: Tree
+    digest: str
+    size_bytes: int
+    #: Where each content lies: digest -> absolute path.
+    sources: Dict[str, str] = field(repr=False)
+    ignored: int = 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: str
+    absolute: str
+    stat: os.stat_result
+
+
+def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = SnapshotLimits()) -> Snapshot:
+    """The folder's tree, with every ignored folder unread.
+
+    SnapshotException names what cannot be sent: a link out of the folder, a device, too many or too large files.
+    """
+    root = os.path.realpath(folder)
+    if not os.path.isdir(root):
+        raise SnapshotException("The source folder {!r} does not exist.".format(folder))
+    rules, counter = read_rules(Path(root)), [0]
+    found = list(_walk(root, "", rules, counter, {os.stat(root).st_ino}))
+    _check_limits(found, limits)
+    cache = _Cache(cache_folder, root)
+    entries = [_entry(one, cache) for one in found]
+    cache.save()
+    tree = Tree(tuple(sorted(entries, key=lambda entry: entry.path)))
+    check_distinct(tree)
+    sources = {entry.digest: one.absolute for entry, one in zip(entries, found)}
+    size = sum(entry.size_bytes for entry in entries)
+    return Snapshot(tree, tree_digest(tree), size, sources, counter[0])
+
+
+def restore_tree(store: BlobStore, tree: Tree, folder: str) -> None:
+    """Write the tree's files into ``folder``; every path is checked again."""
+    made = set()
+    for entry in tree.entries:
+        check_path(entry.path)
+        parent, _, name = entry.path.rpartition("/")
+        place = join_inside(Path(folder), parent) if parent else Path(os.path.realpath(folder))
+        if parent not in made:
+            place.mkdir(parents=True, exist_ok=True)
+            made.add(parent)
+        store.copy_to(entry.digest, place / name, entry.executable)
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """The content whose digest is the snapshot's."""
+    return encode_tree(snapshot.tree)
+
+
+def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[int]) -> Iterator[_Found]:
+    with os.scandir(os.path.join(root, below) if below else root) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        path = below + "/" + entry.name if below else entry.name
+        is_folder = entry.is_dir(follow_symlinks=True)
+        if rules.is_ignored(path, is_folder):
+            counter[0] += 1
+            continue
+        if entry.is_symlink():
+            _check_link(root, path, entry.path)
+        try:
+            found = entry.stat()
+        except OSError as error:
+            raise SnapshotException("{!r} cannot be read: {}.".format(path, error.strerror)) from None
+        if stat.S_ISDIR(found.st_mode):
+            if found.st_ino not in seen:
+                yield from _walk(root, path, rules, counter, seen | {found.st_ino})
+        elif stat.S_ISREG(found.st_mode):
+            yield _Found(path, entry.path, found)
+        else:
+            raise SnapshotException(
+                "{!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.".format(path)
+            )
+
+
+def _check_link(root: str, path: str, absolute: str) -> None:
+    target = os.path.realpath(absolute)
+    if target != root and not target.startswith(root + os.sep):
+        raise SnapshotException(
+            "{!r} is a link that leaves the source folder (to {}); name it in .amlignore or copy the file.".format(
+                path, target
+            )
+        )
+
+
+def _check_limits(found: List[_Found], limits: SnapshotLimits) -> None:
+    size = sum(one.stat.st_size for one in found)
+    if len(found) <= limits.max_files and size <= limits.max_bytes:
+        return
+    largest = sorted(found, key=lambda one: -one.stat.st_size)[:SHOWN]
+    raise SnapshotException(
+        "The source folder has {:,} files and {:,} bytes; the limits are {:,} and {:,}. "
+        "Name data in .amlignore and read them as a dataset. The largest: {}.".format(
+            len(found),
+            size,
+            limits.max_files,
+            limits.max_bytes,
+            ", ".join("{} ({:,} bytes)".format(one.path, one.stat.st_size) for one in largest),
+        )
+    )
+
+
+def _entry(one: _Found, cache: "_Cache") -> TreeEntry:
+    digest = cache.find(one)
+    size = one.stat.st_size
+    if digest is None:
+        digest, size = _hash_still(one)
+        cache.add(one, digest)
+    return TreeEntry(check_path(one.path), digest, size, bool(one.stat.st_mode & 0o100))
+
+
+def _hash_still(one: _Found) -> Tuple[str, int]:
+    """The digest of a file that does not change meanwhile; tried a few times."""
+    for _ in range(3):
+        before = os.stat(one.absolute)
+        digest, size = hash_file(one.absolute)
+        after = os.stat(one.absolute)
+        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size) and size == after.st_size:
+            return digest, size
+    raise SnapshotException("{!r} changes while it is read; stop what writes it, or name it in .amlignore.".format(one.path))
+
+
+class _Cache:
+    """Digests of a folder's files by size, times and inode; a file that does not read is no cache."""
+
+    def __init__(self, folder: str, root: str) -> None:
+        self._path = os.path.join(folder, hashlib.sha256(os.fsencode(root)).hexdigest()[:32] + ".json")
+        self._old: Dict[str, List[object]] = {}
+        self._new: Dict[str, List[object]] = {}
+        self._changed = False
+        try:
+            with open(self._path, "rb") as file:
+                found = json.loads(file.read().decode("utf-8"))
+            if found["format"] == _CACHE_FORMAT and found["root"] == root:
+                self._old = found["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        self._root = root
+
+    def find(self, one: _Found) -> Optional[str]:
+        row = self._old.get(one.path)
+        if isinstance(row, list) and row[:4] == _marks(one.stat) and isinstance(row[4], str):
+            self._new[one.path] = row
+            return row[4]
+        return None
+
+    def add(self, one: _Found, digest: str) -> None:
+        self._changed = True
+        if one.stat.st_mtime_ns < time.time_ns() - RACY_NS and one.stat.st_ctime_ns < time.time_ns() - RACY_NS:
+            self._new[one.path] = [*_marks(one.stat), digest]
+
+    def save(self) -> None:
+        if not self._changed and len(self._new) == len(self._old):
+            return
+        try:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            data = {"format": _CACHE_FORMAT, "root": self._root, "files": self._new}
+            write_atomically(Path(self._path), json.dumps(data, separators=(",", ":")).encode("ascii"))
+        except OSError:
+            pass
+
+
+def _marks(found: os.stat_result) -> List[object]:
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
