@@ -28,7 +28,7 @@ ALLOWED_THIRD_PARTY = {
     "cli": {"rich", "typer", "click", "plotext", "yaml"},
     "db": {"sqlalchemy", "alembic"},
     "control": {"sqlalchemy"},
-    "server": {"starlette", "uvicorn", "pydantic", "anyio"},
+    "server": {"starlette", "uvicorn", "pydantic", "anyio", "sqlalchemy"},
 }
 
 
