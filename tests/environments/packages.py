@@ -1,0 +1,65 @@
+"""Small packages made on the spot, so that the tests of environments need no index: wheels, and a source that waits."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Sequence, Tuple
+
+_BACKEND = '''
+import os, time, zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    here = os.environ["PIP_TEST_GATE"]
+    open(os.path.join(here, "started"), "w").close()
+    while not os.path.exists(os.path.join(here, "go")):
+        time.sleep(0.02)
+    name = "waits-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        wheel.writestr("waits.py", "")
+        wheel.writestr("waits-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: waits\\nVersion: 1.0\\n")
+        wheel.writestr("waits-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("waits-1.0.dist-info/RECORD", "")
+    return name
+'''
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, *, needs: Sequence[str] = (), tag: str = "py3-none-any", body: str = ""
+) -> Path:
+    """A wheel with one module named as the package."""
+    path = folder / f"{name}-{version}-{tag}.whl"
+    info = f"{name}-{version}.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}.py", body or f"VERSION = {version!r}\n")
+        wheel.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def make_waiting_source(folder: Path) -> Path:
+    """A source package whose build says that it has started, and waits for a file named 'go'; both in $PIP_TEST_GATE."""
+    files: Tuple[Tuple[str, str], ...] = (
+        ("waits-1.0/PKG-INFO", "Metadata-Version: 2.1\nName: waits\nVersion: 1.0\n"),
+        ("waits-1.0/backend.py", _BACKEND),
+        (
+            "waits-1.0/pyproject.toml",
+            '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+            '[project]\nname = "waits"\nversion = "1.0"\n',
+        ),
+    )
+    path = folder / "waits-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files:
+            facts = tarfile.TarInfo(name)
+            facts.size = len(text.encode())
+            archive.addfile(facts, io.BytesIO(text.encode()))
+    return path
+
+
+def source_of(folder: Path) -> Tuple[str, ...]:
+    """The options that make ``folder`` the only index."""
+    return ("--no-index", "--find-links " + os.fspath(folder))
