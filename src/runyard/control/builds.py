@@ -1,6 +1,5 @@
 """Environments on their way: specs resolved to locks, locks built, each once however many runs wait for it."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -12,8 +11,10 @@ from typing import Callable, Dict, Optional
 
 from runyard.db import fleet
 from runyard.db.engine import Database
+from runyard.environments.build import read_result
 from runyard.environments.realise import is_realised
 from runyard.environments.resolve import resolve
+from runyard.environments.uv import find_uv, uv_cache_folder
 from runyard.errors import AzureMLException
 from runyard.files.layout import write_atomically
 from runyard.protocol.environments import EnvironmentSpec, Lock, spec_digest
@@ -97,7 +98,7 @@ class Builds:
             found = fleet.find_lock(connection, key)
         if found is not None:
             return found
-        lock = resolve(spec, cache_folder=str(self._cache_folder), log=log)
+        lock = resolve(spec, uv=find_uv(), cache_folder=uv_cache_folder(str(self._cache_folder)), log=log)
         now = _now_us()
         self._database.write(lambda connection: fleet.save_lock(connection, key, lock, "control", now))
         return lock
@@ -116,12 +117,11 @@ class Builds:
             start_new_session=True,
             check=False,
         )
-        try:
-            result = json.loads(result_path.read_bytes())
-        except (OSError, ValueError):
+        result = read_result(str(result_path))
+        if result is None:
             tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             return "The build of the environment broke off (exit {}): {}".format(done.returncode, "".join(tail))
-        return "" if result.get("ok") else str(result.get("error"))
+        return "" if result.ok else "{} {}".format(result.message, result.details).strip()
 
     def _set(self, key: str, state: BuildState) -> None:
         with self._guard:

@@ -11,8 +11,9 @@ from typing import Any, Optional, Tuple
 
 from runyard.client.http import Server, file_resolver
 from runyard.client.shipper import LogShipper, MetricsShipper
-from runyard.environments.kit import compile_kit
+from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import realise
+from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, ServiceException, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
 from runyard.runner.folder import AttemptFolder, write_identity
@@ -52,6 +53,10 @@ def main(path: str, is_recovery: bool = False) -> int:
         folder.say("not wanted any more: {}".format(error))
         end_all(folder.key, 0)
     shutil.rmtree(path, ignore_errors=True)
+    try:
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        pass  # another attempt's folder is there
     return 0
 
 
@@ -128,7 +133,7 @@ class Attempt:
         folder.lay_out_source(self._server)
         folder.make()
         interpreter = self._interpreter()
-        compile_kit(os.path.join(folder.facts.cache_folder, "kits", plan.kit), interpreter)
+        compile_kit(find_kit(os.path.join(folder.facts.cache_folder, "kits"), plan.kit), interpreter)
         inputs = bind_inputs(folder, self._server, self._say)
         values = job_variables(folder, interpreter, inputs)
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
@@ -137,7 +142,7 @@ class Attempt:
 
     def _interpreter(self) -> str:
         facts, lock = self._folder.facts, self._folder.plan.lock
-        return realise(lock, facts.cache_folder, log=self._folder.say).interpreter
+        return realise(lock, facts.cache_folder, uv=find_uv(), log=self._folder.say).interpreter
 
     def _say(self, message: str) -> None:
         self.reporter.add(ReportKind.PREPARING, message)

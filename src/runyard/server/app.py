@@ -120,7 +120,7 @@ def make_parts(settings: Settings, url: str) -> Parts:
     def kit() -> str:
         if "kit" not in kits:
             kits["kit"] = make_kit(str(cache / "kits"))
-        return os.path.basename(kits["kit"].folder)
+        return kits["kit"].version_digest
 
     builds = Builds(database, home / "builds", cache, lambda: loop.ring())
     loop = Loop(

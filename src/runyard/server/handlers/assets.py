@@ -5,7 +5,7 @@ from typing import List, Tuple
 from urllib.parse import urlsplit
 
 from runyard.db import assets, runs
-from runyard.environments import curated
+from runyard.environments.curated import find_curated, is_reserved, list_curated
 from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.protocol.assets import Artifact, Dataset, DatasetSpec, Datastore, DatastoreFile, Environment, Experiment
@@ -145,7 +145,7 @@ def register_environment(call: Call) -> Environment:
     spec = body.spec
     names.check_asset_name(spec.name)
     names.check_variables(spec)
-    if curated.is_reserved(spec.name):
+    if is_reserved(spec.name):
         raise UserErrorException(
             "The name {!r} is reserved for curated environments; choose another, or clone(new_name=...).".format(spec.name)
         )
@@ -161,8 +161,7 @@ def list_environments(call: Call) -> List[Environment]:
     with call.parts.database.read() as connection:
         workspace = assets.get_workspace(connection, call.workspace)
         found = assets.list_environments(connection, call.workspace)
-    ours = [_curated(name, workspace) for name in curated.list_names()]
-    return found + [one for one in ours if one.name not in {other.name for other in found}]
+    return found + [_curated(spec, workspace) for spec in list_curated()]
 
 
 def get_environment(call: Call) -> Environment:
@@ -170,8 +169,9 @@ def get_environment(call: Call) -> Environment:
     name = call.path["name"]
     with call.parts.database.read() as connection:
         workspace = assets.get_workspace(connection, call.workspace)
-        if name in curated.list_names():
-            return _curated(name, workspace)
+        ours = find_curated(name)
+        if ours is not None:
+            return _curated(ours, workspace)
         return assets.get_environment(connection, call.workspace, name, call.query.get("version") or None)
 
 
@@ -260,9 +260,8 @@ def _check_source(call: Call, source: Source) -> None:
             check_path(source.path.strip("/"))
 
 
-def _curated(name: str, workspace: Workspace) -> Environment:
-    spec: EnvironmentSpec = curated.get(name)
-    return Environment(name, spec.version, workspace.name, spec, "runyard", workspace.created_at, is_curated=True)
+def _curated(spec: EnvironmentSpec, workspace: Workspace) -> Environment:
+    return Environment(spec.name, spec.version, workspace.name, spec, "runyard", workspace.created_at, is_curated=True)
 
 
 def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:
