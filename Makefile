@@ -56,7 +56,7 @@ $(UV): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Runyard needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	@echo "Making $(VENV) (once; about half a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' constraints.txt)"
+	@$(RUN) -m pip install -qq --disable-pip-version-check "uv==$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' constraints.txt)"
 	@touch $(UV)
 
 $(VENV)/.ready: $(UV) $(PROJECTS)

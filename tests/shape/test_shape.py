@@ -82,10 +82,10 @@ def test_nothing_unpickles() -> None:
     assert not offenders, report(offenders)
 
 
-def test_only_the_rooms_that_speak_to_people_print() -> None:
+def test_only_programs_and_the_rooms_that_speak_to_people_print() -> None:
     offenders = []
     for file in library_files():
-        if file.room in SPEAKING_ROOMS:
+        if file.room in SPEAKING_ROOMS or file.path.name == "__main__.py":
             continue
         for node in file.nodes:
             if isinstance(node, ast.Call) and dotted_name(node.func) == "print" and not writes_to_a_file(node):
