@@ -1,7 +1,6 @@
 """A folder of small wheels, a cache for uv, and a log that can be read."""
 
 from pathlib import Path
-from typing import List
 
 import pytest
 
@@ -30,7 +29,7 @@ def uv() -> str:
     return find_uv()
 
 
-class Lines(List[str]):
+class Lines(list[str]):
     """A log: what was said, in order."""
 
     def __call__(self, line: str) -> None:

@@ -4,10 +4,10 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Tuple
 
-_BACKEND = '''
+_BACKEND = """
 import os, time, zipfile
 
 def build_wheel(folder, config_settings=None, metadata_directory=None):
@@ -22,7 +22,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         wheel.writestr("waits-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr("waits-1.0.dist-info/RECORD", "")
     return name
-'''
+"""
 
 
 def make_wheel(
@@ -41,8 +41,8 @@ def make_wheel(
 
 
 def make_waiting_source(folder: Path) -> Path:
-    """A source package whose build says that it has started, and waits for a file named 'go'; both in $PIP_TEST_GATE."""
-    files: Tuple[Tuple[str, str], ...] = (
+    """A source whose build writes 'started' and waits for 'go', two files in $PIP_TEST_GATE."""
+    files: tuple[tuple[str, str], ...] = (
         ("waits-1.0/PKG-INFO", "Metadata-Version: 2.1\nName: waits\nVersion: 1.0\n"),
         ("waits-1.0/backend.py", _BACKEND),
         (
@@ -60,6 +60,6 @@ def make_waiting_source(folder: Path) -> Path:
     return path
 
 
-def source_of(folder: Path) -> Tuple[str, ...]:
+def source_of(folder: Path) -> tuple[str, ...]:
     """The options that make ``folder`` the only index."""
     return ("--no-index", "--find-links " + os.fspath(folder))

@@ -70,7 +70,12 @@ def test_other_options_of_pip_are_refused() -> None:
 
 
 def test_requirement_names_are_normalised() -> None:
-    assert [requirement_name(x) for x in ("A_b.C[x]>=1", "a @ https://h", "./x.whl", "https://h/x")] == ["a-b-c", "a", "", ""]
+    assert [requirement_name(x) for x in ("A_b.C[x]>=1", "a @ https://h", "./x.whl", "https://h/x")] == [
+        "a-b-c",
+        "a",
+        "",
+        "",
+    ]
 
 
 def test_conda_lines_are_split() -> None:
@@ -80,7 +85,16 @@ def test_conda_lines_are_split() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "minor"),
-    [("=3.8", 8), ("=3.8.1", 8), ("", 11), (">=3.7", 11), (">=3.7,<3.10", 9), ("<=3.9", 9), ("==3.9.5", 9), ("=3.8.*", 8)],
+    [
+        ("=3.8", 8),
+        ("=3.8.1", 8),
+        ("", 11),
+        (">=3.7", 11),
+        (">=3.7,<3.10", 9),
+        ("<=3.9", 9),
+        ("==3.9.5", 9),
+        ("=3.8.*", 8),
+    ],
 )
 def test_the_interpreter_has_the_minor_version_that_was_asked_for(wanted: str, minor: int) -> None:
     assert choose_interpreter(wanted, HOST, "3.11").version[1] == minor

@@ -1,4 +1,4 @@
-"""Azure's curated environments by name, from the data file beside this: what each had in it, as far as that was public."""
+"""Azure's curated environments by name, from the data file beside this: what each held, as far as that was public."""
 
 import json
 import os

@@ -13,7 +13,7 @@ CONDA_FILE = "conda_dependencies.yml"
 
 
 def save_to_directory(spec: EnvironmentSpec, path: str, overwrite: bool = False) -> None:
-    """Write the two files into the folder ``path``, made if needed; UserErrorException if it exists and not overwrite."""
+    """Write the two files into the folder ``path``, made if needed; UserErrorException if it is there already."""
     if os.path.exists(path) and not overwrite:
         raise UserErrorException(f"'{path}' exists already; pass overwrite=True to write into it.")
     os.makedirs(path, exist_ok=True)
@@ -82,7 +82,7 @@ def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
 
 
 def read_definition(data: Any) -> EnvironmentSpec:
-    """The environment in v1's JSON shape; what it does not say keeps its default, what we do not know is passed over."""
+    """The environment in v1's JSON shape; what it lacks keeps its default, what we do not know is passed over."""
     if not isinstance(data, dict):
         raise UserErrorException("A definition of an environment is a JSON object.")
     python = _section(data, "python")

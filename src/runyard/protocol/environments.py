@@ -120,5 +120,12 @@ _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)(?:[^\s/?#'\"<>`]*|[^\s
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(_said(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _said(value: Any) -> Any:
+    """``value`` without what is empty, so that a field added later (with an empty default) changes no digest."""
+    if isinstance(value, dict):
+        return {key: _said(item) for key, item in value.items() if item not in (None, "", (), {}, False)}
+    return [_said(item) for item in value] if isinstance(value, tuple) else value
