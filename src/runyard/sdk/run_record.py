@@ -1,0 +1,278 @@
+"""What a run's record holds, read and written over HTTP: details, metrics, files, logs."""
+
+import html
+import io
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+
+from runyard.client.transfer import receive_file, send_blobs
+from runyard.errors import NotFoundError, UserErrorException
+from runyard.protocol.assets import Artifact
+from runyard.protocol.digests import Hasher
+from runyard.protocol.identity import ArtifactList
+from runyard.protocol.metrics import Columns, decode_read, iterate
+from runyard.protocol.runs import Run as RunRecord
+from runyard.protocol.trees import check_path
+from runyard.sdk.details import Details, iso_time
+from runyard.sdk.session import current_server
+
+if TYPE_CHECKING:
+    from runyard.sdk.run import Run
+
+#: Folders of a record that hold logs.
+LOG_FOLDERS = ("user_logs/", "azureml-logs/", "logs/", "system_logs/")
+
+
+def iterate_runs(workspace: Any, query: Dict[str, Any]) -> Iterator[RunRecord]:
+    """Runs of a workspace, page by page, newest first."""
+    asked = dict(query)
+    for name in ("tags", "properties"):
+        asked[name] = _labels(asked.get(name))
+    while True:
+        page = workspace._call("list_runs", query=asked)
+        yield from page.runs
+        if page.next_cursor is None:
+            return
+        asked["cursor"] = page.next_cursor
+
+
+def details(run: "Run") -> Details:
+    """The run in v1's keys."""
+    record = run._refresh()
+    found = Details(
+        runId=record.id,
+        target=record.target,
+        status=record.status,
+        startTimeUtc=None if record.started_at is None else iso_time(record.started_at),
+        endTimeUtc=None if record.ended_at is None else iso_time(record.ended_at),
+        services={},
+        warnings=[{"source": "Runyard", "message": one} for one in record.warnings],
+        error=None if record.error is None else _error(record),
+        properties={**record.properties, "ContentSnapshotId": record.spec.snapshot or ""},
+        inputDatasets=[_input(one) for one in record.spec.inputs if one.dataset_id is not None],
+        outputDatasets=[],
+        runDefinition=_definition(record),
+        logFiles=_log_urls(run),
+        submittedBy=record.created_by,
+        attempt=record.attempt,
+        reason=record.reason,
+    )
+    for optional in ("startTimeUtc", "endTimeUtc", "warnings", "error", "reason"):
+        if not found[optional]:
+            del found[optional]
+    return found
+
+
+def details_with_logs(run: "Run") -> Details:
+    """As ``details``, with texts for the logs' addresses."""
+    found = details(run)
+    found["logFiles"] = {name: read_log(run, name).decode("utf-8", "replace") for name in found["logFiles"]}
+    return found
+
+
+def read_log(run: "Run", name: str) -> bytes:
+    """A log's bytes up to now."""
+    pieces, offset = [], 0
+    while True:
+        piece = run._call("read_log", query={"offset": offset}, path=name)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+        offset += len(piece)
+
+
+def read_metrics(run: "Run", name: Optional[str], recursive: bool) -> Dict[str, Any]:
+    """Metrics by name, or by run id and name."""
+    body = run._call("get_metrics", query={"name": name, "recursive": "1" if recursive else None})
+    found = {run_id: _values(columns) for run_id, columns in decode_read(body).items()}
+    return found if recursive else found[run.id]
+
+
+def file_names(run: "Run") -> List[str]:
+    """Paths of the record's files, live logs included."""
+    stored = {one.path for one in run._call("list_artifacts")}
+    return sorted(stored | {one.path for one in run._call("list_logs")})
+
+
+def download_file(run: "Run", name: str, output_file_path: Optional[str]) -> None:
+    """Download one file to a path, into a folder, or into the current folder."""
+    target = output_file_path or os.path.basename(name)
+    if target.endswith(("/", os.sep)) or os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(name))
+    digests = {one.path: one.digest for one in run._call("list_artifacts", query={"prefix": name})}
+    try:
+        _receive(run, name, target, digests.get(name))
+    except NotFoundError:
+        raise UserErrorException(
+            "File with path {} was not found; run.get_file_names() lists what there is.".format(name)
+        ) from None
+
+
+def download_files(
+    run: "Run", prefix: Optional[str], output_directory: Optional[str], output_paths: Any, append_prefix: bool
+) -> None:
+    """Download every file below a prefix."""
+    clean = (prefix or "").strip("/")
+    found = [one for one in run._call("list_artifacts") if _is_below(one.path, clean)]
+    if output_paths is not None and len(output_paths) != len(found):
+        raise UserErrorException("{} paths were given for {} files.".format(len(output_paths), len(found)))
+    for place, one in enumerate(found):
+        relative = one.path if append_prefix or not clean else one.path[len(clean) :].lstrip("/")
+        target = os.path.join(output_directory or ".", relative or os.path.basename(one.path))
+        _receive(run, one.path, target if output_paths is None else output_paths[place], one.digest)
+
+
+def download_logs(run: "Run", destination: Optional[str]) -> List[str]:
+    """Download every log; returns the paths."""
+    paths = []
+    for one in run._call("list_logs"):
+        path = os.path.join(destination or run.id, *one.path.split("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(read_log(run, one.path))
+        paths.append(path)
+    return paths
+
+
+def upload_files(run: "Run", names: List[str], sources: List[Any]) -> None:
+    """Add files (paths or opened streams) to the record."""
+    artifacts, blobs, temporary = [], {}, []
+    try:
+        for name, source in zip(names, sources):
+            check_path(name)
+            if isinstance(source, io.IOBase) or hasattr(source, "read"):
+                source = _to_file(source)
+                temporary.append(source)
+            hasher = Hasher()
+            with open(source, "rb") as file:
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    hasher.update(piece)
+            artifacts.append(Artifact(name, hasher.digest(), hasher.size_bytes))
+            blobs[hasher.digest()] = os.fspath(source)
+        send_blobs(current_server(), run.experiment.workspace.name, blobs)
+        run._call("add_artifacts", ArtifactList(tuple(artifacts)))
+    finally:
+        for path in temporary:
+            os.unlink(path)
+
+
+def upload_folder(run: "Run", name: str, path: str) -> None:
+    """Add a folder's files to the record."""
+    names, sources = [], []
+    for parent, _, files in os.walk(path):
+        for file in sorted(files):
+            full = os.path.join(parent, file)
+            names.append("{}/{}".format(name.strip("/"), os.path.relpath(full, path).replace(os.sep, "/")))
+            sources.append(full)
+    upload_files(run, names, sources)
+
+
+def as_html(run: "Run") -> str:
+    """The run as a table for a notebook."""
+    record = run._refresh()
+    cells = (
+        ("Experiment", record.experiment),
+        ("Id", record.id),
+        ("Status", record.status),
+        ("Details", '<a href="{0}" target="_blank" rel="noopener">{0}</a>'.format(html.escape(run.get_portal_url()))),
+    )
+    head = "".join("<th>{}</th>".format(name) for name, _ in cells)
+    body = "".join("<td>{}</td>".format(text if name == "Details" else html.escape(text)) for name, text in cells)
+    return "<table><tr>{}</tr><tr>{}</tr></table>".format(head, body)
+
+
+def error_document(record: RunRecord) -> Dict[str, Any]:
+    """v1's form of an error."""
+    return {"error": _error(record)["error"], "time": "0001-01-01T00:00:00.000Z"} if record.error else {}
+
+
+def _error(record: RunRecord) -> Dict[str, Any]:
+    error = record.error
+    assert error is not None
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "details": [{"message": error.details}] if error.details else [],
+        }
+    }
+
+
+def _definition(record: RunRecord) -> Dict[str, Any]:
+    spec = record.spec
+    environment = spec.environment
+    return {
+        "script": spec.script,
+        "command": " ".join(spec.command),
+        "useAbsolutePath": False,
+        "arguments": list(spec.arguments),
+        "framework": "Python",
+        "communicator": "None",
+        "target": spec.target,
+        "nodeCount": spec.node_count,
+        "maxRunDurationSeconds": spec.max_run_duration_s,
+        "dataReferences": {one.name: {"dataStoreName": one.datastore} for one in spec.inputs if one.datastore},
+        "data": {one.name: {"datasetId": one.dataset_id} for one in spec.inputs if one.dataset_id},
+        "environment": {
+            "name": environment.name,
+            "version": environment.version,
+            "environmentVariables": dict(environment.variables),
+        },
+        "environmentVariables": dict(spec.environment_variables),
+        "history": {"outputCollection": True, "directoriesToWatch": ["logs"]},
+    }
+
+
+def _input(one: Any) -> Dict[str, Any]:
+    return {
+        "dataset": {"id": one.dataset_id},
+        "consumptionDetails": {
+            "type": "RunInput",
+            "inputName": one.name,
+            "mechanism": one.mode.capitalize(),
+            "pathOnCompute": one.path_on_compute,
+        },
+    }
+
+
+def _log_urls(run: "Run") -> Dict[str, str]:
+    workspace, server = run.experiment.workspace.name, current_server()
+    return {
+        one.path: server.url("read_log", workspace=workspace, run_id=run.id, path=one.path)
+        for one in run._call("list_logs")
+    }
+
+
+def _values(columns: List[Columns]) -> Dict[str, Any]:
+    series: Dict[str, List[Any]] = {}
+    for one in columns:
+        series.setdefault(one.key, []).extend(value for _, _, value in iterate(one))
+    return {name: values[0] if len(values) == 1 else values for name, values in series.items()}
+
+
+def _labels(asked: Any) -> Optional[str]:
+    if not asked:
+        return None
+    if isinstance(asked, str):
+        return json.dumps({asked: None})
+    return json.dumps({str(key): None if value is None else str(value) for key, value in asked.items()})
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return not prefix or path.startswith(prefix)
+
+
+def _receive(run: "Run", name: str, target: str, digest: Optional[str]) -> None:
+    workspace = run.experiment.workspace.name
+    pieces = current_server().stream("read_artifact", workspace=workspace, run_id=run.id, path=name)
+    receive_file(pieces, target, digest)
+
+
+def _to_file(stream: Any) -> str:
+    handle, path = tempfile.mkstemp(prefix="runyard-upload-")
+    with os.fdopen(handle, "wb") as file:
+        for piece in iter(lambda: stream.read(1 << 20), stream.read(0)):
+            file.write(piece.encode("utf-8") if isinstance(piece, str) else piece)
+    return path

@@ -1,0 +1,116 @@
+"""Waiting for a run: told by the server, not asked again and again; with its log in v1's frame if wanted."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, List
+
+from runyard.errors import ActivityFailedException
+from runyard.protocol.runs import TERMINAL, RunStatus
+from runyard.protocol.runs import Run as RunRecord
+from runyard.sdk.run_record import details, error_document
+from runyard.sdk.session import current_server
+
+if TYPE_CHECKING:
+    from runyard.sdk.run import Run
+
+#: How long one request waits at the server, seconds.
+WAIT_S = 30
+
+#: What is followed: the build of the environment first, then the script.
+BUILD_LOG, SCRIPT_LOG = "azureml-logs/20_image_build_log.txt", "user_logs/std_log.txt"
+
+_WAITING = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
+
+
+def wait_for_completion(run: "Run", show_output: bool, raise_on_error: bool) -> Any:
+    """The run's details once it has ended."""
+    if show_output:
+        _show(run)
+    record = run._known()
+    while record.status not in TERMINAL:
+        record = wait_for_event(run)
+    if show_output:
+        _summarise(run, record)
+    if record.status == RunStatus.FAILED and raise_on_error:
+        raise ActivityFailedException("Activity Failed:\n{}".format(json.dumps(error_document(record), indent=4)))
+    return details(run)
+
+
+def wait_for_event(run: "Run") -> RunRecord:
+    """The run as soon as something has happened to it that we have not seen, or after some seconds."""
+    known = run._known()
+    query = {"after": known.event_seq, "wait_s": WAIT_S}
+    record: RunRecord = run._call("wait_run", query=query)
+    run._cached = record
+    return record
+
+
+def follow_log(run: "Run", name: str, show: Any) -> None:
+    """Pass every piece of a log's text to ``show`` as it comes, until the log is complete."""
+    offset, server, workspace = 0, current_server(), run.experiment.workspace.name
+    pending = b""
+    while True:
+        query = {"offset": offset, "wait_s": WAIT_S}
+        data, head = server.call_with_head(
+            "read_log", query=query, timeout_s=WAIT_S + 60, workspace=workspace, run_id=run.id, path=name
+        )
+        offset += len(data)
+        text, pending = _decoded(pending + data)
+        if text:
+            show(text)
+        if head.get("X-Log-Complete") == "1":
+            if pending:
+                show(pending.decode("utf-8", "replace"))
+            return
+        if name == BUILD_LOG and run._refresh().status not in _WAITING[:3]:
+            return
+
+
+def _show(run: "Run") -> None:
+    _write("RunId: {}\nWeb View: {}\n".format(run.id, run.get_portal_url()))
+    record = run._known()
+    while record.status in _WAITING:
+        if record.status == RunStatus.PREPARING and _has_log(run, BUILD_LOG):
+            _stream(run, BUILD_LOG)
+        record = run._refresh()
+        if record.status in _WAITING:
+            record = wait_for_event(run)
+    if record.status not in TERMINAL or _has_log(run, SCRIPT_LOG):
+        _stream(run, SCRIPT_LOG)
+
+
+def _stream(run: "Run", name: str) -> None:
+    title = "Streaming {}".format(name)
+    _write("\n{}\n{}\n\n".format(title, "=" * len(title)))
+    follow_log(run, name, _write)
+
+
+def _summarise(run: "Run", record: RunRecord) -> None:
+    _write("\n\nExecution Summary\n=================\n")
+    _write("RunId: {}\nWeb View: {}\n".format(run.id, run.get_portal_url()))
+    if record.warnings:
+        _write("\nWarnings:\n{}\n".format("\n".join(record.warnings)))
+    if record.error is not None:
+        _write("\nError:\n{}\n".format(record.error.message))
+    _write("\n")
+
+
+def _has_log(run: "Run", name: str) -> bool:
+    names: List[str] = [one.path for one in run._call("list_logs")]
+    return name in names
+
+
+def _decoded(data: bytes) -> Any:
+    """The text in ``data``, and the bytes of a character that is not whole yet."""
+    for cut in range(min(3, len(data)) + 1):
+        end = len(data) - cut
+        try:
+            return data[:end].decode("utf-8"), data[end:]
+        except UnicodeDecodeError:
+            continue
+    return data.decode("utf-8", "replace"), b""
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,42 @@
+"""Which server this process talks to: its run's own inside a job, else the configured or the local one."""
+
+import os
+from pathlib import Path
+from typing import Optional
+
+from runyard.client.http import Server, file_resolver
+
+_server: Optional[Server] = None
+
+
+def current_server() -> Server:
+    """The server of this process; on a user's machine a local one is started if none runs."""
+    global _server
+    if _server is None:
+        _server = _of_job() if is_in_run() else _of_user()
+    return _server
+
+
+def forget_server() -> None:
+    """Look for the server anew at the next request (the home folder or RUNYARD_SERVER changed)."""
+    global _server
+    _server = None
+
+
+def is_in_run() -> bool:
+    """Is this process part of a submitted run?"""
+    return "AZUREML_RUN_ID" in os.environ and "AZUREML_RUN_TOKEN" in os.environ
+
+
+def _of_job() -> Server:
+    url, token = os.environ.get("RUNYARD_SERVER", ""), os.environ["AZUREML_RUN_TOKEN"]
+    path = os.environ.get("RUNYARD_SERVER_FILE")
+    return Server(file_resolver(Path(path), url) if path else lambda: url, token)
+
+
+def _of_user() -> Server:
+    # Not part of the kit: a job never starts a server.
+    from runyard.client.local_server import connect
+
+    return connect()
+
