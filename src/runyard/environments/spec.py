@@ -1,5 +1,6 @@
 """Conda YAML and pip requirement files to specs, and specs back to conda YAML."""
 
+import itertools
 import json
 import re
 from typing import Any, List, Tuple
@@ -9,6 +10,9 @@ from runyard.protocol.environments import CondaSpec, without_credentials
 
 #: A larger file is no list of packages.
 MAX_FILE_BYTES = 1024 * 1024
+
+#: A conda file nests three levels; PyYAML takes seconds over a thousand.
+MAX_BRACKETS_OPEN = 100
 
 #: What one line may be long; a URL with a token fits.
 MAX_LINE_CHARACTERS = 4096
@@ -70,6 +74,9 @@ def read_pip_requirements(text: str, where: str = "The requirements file") -> Co
 
 def _compose(text: str, where: str) -> Any:
     _check_size(text, where)
+    depths = itertools.accumulate((one in "[{") - (one in "]}") for one in text)
+    if max(depths, default=0) > MAX_BRACKETS_OPEN:
+        raise UserErrorException(f"{where} is not valid YAML: more than {MAX_BRACKETS_OPEN} brackets are open.")
     try:
         import yaml
     except ImportError:
