@@ -2,11 +2,9 @@
 
 import glob
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
-from urllib.parse import unquote, urlsplit
 
 from runyard.client.http import Server
 from runyard.client.transfer import receive_file
@@ -14,12 +12,11 @@ from runyard.errors import UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
+from runyard.protocol.mounts import GLOB, fixed_part, mount_base, url_path
 from runyard.protocol.plan import InputPlan, Source
 from runyard.protocol.runs import InputMode
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
-
-_GLOB = re.compile(r"[*?\[]")
 
 Say = Callable[[str], None]
 
@@ -80,9 +77,7 @@ def _bind_source(
 
 def _download(folder: AttemptFolder, url: str, target: Path, say: Say) -> int:
     """A URL keeps its host and path below the mount, as v1's did."""
-    parts = urlsplit(url)
-    relative = "{}/{}".format(parts.hostname, unquote(parts.path).strip("/") or "index")
-    place = join_inside(target, check_path(relative))
+    place = join_inside(target, check_path(url_path(url)))
     place.parent.mkdir(parents=True, exist_ok=True)
     say("Downloading {}".format(url))
     fetch(url, str(place), allow_private=folder.plan.allow_private_urls)
@@ -95,7 +90,7 @@ def _receive(
     """Files of a datastore that lies on the server's disk and not on this one."""
     names = {"workspace": folder.plan.workspace, "name": source.datastore}
     files = server.call("list_datastore_files", query={"path": source.path}, **names)
-    base = _base(source.path, [one.path for one in files]) if is_alone else ""
+    base = mount_base(source.path, [one.path for one in files]) if is_alone else ""
     for one in files:
         say("Downloading {} from {}".format(one.path, source.datastore))
         pieces = server.stream("read_datastore_file", path=one.path, **names)
@@ -109,13 +104,13 @@ def _local_files(folder: AttemptFolder, source: Source, is_alone: bool) -> List[
         return _files_at(source.file)
     root = _datastore_root(folder, source)
     paths = [one.path for one in FolderDatastore(root).list(source.path)]
-    base = _base(source.path, paths) if is_alone else ""
+    base = mount_base(source.path, paths) if is_alone else ""
     return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
 
 def _files_at(path: str) -> List[Tuple[str, str]]:
-    if _GLOB.search(path):
-        base = _fixed_part(path)
+    if GLOB.search(path):
+        base = fixed_part(path)
         found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
         return [(one, os.path.relpath(one, base or "/")) for one in found]
     if os.path.isdir(path):
@@ -130,23 +125,6 @@ def _files_at(path: str) -> List[Tuple[str, str]]:
 def _datastore_root(folder: AttemptFolder, source: Source) -> Path:
     root = Path(folder.facts.datastores_folder or "") / folder.plan.workspace / str(source.datastore)
     return root
-
-
-def _base(asked: str, found: List[str]) -> str:
-    """The folder that paths below the mount are relative to: the asked folder, a glob's fixed part, a file's own."""
-    clean = asked.strip("/")
-    if _GLOB.search(clean):
-        return _fixed_part(clean)
-    return os.path.dirname(clean) if found == [clean] else clean
-
-
-def _fixed_part(pattern: str) -> str:
-    fixed: List[str] = []
-    for part in pattern.split("/"):
-        if _GLOB.search(part):
-            break
-        fixed.append(part)
-    return "/".join(fixed)
 
 
 def _place(source: str, target: Path, is_link: bool) -> None:

@@ -1,0 +1,73 @@
+"""DataReference: a path of a datastore, and how a run reads it."""
+
+import re
+from typing import TYPE_CHECKING, Optional
+
+from runyard.errors import UserErrorException
+from runyard.protocol.runs import InputMode, InputSpec
+
+if TYPE_CHECKING:
+    from runyard.sdk.datastore import AzureBlobDatastore
+
+
+class DataReference:
+    """A folder or file of a datastore, as an argument or input of a run."""
+
+    def __init__(
+        self,
+        datastore: "AzureBlobDatastore",
+        data_reference_name: Optional[str] = None,
+        path_on_datastore: Optional[str] = None,
+        mode: str = InputMode.MOUNT,
+        path_on_compute: Optional[str] = None,
+        overwrite: bool = False,
+    ) -> None:
+        if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD):
+            raise UserErrorException("A data reference's mode is mount or download, not {!r}.".format(mode))
+        self.datastore = datastore
+        self.path_on_datastore = (path_on_datastore or "").strip("/")
+        self.data_reference_name = data_reference_name or _name(datastore.name, self.path_on_datastore)
+        self.mode = mode
+        self.path_on_compute = path_on_compute
+        self.overwrite = overwrite
+
+    def as_mount(self) -> "DataReference":
+        """The same path, mounted."""
+        return self._with(InputMode.MOUNT, self.path_on_compute, self.overwrite)
+
+    def as_download(self, path_on_compute: Optional[str] = None, overwrite: bool = False) -> "DataReference":
+        """The same path, downloaded before the script starts."""
+        return self._with(InputMode.DOWNLOAD, path_on_compute, overwrite)
+
+    def path(self, path: Optional[str] = None, data_reference_name: Optional[str] = None) -> "DataReference":
+        """A path below this one."""
+        below = "/".join(part for part in (self.path_on_datastore, (path or "").strip("/")) if part)
+        return DataReference(self.datastore, data_reference_name, below, self.mode)
+
+    def _with(self, mode: str, path_on_compute: Optional[str], overwrite: bool) -> "DataReference":
+        name = self.data_reference_name
+        return DataReference(self.datastore, name, self.path_on_datastore, mode, path_on_compute, overwrite)
+
+    def _input(self) -> InputSpec:
+        return InputSpec(
+            name=self.data_reference_name,
+            mode=self.mode,
+            datastore=self.datastore.name,
+            path=self.path_on_datastore,
+            path_on_compute=self.path_on_compute,
+            overwrite=self.overwrite,
+        )
+
+    def __str__(self) -> str:
+        return "$AZUREML_DATAREFERENCE_{}".format(self.data_reference_name)
+
+    def __repr__(self) -> str:
+        return "DataReference({!r}, path={!r}, mode={!r})".format(self.datastore.name, self.path_on_datastore, self.mode)
+
+
+def _name(datastore: str, path: str) -> str:
+    """A name that can be a variable's: the datastore's, with its path where there is one."""
+    text = re.sub(r"[^A-Za-z0-9_]", "_", "{}_{}".format(datastore, path) if path else datastore)
+    return text if not text[0].isdigit() else "_" + text
+
+

@@ -1,0 +1,160 @@
+"""Environment: packages, variables and image of a run, as v1 described them."""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from runyard.errors import UserErrorException
+from runyard.protocol.environments import DockerSpec, EnvironmentSpec, PythonSpec
+from runyard.protocol.identity import EnvironmentBody
+from runyard.sdk.conda_dependencies import CondaDependencies, read_file
+
+#: v1's default images, by name; kept with a run, used by a docker builder.
+DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"
+DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-cuda10.1-cudnn7-ubuntu18.04"
+
+
+class DockerSection:
+    """``environment.docker``: accepted, kept and shown; this version builds with uv and no container."""
+
+    def __init__(self, spec: Optional[DockerSpec] = None) -> None:
+        known = spec or DockerSpec(base_image=DEFAULT_CPU_IMAGE)
+        self.enabled = known.enabled
+        self.base_image = known.base_image
+        self.base_dockerfile = known.base_dockerfile
+        self.arguments: List[str] = list(known.arguments)
+        self.shm_size = known.shm_size
+        self.gpu_support = known.gpu_support
+        self.shared_volumes = True
+        self.base_image_registry: Any = None
+
+    def _spec(self) -> DockerSpec:
+        return DockerSpec(
+            enabled=bool(self.enabled),
+            base_image=self.base_image,
+            base_dockerfile=self.base_dockerfile,
+            arguments=tuple(str(one) for one in self.arguments or ()),
+            shm_size=self.shm_size,
+            gpu_support=bool(self.gpu_support),
+        )
+
+
+class PythonSection:
+    """``environment.python``."""
+
+    def __init__(self, spec: Optional[PythonSpec] = None) -> None:
+        known = spec or PythonSpec()
+        self.user_managed_dependencies = known.user_managed
+        self.interpreter_path = known.interpreter_path
+        self.conda_dependencies = CondaDependencies(_underlying_structure=known.conda)
+        self.as_of = known.as_of
+        self.conda_dependencies_file: Optional[str] = None
+
+    def _spec(self) -> PythonSpec:
+        conda = self.conda_dependencies._spec
+        if self.conda_dependencies_file is not None:
+            conda = read_file(self.conda_dependencies_file)
+        return PythonSpec(
+            user_managed=bool(self.user_managed_dependencies),
+            interpreter_path=self.interpreter_path or "python",
+            conda=conda,
+            as_of=self.as_of,
+        )
+
+
+class Environment:
+    """A named environment. Change it freely; what a run uses is what it is when the run is submitted."""
+
+    def __init__(self, name: Optional[str] = None, **_: Any) -> None:
+        self.name = name
+        self.version: Optional[str] = None
+        self.python = PythonSection()
+        self.docker = DockerSection()
+        self.environment_variables: Dict[str, str] = {}
+        self.inferencing_stack_version: Optional[str] = None
+        self.spark: Any = None
+        self.r: Any = None
+
+    @classmethod
+    def _of(cls, spec: EnvironmentSpec) -> "Environment":
+        found = cls(spec.name)
+        found.version = spec.version or None
+        found.python = PythonSection(spec.python)
+        found.docker = DockerSection(spec.docker)
+        found.environment_variables = dict(spec.variables)
+        return found
+
+    @staticmethod
+    def from_conda_specification(name: str, file_path: str) -> "Environment":
+        """An environment from a conda YAML file."""
+        found = Environment(name)
+        found.python.conda_dependencies = CondaDependencies(_underlying_structure=read_file(file_path))
+        return found
+
+    @staticmethod
+    def from_pip_requirements(name: str, file_path: str, pip_version: Optional[str] = None) -> "Environment":
+        """An environment from a requirements file."""
+        from runyard.environments.spec import read_pip_requirements
+
+        try:
+            text = Path(file_path).read_text("utf-8-sig")
+        except OSError as error:
+            raise UserErrorException("The file {!r} cannot be read: {}.".format(file_path, error.strerror)) from None
+        found = Environment(name)
+        spec = read_pip_requirements(text, "The requirements file {!r}".format(file_path))
+        found.python.conda_dependencies = CondaDependencies(_underlying_structure=spec)
+        return found
+
+    @staticmethod
+    def get(
+        workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None
+    ) -> "Environment":
+        """A registered or curated environment (default: its latest version)."""
+        return Environment._of(workspace._call("get_environment", query={"version": version}, name=name).spec)
+
+    @staticmethod
+    def list(workspace: Any) -> "Dict[str, Environment]":
+        """Registered and curated environments by name."""
+        return {one.name: Environment._of(one.spec) for one in workspace._call("list_environments")}
+
+    def register(self, workspace: Any) -> "Environment":
+        """Register it as its name's next version; the same content again is the version that exists."""
+        if not self.name:
+            raise UserErrorException("An environment needs a name to be registered.")
+        stored = workspace._call("register_environment", EnvironmentBody(self._spec()))
+        found = Environment._of(stored.spec)
+        found.version = stored.version
+        return found
+
+    def clone(self, new_name: str) -> "Environment":
+        """A copy under another name, to be changed."""
+        found = Environment._of(self._spec())
+        found.name, found.version = new_name, None
+        return found
+
+    def save_to_directory(self, path: str, overwrite: bool = False) -> None:
+        """Write the definition into a folder: conda_dependencies.yml and azureml_environment.json."""
+        from runyard.environments.folder import save_environment
+
+        if os.path.isdir(path) and os.listdir(path) and not overwrite:
+            raise UserErrorException("The folder {!r} is not empty; pass overwrite=True.".format(path))
+        save_environment(self._spec(), path, overwrite)
+
+    @staticmethod
+    def load_from_directory(path: str) -> "Environment":
+        """The environment that ``save_to_directory`` wrote."""
+        from runyard.environments.folder import load_environment
+
+        return Environment._of(load_environment(path))
+
+    def _spec(self) -> EnvironmentSpec:
+        return EnvironmentSpec(
+            name=self.name or "",
+            version=self.version or "",
+            python=self.python._spec(),
+            docker=self.docker._spec(),
+            variables={str(key): str(value) for key, value in self.environment_variables.items()},
+        )
+
+    def __repr__(self) -> str:
+        return "Environment(name={!r}, version={!r})".format(self.name, self.version)

@@ -1,0 +1,211 @@
+"""FileDataset: references to files where they lie; no copy is made until somebody reads them."""
+
+import glob
+import os
+import re
+from typing import Any, Dict, List, Optional
+from urllib.parse import unquote, urlsplit
+
+from runyard.errors import UserErrorException
+from runyard.protocol import assets
+from runyard.protocol.mounts import GLOB, fixed_part, mount_base, url_path
+from runyard.protocol.plan import Source
+from runyard.sdk.data_reference import DataReference
+from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.datastore import AzureBlobDatastore
+
+
+class FileDataset:
+    """Files of datastores, of this machine, or of the web."""
+
+    def __init__(self, sources: List[Source], workspace: Any = None, _record: Optional[assets.Dataset] = None) -> None:
+        self._sources = tuple(sources)
+        self._workspace = workspace
+        self._record = _record
+
+    @classmethod
+    def _of(cls, workspace: Any, record: assets.Dataset) -> "FileDataset":
+        return cls(list(record.sources), workspace, record)
+
+    @property
+    def id(self) -> Optional[str]:
+        """The id once it is registered or saved by a run; else None."""
+        return self._record.id if self._record else None
+
+    @property
+    def name(self) -> Optional[str]:
+        """The registered name."""
+        return self._record.name if self._record else None
+
+    @property
+    def version(self) -> Optional[int]:
+        """The registered version, from 1."""
+        return self._record.version if self._record else None
+
+    @property
+    def description(self) -> Optional[str]:
+        """The registered description."""
+        return self._record.description if self._record else None
+
+    @property
+    def tags(self) -> Dict[str, str]:
+        """The registered tags."""
+        return dict(self._record.tags) if self._record else {}
+
+    def register(
+        self,
+        workspace: Any,
+        name: str,
+        description: Optional[str] = None,
+        tags: Optional[Dict[str, str]] = None,
+        create_new_version: bool = False,
+    ) -> "FileDataset":
+        """Register it under a name; returns the registered dataset.
+
+        The same files under the same name are the version that exists; others need ``create_new_version=True``.
+        """
+        spec = assets.DatasetSpec(
+            sources=self._sources,
+            name=name,
+            description=description or "",
+            tags={str(key): str(value) for key, value in (tags or {}).items()},
+            create_new_version=create_new_version,
+        )
+        return FileDataset._of(workspace, workspace._call("save_dataset", spec))
+
+    def unregister_all_versions(self) -> None:
+        """Take the name off the workspace's list; runs that read it keep it by id."""
+        if self._record is not None and self._record.name is not None:
+            self._workspace._call("unregister_dataset", name=self._record.name)
+
+    def add_tags(self, tags: Dict[str, str]) -> "FileDataset":
+        """Add tags to a registered dataset."""
+        if self._record is None:
+            raise UserErrorException("Only a registered dataset has tags; call register() first.")
+        change = assets.LabelChange(tags={str(key): str(value) for key, value in tags.items()})
+        self._record = self._workspace._call("change_dataset", change, dataset_id=self._record.id)
+        return self
+
+    def to_path(self) -> List[str]:
+        """The files as paths below the mount, each with a leading '/'."""
+        return ["/" + path for path in self._paths()]
+
+    def download(
+        self, target_path: Optional[str] = None, overwrite: bool = False, ignore_not_found: bool = False
+    ) -> List[str]:
+        """Download the files below ``target_path`` (default: a temporary folder); returns their local paths."""
+        # Not part of the kit, and of no use to a job that has its data bound.
+        from runyard.sdk.dataset_download import download
+
+        return download(self._sources, self._workspace, target_path, overwrite, ignore_not_found)
+
+    def as_named_input(self, name: str) -> DatasetConsumptionConfig:
+        """The dataset under a name of its own in the run."""
+        return DatasetConsumptionConfig(name, self)
+
+    def as_mount(self, path_on_compute: Optional[str] = None) -> DatasetConsumptionConfig:
+        """Mounted in the run: links where the files lie on its disk, else fetched before the script starts."""
+        return DatasetConsumptionConfig(self._input_name(), self).as_mount(path_on_compute)
+
+    def as_download(self, path_on_compute: Optional[str] = None) -> DatasetConsumptionConfig:
+        """Downloaded before the script starts."""
+        return DatasetConsumptionConfig(self._input_name(), self).as_download(path_on_compute)
+
+    def _input_name(self) -> str:
+        text = re.sub(r"[^A-Za-z0-9_]", "_", self.name or "input")
+        return "input_" + text if not text[0].isalpha() else text
+
+    def _ensure_saved(self, workspace: Any) -> str:
+        if self._record is None:
+            self._workspace = workspace
+            self._record = workspace._call("save_dataset", assets.DatasetSpec(sources=self._sources))
+        return self._record.id
+
+    def _paths(self) -> List[str]:
+        found: List[str] = []
+        for source in self._sources:
+            found.extend(relative for _, relative in files_of(source, self._workspace, len(self._sources) == 1))
+        return found
+
+    def __repr__(self) -> str:
+        what = ", ".join(_shown(source) for source in self._sources[:3])
+        more = ", ..." if len(self._sources) > 3 else ""
+        name = "" if self.name is None else ", name={!r}, version={}".format(self.name, self.version)
+        return "FileDataset([{}{}]{})".format(what, more, name)
+
+
+def make_file_dataset(path: Any, validate: bool) -> FileDataset:
+    """A dataset of what v1 took: a URL, a local path or glob, a datastore's path, or a list of these."""
+    many = path if isinstance(path, list) else [path]
+    if not many:
+        raise UserErrorException("A dataset needs at least one path.")
+    workspace = None
+    sources = []
+    for one in many:
+        source, found = _source(one, validate)
+        workspace = workspace or found
+        sources.append(source)
+    dataset = FileDataset(sources, workspace)
+    if validate and workspace is not None:
+        for source in sources:
+            if source.datastore is not None and not list(files_of(source, workspace, True)):
+                raise UserErrorException(
+                    "Nothing in datastore {!r} matches {!r}; upload first, or pass validate=False.".format(
+                        source.datastore, source.path
+                    )
+                )
+    return dataset
+
+
+def _source(path: Any, validate: bool) -> Any:
+    """(source, workspace or None) of one path as v1 took it."""
+    if isinstance(path, DataReference):
+        return Source(datastore=path.datastore.name, path=path.path_on_datastore), path.datastore.workspace
+    if isinstance(path, tuple) and len(path) == 2 and isinstance(path[0], AzureBlobDatastore):
+        return Source(datastore=path[0].name, path=str(path[1]).strip("/")), path[0].workspace
+    if isinstance(path, AzureBlobDatastore):
+        return Source(datastore=path.name), path.workspace
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserErrorException(
+            "A dataset's path is a URL, a local path, (datastore, path) or a list of these, not {!r}.".format(path)
+        )
+    text = os.fspath(path)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]*://", text) and not text.startswith("file://"):
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserErrorException("{!r} is not an address that this version can read: http or https.".format(text))
+        return Source(url=text), None
+    local = os.path.abspath(os.path.expanduser(unquote(text[7:]) if text.startswith("file://") else text))
+    if validate and not (glob.glob(local, recursive=True) if GLOB.search(local) else os.path.exists(local)):
+        raise UserErrorException("The local path {!r} does not exist.".format(text))
+    return Source(file=local), None
+
+
+def files_of(source: Source, workspace: Any, is_alone: bool) -> Any:
+    """(where it is, path below the mount) of each file of a source."""
+    if source.url is not None:
+        return [(source.url, url_path(source.url))]
+    if source.file is not None:
+        return _local_files(source.file)
+    files = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
+    paths = [one.path for one in files]
+    base = mount_base(source.path, paths) if is_alone else ""
+    return [(path, os.path.relpath(path, base or ".")) for path in paths]
+
+
+def _local_files(path: str) -> Any:
+    if GLOB.search(path):
+        base = fixed_part(path)
+        return [(one, os.path.relpath(one, base)) for one in sorted(glob.glob(path, recursive=True)) if os.path.isfile(one)]
+    if os.path.isdir(path):
+        return [
+            (os.path.join(parent, name), os.path.relpath(os.path.join(parent, name), path))
+            for parent, _, names in os.walk(path)
+            for name in sorted(names)
+        ]
+    return [(path, os.path.basename(path))]
+
+
+def _shown(source: Source) -> str:
+    return source.url or source.file or "{}/{}".format(source.datastore, source.path)
+

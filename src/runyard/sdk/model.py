@@ -1,0 +1,361 @@
+"""Model: a registered version of a model, its files under the digests that the run stored."""
+
+import os
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from runyard.client.transfer import receive_file, send_blobs
+from runyard.errors import ModelNotFoundException, UserErrorException
+from runyard.protocol import assets
+from runyard.protocol.digests import Hasher
+from runyard.sdk.resource_configuration import ResourceConfiguration
+from runyard.sdk.session import current_server
+from runyard.sdk.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runyard.sdk.run import Run
+
+
+class Framework:
+    """Names of frameworks that v1 knew."""
+
+    CUSTOM = "Custom"
+    TENSORFLOW = "TensorFlow"
+    SCIKITLEARN = "ScikitLearn"
+    ONNX = "Onnx"
+    TFKERAS = "TfKeras"
+    PYTORCH = "PyTorch"
+    MULTI = "Multi"
+
+
+class Model:
+    """``Model(ws, name)`` is the latest version of that name; also by ``version`` or ``id`` ('name:version')."""
+
+    Framework = Framework
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        name: Optional[str] = None,
+        id: Optional[str] = None,
+        tags: Any = None,
+        properties: Any = None,
+        version: Optional[int] = None,
+        run_id: Optional[str] = None,
+        model_framework: Optional[str] = None,
+        expand: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.workspace = workspace
+        self._record: assets.Model = kwargs.get("_record") or _find(
+            workspace, name, id, tags, properties, version, run_id, model_framework
+        )
+
+    @property
+    def id(self) -> str:
+        """name:version."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._record.name
+
+    @property
+    def version(self) -> int:
+        """The version, from 1."""
+        return self._record.version
+
+    @property
+    def description(self) -> str:
+        """A text about it."""
+        return self._record.description
+
+    @property
+    def tags(self) -> Dict[str, str]:
+        """The model's tags."""
+        return dict(self._record.tags)
+
+    @property
+    def properties(self) -> Dict[str, str]:
+        """The model's properties, which cannot change."""
+        return dict(self._record.properties)
+
+    @property
+    def model_framework(self) -> str:
+        """One of ``Model.Framework``."""
+        return self._record.framework
+
+    @property
+    def model_framework_version(self) -> Optional[str]:
+        """The framework's version."""
+        return self._record.framework_version
+
+    @property
+    def resource_configuration(self) -> Optional[ResourceConfiguration]:
+        """What a service of it asks for."""
+        needs = self._record.resources
+        return None if needs is None else ResourceConfiguration(needs.cpu, needs.memory_in_gb, needs.gpu)
+
+    @property
+    def run_id(self) -> Optional[str]:
+        """The run whose record it came from."""
+        return self._record.run_id
+
+    @property
+    def run(self) -> Any:
+        """The run whose record it came from."""
+        from runyard.sdk.run import Run
+
+        return None if self._record.run_id is None else Run.get(self.workspace, self._record.run_id)
+
+    @property
+    def experiment_name(self) -> Optional[str]:
+        """The experiment of that run."""
+        return self._record.experiment
+
+    @property
+    def created_by(self) -> str:
+        """Who registered it."""
+        return self._record.created_by
+
+    @property
+    def created_time(self) -> Any:
+        """When it was registered, as a UTC datetime."""
+        from datetime import datetime, timezone
+
+        return datetime.fromtimestamp(self._record.created_at / 1_000_000, timezone.utc)
+
+    @property
+    def url(self) -> str:
+        """The model's address in the workspace."""
+        return "aml://asset/{}".format(self.id)
+
+    @staticmethod
+    def register(
+        workspace: Workspace,
+        model_path: str,
+        model_name: str,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        datasets: Any = None,
+        model_framework: Optional[str] = None,
+        model_framework_version: Optional[str] = None,
+        child_paths: Any = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Optional[ResourceConfiguration] = None,
+        **_: Any,
+    ) -> "Model":
+        """Register a local file or folder as the next version; only contents that the server lacks are sent."""
+        files, blobs = _local_files(model_path)
+        send_blobs(current_server(), workspace.name, blobs)
+        spec = _spec(
+            model_name, tags, properties, model_framework, model_framework_version, description, datasets,
+            resource_configuration, files=tuple(files),
+        )  # fmt: skip
+        return Model(workspace, _record=workspace._call("register_model", spec))
+
+    @staticmethod
+    def list(
+        workspace: Workspace,
+        name: Optional[str] = None,
+        tags: Any = None,
+        properties: Any = None,
+        run_id: Optional[str] = None,
+        latest: bool = False,
+        dataset_id: Optional[str] = None,
+        expand: bool = True,
+        page_count: int = 255,
+        model_framework: Optional[str] = None,
+    ) -> "List[Model]":
+        """Models of the workspace; each condition that is given must hold."""
+        query = {"name": name, "run_id": run_id, "latest": "1" if latest else None}
+        found = workspace._call("list_models", query=query)
+        kept = [one for one in found if _has(one.tags, tags) and _has(one.properties, properties)]
+        if model_framework is not None:
+            kept = [one for one in kept if one.framework == model_framework]
+        if dataset_id is not None:
+            kept = [one for one in kept if any(dataset_id in pair for pair in one.datasets)]
+        return [Model(workspace, _record=one) for one in kept]
+
+    @staticmethod
+    def get_model_path(model_name: str, version: Optional[int] = None, _workspace: Any = None) -> str:
+        """Where a service finds the model: azureml-models/<name>/<version>, else ./<name>."""
+        root = os.path.join("azureml-models", model_name)
+        if os.path.isdir(root):
+            versions = sorted((int(one) for one in os.listdir(root) if one.isdigit()), reverse=True)
+            for one in versions:
+                if version is None or one == version:
+                    folder = os.path.join(root, str(one))
+                    entries = os.listdir(folder)
+                    return os.path.join(folder, entries[0]) if len(entries) == 1 else folder
+        if os.path.exists(model_name):
+            return model_name
+        raise ModelNotFoundException("Model {!r} is not in azureml-models/ and not in this folder.".format(model_name))
+
+    def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: Optional[bool] = None) -> str:
+        """Download the files below ``target_dir``; returns the path of the file or folder that the model is."""
+        allowed = exist_ok if exists_ok is None else exists_ok
+        for one in self._record.files:
+            target = os.path.join(target_dir, *one.path.split("/"))
+            if os.path.exists(target) and not allowed:
+                raise UserErrorException("{} exists already; pass exist_ok=True.".format(target))
+            pieces = current_server().stream(
+                "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=one.path
+            )
+            receive_file(pieces, target, one.digest)
+        tops = {one.path.split("/")[0] for one in self._record.files}
+        return os.path.join(target_dir, tops.pop()) if len(tops) == 1 else target_dir
+
+    def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
+        """Replace tags or description."""
+        removed = () if tags is None else tuple(key for key in self.tags if key not in tags)
+        self._change(assets.LabelChange(description, _texts(tags) if tags is not None else None, removed))
+
+    def add_tags(self, tags: Dict[str, str]) -> None:
+        """Add tags."""
+        self._change(assets.LabelChange(tags=_texts(tags)))
+
+    def add_properties(self, properties: Dict[str, str]) -> None:
+        """Add properties; one that exists cannot change."""
+        self._change(assets.LabelChange(properties=_texts(properties)))
+
+    def delete(self) -> None:
+        """Delete this version; its number is not given again."""
+        self.workspace._call("delete_model", name=self.name, version=self.version)
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "version": self.version,
+            "framework": self.model_framework,
+            "frameworkVersion": self.model_framework_version,
+            "description": self.description,
+            "runId": self.run_id,
+            "experimentName": self.experiment_name,
+            "createdBy": self.created_by,
+            "tags": self.tags,
+            "properties": self.properties,
+        }
+
+    def _change(self, change: assets.LabelChange) -> None:
+        self._record = self.workspace._call("change_model", change, name=self.name, version=self.version)
+
+    def __repr__(self) -> str:
+        return "Model(workspace={!r}, name={}, id={}, version={})".format(
+            self.workspace.name, self.name, self.id, self.version
+        )
+
+
+def register_from_run(
+    run: "Run",
+    model_name: str,
+    model_path: str,
+    tags: Any,
+    properties: Any,
+    framework: Optional[str],
+    framework_version: Optional[str],
+    description: Optional[str],
+    datasets: Any,
+    resources: Optional[ResourceConfiguration],
+) -> Model:
+    """Register files of a run's record."""
+    workspace = run.experiment.workspace
+    spec = _spec(
+        model_name, tags, properties, framework, framework_version, description, datasets, resources,
+        run_id=run.id, path=model_path.strip("/"),
+    )  # fmt: skip
+    return Model(workspace, _record=workspace._call("register_model", spec))
+
+
+def _spec(
+    name: str,
+    tags: Any,
+    properties: Any,
+    framework: Optional[str],
+    framework_version: Optional[str],
+    description: Optional[str],
+    datasets: Any,
+    resources: Optional[ResourceConfiguration],
+    **source: Any,
+) -> assets.ModelSpec:
+    if framework_version is not None and framework is None:
+        raise UserErrorException("model_framework_version needs model_framework.")
+    needs = None if resources is None else assets.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
+    pairs = tuple((str(role), str(dataset.id)) for role, dataset in datasets or () if dataset.id)
+    return assets.ModelSpec(
+        name=name,
+        tags=_texts(tags),
+        properties=_texts(properties),
+        framework=framework or Framework.CUSTOM,
+        framework_version=framework_version,
+        description=description or "",
+        resources=needs,
+        datasets=pairs,
+        **source,
+    )
+
+
+def _find(
+    workspace: Workspace,
+    name: Optional[str],
+    id: Optional[str],
+    tags: Any,
+    properties: Any,
+    version: Optional[int],
+    run_id: Optional[str],
+    framework: Optional[str],
+) -> assets.Model:
+    if id is not None:
+        name, _, text = id.rpartition(":")
+        version = int(text) if text.isdigit() else None
+    if name is None:
+        raise UserErrorException("A model is found by its name or id.")
+    if tags is None and properties is None and run_id is None and framework is None:
+        found: assets.Model = workspace._call("get_model", query={"version": version}, name=name)
+        return found
+    several = Model.list(workspace, name, tags, properties, run_id, model_framework=framework)
+    for one in several:
+        if version is None or one.version == version:
+            return one._record
+    raise ModelNotFoundException("No model {!r} has these labels.".format(name))
+
+
+def _local_files(path: str) -> Any:
+    """(files under the names that they get, digest -> path) of a file or folder."""
+    root = os.path.abspath(path)
+    if not os.path.exists(root):
+        raise UserErrorException("The model path {!r} does not exist.".format(path))
+    parent = os.path.dirname(root)
+    paths = [root] if os.path.isfile(root) else [
+        os.path.join(folder, name) for folder, _, names in os.walk(root) for name in sorted(names)
+    ]  # fmt: skip
+    files, blobs = [], {}
+    for one in paths:
+        hasher = Hasher()
+        with open(one, "rb") as file:
+            for piece in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 - read before the next file is opened
+                hasher.update(piece)
+        files.append(assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), hasher.digest(), hasher.size_bytes))
+        blobs[hasher.digest()] = one
+    return files, blobs
+
+
+def _has(labels: Dict[str, str], wanted: Any) -> bool:
+    """v1's filter: a list of keys, or of [key, value], or a dict."""
+    if not wanted:
+        return True
+    if isinstance(wanted, dict):
+        wanted = [[key, value] for key, value in wanted.items()]
+    for one in [wanted] if isinstance(wanted, str) else wanted:
+        key, value = (one, None) if isinstance(one, str) else (one[0], one[1])
+        if key not in labels or (value is not None and labels[key] != str(value)):
+            return False
+    return True
+
+
+def _texts(labels: Optional[Dict[str, Any]]) -> Dict[str, str]:
+    return {str(key): str(value) for key, value in (labels or {}).items()}

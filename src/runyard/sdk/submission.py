@@ -1,0 +1,202 @@
+"""From a ScriptRunConfig to an accepted run: checked, its folder sent as far as the server lacks it, submitted."""
+
+import os
+import shlex
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from runyard.client.home import home_folder
+from runyard.client.transfer import send_blobs, send_bytes
+from runyard.errors import ExperimentExecutionException, SnapshotException, UserErrorException
+from runyard.protocol.environments import EnvironmentSpec, without_credentials
+from runyard.protocol.runs import InputSpec, RunKind, RunSpec
+from runyard.sdk.data_reference import DataReference
+from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.progress import Progress
+from runyard.sdk.run import Run
+from runyard.sdk.script_run_config import ScriptRunConfig
+from runyard.sdk.session import current_server, is_in_run
+
+if TYPE_CHECKING:
+    from runyard.files.snapshots import Snapshot
+    from runyard.sdk.experiment import Experiment
+
+#: How long git may take to say what is checked out, seconds; a repository that takes longer is left out.
+GIT_TIMEOUT_S = 2.0
+
+
+def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]], **options: Any) -> Run:
+    """Submit ``config``; returns the accepted run."""
+    if not isinstance(config, ScriptRunConfig):
+        raise ExperimentExecutionException(
+            "submit() takes a ScriptRunConfig in this version, not {}; docs/v1_coverage.md lists what comes.".format(
+                type(config).__name__
+            )
+        )
+    if is_in_run():
+        raise UserErrorException("A run cannot submit runs in this version; submit from outside.")
+    from runyard.files.snapshots import take_snapshot
+
+    workspace = experiment.workspace
+    git = _GitFacts(config.source_directory)
+    snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
+    _check_script(config, snapshot)
+    arguments, inputs = _arguments(config, workspace)
+    spec = RunSpec(
+        run_id=options.get("run_id") or new_run_id(experiment.name),
+        experiment=experiment.name,
+        script=config.script,
+        command=_command(config.command),
+        arguments=arguments,
+        target=_target(config.run_config.target),
+        environment=_environment(config),
+        snapshot=snapshot.digest,
+        inputs=inputs,
+        environment_variables={str(k): str(v) for k, v in config.run_config.environment_variables.items()},
+        node_count=int(config.run_config.node_count),
+        max_run_duration_s=config.run_config.max_run_duration_seconds,
+        display_name=options.get("display_name"),
+        tags={str(key): "" if value is None else str(value) for key, value in (tags or {}).items()},
+        properties=git.properties(),
+    )
+    return Run(experiment, spec.run_id, _record=_send(workspace, spec, snapshot))
+
+
+def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:
+    """A run that this process carries itself."""
+    spec = RunSpec(
+        run_id=str(uuid.uuid4()),
+        experiment=experiment.name,
+        kind=RunKind.INTERACTIVE,
+        display_name=display_name,
+        environment=EnvironmentSpec(),
+    )
+    record = experiment.workspace._call("submit_run", spec)
+    return Run(experiment, spec.run_id, _record=record, _is_interactive=True)
+
+
+def new_run_id(experiment: str) -> str:
+    """v1's form: the experiment, the second, eight hex digits."""
+    return "{}_{}_{}".format(experiment, int(time.time()), os.urandom(4).hex())
+
+
+def _send(workspace: Any, spec: RunSpec, snapshot: "Snapshot") -> Any:
+    """Submit; only where the server does not have the folder yet, send what it lacks and submit again."""
+    try:
+        return workspace._call("submit_run", spec)
+    except SnapshotException:
+        pass
+    from runyard.files.snapshots import encode_snapshot
+
+    with Progress("Sending the source folder", snapshot.size_bytes, len(snapshot.sources)) as progress:
+        send_blobs(current_server(), workspace.name, snapshot.sources, progress.add_bytes)
+    # The tree goes last: where it is, everything that it names is.
+    send_bytes(current_server(), workspace.name, [encode_snapshot(snapshot)])
+    return workspace._call("submit_run", spec)
+
+
+def _check_script(config: ScriptRunConfig, snapshot: "Snapshot") -> None:
+    if config.script is None:
+        return
+    script = config.script.replace(os.sep, "/")
+    if any(entry.path == script for entry in snapshot.tree.entries):
+        return
+    if (Path(config.source_directory) / config.script).is_file():
+        raise UserErrorException("The script {!r} is left out by the folder's ignore rules.".format(config.script))
+    raise UserErrorException("The script {!r} is not in {!r}.".format(config.script, config.source_directory))
+
+
+def _arguments(config: ScriptRunConfig, workspace: Any) -> Tuple[Tuple[str, ...], Tuple[InputSpec, ...]]:
+    """The words of the command line, and the inputs that they or the configuration name."""
+    words: List[str] = []
+    inputs: Dict[str, InputSpec] = {}
+    for one in config.arguments:
+        one = _bound(one, inputs, workspace)
+        words.append(str(one))
+    for one in list(config.run_config.data_references.values()) + list(config.run_config.data.values()):
+        _bound(one, inputs, workspace)
+    return tuple(words), tuple(inputs.values())
+
+
+def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
+    """The argument, with its data noted as an input; two data sets of one name get names of their own."""
+    if isinstance(one, DatasetConsumptionConfig):
+        name, number = one.name, 1
+        while name in inputs and inputs[name] != one._input(workspace):
+            number += 1
+            name = "{}_{}".format(one.name, number)
+            one = DatasetConsumptionConfig(name, one.dataset, one.mode, one.path_on_compute)
+        inputs[name] = one._input(workspace)
+    elif isinstance(one, DataReference):
+        inputs[one.data_reference_name] = one._input()
+    return one
+
+
+def _command(command: Any) -> Tuple[str, ...]:
+    if not command:
+        return ()
+    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(str(word) for word in command)
+
+
+def _target(target: Any) -> str:
+    return target if isinstance(target, str) else str(target.name)
+
+
+def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
+    spec: EnvironmentSpec = config.run_config.environment._spec()
+    return spec
+
+
+class _GitFacts:
+    """What is checked out in a folder; asked while the folder is being hashed."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._found: Dict[str, str] = {}
+        start = Path(folder).absolute()
+        has_git = any((one / ".git").exists() for one in [start, *start.parents])
+        self._thread = threading.Thread(target=self._ask, daemon=True) if has_git else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def properties(self) -> Dict[str, str]:
+        """v1's properties of a run; empty where the folder is in no repository."""
+        if self._thread is not None:
+            self._thread.join(GIT_TIMEOUT_S)
+        found = dict(self._found)
+        mirror = {name.replace("azureml.git.", "mlflow.source.git."): text for name, text in found.items()}
+        kept = ("mlflow.source.git.repoURL", "mlflow.source.git.branch", "mlflow.source.git.commit")
+        renamed = {name.replace("repository_uri", "repoURL"): text for name, text in mirror.items()}
+        found.update({name: text for name, text in renamed.items() if name in kept})
+        return found
+
+    def _ask(self) -> None:
+        questions = {
+            "azureml.git.repository_uri": ["config", "--get", "remote.origin.url"],
+            "azureml.git.branch": ["rev-parse", "--abbrev-ref", "HEAD"],
+            "azureml.git.commit": ["rev-parse", "HEAD"],
+            "azureml.git.dirty": ["status", "--porcelain", "--", "."],
+        }
+        for name, words in questions.items():
+            answer = self._git(words)
+            if answer is not None:
+                self._found[name] = str(bool(answer)) if name.endswith("dirty") else without_credentials(answer)
+
+    def _git(self, words: List[str]) -> Optional[str]:
+        try:
+            done = subprocess.run(
+                ["git", "-C", self._folder, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=GIT_TIMEOUT_S,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
