@@ -43,10 +43,10 @@ def read_token(path: Path) -> str:
         mode = stat.S_IMODE(path.stat().st_mode)
         if os.name == "posix" and mode & 0o077:
             raise AuthenticationException(
-                "The token file {} can be read by others (mode {:o}); run: chmod 600 {}".format(path, mode, path)
+                f"The token file {path} can be read by others (mode {mode:o}); run: chmod 600 {path}"
             )
         return path.read_text().strip()
     except FileNotFoundError:
         raise AuthenticationException(
-            "There is no token at {}; set RUNYARD_TOKEN, or start a server with: runyard up".format(path)
+            f"There is no token at {path}; set RUNYARD_TOKEN, or start a server with: runyard up"
         ) from None

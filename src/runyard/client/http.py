@@ -41,7 +41,7 @@ class Server:
 
     def call(
         self,
-        name: str,
+        request: str,
         body: Any = None,
         query: Optional[Dict[str, Any]] = None,
         timeout_s: float = TIMEOUT_S,
@@ -51,18 +51,18 @@ class Server:
 
         Raises what the server raised, or ServerUnreachableError after some seconds of trying.
         """
-        return self.call_with_head(name, body, query, timeout_s, **path)[0]
+        return self.call_with_head(request, body, query, timeout_s, **path)[0]
 
     def call_with_head(
         self,
-        name: str,
+        request: str,
         body: Any = None,
         query: Optional[Dict[str, Any]] = None,
         timeout_s: float = TIMEOUT_S,
         **path: Any,
     ) -> Tuple[Any, Any]:
         """As ``call``, and the reply's headers."""
-        route = routes.BY_NAME[name]
+        route = routes.BY_NAME[request]
         data, kind = _encode(route, body)
         reply = self._request(route, data, kind, query, timeout_s, path)
         content = reply.read()
@@ -73,27 +73,27 @@ class Server:
             return [from_wire(route.response, one) for one in found], reply.headers
         return from_wire(route.response, found), reply.headers
 
-    def stream(self, name: str, query: Optional[Dict[str, Any]] = None, **path: Any) -> Iterator[bytes]:
+    def stream(self, request: str, query: Optional[Dict[str, Any]] = None, **path: Any) -> Iterator[bytes]:
         """The bytes of a raw reply, in pieces; ServiceException if it ends early."""
-        reply = self._request(routes.BY_NAME[name], None, "", query, TIMEOUT_S, path)
+        reply = self._request(routes.BY_NAME[request], None, "", query, TIMEOUT_S, path)
         expected, seen = reply.headers.get("Content-Length"), 0
         while True:
             try:
                 piece = reply.read(READ_BYTES)
             except _BROKEN as error:
                 self._forget()
-                raise ServiceException("The transfer broke off after {} bytes: {}.".format(seen, error)) from None
+                raise ServiceException(f"The transfer broke off after {seen} bytes: {error}.") from None
             if not piece:
                 break
             seen += len(piece)
             yield piece
         if expected is not None and int(expected) != seen:
             self._forget()
-            raise ServiceException("The transfer ended after {} of {} bytes; try again.".format(seen, expected))
+            raise ServiceException(f"The transfer ended after {seen} of {expected} bytes; try again.")
 
-    def url(self, name: str, **path: Any) -> str:
+    def url(self, request: str, **path: Any) -> str:
         """The absolute address of a request."""
-        return self._resolve() + _path(routes.BY_NAME[name], path)
+        return self._resolve() + _path(routes.BY_NAME[request], path)
 
     def address(self) -> str:
         """The server's present address."""
@@ -122,7 +122,7 @@ class Server:
             except _BROKEN as error:
                 self._forget()
                 if sent and not _may_repeat(route, error, is_fresh):
-                    raise ServerUnreachableError("The server broke off at {}: {}.".format(route.name, error)) from None
+                    raise ServerUnreachableError(f"The server broke off at {route.name}: {error}.") from None
                 if time.monotonic() > ends_at:
                     raise _unreachable(self._resolve, error) from None
                 if is_fresh:
@@ -135,10 +135,9 @@ class Server:
     def _connection(self, timeout_s: float) -> Tuple[http.client.HTTPConnection, bool]:
         """This thread's connection, and whether it is new; one of a forked parent is never shared."""
         kept = getattr(self._local, "kept", None)
-        if kept is not None and kept[1] == os.getpid():
-            if kept[0].sock is not None:
-                kept[0].sock.settimeout(timeout_s)
-                return kept[0], False
+        if kept is not None and kept[1] == os.getpid() and kept[0].sock is not None:
+            kept[0].sock.settimeout(timeout_s)
+            return kept[0], False
         try:
             parts = urlsplit(self._resolve())
         except OSError:
@@ -205,5 +204,5 @@ def _error(status: int, content: bytes) -> Exception:
 
 def _unreachable(resolve: Callable[[], str], error: BaseException) -> Exception:
     return ServerUnreachableError(
-        "The server at {} does not answer ({}).".format(resolve(), error), hint="Look at: runyard status"
+        f"The server at {resolve()} does not answer ({error}).", hint="Look at: runyard status"
     )

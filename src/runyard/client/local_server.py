@@ -28,13 +28,13 @@ def connect(start: bool = True) -> Server:
     if address:
         token = os.environ.get("RUNYARD_TOKEN")
         if not token:
-            raise AuthenticationException("RUNYARD_SERVER is set to {}; set RUNYARD_TOKEN too.".format(address))
+            raise AuthenticationException(f"RUNYARD_SERVER is set to {address}; set RUNYARD_TOKEN too.")
         return Server(lambda: address.rstrip("/"), token)
     home = home_folder()
     if start:
         ensure_running(home)
     elif not is_running(home):
-        raise ServerUnreachableError("No server runs for {}.".format(home), hint="Start it with: runyard up")
+        raise ServerUnreachableError(f"No server runs for {home}.", hint="Start it with: runyard up")
     return Server(file_resolver(server_file(home)), os.environ.get("RUNYARD_TOKEN") or read_token(token_file(home)))
 
 
@@ -78,7 +78,7 @@ def _start(home: Path, port: Optional[int]) -> None:
         time.sleep(pause_s)
         pause_s = min(0.05, pause_s * 1.5)
     raise ServerUnreachableError(
-        "The server did not answer within {:.0f} s.".format(START_TIMEOUT_S), hint="Its log is {}.".format(home / "server.log")
+        f"The server did not answer within {START_TIMEOUT_S:.0f} s.", hint="Its log is {}.".format(home / "server.log")
     )
 
 

@@ -83,7 +83,7 @@ class SpoolWriter:
             number = self._keys.get(name)
             if number is None:
                 if len(self._keys) >= KEYS_MAX:
-                    raise UserErrorException("A process can log {} names of metrics at most.".format(KEYS_MAX))
+                    raise UserErrorException(f"A process can log {KEYS_MAX} names of metrics at most.")
                 number = len(self._keys)
                 payload = _KEY(_KEY_KIND, number) + encoded
                 if self._write(_HEADER(len(payload), zlib.crc32(payload)) + payload):
@@ -146,16 +146,16 @@ def _text(value: Any) -> Any:
         encoded = json.dumps(value, separators=(",", ":")).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise UserErrorException(
-            "A metric's value must be a number or plain data, not {}: {}.".format(type(value).__name__, error)
+            f"A metric's value must be a number or plain data, not {type(value).__name__}: {error}."
         ) from None
     if len(encoded) > TEXT_BYTES_MAX:
-        raise UserErrorException("A metric's value has {} bytes as JSON; the limit is {}.".format(len(encoded), TEXT_BYTES_MAX))
+        raise UserErrorException(f"A metric's value has {len(encoded)} bytes as JSON; the limit is {TEXT_BYTES_MAX}.")
     return encoded, _TEXT_KIND
 
 
 def _checked_integer(value: int) -> int:
     if not -(1 << 63) <= value < 1 << 63:
-        raise UserErrorException("The integer {} does not fit into 64 bits; log it as a float or a text.".format(value))
+        raise UserErrorException(f"The integer {value} does not fit into 64 bits; log it as a float or a text.")
     return value
 
 
@@ -163,16 +163,16 @@ def _checked_step(step: Any) -> int:
     try:
         number = int(step)
     except (TypeError, ValueError):
-        raise UserErrorException("A step is a whole number, not {!r}.".format(step)) from None
+        raise UserErrorException(f"A step is a whole number, not {step!r}.") from None
     if not -(1 << 63) < number < 1 << 63:
-        raise UserErrorException("The step {} does not fit into 64 bits.".format(number))
+        raise UserErrorException(f"The step {number} does not fit into 64 bits.")
     return number
 
 
 def _checked_name(name: Any) -> bytes:
     if not isinstance(name, str):
-        raise UserErrorException("A metric's name is text, not {!r}.".format(name))
+        raise UserErrorException(f"A metric's name is text, not {name!r}.")
     encoded = name.encode("utf-8", "surrogatepass")
     if not 0 < len(encoded) <= KEY_BYTES_MAX or "\0" in name:
-        raise UserErrorException("A metric's name has 1 to {} bytes and no NUL; this has {}.".format(KEY_BYTES_MAX, len(encoded)))
+        raise UserErrorException(f"A metric's name has 1 to {KEY_BYTES_MAX} bytes and no NUL; this has {len(encoded)}.")
     return name.encode("utf-8", "replace")

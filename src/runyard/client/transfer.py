@@ -57,11 +57,13 @@ def send_bytes(server: Server, workspace: str, pieces: Iterable[bytes]) -> List[
     return list(server.call("put_blobs", join_bundle(pieces), workspace=workspace).digests)
 
 
-def receive_file(pieces: Iterable[bytes], target: str, digest: Optional[str] = None, progress: Optional[Progress] = None) -> int:
+def receive_file(
+    pieces: Iterable[bytes], target: str, digest: Optional[str] = None, progress: Optional[Progress] = None
+) -> int:
     """Write a streamed reply to ``target``, all of it or nothing; IntegrityError if it differs from ``digest``."""
     folder = os.path.dirname(os.path.abspath(target))
     os.makedirs(folder, exist_ok=True)
-    partial = os.path.join(folder, ".{}.{}.part".format(os.path.basename(target)[:100], os.urandom(4).hex()))
+    partial = os.path.join(folder, f".{os.path.basename(target)[:100]}.{os.urandom(4).hex()}.part")
     hasher = Hasher()
     try:
         with open(partial, "wb") as file:
@@ -71,7 +73,7 @@ def receive_file(pieces: Iterable[bytes], target: str, digest: Optional[str] = N
                 if progress is not None:
                     progress(len(piece))
         if digest is not None and hasher.digest() != digest:
-            raise IntegrityError("{} arrived damaged: its digest is not {}; try again.".format(target, digest))
+            raise IntegrityError(f"{target} arrived damaged: its digest is not {digest}; try again.")
         os.replace(partial, target)
     except BaseException:
         if os.path.exists(partial):
@@ -88,7 +90,7 @@ def _send_bundle(server: Server, workspace: str, bundle: List[Tuple[str, str]]) 
     stored = send_bytes(server, workspace, pieces)
     for (digest, path), found in zip(bundle, stored):
         if digest != found:
-            raise IntegrityError("{} changed while it was being sent; try again.".format(path))
+            raise IntegrityError(f"{path} changed while it was being sent; try again.")
 
 
 def _send_large(server: Server, workspace: str, digest: str, path: str, progress: Optional[Progress]) -> None:
@@ -100,7 +102,9 @@ def _send_large(server: Server, workspace: str, digest: str, path: str, progress
             data = file.read(CHUNK_BYTES)
             if not data:
                 break
-            reached = server.call("append_upload", data, {"offset": offset}, workspace=workspace, upload_id=upload).offset
+            reached = server.call(
+                "append_upload", data, {"offset": offset}, workspace=workspace, upload_id=upload
+            ).offset
             if progress is not None:
                 progress(reached - offset)
             offset = reached

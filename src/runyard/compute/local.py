@@ -102,7 +102,7 @@ class _Nursery:
         self._folder = folder
         self._lock = threading.Lock()
         self._socket: Optional[socket.socket] = None
-        self._process: Optional["subprocess.Popen[bytes]"] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
 
     def ensure(self) -> None:
         with self._lock:
@@ -119,7 +119,7 @@ class _Nursery:
                 except OSError as error:
                     self._drop()
                     if attempt == 2:
-                        raise ServiceException("The runner could not be started: {}.".format(error)) from None
+                        raise ServiceException(f"The runner could not be started: {error}.") from None
         if not reply.get("ok"):
             raise ServiceException("The runner could not be started: {}.".format(reply.get("error")))
 

@@ -87,7 +87,7 @@ class Builds:
             state = BuildState("failed", log_path, None, str(error))
             _append(log_path, str(error))
         except Exception as error:
-            state = BuildState("failed", log_path, None, "The environment could not be prepared: {}.".format(error))
+            state = BuildState("failed", log_path, None, f"The environment could not be prepared: {error}.")
             _append(log_path, repr(error))
             raise
         finally:
@@ -121,7 +121,7 @@ class Builds:
         if result is None:
             tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             return "The build of the environment broke off (exit {}): {}".format(done.returncode, "".join(tail))
-        return "" if result.ok else "{} {}".format(result.message, result.details).strip()
+        return "" if result.ok else f"{result.message} {result.details}".strip()
 
     def _set(self, key: str, state: BuildState) -> None:
         with self._guard:

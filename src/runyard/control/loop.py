@@ -148,9 +148,7 @@ class Loop(threading.Thread):
         local_running = sum(1 for row in rows if row.key is not None and row.target == LOCAL)
         nodes = [NodeView(n.id, c.workspace, c.name, n.run_id, n.since) for c in clusters for n in c.nodes]
         views = [
-            ClusterView(
-                c.workspace, c.name, c.spec.min_nodes, c.spec.max_nodes, c.spec.idle_seconds_before_scaledown
-            )
+            ClusterView(c.workspace, c.name, c.spec.min_nodes, c.spec.max_nodes, c.spec.idle_seconds_before_scaledown)
             for c in clusters
         ]
         decision = decide(waiting, nodes, views, local_running, self._local_slots, _now_us())
@@ -184,7 +182,9 @@ class Loop(threading.Thread):
                 if one.dataset_id is not None
             }
         if lock is None:
-            self._write(life.fail, run_id, RunError("SystemError", "The lock of its environment is gone; submit again."))
+            self._write(
+                life.fail, run_id, RunError("SystemError", "The lock of its environment is gone; submit again.")
+            )
             return
         try:
             plan = make_plan(spec, row.workspace, row.attempt, lock, self._kit(), found, self._allow_private_urls)
@@ -193,7 +193,7 @@ class Loop(threading.Thread):
             self._tries[row.key] += 1
             _log.warning("run %s could not be started: %s", run_id, error)
             if self._tries[row.key] >= STARTS_MAX:
-                self._write(life.fail, run_id, RunError("SystemError", "It could not be started: {}".format(error)))
+                self._write(life.fail, run_id, RunError("SystemError", f"It could not be started: {error}"))
 
     def _poll(self) -> None:
         with self._database.read() as connection:
@@ -204,7 +204,9 @@ class Loop(threading.Thread):
                 continue
             if seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
-            elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.CANCEL_REQUESTED and not row.started_at:
+            elif (
+                seen.state == ObservedState.UNKNOWN and row.status == RunStatus.CANCEL_REQUESTED and not row.started_at
+            ):
                 self._write(life.fail, row.id, RunError("SystemError", "It was canceled before it started."))
             else:
                 self._recover(row, seen.detail)
@@ -225,7 +227,7 @@ class Loop(threading.Thread):
                 return
             except (AzureMLException, OSError) as error:
                 _log.warning("run %s could not be recovered: %s", row.id, error)
-        message = "Its runner is gone and its record could not be completed. {}".format(detail)
+        message = f"Its runner is gone and its record could not be completed. {detail}"
         self._write(life.fail, row.id, RunError("SystemError", message.strip()))
 
     def _write(self, step: Callable[..., Any], run_id: str, *arguments: Any) -> Any:

@@ -60,7 +60,7 @@ def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: 
         return False
     if node_id:
         fleet.assign_node(connection, node_id, run_id, now)
-    key = "{}/{}".format(run_id, row.attempt)
+    key = f"{run_id}/{row.attempt}"
     touch(connection, run_id, node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
     add_run_token(connection, row, secret, now)
     return True
@@ -157,7 +157,7 @@ def _priority(connection: Connection, row: Row[Any]) -> str:
 
 
 def _requeue(connection: Connection, row: Row[Any], now: int) -> None:
-    reason = "Its machine was lost in attempt {}; it starts again.".format(row.attempt)
+    reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
     values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None}
     advance(
         connection, row.id, row.status, RunStatus.QUEUED, now,
@@ -185,8 +185,8 @@ def _row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
 def explain(run: Run) -> str:
     """What the run waits for, in one sentence."""
     if run.status in TERMINAL:
-        return "Nothing: the run has ended as {}.".format(run.status)
+        return f"Nothing: the run has ended as {run.status}."
     return run.reason or {
         RunStatus.RUNNING: "Its script runs.",
         RunStatus.FINALIZING: "Its outputs are being stored.",
-    }.get(run.status, "It is {}.".format(run.status))
+    }.get(run.status, f"It is {run.status}.")

@@ -69,9 +69,7 @@ def decide(
     free_slots = max(0, local_slots - local_running)
     assigned.extend((run.run_id, "") for run in local[:free_slots])
     for place, run in enumerate(local[free_slots:], 1):
-        reasons[run.run_id] = "Waits for one of this machine's {} places; {} in the queue.".format(
-            local_slots, _ordinal(place)
-        )
+        reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places; {_ordinal(place)} in the queue."
     removed: List[str] = []
     added: List[Tuple[str, str, str]] = []
     for cluster in clusters:
@@ -80,16 +78,16 @@ def decide(
         new = _new_nodes(cluster, here, len(queue))
         added.extend((node, cluster.workspace, cluster.name) for node in new)
         free = [node.id for node in here if node.run_id is None] + new
-        assigned.extend((run.run_id, node) for run, node in zip(queue, free))
+        assigned.extend((run.run_id, node) for run, node in zip(queue, free, strict=False))
         for place, run in enumerate(queue[len(free) :], 1):
-            reasons[run.run_id] = "Waits for a node of {!r}: all {} are busy; {} in the queue.".format(
-                cluster.name, cluster.max_nodes, _ordinal(place)
+            reasons[run.run_id] = (
+                f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy; {_ordinal(place)} in the queue."
             )
         removed.extend(_leaving_nodes(cluster, here, len(queue), now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}
     for run in waiting:
         if run.target != LOCAL and (run.workspace, run.target) not in known:
-            reasons[run.run_id] = "Waits for compute target {!r}, which does not exist; cancel the run.".format(run.target)
+            reasons[run.run_id] = f"Waits for compute target {run.target!r}, which does not exist; cancel the run."
     return Decision(tuple(removed), tuple(added), tuple(assigned), reasons)
 
 
@@ -98,7 +96,7 @@ def _new_nodes(cluster: ClusterView, here: List[NodeView], queued: int) -> List[
     busy = sum(1 for node in here if node.run_id is not None)
     wanted = max(cluster.min_nodes, min(cluster.max_nodes, busy + queued))
     taken = {node.id for node in here}
-    names = ("{}/{}/node-{}".format(cluster.workspace, cluster.name, number) for number in count())
+    names = (f"{cluster.workspace}/{cluster.name}/node-{number}" for number in count())
     return list(islice((name for name in names if name not in taken), max(0, wanted - len(here))))
 
 
@@ -115,4 +113,4 @@ def _leaving_nodes(cluster: ClusterView, here: List[NodeView], queued: int, now:
 
 
 def _ordinal(place: int) -> str:
-    return "next" if place == 1 else "{} more before it".format(place - 1)
+    return "next" if place == 1 else f"{place - 1} more before it"

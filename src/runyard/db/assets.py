@@ -9,8 +9,21 @@ from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from runyard.db.runs import check_labels
 from runyard.db.tables import datasets, datastores, environments, experiments, models, workspaces
 from runyard.errors import ConflictError, ModelNotFoundException, NotFoundError, UserErrorException
-from runyard.protocol.assets import DEFAULT_DATASTORE, Artifact, Dataset, DatasetSpec, Datastore, Environment
-from runyard.protocol.assets import Experiment, LabelChange, Model, ModelSpec, ResourceNeeds, Workspace, WorkspaceSpec
+from runyard.protocol.assets import (
+    DEFAULT_DATASTORE,
+    Artifact,
+    Dataset,
+    DatasetSpec,
+    Datastore,
+    Environment,
+    Experiment,
+    LabelChange,
+    Model,
+    ModelSpec,
+    ResourceNeeds,
+    Workspace,
+    WorkspaceSpec,
+)
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.plan import Source
 from runyard.protocol.wire import dumps, from_wire, loads, to_wire
@@ -21,7 +34,7 @@ def create_workspace(connection: Connection, spec: WorkspaceSpec, user: str, now
     row = connection.execute(select(workspaces).where(workspaces.c.name == spec.name)).first()
     if row is not None:
         if not spec.exist_ok:
-            raise ConflictError("Workspace {!r} exists already; pass exist_ok=True to use it.".format(spec.name))
+            raise ConflictError(f"Workspace {spec.name!r} exists already; pass exist_ok=True to use it.")
         return _workspace(row)
     connection.execute(
         insert(workspaces).values(
@@ -43,7 +56,7 @@ def get_workspace(connection: Connection, name: str) -> Workspace:
     """The workspace; NotFoundError where there is none."""
     row = connection.execute(select(workspaces).where(workspaces.c.name == name)).first()
     if row is None:
-        raise NotFoundError("Workspace {!r} does not exist on this server.".format(name))
+        raise NotFoundError(f"Workspace {name!r} does not exist on this server.")
     return _workspace(row)
 
 
@@ -65,7 +78,7 @@ def get_experiment(connection: Connection, workspace: str, name: str) -> Experim
     """The experiment; NotFoundError where there is none."""
     row = _experiment_row(connection, workspace, name)
     if row is None:
-        raise NotFoundError("Experiment {!r} does not exist in workspace {!r}.".format(name, workspace))
+        raise NotFoundError(f"Experiment {name!r} does not exist in workspace {workspace!r}.")
     return _experiment(row)
 
 
@@ -106,7 +119,7 @@ def save_dataset(connection: Connection, spec: DatasetSpec, workspace: str, user
                 return _dataset(latest)
             if not spec.create_new_version:
                 raise ConflictError(
-                    "Dataset {!r} exists with another definition; pass create_new_version=True.".format(spec.name)
+                    f"Dataset {spec.name!r} exists with another definition; pass create_new_version=True."
                 )
         version = _next_version(connection, datasets, workspace, spec.name)
     check_labels(spec.tags, "tag")
@@ -127,7 +140,7 @@ def get_dataset(connection: Connection, workspace: str, dataset_id: str) -> Data
         select(datasets).where(datasets.c.workspace == workspace, datasets.c.id == dataset_id)
     ).first()
     if row is None:
-        raise NotFoundError("Dataset {!r} does not exist in workspace {!r}.".format(dataset_id, workspace))
+        raise NotFoundError(f"Dataset {dataset_id!r} does not exist in workspace {workspace!r}.")
     return _dataset(row)
 
 
@@ -136,8 +149,8 @@ def find_dataset(connection: Connection, workspace: str, name: str, version: Opt
     for row in _dataset_rows(connection, workspace, name):
         if version is None or row.version == version:
             return _dataset(row)
-    what = repr(name) if version is None else "{!r} version {}".format(name, version)
-    raise NotFoundError("Dataset {} is not registered in workspace {!r}.".format(what, workspace))
+    what = repr(name) if version is None else f"{name!r} version {version}"
+    raise NotFoundError(f"Dataset {what} is not registered in workspace {workspace!r}.")
 
 
 def list_datasets(connection: Connection, workspace: str, name: Optional[str] = None) -> List[Dataset]:
@@ -182,7 +195,7 @@ def register_environment(
             return _environment(row)
     version = spec.version or str(1 + max((int(r.version) for r in rows if r.version.isdigit()), default=0))
     if any(row.version == version for row in rows):
-        raise ConflictError("Environment {!r} version {} exists with other content.".format(spec.name, version))
+        raise ConflictError(f"Environment {spec.name!r} version {version} exists with other content.")
     connection.execute(
         insert(environments).values(
             name=spec.name, version=version, spec=dumps(spec), spec_digest=digest,
@@ -197,8 +210,8 @@ def get_environment(connection: Connection, workspace: str, name: str, version: 
     for row in _environment_rows(connection, workspace, name):
         if version is None or row.version == version:
             return _environment(row)
-    what = repr(name) if version is None else "{!r} version {}".format(name, version)
-    raise NotFoundError("Environment {} does not exist in workspace {!r}.".format(what, workspace))
+    what = repr(name) if version is None else f"{name!r} version {version}"
+    raise NotFoundError(f"Environment {what} does not exist in workspace {workspace!r}.")
 
 
 def list_environments(connection: Connection, workspace: str) -> List[Environment]:
@@ -242,8 +255,8 @@ def get_model(connection: Connection, workspace: str, name: str, version: Option
         statement = statement.where(models.c.version == version)
     row = connection.execute(statement.limit(1)).first()
     if row is None:
-        what = repr(name) if version is None else "{!r} version {}".format(name, version)
-        raise ModelNotFoundException("Model {} does not exist in workspace {!r}.".format(what, workspace))
+        what = repr(name) if version is None else f"{name!r} version {version}"
+        raise ModelNotFoundException(f"Model {what} does not exist in workspace {workspace!r}.")
     return _model(row)
 
 
@@ -285,9 +298,7 @@ def _model_update(workspace: str, name: str, version: int) -> Any:
     return update(models).where(models.c.workspace == workspace, models.c.name == name, models.c.version == version)
 
 
-def _label_values(
-    tags: Dict[str, str], properties: Optional[Dict[str, str]], change: LabelChange
-) -> Dict[str, Any]:
+def _label_values(tags: Dict[str, str], properties: Optional[Dict[str, str]], change: LabelChange) -> Dict[str, Any]:
     values: Dict[str, Any] = {}
     if change.description is not None:
         values["description"] = change.description
@@ -301,7 +312,7 @@ def _label_values(
             raise UserErrorException("A dataset has tags and a description, but no properties.")
         for key, value in change.properties.items():
             if properties.get(key, value) != value:
-                raise ConflictError("Property {!r} is set and cannot change.".format(key))
+                raise ConflictError(f"Property {key!r} is set and cannot change.")
         check_labels(change.properties, "property")
         values["properties"] = _json({**properties, **change.properties})
     return values
@@ -364,7 +375,7 @@ def _environment(row: Row[Any]) -> Environment:
 
 def _model(row: Row[Any]) -> Model:
     return Model(
-        id="{}:{}".format(row.name, row.version), name=row.name, version=row.version, workspace=row.workspace,
+        id=f"{row.name}:{row.version}", name=row.name, version=row.version, workspace=row.workspace,
         created_by=row.created_by, created_at=row.created_at, tree=row.tree,
         files=tuple(from_wire(Artifact, one) for one in json.loads(row.files)), description=row.description,
         tags=json.loads(row.tags), properties=json.loads(row.properties), framework=row.framework,

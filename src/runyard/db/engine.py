@@ -79,8 +79,8 @@ class Database:
 def _check_schema(found: int) -> None:
     if found != tables.SCHEMA:
         raise VersionMismatchError(
-            "The database has schema {} and this Runyard knows schema {}; "
-            "start the version that wrote it.".format(found, tables.SCHEMA)
+            f"The database has schema {found} and this Runyard knows schema {tables.SCHEMA}; "
+            "start the version that wrote it."
         )
 
 
@@ -88,7 +88,7 @@ def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA busy_timeout={}".format(BUSY_TIMEOUT_MS))
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA cache_size=-8000")
 
 
@@ -105,13 +105,13 @@ class _Writer(threading.Thread):
         self._is_stopping = False
 
     def put(self, operation: Operation[T], is_bulk: bool) -> "Future[T]":
-        future: "Future[T]" = Future()
+        future: Future[T] = Future()
         with self._changed:
             if self._is_stopping:
                 raise ServiceException("The server is stopping; try again in a moment.")
             lane = self._lanes[is_bulk]
             if len(lane) >= QUEUE_MAX:
-                raise ServiceException("The server has {} writes waiting; try again in a moment.".format(len(lane)))
+                raise ServiceException(f"The server has {len(lane)} writes waiting; try again in a moment.")
             lane.append((operation, future))
             self._changed.notify()
         return future

@@ -20,7 +20,7 @@ def create_cluster(
     row = _cluster_row(connection, workspace, spec.name)
     if row is not None:
         if loads(ClusterSpec, row.spec) != spec:
-            raise ConflictError("Compute target {!r} exists with other settings; update or delete it.".format(spec.name))
+            raise ConflictError(f"Compute target {spec.name!r} exists with other settings; update or delete it.")
         return get_cluster(connection, workspace, spec.name)
     connection.execute(
         insert(clusters).values(
@@ -35,7 +35,9 @@ def get_cluster(connection: Connection, workspace: str, name: str) -> Cluster:
     """The cluster with its nodes; ComputeTargetException where there is none."""
     row = _cluster_row(connection, workspace, name)
     if row is None:
-        raise ComputeTargetException("ComputeTargetNotFound: compute target {!r} does not exist in workspace {!r}.".format(name, workspace))
+        raise ComputeTargetException(
+            f"ComputeTargetNotFound: compute target {name!r} does not exist in workspace {workspace!r}."
+        )
     return _cluster(connection, row)
 
 
@@ -91,7 +93,13 @@ def add_node(connection: Connection, node_id: str, workspace: str, cluster: str,
     """A node comes up, idle."""
     connection.execute(
         insert(nodes).values(
-            id=node_id, cluster=cluster, state="idle", since=now, workspace=workspace, created_by="control", created_at=now
+            id=node_id,
+            cluster=cluster,
+            state="idle",
+            since=now,
+            workspace=workspace,
+            created_by="control",
+            created_at=now,
         )
     )
 

@@ -15,11 +15,16 @@ SECRET_BYTES = 32
 
 def new_secret(prefix: str) -> str:
     """A fresh secret; its prefix tells a reader of logs what kind of key leaked."""
-    return "{}_{}".format(prefix, secrets.token_urlsafe(SECRET_BYTES))
+    return f"{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
 def add_token(
-    connection: Connection, secret: str, principal: Principal, created_by: str, now: int, expires_at: Optional[int] = None
+    connection: Connection,
+    secret: str,
+    principal: Principal,
+    created_by: str,
+    now: int,
+    expires_at: Optional[int] = None,
 ) -> None:
     """Make ``secret`` stand for ``principal`` from now on."""
     connection.execute(

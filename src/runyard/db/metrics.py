@@ -64,7 +64,9 @@ def read_metrics(connection: Connection, run_id: str, name: Optional[str] = None
 
 def list_summaries(connection: Connection, run_id: str) -> List[MetricSummary]:
     """Count, last, least and greatest value of each metric that has numbers."""
-    rows = connection.execute(select(metric_latest).where(metric_latest.c.run_id == run_id).order_by(metric_latest.c.name))
+    rows = connection.execute(
+        select(metric_latest).where(metric_latest.c.run_id == run_id).order_by(metric_latest.c.name)
+    )
     return [MetricSummary(r.name, r.count, r.last, r.minimum, r.maximum) for r in rows if r.last is not None]
 
 
@@ -72,7 +74,7 @@ def _check_names(connection: Connection, run_id: str, batch: Batch) -> None:
     known = set(connection.execute(select(metric_latest.c.name).where(metric_latest.c.run_id == run_id)).scalars())
     known.update(columns.key for columns in batch.columns)
     if len(known) > NAMES_MAX:
-        raise UserErrorException("A run has at most {} names of metrics.".format(NAMES_MAX))
+        raise UserErrorException(f"A run has at most {NAMES_MAX} names of metrics.")
 
 
 def _summarise(connection: Connection, run_id: str, columns: Columns, owned: Dict[str, object]) -> None:

@@ -10,8 +10,18 @@ from runyard.db.tables import artifacts, experiments, reports, run_events, runs
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.assets import Artifact
 from runyard.protocol.plan import Report
-from runyard.protocol.runs import TERMINAL, TRANSITIONS, Run, RunChange, RunError, RunEvent, RunKind, RunPage
-from runyard.protocol.runs import RunSpec, RunStatus
+from runyard.protocol.runs import (
+    TERMINAL,
+    TRANSITIONS,
+    Run,
+    RunChange,
+    RunError,
+    RunEvent,
+    RunKind,
+    RunPage,
+    RunSpec,
+    RunStatus,
+)
 from runyard.protocol.wire import dumps, loads
 
 #: Most runs in one page.
@@ -26,7 +36,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
     present = connection.execute(select(runs.c.spec, runs.c.workspace).where(runs.c.id == spec.run_id)).first()
     if present is not None:
         if present.spec != text or present.workspace != workspace:
-            raise ConflictError("Run {} exists already; choose another id.".format(spec.run_id))
+            raise ConflictError(f"Run {spec.run_id} exists already; choose another id.")
         return get_run(connection, workspace, spec.run_id)
     check_labels(spec.tags, "tag")
     check_labels(spec.properties, "property")
@@ -37,7 +47,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
         .returning(experiments.c.runs)
     ).scalar()
     if number is None:
-        raise NotFoundError("Experiment {!r} does not exist in workspace {!r}.".format(spec.experiment, workspace))
+        raise NotFoundError(f"Experiment {spec.experiment!r} does not exist in workspace {workspace!r}.")
     is_script = spec.kind == RunKind.SCRIPT
     status = RunStatus.STARTING if is_script else RunStatus.RUNNING
     connection.execute(
@@ -58,7 +68,7 @@ def get_run(connection: Connection, workspace: str, run_id: str) -> Run:
     """The run; NotFoundError where the workspace has none of that id."""
     row = connection.execute(select(runs).where(runs.c.id == run_id, runs.c.workspace == workspace)).first()
     if row is None:
-        raise NotFoundError("Run {!r} does not exist in workspace {!r}.".format(run_id, workspace))
+        raise NotFoundError(f"Run {run_id!r} does not exist in workspace {workspace!r}.")
     return _run(row)
 
 
@@ -102,7 +112,7 @@ def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
         statement = statement.where(runs.c.parent == query.parent)
     if query.cursor is not None:
         if not query.cursor.isdigit():
-            raise UserErrorException("The cursor {!r} is not one that a page gave.".format(query.cursor))
+            raise UserErrorException(f"The cursor {query.cursor!r} is not one that a page gave.")
         statement = statement.where(runs.c.row < int(query.cursor))
     for column, labels in ((runs.c.tags, query.tags), (runs.c.properties, query.properties)):
         for key, value in labels.items():
@@ -111,15 +121,13 @@ def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
     return statement
 
 
-def advance(
-    connection: Connection, run_id: str, from_status: str, to_status: str, now: int, **changes: Any
-) -> bool:
+def advance(connection: Connection, run_id: str, from_status: str, to_status: str, now: int, **changes: Any) -> bool:
     """Move a run from one status to another, if it is still there; the only way a status changes.
 
     ``changes`` are further columns of the run. Returns False where another status was found: decide again.
     """
     if to_status not in TRANSITIONS[from_status]:
-        raise ConflictError("A run cannot go from {} to {}.".format(from_status, to_status))
+        raise ConflictError(f"A run cannot go from {from_status} to {to_status}.")
     values: Dict[str, Any] = {"status": to_status, "reason": None, "reason_at": now}
     if to_status in TERMINAL:
         values["ended_at"] = now
@@ -165,7 +173,7 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
     if change.properties is not None:
         for key, value in change.properties.items():
             if run.properties.get(key, value) != value:
-                raise ConflictError("Property {!r} of run {} is set and cannot change.".format(key, run_id))
+                raise ConflictError(f"Property {key!r} of run {run_id} is set and cannot change.")
         properties = {**run.properties, **change.properties}
         check_labels(properties, "property")
         values["properties"] = _json(properties)
@@ -180,11 +188,11 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
 def end_interactive(connection: Connection, run: Run, status: str, error: Optional[str], now: int) -> None:
     """The end of a run that its own caller carries: the caller's word is the fact."""
     if run.spec.kind != RunKind.INTERACTIVE:
-        raise ConflictError("Run {} was submitted; it ends with its script.".format(run.id))
+        raise ConflictError(f"Run {run.id} was submitted; it ends with its script.")
     if run.status in TERMINAL:
         return
     if status not in TERMINAL:
-        raise UserErrorException("A run can end as Completed, Failed or Canceled, not as {!r}.".format(status))
+        raise UserErrorException(f"A run can end as Completed, Failed or Canceled, not as {status!r}.")
     failure = dumps(RunError("UserError", error)) if error else None
     via = RunStatus.CANCEL_REQUESTED if status == RunStatus.CANCELED else run.status
     if via != run.status:
@@ -197,7 +205,7 @@ def request_cancel(connection: Connection, workspace: str, run_id: str, user: st
     run = get_run(connection, workspace, run_id)
     if run.status not in TERMINAL and not run.cancel_requested:
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
-        _record_event(connection, run_id, workspace, run.status, "Cancel was requested by {}.".format(user), user, now)
+        _record_event(connection, run_id, workspace, run.status, f"Cancel was requested by {user}.", user, now)
     return get_run(connection, workspace, run_id)
 
 
@@ -224,7 +232,7 @@ def add_reports(connection: Connection, run: Run, batch: Sequence[Report], now: 
     """Keep a runner's reports, each once; returns the highest sequence kept. A stale attempt: ConflictError."""
     for report in batch:
         if report.attempt != run.attempt:
-            raise ConflictError("Attempt {} of run {} is over; it is now {}.".format(report.attempt, run.id, run.attempt))
+            raise ConflictError(f"Attempt {report.attempt} of run {run.id} is over; it is now {run.attempt}.")
         connection.execute(
             upsert(reports)
             .values(
@@ -294,21 +302,19 @@ def list_artifacts(connection: Connection, run_id: str, prefix: str = "") -> Lis
 def find_artifact(connection: Connection, run_id: str, path: str) -> Optional[Artifact]:
     """The run's file of that path; None where it has none."""
     columns = (artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes)
-    row = connection.execute(
-        select(*columns).where(artifacts.c.run_id == run_id, artifacts.c.path == path)
-    ).first()
+    row = connection.execute(select(*columns).where(artifacts.c.run_id == run_id, artifacts.c.path == path)).first()
     return None if row is None else Artifact(*row)
 
 
 def check_labels(labels: Dict[str, str], what: str) -> None:
     """Refuse labels beyond the limits."""
     if len(labels) > LABELS_MAX:
-        raise UserErrorException("A run has at most {} of each kind of label, not {}.".format(LABELS_MAX, len(labels)))
+        raise UserErrorException(f"A run has at most {LABELS_MAX} of each kind of label, not {len(labels)}.")
     for key, value in labels.items():
         if not 0 < len(key) <= LABEL_KEY_MAX:
-            raise UserErrorException("A {} name has 1 to {} characters, not {}.".format(what, LABEL_KEY_MAX, len(key)))
+            raise UserErrorException(f"A {what} name has 1 to {LABEL_KEY_MAX} characters, not {len(key)}.")
         if value is not None and len(value) > LABEL_VALUE_MAX:
-            raise UserErrorException("A {} value has at most {} characters.".format(what, LABEL_VALUE_MAX))
+            raise UserErrorException(f"A {what} value has at most {LABEL_VALUE_MAX} characters.")
 
 
 def _record_event(

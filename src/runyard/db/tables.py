@@ -1,7 +1,19 @@
 """The tables. Times are the server's UTC in integer microseconds; JSON columns hold wire forms as text."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 #: Raised with every change of these tables; a database of a higher number is refused.
 SCHEMA = 1

@@ -136,7 +136,7 @@ class BlobStore:
         with self.open(digest) as file:
             data = file.read()
         if digest_bytes(data) != digest:
-            raise IntegrityError("The stored content {} is damaged; restore it from a copy.".format(digest))
+            raise IntegrityError(f"The stored content {digest} is damaged; restore it from a copy.")
         return data
 
     def verify(self, digest: str) -> None:
@@ -146,7 +146,7 @@ class BlobStore:
             for piece in iter(lambda: file.read(PIECE_BYTES), b""):
                 hasher.update(piece)
         if hasher.digest() != digest:
-            raise IntegrityError("The stored content {} is damaged; restore it from a copy.".format(digest))
+            raise IntegrityError(f"The stored content {digest} is damaged; restore it from a copy.")
 
     def copy_to(self, digest: str, target: Path, executable: bool = False) -> None:
         """Write a content to a new file. Never a hard link: what a job writes there must not reach the store."""
@@ -191,7 +191,7 @@ class BlobStore:
 
     def _keep(self, path: str, digest: str, expected: Optional[str]) -> str:
         if expected is not None and digest != expected:
-            raise IntegrityError("The content that arrived is {} and not {}; send it again.".format(digest, expected))
+            raise IntegrityError(f"The content that arrived is {digest} and not {expected}; send it again.")
         if os.stat(path).st_size < PACKED_BELOW:
             self._pack({digest: _read(path)})
         else:
@@ -210,7 +210,7 @@ class BlobStore:
             after = os.fstat(file.fileno())
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             _remove(owned)
-            raise IntegrityError("{!r} changed while it was being stored; try again.".format(path))
+            raise IntegrityError(f"{path!r} changed while it was being stored; try again.")
         if owned is None:
             owned = self._moved(path)
         try:
@@ -297,7 +297,7 @@ class BlobStore:
             file.seek(packed.offset)
             data = file.read(packed.size_bytes)
         if digest_bytes(data) != digest:
-            raise IntegrityError("The stored content {} is damaged; restore it from a copy.".format(digest))
+            raise IntegrityError(f"The stored content {digest} is damaged; restore it from a copy.")
         return data
 
     def _blob_path(self, digest: str) -> Path:
@@ -306,10 +306,10 @@ class BlobStore:
 
     def _upload_path(self, upload_id: str) -> Path:
         if len(upload_id) != 32 or not set(upload_id) <= _UPLOAD_ID_CHARS:
-            raise UserErrorException("{!r} is not an upload.".format(upload_id[:80]))
+            raise UserErrorException(f"{upload_id[:80]!r} is not an upload.")
         path = self._root / "uploads" / upload_id
         if not path.exists():
-            raise NotFoundError("The upload {} is over or was never begun.".format(upload_id))
+            raise NotFoundError(f"The upload {upload_id} is over or was never begun.")
         return path
 
     def _temporary(self) -> str:
@@ -395,8 +395,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _absent(digest: str) -> NotFoundError:
-    return NotFoundError("The store has no content {}.".format(digest))
+    return NotFoundError(f"The store has no content {digest}.")
 
 
 def _full(root: Path) -> StorageFullError:
-    return StorageFullError("The disk of {} is full; free some space on it.".format(root))
+    return StorageFullError(f"The disk of {root} is full; free some space on it.")

@@ -44,16 +44,16 @@ class FolderDatastore:
         """The file to read; NotFoundError where there is none."""
         target = join_inside(self._root, check_path(path))
         if not target.is_file():
-            raise NotFoundError("The datastore has no file {!r}.".format(path))
+            raise NotFoundError(f"The datastore has no file {path!r}.")
         return open(target, "rb")
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
         """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
         target = join_inside(self._root, check_path(path))
         if target.exists() and not overwrite:
-            raise ConflictError("The datastore has a file {!r} already; pass overwrite=True.".format(path))
+            raise ConflictError(f"The datastore has a file {path!r} already; pass overwrite=True.")
         if target.is_dir():
-            raise UserErrorException("{!r} is a folder of the datastore.".format(path))
+            raise UserErrorException(f"{path!r} is a folder of the datastore.")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._replace(target, source)
@@ -61,7 +61,7 @@ class FolderDatastore:
             if error.errno in (28, 122):
                 raise StorageFullError("The datastore's disk is full; free some space and try again.") from None
             if error.errno in (17, 20):
-                raise UserErrorException("A part of {!r} is a file and not a folder.".format(path)) from None
+                raise UserErrorException(f"A part of {path!r} is a file and not a folder.") from None
             raise
         return self._describe([str(target)])[0]
 
@@ -84,14 +84,16 @@ class FolderDatastore:
             folders.sort()
             found.extend(os.path.join(parent, name) for name in sorted(names) if not name.startswith(".upload-"))
             if len(found) > LISTING_MAX:
-                raise UserErrorException("More than {} files; name a folder or a glob.".format(LISTING_MAX))
+                raise UserErrorException(f"More than {LISTING_MAX} files; name a folder or a glob.")
         return self._describe(found)
 
     def _describe(self, paths: List[str]) -> List[DatastoreFile]:
         described = []
         for path in paths:
             stat = os.stat(path)
-            described.append(DatastoreFile(os.path.relpath(path, str(self._root)), stat.st_size, stat.st_mtime_ns // 1000))
+            described.append(
+                DatastoreFile(os.path.relpath(path, str(self._root)), stat.st_size, stat.st_mtime_ns // 1000)
+            )
         return described
 
     def _is_inside(self, path: str) -> bool:

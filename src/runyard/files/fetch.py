@@ -83,11 +83,11 @@ def fetch(
                 came_from_public = came_from_public or is_public
                 continue
             if reply.status != 200:
-                raise AzureMLException("{} answered {} {}.".format(_shown(url), reply.status, reply.reason))
+                raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
             return _receive(reply, url, target, limits, ends_at, progress)
         finally:
             connection.close()
-    raise AzureMLException("{} redirects more than {} times.".format(_shown(url), REDIRECTS_MAX))
+    raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
 
 
 def _connect(
@@ -100,18 +100,16 @@ def _connect(
     try:
         addresses = resolver(host, port)
     except OSError as error:
-        raise AzureMLException("The host of {} is not known: {}.".format(_shown(url), error)) from None
+        raise AzureMLException(f"The host of {_shown(url)} is not known: {error}.") from None
     if not addresses:
-        raise AzureMLException("The host of {} has no address.".format(_shown(url)))
+        raise AzureMLException(f"The host of {_shown(url)} has no address.")
     address = addresses[0]
     private = is_private(address)
     if private and came_from_public:
-        raise UserErrorException("{} redirects to the private address {}; refused.".format(_shown(url), address))
+        raise UserErrorException(f"{_shown(url)} redirects to the private address {address}; refused.")
     if private and not allow_private:
         raise UserErrorException(
-            "{} lies at the private address {}; set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it.".format(
-                _shown(url), address
-            )
+            f"{_shown(url)} lies at the private address {address}; set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it."
         )
     connection = http.client.HTTPConnection(host, port, timeout=limits.stall_s)
     try:
@@ -119,7 +117,7 @@ def _connect(
         if parts.scheme == "https":
             raw = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
     except OSError as error:
-        raise AzureMLException("{} cannot be reached: {}.".format(_shown(url), error)) from None
+        raise AzureMLException(f"{_shown(url)} cannot be reached: {error}.") from None
     connection.sock = raw
     return connection, not private
 
@@ -131,17 +129,22 @@ def _ask(connection: http.client.HTTPConnection, url: str) -> http.client.HTTPRe
         connection.request("GET", path, headers={"Accept-Encoding": "identity", "User-Agent": "runyard"})
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise AzureMLException("{} did not answer: {}.".format(_shown(url), error)) from None
+        raise AzureMLException(f"{_shown(url)} did not answer: {error}.") from None
 
 
 def _receive(
-    reply: http.client.HTTPResponse, url: str, target: str, limits: FetchLimits, ends_at: float, progress: Optional[Progress]
+    reply: http.client.HTTPResponse,
+    url: str,
+    target: str,
+    limits: FetchLimits,
+    ends_at: float,
+    progress: Optional[Progress],
 ) -> Fetched:
     length = reply.getheader("Content-Length")
     total = int(length) if length and length.isdigit() else None
     if total is not None and total > limits.max_bytes:
-        raise AzureMLException("{} has {} bytes; the limit is {}.".format(_shown(url), total, limits.max_bytes))
-    partial = "{}.{}.part".format(target, os.urandom(4).hex())
+        raise AzureMLException(f"{_shown(url)} has {total} bytes; the limit is {limits.max_bytes}.")
+    partial = f"{target}.{os.urandom(4).hex()}.part"
     hasher, size = sha256(), 0
     try:
         with open(partial, "wb") as file:
@@ -151,18 +154,18 @@ def _receive(
                     break
                 size += len(piece)
                 if size > limits.max_bytes or time.monotonic() > ends_at:
-                    raise AzureMLException("{} sends too much or too slowly; given up.".format(_shown(url)))
+                    raise AzureMLException(f"{_shown(url)} sends too much or too slowly; given up.")
                 hasher.update(piece)
                 file.write(piece)
                 if progress is not None:
                     progress(size, total)
         if total is not None and size != total:
-            raise AzureMLException("{} ended after {} of {} bytes.".format(_shown(url), size, total))
+            raise AzureMLException(f"{_shown(url)} ended after {size} of {total} bytes.")
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in (28, 122):
-            raise StorageFullError("The disk of {} is full; free some space on it.".format(target)) from None
-        raise AzureMLException("The download of {} broke off after {} bytes: {}.".format(_shown(url), size, error)) from None
+            raise StorageFullError(f"The disk of {target} is full; free some space on it.") from None
+        raise AzureMLException(f"The download of {_shown(url)} broke off after {size} bytes: {error}.") from None
     finally:
         if os.path.exists(partial):
             os.unlink(partial)
@@ -172,14 +175,14 @@ def _receive(
 def _redirected(url: str, location: str) -> str:
     found = urljoin(url, location)
     if _split(url).scheme == "https" and _split(found).scheme != "https":
-        raise UserErrorException("{} redirects to an address without TLS; refused.".format(_shown(url)))
+        raise UserErrorException(f"{_shown(url)} redirects to an address without TLS; refused.")
     return found
 
 
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserErrorException("{!r} is not a http or https address.".format(url[:200]))
+        raise UserErrorException(f"{url[:200]!r} is not a http or https address.")
     return parts
 
 

@@ -11,5 +11,5 @@ def join_inside(root: Path, path: str) -> Path:
     base = os.path.realpath(str(root))
     target = os.path.realpath(os.path.join(base, path))
     if target != base and not target.startswith(base.rstrip("/") + "/"):
-        raise UserErrorException("The path {!r} leads out of its folder.".format(path[:120]))
+        raise UserErrorException(f"The path {path[:120]!r} leads out of its folder.")
     return Path(target)

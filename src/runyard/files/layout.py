@@ -14,7 +14,7 @@ FOLDER_NAME_MAX = 200
 def folder_name(run_id: str) -> str:
     """A name for the run's folder: one path component, whatever the id; UserErrorException for a hostile one."""
     if not run_id or "/" in run_id or "\0" in run_id or run_id in (".", ".."):
-        raise UserErrorException("{!r} is not the id of a run.".format(run_id[:80]))
+        raise UserErrorException(f"{run_id[:80]!r} is not the id of a run.")
     if len(run_id.encode("utf-8", "replace")) <= FOLDER_NAME_MAX:
         return run_id
     return "{}-{}".format(run_id[:100], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])

@@ -98,7 +98,7 @@ class PackIndex:
         for start in range(0, len(digests), _ASK):
             some = digests[start : start + _ASK]
             marks = ",".join("?" * len(some))
-            query = "SELECT digest FROM blobs WHERE digest IN ({})".format(marks)
+            query = f"SELECT digest FROM blobs WHERE digest IN ({marks})"
             found.update(row[0] for row in self._connection().execute(query, some))
         return found
 

@@ -34,12 +34,12 @@ def is_alive(record: Dict[str, Any]) -> bool:
 
 def with_variable(name: str, value: str) -> Iterator[int]:
     """Pids of processes that were started with that environment variable, as far as we may look."""
-    wanted = "{}={}".format(name, value).encode()
+    wanted = f"{name}={value}".encode()
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            with open("/proc/{}/environ".format(entry), "rb") as file:
+            with open(f"/proc/{entry}/environ", "rb") as file:
                 if wanted in file.read().split(b"\0"):
                     yield int(entry)
         except OSError:
@@ -48,7 +48,7 @@ def with_variable(name: str, value: str) -> Iterator[int]:
 
 def _stat(pid: int) -> Any:
     try:
-        with open("/proc/{}/stat".format(pid), "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read().decode("ascii", "replace")
     except OSError:
         return None

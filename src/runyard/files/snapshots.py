@@ -58,7 +58,7 @@ def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = Snaps
     """
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
-        raise SnapshotException("The source folder {!r} does not exist.".format(folder))
+        raise SnapshotException(f"The source folder {folder!r} does not exist.")
     rules, counter = read_rules(Path(root)), [0]
     found = list(_walk(root, "", rules, counter, {os.stat(root).st_ino}))
     _check_limits(found, limits)
@@ -104,25 +104,21 @@ def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: S
         try:
             found = entry.stat()
         except OSError as error:
-            raise SnapshotException("{!r} cannot be read: {}.".format(path, error.strerror)) from None
+            raise SnapshotException(f"{path!r} cannot be read: {error.strerror}.") from None
         if stat.S_ISDIR(found.st_mode):
             if found.st_ino not in seen:
                 yield from _walk(root, path, rules, counter, seen | {found.st_ino})
         elif stat.S_ISREG(found.st_mode):
             yield _Found(path, entry.path, found)
         else:
-            raise SnapshotException(
-                "{!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.".format(path)
-            )
+            raise SnapshotException(f"{path!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.")
 
 
 def _check_link(root: str, path: str, absolute: str) -> None:
     target = os.path.realpath(absolute)
     if target != root and not target.startswith(root + os.sep):
         raise SnapshotException(
-            "{!r} is a link that leaves the source folder (to {}); name it in .amlignore or copy the file.".format(
-                path, target
-            )
+            f"{path!r} is a link that leaves the source folder (to {target}); name it in .amlignore or copy the file."
         )
 
 
@@ -138,7 +134,7 @@ def _check_limits(found: List[_Found], limits: SnapshotLimits) -> None:
             size,
             limits.max_files,
             limits.max_bytes,
-            ", ".join("{} ({:,} bytes)".format(one.path, one.stat.st_size) for one in largest),
+            ", ".join(f"{one.path} ({one.stat.st_size:,} bytes)" for one in largest),
         )
     )
 
@@ -160,7 +156,7 @@ def _hash_still(one: _Found) -> Tuple[str, int]:
         after = os.stat(one.absolute)
         if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size) and size == after.st_size:
             return digest, size
-    raise SnapshotException("{!r} changes while it is read; stop what writes it, or name it in .amlignore.".format(one.path))
+    raise SnapshotException(f"{one.path!r} changes while it is read; stop what writes it, or name it in .amlignore.")
 
 
 class _Cache:

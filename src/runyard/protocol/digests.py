@@ -21,7 +21,7 @@ _FORM = re.compile(r"(?:sha256|sha256-8m):[0-9a-f]{64}")
 def digest_bytes(data: bytes) -> str:
     """The digest of a content that is in memory."""
     if len(data) <= CHUNK_BYTES:
-        return "{}:{}".format(WHOLE, hashlib.sha256(data).hexdigest())
+        return f"{WHOLE}:{hashlib.sha256(data).hexdigest()}"
     view = memoryview(data)
     starts = range(0, len(data), CHUNK_BYTES)
     return combine(hashlib.sha256(view[start : start + CHUNK_BYTES]).digest() for start in starts)
@@ -58,12 +58,12 @@ class Hasher:
     def digest(self) -> str:
         """The digest of all bytes so far."""
         if not self._chunks:
-            return "{}:{}".format(WHOLE, self._chunk.hexdigest())
+            return f"{WHOLE}:{self._chunk.hexdigest()}"
         return combine([*self._chunks, self._chunk.digest()])
 
 
 def check_digest(text: str) -> str:
     """``text`` if it is a digest in exactly one of the two forms; UserErrorException otherwise."""
     if not isinstance(text, str) or not _FORM.fullmatch(text):
-        raise UserErrorException("{!r} is not a digest.".format(str(text)[:80]))
+        raise UserErrorException(f"{str(text)[:80]!r} is not a digest.")
     return text

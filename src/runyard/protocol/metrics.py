@@ -135,9 +135,9 @@ class _Gathered:
         self.key = key
         self.kind = kind
         self.first_sequence = sequence
-        self.steps: "array[int]" = array("q")
-        self.times: "array[int]" = array("q")
-        self.values: "array[float]" = array("d")
+        self.steps: array[int] = array("q")
+        self.times: array[int] = array("q")
+        self.values: array[float] = array("d")
         self.texts: List[str] = []
 
     def columns(self, key: str, writer: str) -> Columns:
@@ -236,7 +236,7 @@ def decode_batch(body: bytes) -> Batch:
         first, last = int(head["first"]), int(head["last"])
         rows = [(str(k), int(s), int(n), int(t)) for k, s, n, t in head["columns"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("the head of the columns is damaged: {}".format(error)) from None
+        raise ValueError(f"the head of the columns is damaged: {error}") from None
     if not 1 <= first <= last or attempt < 1 or not 0 < len(writer) <= 64:
         raise ValueError("the head of the columns has numbers out of range")
     position, found = start + head_length, []
@@ -244,7 +244,7 @@ def decode_batch(body: bytes) -> Batch:
         columns, position = decode_columns(body, position, key, writer, sequence, count, kind)
         found.append(columns)
     if position != len(body):
-        raise ValueError("{} bytes are left after the columns".format(len(body) - position))
+        raise ValueError(f"{len(body) - position} bytes are left after the columns")
     return Batch(writer, attempt, first, last, tuple(found))
 
 
@@ -291,13 +291,13 @@ def decode_columns(
         values, position = _array("d", data, position, count)
         return Columns(key, writer, sequence, steps, times, values, (), kind), position
     if kind != KIND_TEXT:
-        raise ValueError("a column is of the unknown kind {}".format(kind))
+        raise ValueError(f"a column is of the unknown kind {kind}")
     if position + 4 > len(data):
         raise ValueError("the columns are cut short")
     (length,) = struct.unpack_from("<I", data, position)
     texts = json.loads(data[position + 4 : position + 4 + length])
     if not isinstance(texts, list) or len(texts) != count or not all(isinstance(t, str) for t in texts):
-        raise ValueError("a column of texts does not have {} of them".format(count))
+        raise ValueError(f"a column of texts does not have {count} of them")
     return Columns(key, writer, sequence, steps, times, array("d"), tuple(texts), kind), position + 4 + length
 
 

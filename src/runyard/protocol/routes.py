@@ -123,7 +123,9 @@ TABLE: Tuple[Route, ...] = (
     Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, identity.DigestList, identity.DigestList),
     Route("put_blobs", "POST", _W + "/blobs", _OWN, None, identity.DigestList, raw=True),
     Route("begin_upload", "POST", _W + "/uploads", _OWN, None, identity.Upload),
-    Route("append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, identity.Offset, raw=True, query=("offset",)),
+    Route(
+        "append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, identity.Offset, raw=True, query=("offset",)
+    ),
     Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, identity.DigestList, identity.DigestList),
     Route("read_blob", "GET", _W + "/blobs/{digest}", _READ, raw=True),
     # datastores

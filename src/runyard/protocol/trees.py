@@ -77,7 +77,7 @@ def check_distinct(tree: Tree) -> None:
     for one in tree.entries:
         other = seen.setdefault(unicodedata.normalize("NFC", one.path), one.path)
         if other is not one.path:
-            raise UserErrorException("{!r} and {!r} are the same path.".format(other, one.path))
+            raise UserErrorException(f"{other!r} and {one.path!r} are the same path.")
 
 
 def check_path(path: str) -> str:
@@ -88,20 +88,20 @@ def check_path(path: str) -> str:
     """
     shown = repr(path)[:120]
     if not isinstance(path, str) or not path:
-        raise UserErrorException("A path is a text that is not empty, not {}.".format(shown))
+        raise UserErrorException(f"A path is a text that is not empty, not {shown}.")
     if len(path) > PATH_MAX:
-        raise UserErrorException("A path has at most {} characters, not {}.".format(PATH_MAX, len(path)))
+        raise UserErrorException(f"A path has at most {PATH_MAX} characters, not {len(path)}.")
     if _CONTROL.search(path) or "\\" in path:
-        raise UserErrorException("The path {} has a control character or a backslash.".format(shown))
+        raise UserErrorException(f"The path {shown} has a control character or a backslash.")
     try:
         parts = path.encode("utf-8").split(b"/")
     except UnicodeEncodeError:
-        raise UserErrorException("The path {} is not valid Unicode text.".format(shown)) from None
+        raise UserErrorException(f"The path {shown} is not valid Unicode text.") from None
     if path.startswith("/") or _DRIVE.match(path):
-        raise UserErrorException("The path {} is absolute; paths here are relative.".format(shown))
+        raise UserErrorException(f"The path {shown} is absolute; paths here are relative.")
     for part in parts:
         if part in (b"", b".", b".."):
-            raise UserErrorException("The path {} has a part that is empty, '.' or '..'.".format(shown))
+            raise UserErrorException(f"The path {shown} has a part that is empty, '.' or '..'.")
         if len(part) > PART_BYTES_MAX:
-            raise UserErrorException("A part of the path {} has more than {} bytes.".format(shown, PART_BYTES_MAX))
+            raise UserErrorException(f"A part of the path {shown} has more than {PART_BYTES_MAX} bytes.")
     return path

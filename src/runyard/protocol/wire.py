@@ -46,13 +46,13 @@ def loads(kind: Type[T], text: str, strict: bool = False) -> T:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserErrorException("This is not JSON: {}.".format(error)) from None
+        raise UserErrorException(f"This is not JSON: {error}.") from None
     return from_wire(kind, data, strict)
 
 
 def _decode(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Any:
     if depth > MAX_DEPTH:
-        raise UserErrorException("{} nests deeper than {} levels.".format(where, MAX_DEPTH))
+        raise UserErrorException(f"{where} nests deeper than {MAX_DEPTH} levels.")
     if kind is Any:
         return data
     origin = getattr(kind, "__origin__", None)
@@ -75,14 +75,14 @@ def _decode_tuple(kind: Any, data: Any, where: str, strict: bool, depth: int) ->
     if not isinstance(data, (list, tuple)):
         raise _misfit(where, "a list", data)
     item = kind.__args__[0]
-    return tuple(_decode(item, one, "{}[{}]".format(where, i), strict, depth + 1) for i, one in enumerate(data))
+    return tuple(_decode(item, one, f"{where}[{i}]", strict, depth + 1) for i, one in enumerate(data))
 
 
 def _decode_mapping(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Dict[str, Any]:
     if not isinstance(data, dict):
         raise _misfit(where, "an object", data)
     item = kind.__args__[1]
-    return {key: _decode(item, one, "{}[{!r}]".format(where, key), strict, depth + 1) for key, one in data.items()}
+    return {key: _decode(item, one, f"{where}[{key!r}]", strict, depth + 1) for key, one in data.items()}
 
 
 def _decode_dataclass(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Any:
@@ -98,7 +98,7 @@ def _decode_dataclass(kind: Any, data: Any, where: str, strict: bool, depth: int
             if name not in hints:
                 raise UserErrorException("{} has no field {!r}; it has {}.".format(where, name, ", ".join(hints)))
     values = {
-        name: _decode(hint, data[name], "{}.{}".format(where, name), strict, depth + 1)
+        name: _decode(hint, data[name], f"{where}.{name}", strict, depth + 1)
         for name, hint in hints.items()
         if name in data
     }
@@ -126,14 +126,14 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:
 def check_text(text: str, where: str) -> None:
     """Refuse text that no store can keep: a NUL, or half of a surrogate pair."""
     if "\0" in text:
-        raise UserErrorException("{} contains a NUL character; remove it.".format(where))
+        raise UserErrorException(f"{where} contains a NUL character; remove it.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserErrorException("{} is not valid Unicode text.".format(where)) from None
+        raise UserErrorException(f"{where} is not valid Unicode text.") from None
 
 
 def _misfit(where: str, wanted: str, data: Optional[Any]) -> UserErrorException:
     shown = repr(data)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return UserErrorException("{} must be {}, not {}.".format(where, wanted, shown))
+    return UserErrorException(f"{where} must be {wanted}, not {shown}.")

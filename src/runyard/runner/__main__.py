@@ -39,7 +39,9 @@ def main(path: str, is_recovery: bool = False) -> int:
     """Carry out the attempt in that folder; returns the runner's own exit code."""
     folder = AttemptFolder(path)
     facts = folder.facts
-    resolve = file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
+    resolve = (
+        file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
+    )
     attempt = Attempt(folder, Server(resolve, folder.secret, PATIENCE_S))
     signal.signal(signal.SIGTERM, attempt.on_terminate)
     adopt_orphans()
@@ -50,7 +52,7 @@ def main(path: str, is_recovery: bool = False) -> int:
             attempt.take_over()
         attempt.finish()
     except Superseded as error:
-        folder.say("not wanted any more: {}".format(error))
+        folder.say(f"not wanted any more: {error}")
         end_all(folder.key, 0)
     shutil.rmtree(path, ignore_errors=True)
     try:
@@ -101,7 +103,7 @@ class Attempt:
         except Exception as error:
             self._can_raise = False
             self._folder.say(traceback.format_exc())
-            self._exited(None, ExitCause.PREPARATION, "It could not be prepared: {}.".format(error), "SystemError")
+            self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
             return
         self.reporter.add(ReportKind.STARTED)
         self.reporter.try_send()
@@ -137,7 +139,7 @@ class Attempt:
         inputs = bind_inputs(folder, self._server, self._say)
         values = job_variables(folder, interpreter, inputs)
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
-            raise AzureMLException("The script {!r} is not in the source folder.".format(plan.script))
+            raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
         return Script(job_command(plan, interpreter, values), values, folder.work, folder.log)
 
     def _interpreter(self) -> str:
@@ -183,7 +185,7 @@ class Attempt:
                 try:
                     do()
                 except (RunyardError, OSError) as error:
-                    self._folder.say("{}: {}".format(name, error))
+                    self._folder.say(f"{name}: {error}")
                     next_at[name] = time.monotonic() + max(1.0, every_s)
                 else:
                     next_at[name] = time.monotonic() + every_s
@@ -201,7 +203,7 @@ class Attempt:
         """End what the script left running; nothing of a run lives longer than the run."""
         if has_children():
             count = end_all(self._folder.key, self._folder.plan.grace_s)
-            self._folder.say("{} processes were still running and were ended".format(count))
+            self._folder.say(f"{count} processes were still running and were ended")
 
     def _store(self) -> str:
         """Store the record; returns '' or why it is not complete. A full disk is waited for, and said."""
@@ -217,13 +219,13 @@ class Attempt:
                     self._say(str(error))
                     told = True
             except (RunyardError, OSError) as error:
-                return "Its outputs could not be stored: {}".format(error)
+                return f"Its outputs could not be stored: {error}"
             time.sleep(pause_s)
             pause_s = min(5.0, pause_s * 1.5)
 
     def _report_losses(self) -> None:
         for writer, offset in self._metrics.damaged.items():
-            self._folder.say("the spool {} is damaged after {} bytes; what follows is lost".format(writer, offset))
+            self._folder.say(f"the spool {writer} is damaged after {offset} bytes; what follows is lost")
         for notice in self._outputs.notices:
             self._folder.say(notice)
 
@@ -238,17 +240,17 @@ class Attempt:
         """(message, error code, log's tail) of how the script ended."""
         plan = self._folder.plan
         if cause == ExitCause.TIME_LIMIT:
-            text = "It ran longer than max_run_duration_seconds ({}) and was ended.".format(plan.max_run_duration_s)
+            text = f"It ran longer than max_run_duration_seconds ({plan.max_run_duration_s}) and was ended."
             return text, "TimeLimit", self._tail()
         if cause == ExitCause.CANCELED or code == 0:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
         tail = self._tail()
         if code is not None and code < 0:
-            text = "{!r} was killed by {} (out of memory, or by someone else).".format(what, _signal_name(-code))
+            text = f"{what!r} was killed by {_signal_name(-code)} (out of memory, or by someone else)."
             return text, "UserError", tail
         last = tail.strip().splitlines()[-1:] or ["it printed nothing"]
-        return "{!r} ended with exit code {}: {}".format(what, code, last[0][:500]), "UserError", tail
+        return f"{what!r} ended with exit code {code}: {last[0][:500]}", "UserError", tail
 
     def _tail(self) -> str:
         try:
@@ -269,7 +271,7 @@ def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return "signal {}".format(number)
+        return f"signal {number}"
 
 
 if __name__ == "__main__":

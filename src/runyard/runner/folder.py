@@ -22,7 +22,7 @@ class AttemptFolder:
         self.plan = loads(LaunchPlan, (self.path / "plan.json").read_text())
         self.facts = loads(NodeFacts, (self.path / "node.json").read_text())
         self.secret = (self.path / "token").read_text()
-        self.key = "{}/{}".format(self.plan.run_id, self.plan.attempt)
+        self.key = f"{self.plan.run_id}/{self.plan.attempt}"
         #: The script's working folder: the source tree, with outputs/ and logs/.
         self.work = self.path / "work"
         self.spool = self.path / "spool"

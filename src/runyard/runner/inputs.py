@@ -79,20 +79,18 @@ def _download(folder: AttemptFolder, url: str, target: Path, say: Say) -> int:
     """A URL keeps its host and path below the mount, as v1's did."""
     place = join_inside(target, check_path(url_path(url)))
     place.parent.mkdir(parents=True, exist_ok=True)
-    say("Downloading {}".format(url))
+    say(f"Downloading {url}")
     fetch(url, str(place), allow_private=folder.plan.allow_private_urls)
     return 1
 
 
-def _receive(
-    folder: AttemptFolder, server: Server, source: Source, target: Path, is_alone: bool, say: Say
-) -> int:
+def _receive(folder: AttemptFolder, server: Server, source: Source, target: Path, is_alone: bool, say: Say) -> int:
     """Files of a datastore that lies on the server's disk and not on this one."""
     names = {"workspace": folder.plan.workspace, "name": source.datastore}
     files = server.call("list_datastore_files", query={"path": source.path}, **names)
     base = mount_base(source.path, [one.path for one in files]) if is_alone else ""
     for one in files:
-        say("Downloading {} from {}".format(one.path, source.datastore))
+        say(f"Downloading {one.path} from {source.datastore}")
         pieces = server.stream("read_datastore_file", path=one.path, **names)
         receive_file(pieces, str(join_inside(target, os.path.relpath(one.path, base or "."))))
     return len(files)
@@ -136,4 +134,4 @@ def _place(source: str, target: Path, is_link: bool) -> None:
 
 
 def _name(source: Source) -> str:
-    return source.url or source.file or "{}/{}".format(source.datastore, source.path)
+    return source.url or source.file or f"{source.datastore}/{source.path}"

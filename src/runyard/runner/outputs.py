@@ -74,7 +74,7 @@ class Outputs:
         if os.path.islink(path):
             target = os.path.realpath(path)
             if not target.startswith(root + os.sep) or not os.path.isfile(target):
-                self.notices.append("{!r} is a link that leaves the working folder.".format(os.path.relpath(path, root)))
+                self.notices.append(f"{os.path.relpath(path, root)!r} is a link that leaves the working folder.")
                 return False
             return True
         return os.path.isfile(path)
@@ -104,7 +104,7 @@ class Outputs:
 def _record_name(path: str) -> str:
     """A name that every store and page can show: control characters, backslashes and '%' as %XX."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return _UNSAFE.sub(lambda found: "%{:02X}".format(ord(found.group(0))), text)
+    return _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text)
 
 
 def _hash(path: str) -> Tuple[str, int]:

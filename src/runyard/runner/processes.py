@@ -76,7 +76,7 @@ def end_all(key: str, grace_s: float) -> int:
         seen.update(left)
         signalled = True
         if time.monotonic() > give_up_at:
-            raise TimeoutError("processes {} do not end".format(sorted(left)))
+            raise TimeoutError(f"processes {sorted(left)} do not end")
         time.sleep(0.02)
 
 
@@ -106,7 +106,7 @@ def _descendants(root: int) -> Set[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open("/proc/{}/stat".format(entry), "rb") as file:
+                with open(f"/proc/{entry}/stat", "rb") as file:
                     text = file.read()
             except OSError:
                 continue

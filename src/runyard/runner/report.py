@@ -53,7 +53,7 @@ class Reporter:
         try:
             self.send()
         except RunyardError as error:
-            self._folder.say("not sent yet: {}".format(error))
+            self._folder.say(f"not sent yet: {error}")
             return False
         return True
 
@@ -73,7 +73,7 @@ def insist(request: Any, say: Any) -> Any:
         try:
             return ask(request)
         except ServiceException as error:
-            say("tried again in {:.1f} s: {}".format(pause_s, error))
+            say(f"tried again in {pause_s:.1f} s: {error}")
             time.sleep(pause_s)
             pause_s = min(RETRY_LAST_S, pause_s * 1.6)
 

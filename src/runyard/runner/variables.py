@@ -82,4 +82,3 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
         "AZUREML_LOGDIRECTORY_PATH": str(folder.work / "logs"),
         "AZ_BATCHAI_TASK_INDEX": "0",
     }
-

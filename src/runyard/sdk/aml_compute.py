@@ -29,7 +29,7 @@ class ScaleSettings:
         return {
             "minNodeCount": self.minimum_node_count,
             "maxNodeCount": self.maximum_node_count,
-            "nodeIdleTimeBeforeScaleDown": "PT{}S".format(self.idle_seconds_before_scaledown),
+            "nodeIdleTimeBeforeScaleDown": f"PT{self.idle_seconds_before_scaledown}S",
         }
 
 
@@ -194,9 +194,7 @@ class AmlCompute(ComputeTarget):
         while self._refresh().current_node_count < wanted:
             if time.monotonic() > ends_at:
                 raise ComputeTargetException(
-                    "Cluster {!r} has {} of {} nodes after {} minutes.".format(
-                        self._name, self._record.current_node_count, wanted, timeout_in_minutes
-                    )
+                    f"Cluster {self._name!r} has {self._record.current_node_count} of {wanted} nodes after {timeout_in_minutes} minutes."
                 )
             time.sleep(LOOK_S)
         if show_output:
@@ -228,9 +226,7 @@ class AmlCompute(ComputeTarget):
 
     def list_nodes(self) -> List[Dict[str, Any]]:
         """Its nodes, and the run of each."""
-        return [
-            {"nodeId": node.id, "nodeState": node.state, "runId": node.run_id} for node in self._refresh().nodes
-        ]
+        return [{"nodeId": node.id, "nodeState": node.state, "runId": node.run_id} for node in self._refresh().nodes]
 
     def refresh_state(self) -> None:
         """Look at it again."""
@@ -252,4 +248,4 @@ class AmlCompute(ComputeTarget):
         return self._record
 
     def __repr__(self) -> str:
-        return "AmlCompute(workspace={!r}, name={!r})".format(self._workspace.name, self._name)
+        return f"AmlCompute(workspace={self._workspace.name!r}, name={self._name!r})"

@@ -13,8 +13,6 @@ class InteractiveLoginAuthentication:
 class ServicePrincipalAuthentication:
     """Its id and secret are not kept and not sent: they belong to another service."""
 
-    def __init__(
-        self, tenant_id: str, service_principal_id: str, service_principal_password: str, **_: Any
-    ) -> None:
+    def __init__(self, tenant_id: str, service_principal_id: str, service_principal_password: str, **_: Any) -> None:
         self.tenant_id = tenant_id
         self.service_principal_id = service_principal_id

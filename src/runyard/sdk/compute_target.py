@@ -23,16 +23,16 @@ class ComputeTarget:
         create = getattr(provisioning_configuration, "_create", None)
         if create is None:
             raise ComputeTargetException(
-                "{!r} is not a provisioning configuration; use AmlCompute.provisioning_configuration(...).".format(
-                    type(provisioning_configuration).__name__
-                )
+                f"{type(provisioning_configuration).__name__!r} is not a provisioning configuration; use AmlCompute.provisioning_configuration(...)."
             )
         return create(workspace, name)
 
     @staticmethod
     def attach(workspace: Workspace, name: str, attach_configuration: Any) -> Any:
         """Attached targets (machines over SSH, other clusters) come in a later release."""
-        raise ComputeTargetException("Attaching a compute target comes in a later release; docs/v1_coverage.md lists what works.")
+        raise ComputeTargetException(
+            "Attaching a compute target comes in a later release; docs/v1_coverage.md lists what works."
+        )
 
     @staticmethod
     def list(workspace: Workspace) -> List[Any]:

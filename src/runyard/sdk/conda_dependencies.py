@@ -85,7 +85,7 @@ class CondaDependencies:
 
     def set_python_version(self, version: str) -> None:
         """Ask for that Python."""
-        self.add_conda_package("python={}".format(version))
+        self.add_conda_package(f"python={version}")
 
     def set_pip_requirements(self, pip_requirements: Sequence[str]) -> None:
         """Replace all requirements for pip."""
@@ -127,8 +127,8 @@ def read_file(path: str) -> CondaSpec:
     try:
         text = Path(path).read_text("utf-8-sig")
     except OSError as error:
-        raise UserErrorException("The conda file {!r} cannot be read: {}.".format(path, error.strerror)) from None
-    return read_conda_yaml(text, "The conda file {!r}".format(path))
+        raise UserErrorException(f"The conda file {path!r} cannot be read: {error.strerror}.") from None
+    return read_conda_yaml(text, f"The conda file {path!r}")
 
 
 def _replaced(lines: Sequence[str], line: str) -> Any:

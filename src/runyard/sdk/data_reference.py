@@ -23,7 +23,7 @@ class DataReference:
         overwrite: bool = False,
     ) -> None:
         if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD):
-            raise UserErrorException("A data reference's mode is mount or download, not {!r}.".format(mode))
+            raise UserErrorException(f"A data reference's mode is mount or download, not {mode!r}.")
         self.datastore = datastore
         self.path_on_datastore = (path_on_datastore or "").strip("/")
         self.data_reference_name = data_reference_name or _name(datastore.name, self.path_on_datastore)
@@ -59,15 +59,13 @@ class DataReference:
         )
 
     def __str__(self) -> str:
-        return "$AZUREML_DATAREFERENCE_{}".format(self.data_reference_name)
+        return f"$AZUREML_DATAREFERENCE_{self.data_reference_name}"
 
     def __repr__(self) -> str:
-        return "DataReference({!r}, path={!r}, mode={!r})".format(self.datastore.name, self.path_on_datastore, self.mode)
+        return f"DataReference({self.datastore.name!r}, path={self.path_on_datastore!r}, mode={self.mode!r})"
 
 
 def _name(datastore: str, path: str) -> str:
     """A name that can be a variable's: the datastore's, with its path where there is one."""
-    text = re.sub(r"[^A-Za-z0-9_]", "_", "{}_{}".format(datastore, path) if path else datastore)
+    text = re.sub(r"[^A-Za-z0-9_]", "_", f"{datastore}_{path}" if path else datastore)
     return text if not text[0].isdigit() else "_" + text
-
-

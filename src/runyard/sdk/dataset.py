@@ -27,7 +27,9 @@ class FileDatasetFactory:
     ) -> FileDataset:
         """Upload a folder to a datastore path, and return the dataset of it."""
         if pattern is not None:
-            raise UserErrorException("upload_directory takes no pattern here; upload_files() takes the files you choose.")
+            raise UserErrorException(
+                "upload_directory takes no pattern here; upload_files() takes the files you choose."
+            )
         reference = target if not isinstance(target, tuple) else target[0].path(target[1])
         reference.datastore.upload(src_dir, reference.path_on_datastore, overwrite, show_progress)
         return make_file_dataset(reference, validate=False)
@@ -54,4 +56,3 @@ class Dataset:
         """The latest version of every registered dataset, by name."""
         found: Dict[str, FileDataset] = workspace.datasets
         return found
-

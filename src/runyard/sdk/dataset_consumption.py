@@ -13,7 +13,7 @@ class DatasetConsumptionConfig:
         self, name: str, dataset: Any, mode: str = InputMode.DIRECT, path_on_compute: Optional[str] = None
     ) -> None:
         if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
-            raise UserErrorException("A dataset is read by mount, download or direct, not {!r}.".format(mode))
+            raise UserErrorException(f"A dataset is read by mount, download or direct, not {mode!r}.")
         self.name = name
         self.dataset = dataset
         self.mode = mode
@@ -37,5 +37,5 @@ class DatasetConsumptionConfig:
 
     def __str__(self) -> str:
         if self.mode == InputMode.DIRECT:
-            return "DatasetConsumptionConfig:{}".format(self.name)
-        return "$AZUREML_DATAREFERENCE_{}".format(self.name)
+            return f"DatasetConsumptionConfig:{self.name}"
+        return f"$AZUREML_DATAREFERENCE_{self.name}"

@@ -27,7 +27,7 @@ def download(
         for origin, relative in file_dataset.files_of(source, workspace, len(sources) == 1):
             target = join_inside(root, check_path(relative.replace(os.sep, "/")))
             if target.exists() and not overwrite:
-                raise UserErrorException("{} exists already; pass overwrite=True.".format(target))
+                raise UserErrorException(f"{target} exists already; pass overwrite=True.")
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _bring(source, origin, target, workspace)

@@ -58,7 +58,7 @@ class AzureBlobDatastore:
     ) -> DataReference:
         """Upload a folder's files below ``target_path``. Files that are there already stay, unless ``overwrite``."""
         if not os.path.isdir(src_dir):
-            raise UserErrorException("The folder {!r} does not exist.".format(src_dir))
+            raise UserErrorException(f"The folder {src_dir!r} does not exist.")
         return self.upload_files(list(_files_below(src_dir)), src_dir, target_path, overwrite, show_progress)
 
     def upload_files(
@@ -72,7 +72,7 @@ class AzureBlobDatastore:
         """Upload files; their paths relative to ``relative_root`` (default: their common folder) are kept."""
         missing = [path for path in files if not os.path.isfile(path)]
         if missing:
-            raise UserErrorException("The file {!r} does not exist.".format(missing[0]))
+            raise UserErrorException(f"The file {missing[0]!r} does not exist.")
         root = relative_root or _common_folder(files)
         target = (target_path or "").strip("/")
         total = sum(os.path.getsize(path) for path in files)
@@ -81,11 +81,11 @@ class AzureBlobDatastore:
             for path in files:
                 name = os.path.relpath(path, root).replace(os.sep, "/")
                 if name.startswith("../"):
-                    raise UserErrorException("{!r} is not below {!r}.".format(path, root))
+                    raise UserErrorException(f"{path!r} is not below {root!r}.")
                 skipped += not self._send(path, "/".join(part for part in (target, name) if part), overwrite, progress)
                 progress.add_file()
         if show_progress:
-            print("Uploaded {} files".format(len(files) - skipped) + (" ({} were there)".format(skipped) if skipped else ""))
+            print(f"Uploaded {len(files) - skipped} files" + (f" ({skipped} were there)" if skipped else ""))
         return DataReference(self, path_on_datastore=target)
 
     def download(
@@ -117,7 +117,9 @@ class AzureBlobDatastore:
         return DataReference(self, mode="download", path_on_compute=path_on_compute)
 
     def _list(self, path: str) -> List[assets.DatastoreFile]:
-        found: List[assets.DatastoreFile] = self._workspace._call("list_datastore_files", query={"path": path}, name=self._name)
+        found: List[assets.DatastoreFile] = self._workspace._call(
+            "list_datastore_files", query={"path": path}, name=self._name
+        )
         return found
 
     def _read(self, path: str) -> Iterator[bytes]:
@@ -135,7 +137,7 @@ class AzureBlobDatastore:
         return True
 
     def __repr__(self) -> str:
-        return "AzureBlobDatastore(name={!r}, workspace={!r})".format(self._name, self._workspace.name)
+        return f"AzureBlobDatastore(name={self._name!r}, workspace={self._workspace.name!r})"
 
 
 class Datastore:
@@ -185,4 +187,3 @@ def _files_below(folder: str) -> Iterator[str]:
 def _common_folder(files: List[str]) -> str:
     folders = {os.path.dirname(os.path.abspath(path)) for path in files}
     return os.path.commonpath(sorted(folders)) if folders else os.getcwd()
-

@@ -99,16 +99,14 @@ class Environment:
         try:
             text = Path(file_path).read_text("utf-8-sig")
         except OSError as error:
-            raise UserErrorException("The file {!r} cannot be read: {}.".format(file_path, error.strerror)) from None
+            raise UserErrorException(f"The file {file_path!r} cannot be read: {error.strerror}.") from None
         found = Environment(name)
-        spec = read_pip_requirements(text, "The requirements file {!r}".format(file_path))
+        spec = read_pip_requirements(text, f"The requirements file {file_path!r}")
         found.python.conda_dependencies = CondaDependencies(_underlying_structure=spec)
         return found
 
     @staticmethod
-    def get(
-        workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None
-    ) -> "Environment":
+    def get(workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None) -> "Environment":
         """A registered or curated environment (default: its latest version)."""
         return Environment._of(workspace._call("get_environment", query={"version": version}, name=name).spec)
 
@@ -137,7 +135,7 @@ class Environment:
         from runyard.environments.folder import save_environment
 
         if os.path.isdir(path) and os.listdir(path) and not overwrite:
-            raise UserErrorException("The folder {!r} is not empty; pass overwrite=True.".format(path))
+            raise UserErrorException(f"The folder {path!r} is not empty; pass overwrite=True.")
         save_environment(self._spec(), path, overwrite)
 
     @staticmethod
@@ -157,4 +155,4 @@ class Environment:
         )
 
     def __repr__(self) -> str:
-        return "Environment(name={!r}, version={!r})".format(self.name, self.version)
+        return f"Environment(name={self.name!r}, version={self.version!r})"

@@ -78,14 +78,13 @@ class Experiment:
     @staticmethod
     def list(workspace: Workspace) -> Any:
         """Every experiment of the workspace."""
-        return [one for one in workspace.experiments.values()]
+        return list(workspace.experiments.values())
 
     def get_portal_url(self) -> str:
         """The page of the workspace's runs."""
         from runyard.sdk.session import current_server
 
-        return "{}/workspaces/{}/runs".format(current_server().address(), self._workspace.name)
+        return f"{current_server().address()}/workspaces/{self._workspace.name}/runs"
 
     def __repr__(self) -> str:
-        return "Experiment(name={!r}, workspace={!r})".format(self._name, self._workspace.name)
-
+        return f"Experiment(name={self._name!r}, workspace={self._workspace.name!r})"

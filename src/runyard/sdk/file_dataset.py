@@ -130,8 +130,8 @@ class FileDataset:
     def __repr__(self) -> str:
         what = ", ".join(_shown(source) for source in self._sources[:3])
         more = ", ..." if len(self._sources) > 3 else ""
-        name = "" if self.name is None else ", name={!r}, version={}".format(self.name, self.version)
-        return "FileDataset([{}{}]{})".format(what, more, name)
+        name = "" if self.name is None else f", name={self.name!r}, version={self.version}"
+        return f"FileDataset([{what}{more}]{name})"
 
 
 def make_file_dataset(path: Any, validate: bool) -> FileDataset:
@@ -150,9 +150,7 @@ def make_file_dataset(path: Any, validate: bool) -> FileDataset:
         for source in sources:
             if source.datastore is not None and not list(files_of(source, workspace, True)):
                 raise UserErrorException(
-                    "Nothing in datastore {!r} matches {!r}; upload first, or pass validate=False.".format(
-                        source.datastore, source.path
-                    )
+                    f"Nothing in datastore {source.datastore!r} matches {source.path!r}; upload first, or pass validate=False."
                 )
     return dataset
 
@@ -167,17 +165,17 @@ def _source(path: Any, validate: bool) -> Any:
         return Source(datastore=path.name), path.workspace
     if not isinstance(path, (str, os.PathLike)):
         raise UserErrorException(
-            "A dataset's path is a URL, a local path, (datastore, path) or a list of these, not {!r}.".format(path)
+            f"A dataset's path is a URL, a local path, (datastore, path) or a list of these, not {path!r}."
         )
     text = os.fspath(path)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]*://", text) and not text.startswith("file://"):
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserErrorException("{!r} is not an address that this version can read: http or https.".format(text))
+            raise UserErrorException(f"{text!r} is not an address that this version can read: http or https.")
         return Source(url=text), None
     local = os.path.abspath(os.path.expanduser(unquote(text[7:]) if text.startswith("file://") else text))
     if validate and not (glob.glob(local, recursive=True) if GLOB.search(local) else os.path.exists(local)):
-        raise UserErrorException("The local path {!r} does not exist.".format(text))
+        raise UserErrorException(f"The local path {text!r} does not exist.")
     return Source(file=local), None
 
 
@@ -196,7 +194,9 @@ def files_of(source: Source, workspace: Any, is_alone: bool) -> Any:
 def _local_files(path: str) -> Any:
     if GLOB.search(path):
         base = fixed_part(path)
-        return [(one, os.path.relpath(one, base)) for one in sorted(glob.glob(path, recursive=True)) if os.path.isfile(one)]
+        return [
+            (one, os.path.relpath(one, base)) for one in sorted(glob.glob(path, recursive=True)) if os.path.isfile(one)
+        ]
     if os.path.isdir(path):
         return [
             (os.path.join(parent, name), os.path.relpath(os.path.join(parent, name), path))
@@ -207,5 +207,4 @@ def _local_files(path: str) -> Any:
 
 
 def _shown(source: Source) -> str:
-    return source.url or source.file or "{}/{}".format(source.datastore, source.path)
-
+    return source.url or source.file or f"{source.datastore}/{source.path}"

@@ -128,7 +128,7 @@ class Model:
     @property
     def url(self) -> str:
         """The model's address in the workspace."""
-        return "aml://asset/{}".format(self.id)
+        return f"aml://asset/{self.id}"
 
     @staticmethod
     def register(
@@ -192,7 +192,7 @@ class Model:
                     return os.path.join(folder, entries[0]) if len(entries) == 1 else folder
         if os.path.exists(model_name):
             return model_name
-        raise ModelNotFoundException("Model {!r} is not in azureml-models/ and not in this folder.".format(model_name))
+        raise ModelNotFoundException(f"Model {model_name!r} is not in azureml-models/ and not in this folder.")
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: Optional[bool] = None) -> str:
         """Download the files below ``target_dir``; returns the path of the file or folder that the model is."""
@@ -200,7 +200,7 @@ class Model:
         for one in self._record.files:
             target = os.path.join(target_dir, *one.path.split("/"))
             if os.path.exists(target) and not allowed:
-                raise UserErrorException("{} exists already; pass exist_ok=True.".format(target))
+                raise UserErrorException(f"{target} exists already; pass exist_ok=True.")
             pieces = current_server().stream(
                 "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=one.path
             )
@@ -245,9 +245,7 @@ class Model:
         self._record = self.workspace._call("change_model", change, name=self.name, version=self.version)
 
     def __repr__(self) -> str:
-        return "Model(workspace={!r}, name={}, id={}, version={})".format(
-            self.workspace.name, self.name, self.id, self.version
-        )
+        return f"Model(workspace={self.workspace.name!r}, name={self.name}, id={self.id}, version={self.version})"
 
 
 def register_from_run(
@@ -321,14 +319,14 @@ def _find(
     for one in several:
         if version is None or one.version == version:
             return one._record
-    raise ModelNotFoundException("No model {!r} has these labels.".format(name))
+    raise ModelNotFoundException(f"No model {name!r} has these labels.")
 
 
 def _local_files(path: str) -> Any:
     """(files under the names that they get, digest -> path) of a file or folder."""
     root = os.path.abspath(path)
     if not os.path.exists(root):
-        raise UserErrorException("The model path {!r} does not exist.".format(path))
+        raise UserErrorException(f"The model path {path!r} does not exist.")
     parent = os.path.dirname(root)
     paths = [root] if os.path.isfile(root) else [
         os.path.join(folder, name) for folder, _, names in os.walk(root) for name in sorted(names)
@@ -337,9 +335,11 @@ def _local_files(path: str) -> Any:
     for one in paths:
         hasher = Hasher()
         with open(one, "rb") as file:
-            for piece in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 - read before the next file is opened
+            for piece in iter(lambda: file.read(1 << 20), b""):
                 hasher.update(piece)
-        files.append(assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), hasher.digest(), hasher.size_bytes))
+        files.append(
+            assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), hasher.digest(), hasher.size_bytes)
+        )
         blobs[hasher.digest()] = one
     return files, blobs
 

@@ -8,7 +8,7 @@ class OfflineRun:
     """A run that nobody records: a script works on a desk as it does when submitted."""
 
     def __init__(self, run_id: Optional[str] = None) -> None:
-        self._run_id = run_id or "OfflineRun_{}".format(uuid.uuid4())
+        self._run_id = run_id or f"OfflineRun_{uuid.uuid4()}"
         self._tags: Dict[str, str] = {}
         self._properties: Dict[str, str] = {}
         self._metrics: Dict[str, Any] = {}
@@ -30,7 +30,7 @@ class OfflineRun:
 
     def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
         """Print the metric."""
-        print("Attempted to log scalar metric {}:\n{}".format(name, value))
+        print(f"Attempted to log scalar metric {name}:\n{value}")
         self._metrics.setdefault(name, []).append(value)
 
     def get_metrics(self, name: Optional[str] = None, **_: Any) -> Dict[str, Any]:
@@ -40,7 +40,7 @@ class OfflineRun:
 
     def tag(self, key: str, value: Any = None) -> None:
         """Print the tag."""
-        print("Attempted to set tag {}:\n{}".format(key, value))
+        print(f"Attempted to set tag {key}:\n{value}")
         self._tags[str(key)] = "" if value is None else str(value)
 
     def get_tags(self) -> Dict[str, str]:
@@ -49,7 +49,7 @@ class OfflineRun:
 
     def add_properties(self, properties: Dict[str, Any]) -> None:
         """Print the properties."""
-        print("Attempted to add properties:\n{}".format(properties))
+        print(f"Attempted to add properties:\n{properties}")
         self._properties.update({str(key): str(value) for key, value in properties.items()})
 
     def get_properties(self) -> Dict[str, str]:
@@ -58,15 +58,15 @@ class OfflineRun:
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: Any = None) -> None:
         """Print what would be uploaded."""
-        print("Attempted to upload file {}:\n{}".format(name, path_or_stream))
+        print(f"Attempted to upload file {name}:\n{path_or_stream}")
 
     def upload_folder(self, name: str, path: str, datastore_name: Any = None) -> None:
         """Print what would be uploaded."""
-        print("Attempted to upload folder {}:\n{}".format(name, path))
+        print(f"Attempted to upload folder {name}:\n{path}")
 
     def child_run(self, name: Optional[str] = None, run_id: Optional[str] = None, outputs: Any = None) -> "OfflineRun":
         """Another that belongs to this one."""
-        return OfflineRun("{}.{}".format(self._run_id, run_id or name or uuid.uuid4()))
+        return OfflineRun(f"{self._run_id}.{run_id or name or uuid.uuid4()}")
 
     def flush(self, timeout_seconds: float = 300) -> None:
         """Nothing waits to be sent."""
@@ -77,7 +77,7 @@ class OfflineRun:
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Print why."""
-        print("Attempted to fail the run:\n{}".format(error_details))
+        print(f"Attempted to fail the run:\n{error_details}")
 
     def cancel(self) -> None:
         """Nothing ends."""
@@ -87,7 +87,7 @@ class OfflineRun:
 
     def __exit__(self, kind: Any, error: Any, _trace: Any) -> None:
         if kind is not None:
-            self.fail("{}: {}".format(kind.__name__, error))
+            self.fail(f"{kind.__name__}: {error}")
 
     def __repr__(self) -> str:
-        return "OfflineRun({})".format(self._run_id)
+        return f"OfflineRun({self._run_id})"

@@ -59,6 +59,6 @@ def shown_size(size_bytes: float) -> str:
     """Bytes for a person: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if size_bytes < 1024:
-            return "{:.0f} {}".format(size_bytes, unit) if unit == "B" else "{:.1f} {}".format(size_bytes, unit)
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
-    return "{:.1f} GiB".format(size_bytes)
+    return f"{size_bytes:.1f} GiB"

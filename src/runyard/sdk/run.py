@@ -25,7 +25,7 @@ class Run:
     def __init__(self, experiment: Any, run_id: str, outputs: Any = None, **kwargs: Any) -> None:
         self._experiment = experiment
         self._run_id = run_id
-        self._cached: "Optional[RunRecord]" = kwargs.get("_record")
+        self._cached: Optional[RunRecord] = kwargs.get("_record")
         self._writer: Any = None
         self._owns_end = bool(kwargs.get("_is_interactive"))
         if experiment is not None and self._cached is None and not kwargs.get("_is_own"):
@@ -90,7 +90,7 @@ class Run:
 
             workspace = Workspace._of_name(os.environ["AZUREML_ARM_WORKSPACE_NAME"])
             self._experiment = Experiment(workspace, os.environ["AZUREML_ARM_PROJECT_NAME"], _create_in_cloud=False)
-        found: "Experiment" = self._experiment
+        found: Experiment = self._experiment
         return found
 
     @property
@@ -135,7 +135,7 @@ class Run:
             ends_at = time.monotonic() + timeout_seconds
             while not self._writer.is_stored():
                 if time.monotonic() > ends_at:
-                    raise TimeoutError("The server has not taken all metrics within {:.0f} s.".format(timeout_seconds))
+                    raise TimeoutError(f"The server has not taken all metrics within {timeout_seconds:.0f} s.")
                 time.sleep(0.02)
 
     def get_metrics(
@@ -218,7 +218,9 @@ class Run:
 
         return file_names(self)
 
-    def download_file(self, name: str, output_file_path: Optional[str] = None, _validate_checksum: bool = False) -> None:
+    def download_file(
+        self, name: str, output_file_path: Optional[str] = None, _validate_checksum: bool = False
+    ) -> None:
         """Download one file, by default into the current folder under its own last name; its digest is checked."""
         from runyard.sdk.run_record import download_file
 
@@ -302,24 +304,24 @@ class Run:
         if kind is None:
             self.complete()
         else:
-            self.fail(error_details="{}: {}".format(kind.__name__, error))
+            self.fail(error_details=f"{kind.__name__}: {error}")
 
     def __repr__(self) -> str:
-        return "Run(Experiment: {}, Id: {}, Status: {})".format(self.experiment.name, self._run_id, self._known().status)
+        return f"Run(Experiment: {self.experiment.name}, Id: {self._run_id}, Status: {self._known().status})"
 
     def _repr_html_(self) -> str:
         from runyard.sdk.run_record import as_html
 
         return as_html(self)
 
-    def _call(self, name: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
-        return self.experiment.workspace._call(name, body, query, run_id=self._run_id, **path)
+    def _call(self, request: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
+        return self.experiment.workspace._call(request, body, query, run_id=self._run_id, **path)
 
     def _known(self) -> "RunRecord":
         return self._cached if self._cached is not None else self._refresh()
 
     def _refresh(self) -> "RunRecord":
-        record: "RunRecord" = self._call("get_run")
+        record: RunRecord = self._call("get_run")
         self._cached = record
         return record
 

@@ -106,7 +106,7 @@ def download_file(run: "Run", name: str, output_file_path: Optional[str]) -> Non
         _receive(run, name, target, digests.get(name))
     except NotFoundError:
         raise UserErrorException(
-            "File with path {} was not found; run.get_file_names() lists what there is.".format(name)
+            f"File with path {name} was not found; run.get_file_names() lists what there is."
         ) from None
 
 
@@ -117,7 +117,7 @@ def download_files(
     clean = (prefix or "").strip("/")
     found = [one for one in run._call("list_artifacts") if _is_below(one.path, clean)]
     if output_paths is not None and len(output_paths) != len(found):
-        raise UserErrorException("{} paths were given for {} files.".format(len(output_paths), len(found)))
+        raise UserErrorException(f"{len(output_paths)} paths were given for {len(found)} files.")
     for place, one in enumerate(found):
         relative = one.path if append_prefix or not clean else one.path[len(clean) :].lstrip("/")
         target = os.path.join(output_directory or ".", relative or os.path.basename(one.path))
@@ -178,9 +178,9 @@ def as_html(run: "Run") -> str:
         ("Status", record.status),
         ("Details", '<a href="{0}" target="_blank" rel="noopener">{0}</a>'.format(html.escape(run.get_portal_url()))),
     )
-    head = "".join("<th>{}</th>".format(name) for name, _ in cells)
+    head = "".join(f"<th>{name}</th>" for name, _ in cells)
     body = "".join("<td>{}</td>".format(text if name == "Details" else html.escape(text)) for name, text in cells)
-    return "<table><tr>{}</tr><tr>{}</tr></table>".format(head, body)
+    return f"<table><tr>{head}</tr><tr>{body}</tr></table>"
 
 
 def error_document(record: RunRecord) -> Dict[str, Any]:

@@ -32,7 +32,7 @@ def wait_for_completion(run: "Run", show_output: bool, raise_on_error: bool) -> 
     if show_output:
         _summarise(run, record)
     if record.status == RunStatus.FAILED and raise_on_error:
-        raise ActivityFailedException("Activity Failed:\n{}".format(json.dumps(error_document(record), indent=4)))
+        raise ActivityFailedException(f"Activity Failed:\n{json.dumps(error_document(record), indent=4)}")
     return details(run)
 
 
@@ -67,7 +67,7 @@ def follow_log(run: "Run", name: str, show: Any) -> None:
 
 
 def _show(run: "Run") -> None:
-    _write("RunId: {}\nWeb View: {}\n".format(run.id, run.get_portal_url()))
+    _write(f"RunId: {run.id}\nWeb View: {run.get_portal_url()}\n")
     record = run._known()
     while record.status in _WAITING:
         if record.status == RunStatus.PREPARING and _has_log(run, BUILD_LOG):
@@ -80,18 +80,18 @@ def _show(run: "Run") -> None:
 
 
 def _stream(run: "Run", name: str) -> None:
-    title = "Streaming {}".format(name)
+    title = f"Streaming {name}"
     _write("\n{}\n{}\n\n".format(title, "=" * len(title)))
     follow_log(run, name, _write)
 
 
 def _summarise(run: "Run", record: RunRecord) -> None:
     _write("\n\nExecution Summary\n=================\n")
-    _write("RunId: {}\nWeb View: {}\n".format(run.id, run.get_portal_url()))
+    _write(f"RunId: {run.id}\nWeb View: {run.get_portal_url()}\n")
     if record.warnings:
         _write("\nWarnings:\n{}\n".format("\n".join(record.warnings)))
     if record.error is not None:
-        _write("\nError:\n{}\n".format(record.error.message))
+        _write(f"\nError:\n{record.error.message}\n")
     _write("\n")
 
 

@@ -34,7 +34,9 @@ class ScriptRunConfig:
         if script is not None and command is not None:
             raise UserErrorException("Give a script or a command, not both.")
         if run_config is not None and (compute_target is not None or environment is not None):
-            raise UserErrorException("compute_target and environment stand in run_config already; give one or the other.")
+            raise UserErrorException(
+                "compute_target and environment stand in run_config already; give one or the other."
+            )
         if distributed_job_config is not None:
             raise UserErrorException("Distributed jobs come in a later release; docs/v1_coverage.md lists what works.")
         if resume_from is not None:

@@ -39,4 +39,3 @@ def _of_user() -> Server:
     from runyard.client.local_server import connect
 
     return connect()
-

@@ -33,9 +33,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     """Submit ``config``; returns the accepted run."""
     if not isinstance(config, ScriptRunConfig):
         raise ExperimentExecutionException(
-            "submit() takes a ScriptRunConfig in this version, not {}; docs/v1_coverage.md lists what comes.".format(
-                type(config).__name__
-            )
+            f"submit() takes a ScriptRunConfig in this version, not {type(config).__name__}; docs/v1_coverage.md lists what comes."
         )
     if is_in_run():
         raise UserErrorException("A run cannot submit runs in this version; submit from outside.")
@@ -81,7 +79,7 @@ def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> 
 
 def new_run_id(experiment: str) -> str:
     """v1's form: the experiment, the second, eight hex digits."""
-    return "{}_{}_{}".format(experiment, int(time.time()), os.urandom(4).hex())
+    return f"{experiment}_{int(time.time())}_{os.urandom(4).hex()}"
 
 
 def _send(workspace: Any, spec: RunSpec, snapshot: "Snapshot") -> Any:
@@ -106,8 +104,8 @@ def _check_script(config: ScriptRunConfig, snapshot: "Snapshot") -> None:
     if any(entry.path == script for entry in snapshot.tree.entries):
         return
     if (Path(config.source_directory) / config.script).is_file():
-        raise UserErrorException("The script {!r} is left out by the folder's ignore rules.".format(config.script))
-    raise UserErrorException("The script {!r} is not in {!r}.".format(config.script, config.source_directory))
+        raise UserErrorException(f"The script {config.script!r} is left out by the folder's ignore rules.")
+    raise UserErrorException(f"The script {config.script!r} is not in {config.source_directory!r}.")
 
 
 def _arguments(config: ScriptRunConfig, workspace: Any) -> Tuple[Tuple[str, ...], Tuple[InputSpec, ...]]:
@@ -128,7 +126,7 @@ def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
         name, number = one.name, 1
         while name in inputs and inputs[name] != one._input(workspace):
             number += 1
-            name = "{}_{}".format(one.name, number)
+            name = f"{one.name}_{number}"
             one = DatasetConsumptionConfig(name, one.dataset, one.mode, one.path_on_compute)
         inputs[name] = one._input(workspace)
     elif isinstance(one, DataReference):

@@ -89,12 +89,14 @@ class Workspace:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserErrorException(
-                "{} is not a workspace config: it needs JSON with a workspace_name.".format(file)
+                f"{file} is not a workspace config: it needs JSON with a workspace_name."
             ) from None
         return cls(_record=current_server().call("create_workspace", spec))
 
     @classmethod
-    def get(cls, name: str, auth: Any = None, subscription_id: str = "", resource_group: str = "", **_: Any) -> "Workspace":
+    def get(
+        cls, name: str, auth: Any = None, subscription_id: str = "", resource_group: str = "", **_: Any
+    ) -> "Workspace":
         """The workspace of that name; it must exist."""
         return cls(subscription_id, resource_group, name)
 
@@ -205,8 +207,8 @@ class Workspace:
             type="Runyard/workspaces",
         )
 
-    def _call(self, name: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
-        return current_server().call(name, body, query, workspace=self._name, **path)
+    def _call(self, request: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
+        return current_server().call(request, body, query, workspace=self._name, **path)
 
     def _record(self) -> assets.Workspace:
         if self._known is None:
@@ -214,7 +216,7 @@ class Workspace:
         return self._known
 
     def __repr__(self) -> str:
-        return "Workspace(name={!r})".format(self._name)
+        return f"Workspace(name={self._name!r})"
 
 
 def _find_config(path: Optional[str], file_name: Optional[str]) -> Path:
@@ -232,4 +234,3 @@ def _find_config(path: Optional[str], file_name: Optional[str]) -> Path:
         "No workspace config ({}) in {} or above it; write one with Workspace.write_config() or download it from "
         "Azure.".format(" or ".join((names[0], names[-1])), start)
     )
-

@@ -38,7 +38,7 @@ def main() -> int:
             _take(lock, settings.home)
             _serve(settings, arguments)
     except RunyardError as error:
-        print("runyard: {}".format(error), file=sys.stderr)
+        print(f"runyard: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -57,8 +57,8 @@ def _parse() -> argparse.Namespace:
 def _check_binding(settings: Settings, arguments: argparse.Namespace) -> None:
     if not settings.is_loopback and not arguments.certificate and not arguments.insecure:
         raise UserErrorException(
-            "Serving on {} without TLS would show tokens to the network; "
-            "give --certificate and --key, or --insecure behind a proxy that has them.".format(settings.host)
+            f"Serving on {settings.host} without TLS would show tokens to the network; "
+            "give --certificate and --key, or --insecure behind a proxy that has them."
         )
 
 
@@ -66,16 +66,16 @@ def _take(lock: Any, home: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise ServiceException("Another server runs for {}; see: runyard status".format(home)) from None
+        raise ServiceException(f"Another server runs for {home}; see: runyard status") from None
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
-    shown = "[{}]".format(host) if ":" in host else host
+    shown = f"[{host}]" if ":" in host else host
     scheme = "https" if arguments.certificate else "http"
-    url = settings.public_url or "{}://{}:{}".format(scheme, shown, port)
+    url = settings.public_url or f"{scheme}://{shown}:{port}"
     parts = make_parts(settings, url)
     _ensure_owner(parts)
     config = uvicorn.Config(
@@ -91,7 +91,13 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
         proxy_headers=False,
     )
     server = _Server(config, parts)
-    record = {**process_identity(os.getpid()), "url": url, "version": __version__, "home": str(settings.home), "port": port}
+    record = {
+        **process_identity(os.getpid()),
+        "url": url,
+        "version": __version__,
+        "home": str(settings.home),
+        "port": port,
+    }
     # Requests are taken from here on: the socket listens, and uvicorn begins to accept in a moment.
     write_atomically(settings.home / "server.json", json.dumps(record).encode(), mode=0o600)
     server.run(sockets=[listener])
@@ -127,11 +133,11 @@ def _listen(settings: Settings) -> socket.socket:
         except OSError as error:
             listener.close()
             if port == 0 or settings.port:
-                raise ServiceException("Cannot serve on {}:{}: {}.".format(settings.host, port, error.strerror)) from None
+                raise ServiceException(f"Cannot serve on {settings.host}:{port}: {error.strerror}.") from None
             continue
         write_atomically(settings.home / "port", str(listener.getsockname()[1]).encode())
         return listener
-    raise ServiceException("No port is free on {}.".format(settings.host))
+    raise ServiceException(f"No port is free on {settings.host}.")
 
 
 def _last_port(home: Path) -> int:

@@ -224,18 +224,18 @@ async def _read_body(parts: Parts, route: Route, request: Request) -> Any:
                 break
             pieces.append(piece)
     if size > limit:
-        raise errors.UserErrorException("The body is larger than {} bytes.".format(limit))
+        raise errors.UserErrorException(f"The body is larger than {limit} bytes.")
     data = b"".join(pieces)
     if route.raw:
         return data
     if route.request is None:
         return None
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise errors.UserErrorException("The body of {} is application/json.".format(route.name))
+        raise errors.UserErrorException(f"The body of {route.name} is application/json.")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise errors.UserErrorException("The body is not JSON: {}.".format(error)) from None
+        raise errors.UserErrorException(f"The body is not JSON: {error}.") from None
     is_user = route.permission not in ("run.report",)
     return from_wire(route.request, found, strict=is_user)
 
@@ -255,7 +255,7 @@ async def _stream_body(parts: Parts, request: Request) -> Upload:
             await run_in_threadpool(file.write, bytes(pending))
     except OSError as error:
         os.unlink(name)
-        raise errors.StorageFullError("The server could not keep the file: {}.".format(error.strerror)) from None
+        raise errors.StorageFullError(f"The server could not keep the file: {error.strerror}.") from None
     except BaseException:
         os.unlink(name)
         raise

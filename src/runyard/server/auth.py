@@ -53,7 +53,9 @@ class Keys:
             return None
         return self._keep(self._sessions, principal, COOKIE_LIFETIME_S)[0]
 
-    def _keep(self, kept: Dict[str, Tuple[Principal, float]], principal: Principal, lifetime_s: float) -> Tuple[str, float]:
+    def _keep(
+        self, kept: Dict[str, Tuple[Principal, float]], principal: Principal, lifetime_s: float
+    ) -> Tuple[str, float]:
         now = time.time()
         for old in [key for key, (_, ends_at) in kept.items() if ends_at < now]:
             del kept[old]
@@ -70,11 +72,13 @@ def check_permission(route: Route, principal: Principal, path: Mapping[str, str]
         return
     if route.permission not in ROLES.get(principal.role, frozenset()):
         raise PermissionDeniedError(
-            "{} has the role {!r}, which may not {}.".format(principal.name, principal.role, route.name.replace("_", " "))
+            "{} has the role {!r}, which may not {}.".format(
+                principal.name, principal.role, route.name.replace("_", " ")
+            )
         )
     workspace = path.get("workspace")
     if principal.workspace is not None and workspace != principal.workspace:
-        raise PermissionDeniedError("{} belongs to workspace {!r} only.".format(principal.name, principal.workspace))
+        raise PermissionDeniedError(f"{principal.name} belongs to workspace {principal.workspace!r} only.")
     if principal.kind == PrincipalKind.RUN and path.get("run_id", principal.run_id) != principal.run_id:
         raise PermissionDeniedError("A run's token reaches its own run only, not {!r}.".format(path["run_id"]))
 
@@ -87,13 +91,13 @@ def check_origin(headers: Mapping[str, str], settings: Settings) -> None:
         known.add(_host_name(urlsplit(settings.public_url).netloc))
     if host not in known and settings.host not in ("0.0.0.0", "::"):
         raise PermissionDeniedError(
-            "This server does not go by the name {!r}.".format(host[:100]),
-            hint="If a proxy passes it on, set RUNYARD_ALLOWED_HOSTS={}.".format(host[:100]),
+            f"This server does not go by the name {host[:100]!r}.",
+            hint=f"If a proxy passes it on, set RUNYARD_ALLOWED_HOSTS={host[:100]}.",
         )
     origin = headers.get("origin")
     if origin is not None and _host_name(urlsplit(origin).netloc) not in known | {host}:
         raise PermissionDeniedError(
-            "Requests from the site {!r} are not taken.".format(origin[:100]), hint="See RUNYARD_ALLOWED_HOSTS."
+            f"Requests from the site {origin[:100]!r} are not taken.", hint="See RUNYARD_ALLOWED_HOSTS."
         )
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"

@@ -48,9 +48,9 @@ class Call:
         try:
             value = int(text)
         except ValueError:
-            raise UserErrorException("{} is a whole number, not {!r}.".format(name, text[:40])) from None
+            raise UserErrorException(f"{name} is a whole number, not {text[:40]!r}.") from None
         if not least <= value <= most:
-            raise UserErrorException("{} is from {} to {}, not {}.".format(name, least, most, value))
+            raise UserErrorException(f"{name} is from {least} to {most}, not {value}.")
         return value
 
 

@@ -9,7 +9,7 @@ class Events:
 
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._waiting: Set["asyncio.Future[None]"] = set()
+        self._waiting: Set[asyncio.Future[None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop in which requests wait."""
@@ -26,7 +26,7 @@ class Events:
 
     def listen(self) -> "asyncio.Future[None]":
         """Something that the next notification completes; listen first, then look, so that nothing is missed."""
-        future: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         return future
@@ -35,7 +35,7 @@ class Events:
         """Return at the notification, or after the time."""
         try:
             await asyncio.wait_for(heard, timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
 
     def _wake(self) -> None:

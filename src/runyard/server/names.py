@@ -18,8 +18,8 @@ def check_experiment_name(name: str) -> str:
     """The name if it can be an experiment's."""
     if not _EXPERIMENT.match(name):
         raise ExperimentNameError(
-            "{!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' and starts with a "
-            "letter or digit.".format(name[:80])
+            f"{name[:80]!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' and starts with a "
+            "letter or digit."
         )
     return name
 
@@ -55,10 +55,10 @@ def check_variables(spec: EnvironmentSpec) -> None:
     """Refuse variables that no process can have."""
     for name in spec.variables:
         if not name or "=" in name:
-            raise UserErrorException("{!r} cannot be the name of an environment variable.".format(name[:80]))
+            raise UserErrorException(f"{name[:80]!r} cannot be the name of an environment variable.")
 
 
 def _check(rule: Pattern[str], name: str, sentence: str) -> str:
     if not rule.match(name):
-        raise UserErrorException("{!r} cannot be {}.".format(name[:80], sentence))
+        raise UserErrorException(f"{name[:80]!r} cannot be {sentence}.")
     return name

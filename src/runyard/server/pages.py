@@ -53,7 +53,7 @@ def make_routes(parts: "Parts", guard: Guard) -> List[Route]:
                 except AuthenticationException as error:
                     return _page(_sign_in(str(error)), 401)
                 except RunyardError as error:
-                    return _page("<h1>Not here</h1><p>{}</p>".format(html.escape(str(error))), 404)
+                    return _page(f"<h1>Not here</h1><p>{html.escape(str(error))}</p>", 404)
 
             return await guard(parts, request, answer)
 
@@ -87,16 +87,16 @@ def _redeem(parts: "Parts", request: Request) -> Response:
 
 def _page(body: str, status: int) -> HTMLResponse:
     text = "<!doctype html><html lang=en><meta charset=utf-8><title>Runyard</title>{}<style>{}</style>{}</html>"
-    refresh = '<meta http-equiv="refresh" content="{}">'.format(REFRESH_S) if "data-moving" in body else ""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH_S}">' if "data-moving" in body else ""
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
     return HTMLResponse(text.format(refresh, _STYLE, body), status, headers)
 
 
 def _sign_in(why: str) -> str:
-    return "<h1>Runyard</h1><p>{}</p><p>To sign in, run <code>runyard open</code> in a terminal.</p>".format(
-        html.escape(why)
-    )
+    return f"<h1>Runyard</h1><p>{html.escape(why)}</p><p>To sign in, run <code>runyard open</code> in a terminal.</p>"
 
 
 def _home(parts: "Parts", principal: Principal, _path: Any) -> str:
@@ -111,7 +111,10 @@ def _runs(parts: "Parts", _principal: Principal, path: Any) -> str:
         page = runs.list_runs(connection, path["workspace"], runs.RunQuery(limit=200))
     rows = "".join(
         '<tr><td><a href="/workspaces/{}/runs/{}">{}</a><td>{}<td class=status>{}<td>{}'.format(
-            *map(html.escape, (run.workspace, run.id, run.display_name, run.experiment, run.status, _date(run.created_at)))
+            *map(
+                html.escape,
+                (run.workspace, run.id, run.display_name, run.experiment, run.status, _date(run.created_at)),
+            )
         )
         for run in page.runs
     )
@@ -126,7 +129,7 @@ def _run(parts: "Parts", _principal: Principal, path: Any) -> str:
         files = runs.list_artifacts(connection, run.id)
     moving = "" if run.status in TERMINAL else " data-moving"
     parts_of_page = [
-        "<h1{}>{}</h1>".format(moving, html.escape(run.display_name)),
+        f"<h1{moving}>{html.escape(run.display_name)}</h1>",
         _facts(run),
         _error(run),
         _metrics(summaries),
@@ -149,7 +152,7 @@ def _facts(run: Run) -> str:
         ("Experiment", run.experiment),
         ("Run id", run.id),
         ("Target", run.target),
-        ("Submitted", "{} by {}".format(_date(run.created_at), run.created_by)),
+        ("Submitted", f"{_date(run.created_at)} by {run.created_by}"),
         ("Started", _date(run.started_at)),
         ("Ended", _date(run.ended_at)),
         ("Command", " ".join([run.spec.script or "", *run.spec.command, *run.spec.arguments])),
@@ -163,20 +166,16 @@ def _facts(run: Run) -> str:
 def _error(run: Run) -> str:
     if run.error is None:
         return ""
-    return "<div class=error><p>{}</p><pre>{}</pre></div>".format(
-        html.escape(run.error.message), html.escape(run.error.details)
-    )
+    return f"<div class=error><p>{html.escape(run.error.message)}</p><pre>{html.escape(run.error.details)}</pre></div>"
 
 
 def _metrics(found: List[MetricSummary]) -> str:
     rows = "".join(
-        "<tr><td>{}<td>{:.6g}<td>{:.6g}<td>{:.6g}<td>{}".format(
-            html.escape(one.name), one.last, one.minimum, one.maximum, one.count
-        )
+        f"<tr><td>{html.escape(one.name)}<td>{one.last:.6g}<td>{one.minimum:.6g}<td>{one.maximum:.6g}<td>{one.count}"
         for one in found[:200]
     )
     head = "<tr><th>Metric<th>Last<th>Least<th>Greatest<th>Values"
-    return "<h2>Metrics</h2><table>{}{}</table>".format(head, rows) if rows else ""
+    return f"<h2>Metrics</h2><table>{head}{rows}</table>" if rows else ""
 
 
 def _log(parts: "Parts", run: Run) -> str:

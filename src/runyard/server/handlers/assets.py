@@ -8,8 +8,20 @@ from runyard.db import assets, runs
 from runyard.environments.curated import find_curated, is_reserved, list_curated
 from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.files.datastores import FolderDatastore
-from runyard.protocol.assets import Artifact, Dataset, DatasetSpec, Datastore, DatastoreFile, Environment, Experiment
-from runyard.protocol.assets import LabelChange, Model, ModelSpec, Workspace, WorkspaceSpec
+from runyard.protocol.assets import (
+    Artifact,
+    Dataset,
+    DatasetSpec,
+    Datastore,
+    DatastoreFile,
+    Environment,
+    Experiment,
+    LabelChange,
+    Model,
+    ModelSpec,
+    Workspace,
+    WorkspaceSpec,
+)
 from runyard.protocol.digests import check_digest
 from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.identity import EnvironmentBody, PrincipalKind
@@ -100,7 +112,7 @@ def save_dataset(call: Call) -> Dataset:
     if spec.name is not None:
         names.check_asset_name(spec.name)
     if not 0 < len(spec.sources) <= SOURCES_MAX:
-        raise UserErrorException("A dataset has 1 to {} sources, not {}.".format(SOURCES_MAX, len(spec.sources)))
+        raise UserErrorException(f"A dataset has 1 to {SOURCES_MAX} sources, not {len(spec.sources)}.")
     for source in spec.sources:
         _check_source(call, source)
     get_workspace(call)
@@ -147,7 +159,7 @@ def register_environment(call: Call) -> Environment:
     names.check_variables(spec)
     if is_reserved(spec.name):
         raise UserErrorException(
-            "The name {!r} is reserved for curated environments; choose another, or clone(new_name=...).".format(spec.name)
+            f"The name {spec.name!r} is reserved for curated environments; choose another, or clone(new_name=...)."
         )
     get_workspace(call)
     digest = spec_digest(spec)
@@ -245,14 +257,14 @@ def _check_source(call: Call, source: Source) -> None:
     if len(kinds) != 1:
         raise UserErrorException("A dataset's source is a URL, a local path or a path of a datastore: exactly one.")
     if max(len(kinds[0]), len(source.path)) > SOURCE_CHARS_MAX:
-        raise UserErrorException("A dataset's source has at most {} characters.".format(SOURCE_CHARS_MAX))
+        raise UserErrorException(f"A dataset's source has at most {SOURCE_CHARS_MAX} characters.")
     if source.url is not None:
         parts = urlsplit(source.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserErrorException("{!r} is not a http or https address.".format(source.url[:200]))
+            raise UserErrorException(f"{source.url[:200]!r} is not a http or https address.")
     elif source.file is not None:
         if not source.file.startswith("/"):
-            raise UserErrorException("A local source is an absolute path, not {!r}.".format(source.file[:200]))
+            raise UserErrorException(f"A local source is an absolute path, not {source.file[:200]!r}.")
     else:
         with call.parts.database.read() as connection:
             assets.get_datastore(connection, call.workspace, source.datastore or "")
@@ -276,7 +288,7 @@ def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:
         ]
     if not found:
         raise ModelNotFoundException(
-            "Run {} has no file or folder {!r}; look at get_file_names().".format(run.id, path),
+            f"Run {run.id} has no file or folder {path!r}; look at get_file_names().",
         )
     parent = path.rpartition("/")[0]
     skip = len(parent) + 1 if parent else 0
@@ -285,12 +297,12 @@ def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:
 
 def _sent_files(call: Call, spec: ModelSpec) -> List[Artifact]:
     if not 0 < len(spec.files) <= MODEL_FILES_MAX:
-        raise UserErrorException("A model has 1 to {} files, not {}.".format(MODEL_FILES_MAX, len(spec.files)))
+        raise UserErrorException(f"A model has 1 to {MODEL_FILES_MAX} files, not {len(spec.files)}.")
     present = call.parts.store.has([check_digest(one.digest) for one in spec.files])
     for one in spec.files:
         check_path(one.path)
         if one.digest not in present:
-            raise NotFoundError("The content of {!r} is not on the server; send it first.".format(one.path))
+            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
     return list(spec.files)
 
 
@@ -302,5 +314,5 @@ def _model(call: Call) -> Model:
 def _version(call: Call) -> int:
     text = call.path["version"]
     if not text.isdigit():
-        raise UserErrorException("A version is a whole number, not {!r}.".format(text[:40]))
+        raise UserErrorException(f"A version is a whole number, not {text[:40]!r}.")
     return int(text)

@@ -23,7 +23,7 @@ def create_cluster(call: Call) -> Cluster:
         workspace = assets.get_workspace(connection, call.workspace)
     if warnings and workspace.tags.get("compute") == "strict":
         raise ComputeTargetException(
-            "{} This workspace is strict (tag compute=strict), so the cluster is refused.".format(warnings[0])
+            f"{warnings[0]} This workspace is strict (tag compute=strict), so the cluster is refused."
         )
     cluster = call.parts.database.write(
         lambda c: fleet.create_cluster(c, spec, call.workspace, warnings, call.user, call.now)
@@ -64,15 +64,13 @@ def delete_cluster(call: Call) -> None:
 def _check(spec: ClusterSpec) -> None:
     if find_vm_size(spec.vm_size) is None:
         raise ComputeTargetException(
-            "The VM size {!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6.".format(spec.vm_size[:80])
+            f"The VM size {spec.vm_size[:80]!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6."
         )
     if spec.vm_priority not in ("dedicated", "lowpriority"):
-        raise ComputeTargetException("vm_priority is dedicated or lowpriority, not {!r}.".format(spec.vm_priority[:40]))
+        raise ComputeTargetException(f"vm_priority is dedicated or lowpriority, not {spec.vm_priority[:40]!r}.")
     if not 0 <= spec.min_nodes <= spec.max_nodes <= NODES_MAX or spec.max_nodes < 1:
         raise ComputeTargetException(
-            "Nodes go from 0 <= min_nodes <= max_nodes <= {}; min_nodes is {} and max_nodes {}.".format(
-                NODES_MAX, spec.min_nodes, spec.max_nodes
-            )
+            f"Nodes go from 0 <= min_nodes <= max_nodes <= {NODES_MAX}; min_nodes is {spec.min_nodes} and max_nodes {spec.max_nodes}."
         )
     if spec.idle_seconds_before_scaledown < 0:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
@@ -85,7 +83,7 @@ def _shortages(spec: ClusterSpec) -> List[str]:
     if size is not None and size.gpus and not os.path.exists("/dev/nvidia0"):
         lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
     if size is not None and size.cpus > (os.cpu_count() or 1):
-        lacks.append("{} CPUs (it has {})".format(size.cpus, os.cpu_count()))
+        lacks.append(f"{size.cpus} CPUs (it has {os.cpu_count()})")
     if not lacks:
         return []
     return ["{} is emulated: this host lacks {}; runs use what it has.".format(spec.vm_size, " and ".join(lacks))]

@@ -119,9 +119,9 @@ def add_metrics(call: Call) -> MetricsReply:
     try:
         batch = decode_batch(call.body)
     except ValueError as error:
-        raise UserErrorException("These are not metrics: {}.".format(error)) from None
+        raise UserErrorException(f"These are not metrics: {error}.") from None
     if call.principal is not None and call.principal.kind == PrincipalKind.RUN and batch.attempt != run.attempt:
-        raise ConflictError("Attempt {} of run {} is over.".format(batch.attempt, run.id))
+        raise ConflictError(f"Attempt {batch.attempt} of run {run.id} is over.")
     mark = call.parts.database.write_bulk(
         lambda connection: metrics.add_batch(connection, run.id, run.workspace, batch, call.now)
     )
@@ -149,9 +149,9 @@ def add_artifacts(call: Call) -> Count:
     for one in body.artifacts:
         check_path(one.path)
         if one.digest not in present:
-            raise NotFoundError("The content of {!r} is not on the server; send it first.".format(one.path))
+            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
         if call.parts.store.size(one.digest) != one.size_bytes:
-            raise IntegrityError("{!r} has another size than its content.".format(one.path))
+            raise IntegrityError(f"{one.path!r} has another size than its content.")
     count = call.parts.database.write(
         lambda connection: runs.add_artifacts(connection, run, body.artifacts, call.user, call.now)
     )
@@ -191,7 +191,7 @@ def put_blobs(call: Call) -> DigestList:
     try:
         pieces = split_bundle(call.body)
     except ValueError as error:
-        raise UserErrorException("This is not a bundle of contents: {}.".format(error)) from None
+        raise UserErrorException(f"This is not a bundle of contents: {error}.") from None
     return DigestList(tuple(call.parts.store.put_many(pieces)))
 
 
@@ -217,7 +217,7 @@ def read_blob(call: Call) -> Content:
     """A content by its digest."""
     digest = check_digest(call.path["digest"])
     if not call.parts.store.has([digest]):
-        raise NotFoundError("The server has no content {}.".format(digest))
+        raise NotFoundError(f"The server has no content {digest}.")
     return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
 
 
@@ -243,6 +243,5 @@ def _is_log(path: str) -> bool:
 
 def _disk_error(error: OSError, what: str) -> Exception:
     if error.errno in (28, 122):
-        return StorageFullError("The server's disk is full, so {} was not kept; free some space.".format(what))
-    return UserErrorException("{} cannot be kept: {}.".format(what, error.strerror))
-
+        return StorageFullError(f"The server's disk is full, so {what} was not kept; free some space.")
+    return UserErrorException(f"{what} cannot be kept: {error.strerror}.")

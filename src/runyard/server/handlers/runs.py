@@ -117,13 +117,13 @@ def explain_run(call: Call) -> Explanation:
 def _unblocked_by(run: Run) -> str:
     reason = run.reason or ""
     if "does not exist" in reason:
-        return "Cancel it, or create the compute target {!r} again.".format(run.target)
+        return f"Cancel it, or create the compute target {run.target!r} again."
     if "busy" in reason:
-        return "A run of {!r} that ends, or more nodes: update(max_nodes=...).".format(run.target)
+        return f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
     if "place" in reason:
         return "A local run that ends, or a cluster with more nodes."
     if "environment" in reason:
-        return "Its build; follow it with: runyard run logs {} -f".format(run.id)
+        return f"Its build; follow it with: runyard run logs {run.id} -f"
     if "disk is full" in reason:
         return "Free space on the disk that the sentence names."
     return ""
@@ -134,16 +134,16 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
     names.check_experiment_name(spec.experiment)
     names.check_variables(spec.environment)
     if spec.kind not in (RunKind.SCRIPT, RunKind.INTERACTIVE):
-        raise UserErrorException("A run is of the kind script or interactive, not {!r}.".format(spec.kind[:40]))
+        raise UserErrorException(f"A run is of the kind script or interactive, not {spec.kind[:40]!r}.")
     if spec.node_count != 1:
-        raise UserErrorException("This version carries runs on one node; node_count is {}.".format(spec.node_count))
+        raise UserErrorException(f"This version carries runs on one node; node_count is {spec.node_count}.")
     words = spec.command + spec.arguments
     if len(words) > WORDS_MAX or sum(len(word) for word in words) > COMMAND_MAX:
-        raise UserErrorException("The command line has more than {} words or {} characters.".format(WORDS_MAX, COMMAND_MAX))
+        raise UserErrorException(f"The command line has more than {WORDS_MAX} words or {COMMAND_MAX} characters.")
     if spec.max_run_duration_s is not None and spec.max_run_duration_s < 1:
-        raise UserErrorException("max_run_duration_seconds is at least 1, not {}.".format(spec.max_run_duration_s))
+        raise UserErrorException(f"max_run_duration_seconds is at least 1, not {spec.max_run_duration_s}.")
     if len(spec.inputs) > INPUTS_MAX:
-        raise UserErrorException("A run has at most {} inputs.".format(INPUTS_MAX))
+        raise UserErrorException(f"A run has at most {INPUTS_MAX} inputs.")
     if spec.kind == RunKind.SCRIPT:
         _check_script(call, spec)
     with call.parts.database.read() as connection:
@@ -152,7 +152,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         for one in spec.inputs:
             names.check_input_name(one.name)
             if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
-                raise UserErrorException("An input's mode is mount, download or direct, not {!r}.".format(one.mode[:40]))
+                raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
             if one.dataset_id is not None:
                 assets.get_dataset(connection, call.workspace, one.dataset_id)
             else:
@@ -167,14 +167,14 @@ def _check_script(call: Call, spec: RunSpec) -> None:
     if spec.snapshot is None:
         return
     if not call.parts.store.has([spec.snapshot]):
-        raise SnapshotException("The snapshot {} is not on the server; send it first.".format(spec.snapshot[:80]))
+        raise SnapshotException(f"The snapshot {spec.snapshot[:80]} is not on the server; send it first.")
     tree = decode_tree(call.parts.store.read(spec.snapshot))
     present = call.parts.store.has([entry.digest for entry in tree.entries])
     missing = next((entry.path for entry in tree.entries if entry.digest not in present), None)
     if missing is not None:
-        raise SnapshotException("The snapshot's file {!r} is not on the server; send it first.".format(missing))
+        raise SnapshotException(f"The snapshot's file {missing!r} is not on the server; send it first.")
     if spec.script and not spec.command and all(entry.path != spec.script for entry in tree.entries):
-        raise UserErrorException("The script {!r} is not in the source folder.".format(spec.script))
+        raise UserErrorException(f"The script {spec.script!r} is not in the source folder.")
 
 
 def _labels(text: Optional[str]) -> Dict[str, Optional[str]]:
@@ -184,5 +184,4 @@ def _labels(text: Optional[str]) -> Dict[str, Optional[str]]:
         found = json.loads(text)
         return {str(key): None if value is None else str(value) for key, value in found.items()}
     except (ValueError, AttributeError):
-        raise UserErrorException("Labels to look for are a JSON object, not {!r}.".format(text[:80])) from None
-
+        raise UserErrorException(f"Labels to look for are a JSON object, not {text[:80]!r}.") from None

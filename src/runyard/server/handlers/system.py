@@ -41,11 +41,11 @@ def create_token(call: Call) -> Token:
     """A scoped token for a user or a service."""
     spec: TokenSpec = call.body
     if spec.role not in ROLES or spec.role == "run":
-        raise UserErrorException("A role is reader, contributor or owner, not {!r}.".format(spec.role[:40]))
+        raise UserErrorException(f"A role is reader, contributor or owner, not {spec.role[:40]!r}.")
     if spec.kind not in (PrincipalKind.USER, PrincipalKind.SERVICE):
-        raise UserErrorException("A token is for a user or a service, not {!r}.".format(spec.kind[:40]))
+        raise UserErrorException(f"A token is for a user or a service, not {spec.kind[:40]!r}.")
     if spec.lifetime_s is not None and not 0 < spec.lifetime_s <= 10 * 366 * 86_400:
-        raise UserErrorException("A token lives from 1 second to 10 years, not {} s.".format(spec.lifetime_s))
+        raise UserErrorException(f"A token lives from 1 second to 10 years, not {spec.lifetime_s} s.")
     expires_at = None if spec.lifetime_s is None else call.now + spec.lifetime_s * 1_000_000
     principal = Principal(spec.kind, check_asset_name(spec.name), spec.role, call.workspace)
     secret = identity.new_secret("ryt")
