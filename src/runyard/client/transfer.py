@@ -23,7 +23,8 @@ def send_blobs(server: Server, workspace: str, sources: Dict[str, str], progress
     ``progress`` is called with the bytes of each blob that is safe at the server, sent now or there before.
     """
     missing = set(find_missing(server, workspace, list(sources)))
-    sent, bundle, bundle_bytes = 0, [], 0
+    sent, bundle_bytes = 0, 0
+    bundle: List[Tuple[str, str]] = []
     for digest, path in sources.items():
         size = os.path.getsize(path)
         if digest in missing:

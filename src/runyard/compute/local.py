@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional
 
 from runyard.errors import ServiceException
 from runyard.files.layout import attempt_folder, write_atomically
@@ -78,7 +78,7 @@ class LocalCompute:
         run_id, _, attempt = key.rpartition("/")
         return attempt_folder(self._runs_folder, run_id, int(attempt))
 
-    def _record(self, key: str) -> Optional[Dict[str, object]]:
+    def _record(self, key: str) -> Optional[Dict[str, Any]]:
         try:
             found = json.loads((self._folder(key) / "runner.json").read_bytes())
         except (OSError, ValueError):

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -153,9 +154,9 @@ class Loop(threading.Thread):
         ]
         decision = decide(waiting, nodes, views, local_running, self._local_slots, _now_us())
         for node_id in decision.removed:
-            self._database.write(lambda connection, node_id=node_id: fleet.remove_node(connection, node_id))
-        for node in decision.added:
-            self._database.write(lambda connection, node=node: fleet.add_node(connection, *node, _now_us()))
+            self._database.write(partial(_remove_node, node_id=node_id))
+        for node_id, workspace, cluster in decision.added:
+            self._database.write(partial(_add_node, node_id=node_id, workspace=workspace, cluster=cluster))
         for run_id, node_id in decision.assigned:
             self._start(run_id, node_id)
         statuses = {row.id: row for row in rows}
@@ -234,6 +235,14 @@ class Loop(threading.Thread):
         result = self._database.write(lambda connection: step(connection, run_id, *arguments, _now_us()))
         self._on_event()
         return result
+
+
+def _remove_node(connection: Connection, node_id: str) -> None:
+    fleet.remove_node(connection, node_id)
+
+
+def _add_node(connection: Connection, node_id: str, workspace: str, cluster: str) -> None:
+    fleet.add_node(connection, node_id, workspace, cluster, _now_us())
 
 
 def _say(connection: Connection, run_id: str, reason: str, now: int) -> None:

@@ -3,7 +3,7 @@
 Each function is one transaction of the writer. Nothing outside this room changes a status.
 """
 
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from sqlalchemy import Connection, Row
 
@@ -124,12 +124,13 @@ def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> 
     if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(connection, row):
         _requeue(connection, row, now)
         return
+    changes: Dict[str, Optional[str]] = {}
     if exited.cause == ExitCause.CANCELED or (row.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
         status, changes = RunStatus.CANCELED, {"error": None}
     elif exited.exit_code == 0 and exited.cause == ExitCause.SCRIPT and not report.error_code:
-        status, changes = RunStatus.COMPLETED, {}
+        status, changes = RunStatus.COMPLETED, changes
     else:
-        status, changes = RunStatus.FAILED, {}
+        status, changes = RunStatus.FAILED, changes
         if report.error_code:
             changes = {"error": dumps(RunError(report.error_code, report.message, report.details))}
     if status == RunStatus.CANCELED and row.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
@@ -146,7 +147,8 @@ def _exit_report(connection: Connection, row: Row[Any]) -> Optional[Report]:
 
 def _may_retry(connection: Connection, row: Row[Any]) -> bool:
     asked = runs.get_spec(connection, row.id).max_infrastructure_retries
-    return row.retries < (RETRIES[_priority(connection, row)] if asked is None else asked)
+    allowed = RETRIES[_priority(connection, row)] if asked is None else asked
+    return bool(row.retries < allowed)
 
 
 def _priority(connection: Connection, row: Row[Any]) -> str:

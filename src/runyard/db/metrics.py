@@ -39,7 +39,7 @@ def add_batch(connection: Connection, run_id: str, workspace: str, batch: Batch,
             [
                 {
                     "run_id": run_id, "name": c.key, "writer": c.writer, "first_sequence": c.first_sequence,
-                    "count": len(c), "kind": c.kind, "body": encode_columns(c), **owned,
+                    "length": len(c), "kind": c.kind, "body": encode_columns(c), **owned,
                 }
                 for c in batch.columns
             ],
@@ -59,7 +59,7 @@ def read_metrics(connection: Connection, run_id: str, name: Optional[str] = None
     if name is not None:
         statement = statement.where(metric_chunks.c.name == name)
     rows = connection.execute(statement.order_by(metric_chunks.c.id))
-    return [decode_columns(r.body, 0, r.name, r.writer, r.first_sequence, r.count, r.kind)[0] for r in rows]
+    return [decode_columns(r.body, 0, r.name, r.writer, r.first_sequence, r.length, r.kind)[0] for r in rows]
 
 
 def list_summaries(connection: Connection, run_id: str) -> List[MetricSummary]:
@@ -67,7 +67,7 @@ def list_summaries(connection: Connection, run_id: str) -> List[MetricSummary]:
     rows = connection.execute(
         select(metric_latest).where(metric_latest.c.run_id == run_id).order_by(metric_latest.c.name)
     )
-    return [MetricSummary(r.name, r.count, r.last, r.minimum, r.maximum) for r in rows if r.last is not None]
+    return [MetricSummary(r.name, r.length, r.last, r.minimum, r.maximum) for r in rows if r.last is not None]
 
 
 def _check_names(connection: Connection, run_id: str, batch: Batch) -> None:
@@ -86,8 +86,8 @@ def _summarise(connection: Connection, run_id: str, columns: Columns, owned: Dic
         last = row.last if last is None else last
         minimum = _least(minimum, row.minimum)
         maximum = _greatest(maximum, row.maximum)
-    count = len(columns) + (row.count if row is not None else 0)
-    values = {"count": count, "last": last, "minimum": minimum, "maximum": maximum}
+    count = len(columns) + (row.length if row is not None else 0)
+    values = {"length": count, "last": last, "minimum": minimum, "maximum": maximum}
     statement = upsert(metric_latest).values(run_id=run_id, name=columns.key, **values, **owned)
     connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "name"], set_=values))
 

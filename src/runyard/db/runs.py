@@ -321,10 +321,12 @@ def _record_event(
     connection: Connection, run_id: str, workspace: str, status: str, reason: Optional[str], who: str, now: int
 ) -> None:
     sequence = connection.execute(
-        insert(run_events).values(
+        insert(run_events)
+        .values(
             run_id=run_id, workspace=workspace, at=now, status=status, reason=reason, created_by=who, created_at=now
         )
-    ).inserted_primary_key[0]
+        .returning(run_events.c.seq)
+    ).scalar_one()
     connection.execute(update(runs).where(runs.c.id == run_id).values(event_seq=sequence))
 
 

@@ -1,5 +1,7 @@
 """The tables. Times are the server's UTC in integer microseconds; JSON columns hold wire forms as text."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.schema import SchemaItem
 
 #: Raised with every change of these tables; a database of a higher number is refused.
 SCHEMA = 1
@@ -21,14 +24,14 @@ SCHEMA = 1
 metadata = MetaData()
 
 
-def _table(name: str, *columns: object, sqlite_autoincrement: bool = False) -> Table:
+def _table(name: str, *columns: SchemaItem, sqlite_autoincrement: bool = False) -> Table[Any]:
     """A table whose rows say whose workspace they are in, who made them, and when."""
-    owned = (
+    owned: tuple[SchemaItem, ...] = (
         Column("workspace", String, nullable=False),
         Column("created_by", String, nullable=False),
         Column("created_at", BigInteger, nullable=False),
     )
-    return Table(name, metadata, *owned, *columns, sqlite_autoincrement=sqlite_autoincrement)  # type: ignore[arg-type]
+    return Table(name, metadata, *owned, *columns, sqlite_autoincrement=sqlite_autoincrement)
 
 
 schema = Table("schema_number", metadata, Column("number", Integer, primary_key=True))
@@ -141,7 +144,7 @@ metric_chunks = _table(
     Column("name", String, nullable=False),
     Column("writer", String, nullable=False),
     Column("first_sequence", BigInteger, nullable=False),
-    Column("count", Integer, nullable=False),
+    Column("length", Integer, nullable=False),
     Column("kind", Integer, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("metric_chunks_by_run", "run_id", "name", "id"),
@@ -151,7 +154,7 @@ metric_latest = _table(
     "metric_latest",
     Column("run_id", String, primary_key=True),
     Column("name", String, primary_key=True),
-    Column("count", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
     Column("last", Float),
     Column("minimum", Float),
     Column("maximum", Float),

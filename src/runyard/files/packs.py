@@ -129,6 +129,6 @@ class PackIndex:
                 if os.path.exists(path):
                     os.unlink(path)
             known = set()
-        for path in sorted(self._packs.glob("*.pack")):
-            if path.name not in known:
-                self.add(scan_pack(path), path.name)
+        for pack in sorted(self._packs.glob("*.pack")):
+            if pack.name not in known:
+                self.add(scan_pack(pack), pack.name)

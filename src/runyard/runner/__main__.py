@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from runyard.client.http import Server, file_resolver
 from runyard.client.shipper import LogShipper, MetricsShipper
@@ -72,7 +72,7 @@ class Attempt:
         self._can_raise = True
         self.reporter = Reporter(folder, server)
         plan = folder.plan
-        names = {"workspace": plan.workspace, "run_id": plan.run_id}
+        names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
         self._metrics = MetricsShipper(
             str(folder.spool), plan.attempt, lambda body: server.call("add_metrics", body, **names).sequence
         )

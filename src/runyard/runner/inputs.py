@@ -4,7 +4,7 @@ import glob
 import os
 import shutil
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import receive_file
@@ -86,7 +86,7 @@ def _download(folder: AttemptFolder, url: str, target: Path, say: Say) -> int:
 
 def _receive(folder: AttemptFolder, server: Server, source: Source, target: Path, is_alone: bool, say: Say) -> int:
     """Files of a datastore that lies on the server's disk and not on this one."""
-    names = {"workspace": folder.plan.workspace, "name": source.datastore}
+    names: Dict[str, Any] = {"workspace": folder.plan.workspace, "name": source.datastore}
     files = server.call("list_datastore_files", query={"path": source.path}, **names)
     base = mount_base(source.path, [one.path for one in files]) if is_alone else ""
     for one in files:

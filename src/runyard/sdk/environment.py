@@ -1,6 +1,5 @@
 """Environment: packages, variables and image of a run, as v1 described them."""
 
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -132,18 +131,16 @@ class Environment:
 
     def save_to_directory(self, path: str, overwrite: bool = False) -> None:
         """Write the definition into a folder: conda_dependencies.yml and azureml_environment.json."""
-        from runyard.environments.folder import save_environment
+        from runyard.environments.folder import save_to_directory
 
-        if os.path.isdir(path) and os.listdir(path) and not overwrite:
-            raise UserErrorException(f"The folder {path!r} is not empty; pass overwrite=True.")
-        save_environment(self._spec(), path, overwrite)
+        save_to_directory(self._spec(), path, overwrite)
 
     @staticmethod
     def load_from_directory(path: str) -> "Environment":
         """The environment that ``save_to_directory`` wrote."""
-        from runyard.environments.folder import load_environment
+        from runyard.environments.folder import load_from_directory
 
-        return Environment._of(load_environment(path))
+        return Environment._of(load_from_directory(path))
 
     def _spec(self) -> EnvironmentSpec:
         return EnvironmentSpec(

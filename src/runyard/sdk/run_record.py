@@ -74,7 +74,8 @@ def details_with_logs(run: "Run") -> Details:
 
 def read_log(run: "Run", name: str) -> bytes:
     """A log's bytes up to now."""
-    pieces, offset = [], 0
+    pieces: List[bytes] = []
+    offset = 0
     while True:
         piece = run._call("read_log", query={"offset": offset}, path=name)
         if not piece:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import UserErrorException
 from runyard.protocol import assets
@@ -223,7 +223,7 @@ def _find_config(path: Optional[str], file_name: Optional[str]) -> Path:
     start = Path(path or os.getcwd()).expanduser().absolute()
     if start.is_file():
         return start
-    names = CONFIG_PLACES + (CONFIG_NAME,)
+    names: Tuple[str, ...] = (*CONFIG_PLACES, CONFIG_NAME)
     if file_name is not None:
         names = (".azureml/" + file_name, "aml_config/" + file_name, file_name)
     for folder in [start, *start.parents]:
