@@ -1,5 +1,6 @@
 """Environments beside bare uv: c1 new spec with cached wheels, c2 the same spec again, c3 cold; seconds, medians.
 
+c1 comes twice: on a host that has compiled none of the packages yet, and on one that has them in another environment.
 Run as `python -m bench.environments [--repeats 3]`; c3 fetches some 60 MB twice. The peer installs without byte code,
 as uv does by itself, so its first import is given too.
 """
@@ -25,7 +26,8 @@ from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, Pyth
 
 PACKAGES = ("numpy", "scikit-learn", "pandas")
 IMPORTS = "import numpy, sklearn, pandas"
-SPEC = EnvironmentSpec(python=PythonSpec(conda=CondaSpec(pip=PACKAGES)))
+#: One small package more makes another environment of the same large ones.
+VARIANTS = ("six==1.14.0", "six==1.15.0", "six==1.16.0")
 
 
 def main() -> None:
@@ -34,12 +36,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="where to build; its disk decides (default: the temporary folder)")
     arguments = parser.parse_args()
-    repeats = arguments.repeats
+    repeats = min(arguments.repeats, len(VARIANTS))
     folder = Path(tempfile.mkdtemp(prefix="runyard-bench-", dir=arguments.folder))
     try:
         cold = _cold(folder)
         _print("c3 cold", cold)
-        _print("c1 cached wheels", _medians([_cached(folder, number) for number in range(repeats)]))
+        for variant in VARIANTS:
+            _ours(folder / "cache", folder / "fetching", variant)
+        _ours(folder / "cache", folder / "root0")
+        fresh = [_cached(folder, number, folder / f"fresh{number}") for number in range(repeats)]
+        _print("c1 cached wheels, never compiled here", _medians(fresh))
+        _print("c1 cached wheels", _medians([_cached(folder, number, folder / "root0") for number in range(repeats)]))
         _print("c2 same spec again", _again(folder, repeats * 100))
     finally:
         shutil.rmtree(folder)
@@ -51,11 +58,12 @@ def _cold(folder: Path) -> Dict[str, float]:
     return {"ours_s": ours, "uv_s": peer}
 
 
-def _cached(folder: Path, number: int) -> Dict[str, float]:
-    peer_folder, root = folder / f"peer{number}", folder / f"root{number}"
+def _cached(folder: Path, number: int, root: Path) -> Dict[str, float]:
+    peer_folder = folder / f"peer{number}"
+    shutil.rmtree(peer_folder, ignore_errors=True)
     peer = _timed(lambda: _bare_uv(folder / "cache-peer", peer_folder))
-    lock = _ours(folder / "cache", root / "before")
-    ours = _timed(lambda: _ours(folder / "cache", root))
+    ours = _timed(lambda: _ours(folder / "cache", root, VARIANTS[number]))
+    lock = _ours(folder / "cache", root, VARIANTS[number])
     interpreter = root / "envs" / lock.digest / "bin" / "python"
     return {
         "ours_s": ours,
@@ -80,9 +88,10 @@ def _again(folder: Path, repeats: int) -> Dict[str, float]:
     }
 
 
-def _ours(cache: Path, root: Path) -> Lock:
+def _ours(cache: Path, root: Path, *more: str) -> Lock:
     uv = find_uv()
-    lock = resolve(SPEC, uv=uv, cache_folder=str(cache), log=_silent)
+    spec = EnvironmentSpec(python=PythonSpec(conda=CondaSpec(pip=PACKAGES + more)))
+    lock = resolve(spec, uv=uv, cache_folder=str(cache), log=_silent)
     realise(lock, str(root), uv=uv, log=_silent, cache_folder=str(cache))
     return replace(lock, notes=())
 

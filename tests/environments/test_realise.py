@@ -80,8 +80,38 @@ def test_byte_code_is_made_even_where_python_is_told_not_to(
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     done = build(lock_of(wheels, "tiny==1.1"))
-    site = next(Path(done.interpreter).parent.parent.glob("lib/python*/site-packages"))
-    assert list(site.glob("__pycache__/tiny.*.pyc"))
+    assert _compiled(done.interpreter, "tiny")
+
+
+def _compiled(interpreter: str, name: str) -> List[Path]:
+    return list(Path(interpreter).parent.parent.glob(f"lib/python*/site-packages/__pycache__/{name}.*.pyc"))
+
+
+def test_byte_code_of_a_package_is_made_once_for_all_environments(build: Any, wheels: Path, log: Any) -> None:
+    first = build(lock_of(wheels, "tiny==1.0")).interpreter
+    second = build(lock_of(wheels, "tiny==1.0", "below==2.0")).interpreter
+    assert _compiled(first, "tiny")[0].samefile(_compiled(second, "tiny")[0])
+    assert [line for line in log if "Byte code" in line] == [
+        "Byte code: 1 modules compiled, 0 had been compiled before.",
+        "Byte code: 1 modules compiled, 1 had been compiled before.",
+    ]
+    trace = [second, "-I", "-c", "import tiny; print(tiny.__loader__.get_code('tiny').co_filename == tiny.__file__)"]
+    assert subprocess.run(trace, stdout=subprocess.PIPE, check=True).stdout == b"True\n"
+
+
+def test_byte_code_of_another_version_is_not_taken(build: Any, wheels: Path) -> None:
+    for version in ("1.0", "1.1"):
+        done = build(lock_of(wheels, f"tiny=={version}"))
+        answer = subprocess.run(
+            [done.interpreter, "-I", "-c", "import tiny; print(tiny.VERSION)"], stdout=subprocess.PIPE
+        )
+        assert answer.stdout.decode().strip() == version
+
+
+def test_a_module_that_this_python_cannot_read_does_not_fail_the_build(build: Any, tmp_path: Path) -> None:
+    make_wheel(tmp_path, "ancient", "1.0", body="print 'hello'\n")
+    done = build(lock_of(tmp_path, "ancient==1.0"))
+    assert _compiled(done.interpreter, "ancient") == []
 
 
 def test_a_package_of_the_index_is_resolved_built_and_imported(uv: str, tmp_path: Path, log: Any) -> None:
@@ -234,6 +264,7 @@ def test_pruning_takes_the_longest_unused_and_spares_what_runs_hold(build: Any, 
         os.utime(marker, (now - days * 86400, now - days * 86400))
     assert prune(str(tmp_path), 30, 1 << 40, now=now, in_use={second.digest}) == [first.digest]
     assert prune(str(tmp_path), 30, 0, now=now, in_use={second.digest}) == [third.digest]
+    assert len(list((tmp_path / "caches" / "bytecode").rglob("*.pyc"))) == 1
     assert left_over(tmp_path) == [second.digest]
 
 

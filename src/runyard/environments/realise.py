@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Collection, Iterator, List, Optional
 
 from runyard.environments.blame import error_of
+from runyard.environments.bytecode import compile_environment, forget_unused
 from runyard.environments.pythons import find_interpreters, find_minor, minor_of
 from runyard.environments.resolve import index_arguments, user_interpreter
 from runyard.environments.uv import Log, UvResult, run_uv, uv_cache_folder
@@ -72,7 +73,7 @@ def realise(
         with _single_flight(folder + ".lock", log, timeout_s):
             reused = _is_ready(folder, lock.digest)
             if not reused:
-                _build(lock, folder, uv, cache_folder or uv_cache_folder(root_folder), log, timeout_s)
+                _build(lock, root_folder, uv, cache_folder or uv_cache_folder(root_folder), log, timeout_s)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
@@ -137,10 +138,12 @@ def prune(
         if _remove(os.path.join(envs, name)):
             removed.append(name)
             total_bytes -= size_bytes
+    forget_unused(_bytecode_folder(root_folder))
     return removed
 
 
-def _build(lock: Lock, folder: str, uv: str, cache_folder: str, log: Log, timeout_s: float) -> None:
+def _build(lock: Lock, root_folder: str, uv: str, cache_folder: str, log: Log, timeout_s: float) -> None:
+    folder = environment_folder(lock, root_folder)
     interpreter = find_minor(lock.python)
     if interpreter is None:
         here = ", ".join(sorted({minor_of(one) for one in find_interpreters()}))
@@ -154,6 +157,7 @@ def _build(lock: Lock, folder: str, uv: str, cache_folder: str, log: Log, timeou
         call.make(interpreter.path)
         if lock.requirements:
             call.install()
+            _compile(temporary, lock.python, _bytecode_folder(root_folder), log, timeout_s)
         _write_marker(temporary, lock.digest)
         # A run may have a uid of its own.
         os.chmod(temporary, 0o755)
@@ -163,6 +167,15 @@ def _build(lock: Lock, folder: str, uv: str, cache_folder: str, log: Log, timeou
         log(f"Environment {lock.digest[:12]} is ready after {time.monotonic() - started:.1f} s.")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _compile(folder: str, python: str, store_folder: str, log: Log, timeout_s: float) -> None:
+    site_folder = os.path.join(folder, "lib", "python" + python, "site-packages")
+    compile_environment(_python_in(folder), site_folder, os.path.join(store_folder, python), log, timeout_s)
+
+
+def _bytecode_folder(root_folder: str) -> str:
+    return os.path.join(root_folder, "caches", "bytecode")
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,7 @@ class _Install:
     def install(self) -> None:
         path = os.path.join(self.folder, "runyard-requirements.txt")
         options = [line for line in self.lock.options if line != "--pre"]
-        arguments = ["pip", "install", "--compile-bytecode", "--link-mode", "hardlink", "--no-deps"]
+        arguments = ["pip", "install", "--link-mode", "hardlink", "--no-deps"]
         arguments += ["--python", _python_in(self.folder), "--cache-dir", self.cache_folder]
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:

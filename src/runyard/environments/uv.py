@@ -102,7 +102,11 @@ def run_uv(uv: str, arguments: Sequence[str], *, folder: str, log: Log, timeout_
     Blocks until it ends. On timeout (EnvironmentBuildError), or when the caller is interrupted, its whole process
     group is ended.
     """
-    command = [uv, "--no-progress", "--color", "never", *arguments]
+    return run_tool([uv, "--no-progress", "--color", "never", *arguments], folder=folder, log=log, timeout_s=timeout_s)
+
+
+def run_tool(command: Sequence[str], *, folder: str, log: Log, timeout_s: float) -> UvResult:
+    """As run_uv, for any program that builds."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -124,7 +128,9 @@ def run_uv(uv: str, arguments: Sequence[str], *, folder: str, log: Log, timeout_
         code = process.wait(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise EnvironmentBuildError(
-            "uv did not end within {:.0f} s; its last line was: {}".format(timeout_s, tail[-1] if tail else "(none)")
+            "{} did not end within {:.0f} s; its last line was: {}".format(
+                os.path.basename(command[0]), timeout_s, tail[-1] if tail else "(none)"
+            )
         ) from None
     finally:
         _end_group(process)
