@@ -83,7 +83,7 @@ def test_byte_code_is_made_even_where_python_is_told_not_to(
     assert _compiled(done.interpreter, "tiny")
 
 
-def _compiled(interpreter: str, name: str) -> List[Path]:
+def _compiled(interpreter: str, name: str) -> list[Path]:
     return list(Path(interpreter).parent.parent.glob(f"lib/python*/site-packages/__pycache__/{name}.*.pyc"))
 
 
