@@ -83,7 +83,7 @@ class Loop(threading.Thread):
             self._bell.clear()
             try:
                 self.tick(do_poll=time.monotonic() - checked_at >= TICK_S)
-            except Exception:
+            except Exception:  # noqa: BLE001 - one failed round must not end the loop
                 _log.exception("a round of the control loop failed; the next one tries again")
                 time.sleep(0.1)
             if time.monotonic() - checked_at >= TICK_S:
@@ -140,19 +140,19 @@ class Loop(threading.Thread):
     def _schedule(self) -> None:
         with self._database.read() as connection:
             rows = runs.active_rows(connection)
-            clusters = fleet.list_clusters(connection)
+            clusters, nodes = fleet.read_fleet(connection)
         waiting = [
             Waiting(row.id, row.workspace, row.target)
             for row in rows
             if row.status == RunStatus.QUEUED and row.key is None and not row.cancel_requested
         ]
         local_running = sum(1 for row in rows if row.key is not None and row.target == LOCAL)
-        nodes = [NodeView(n.id, c.workspace, c.name, n.run_id, n.since) for c in clusters for n in c.nodes]
         views = [
-            ClusterView(c.workspace, c.name, c.spec.min_nodes, c.spec.max_nodes, c.spec.idle_seconds_before_scaledown)
-            for c in clusters
+            ClusterView(workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown)
+            for workspace, one in clusters
         ]
-        decision = decide(waiting, nodes, views, local_running, self._local_slots, _now_us())
+        node_views = [NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since) for node in nodes]
+        decision = decide(waiting, node_views, views, local_running, self._local_slots, _now_us())
         for node_id in decision.removed:
             self._database.write(partial(_remove_node, node_id=node_id))
         for node_id, workspace, cluster in decision.added:

@@ -23,21 +23,21 @@ _BEFORE_START = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING
 
 
 def take_reports(connection: Connection, workspace: str, run_id: str, batch: ReportBatch, now: int) -> ReportReply:
-    """Keep a runner's reports and let them move the run, in one transaction."""
-    run = runs.get_run(connection, workspace, run_id)
-    acknowledged = runs.add_reports(connection, run, batch.reports, now)
-    apply_reports(connection, run_id, now)
-    return ReportReply(acknowledged, run.cancel_requested)
+    """Keep a runner's reports and let them move the run, in one transaction.
 
-
-def apply_reports(connection: Connection, run_id: str, now: int) -> None:
-    """Move the run by those of its present attempt's reports that were not yet taken into account."""
-    row = _row(connection, run_id)
-    if row is None or row.status in TERMINAL:
-        return
-    for report in runs.list_reports(connection, run_id, row.attempt, row.report_seq):
-        touch(connection, run_id, report_seq=report.sequence)
-        _apply(connection, run_id, report, now)
+    Taken in their order: those that came before count once, and what comes after a gap is sent again.
+    """
+    row = runs.get_row(connection, workspace, run_id)
+    known = row.report_seq
+    new = [report for report in sorted(batch.reports, key=lambda one: one.sequence) if report.sequence > known]
+    in_order = [report for place, report in enumerate(new, known + 1) if report.sequence == place]
+    runs.add_reports(connection, row, in_order or batch.reports[:1], now)
+    for report in in_order:
+        touch(connection, run_id, report_seq=report.sequence, heard_at=now)
+        if row is not None and row.status not in TERMINAL:
+            _apply(connection, row, report, now)
+        row = runs.get_row(connection, workspace, run_id) if len(in_order) > 1 else row
+    return ReportReply(known + len(in_order), row.cancel_requested)
 
 
 def prepare(connection: Connection, run_id: str, reason: str, now: int) -> None:
@@ -81,7 +81,7 @@ def cancel(connection: Connection, run_id: str, now: int) -> bool:
         advance(connection, run_id, row.status, RunStatus.CANCEL_REQUESTED, now, reason="Its processes are ending.")
     if row.key is not None:
         return True
-    _end(connection, run_id, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
+    _end(connection, row, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
     return False
 
 
@@ -90,17 +90,14 @@ def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None
     row = _row(connection, run_id)
     if row is not None and row.status not in TERMINAL:
         status = RunStatus.CANCELED if row.status == RunStatus.CANCEL_REQUESTED else RunStatus.FAILED
-        _end(connection, run_id, row.status, status, now, error=None if status == RunStatus.CANCELED else dumps(error))
+        _end(connection, row, row.status, status, now, error=None if status == RunStatus.CANCELED else dumps(error))
 
 
-def _apply(connection: Connection, run_id: str, report: Report, now: int) -> None:
-    row = _row(connection, run_id)
-    if row is None:
-        return
+def _apply(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
     if report.kind == ReportKind.PREPARING:
-        runs.set_reason(connection, run_id, row.status, report.message, now)
+        runs.set_reason(connection, row.id, row.status, report.message, now)
     elif report.kind == ReportKind.STARTED:
-        advance(connection, run_id, RunStatus.QUEUED, RunStatus.RUNNING, now, started_at=now)
+        advance(connection, row.id, RunStatus.QUEUED, RunStatus.RUNNING, now, started_at=now)
     elif report.kind == ReportKind.EXITED:
         _exited(connection, row, report, now)
     elif report.kind == ReportKind.STORED:
@@ -111,9 +108,12 @@ def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> 
     error = None
     if report.cause != ExitCause.CANCELED and (report.exit_code != 0 or report.cause != ExitCause.SCRIPT):
         error = dumps(RunError(report.error_code or "UserError", report.message, report.details))
-    touch(connection, row.id, exit_code=report.exit_code, error=error)
+    changes = {"exit_code": report.exit_code, "error": error}
     if row.status in (RunStatus.RUNNING, RunStatus.NOT_RESPONDING):
-        advance(connection, row.id, row.status, RunStatus.FINALIZING, now, reason="Its outputs are being stored.")
+        reason = "Its outputs are being stored."
+        advance(connection, row.id, row.status, RunStatus.FINALIZING, now, reason=reason, **changes)
+    else:
+        touch(connection, row.id, **changes)
 
 
 def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
@@ -135,9 +135,9 @@ def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> 
             changes = {"error": dumps(RunError(report.error_code, report.message, report.details))}
     if status == RunStatus.CANCELED and row.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
         advance(connection, row.id, row.status, RunStatus.CANCEL_REQUESTED, now)
-        _end(connection, row.id, RunStatus.CANCEL_REQUESTED, status, now, **changes)
+        _end(connection, row, RunStatus.CANCEL_REQUESTED, status, now, **changes)
     else:
-        _end(connection, row.id, row.status, status, now, **changes)
+        _end(connection, row, row.status, status, now, **changes)
 
 
 def _exit_report(connection: Connection, row: Row[Any]) -> Optional[Report]:
@@ -168,11 +168,10 @@ def _requeue(connection: Connection, row: Row[Any], now: int) -> None:
     _free_node(connection, row, now)
 
 
-def _end(connection: Connection, run_id: str, from_status: str, status: str, now: int, **changes: Any) -> None:
-    row = _row(connection, run_id)
-    if row is not None and advance(connection, run_id, from_status, status, now, **changes):
+def _end(connection: Connection, row: Row[Any], from_status: str, status: str, now: int, **changes: Any) -> None:
+    if advance(connection, row.id, from_status, status, now, **changes):
         _free_node(connection, row, now)
-        identity.expire_run_tokens(connection, run_id, now + TOKEN_GRACE_US)
+        identity.expire_run_tokens(connection, row.id, now + TOKEN_GRACE_US)
 
 
 def _free_node(connection: Connection, row: Row[Any], now: int) -> None:

@@ -81,7 +81,8 @@ def decide(
         assigned.extend((run.run_id, node) for run, node in zip(queue, free, strict=False))
         for place, run in enumerate(queue[len(free) :], 1):
             reasons[run.run_id] = (
-                f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy; {_ordinal(place)} in the queue."
+                f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy; "
+                f"{_ordinal(place)} in the queue."
             )
         removed.extend(_leaving_nodes(cluster, here, len(queue), now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}

@@ -148,7 +148,7 @@ class _Writer(threading.Thread):
                 while lane and len(done) < GROUP_MAX and (not done or time.monotonic() < ends_at):
                     operation, future = lane.popleft()
                     done.append((future, _attempt(connection, operation)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every writer that waits gets its answer
             failure = _translate(error)
             for future, _ in done:
                 future.set_exception(failure)

@@ -1,9 +1,9 @@
 """Clusters and their nodes; environment locks, which decide what a node builds."""
 
 import json
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
@@ -11,6 +11,22 @@ from runyard.errors import ComputeTargetException, ConflictError
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, Node
 from runyard.protocol.environments import Lock
 from runyard.protocol.wire import dumps, loads
+
+_ALL_CLUSTERS = select(clusters).order_by(clusters.c.workspace, clusters.c.name)
+_ALL_NODES = select(nodes).order_by(nodes.c.id)
+_LOCK_BY_SPEC = select(locks.c.body).where(locks.c.spec_digest == bindparam("spec"))
+_LOCK_BY_DIGEST = select(locks.c.body).where(locks.c.digest == bindparam("lock")).limit(1)
+_ASSIGN = (
+    update(nodes)
+    .where(nodes.c.id == bindparam("node"))
+    .values(run_id=bindparam("run"), state=bindparam("now_is"), since=bindparam("at"))
+)
+
+
+def read_fleet(connection: Connection) -> Tuple[List[Tuple[str, ClusterSpec]], Sequence[Row[Any]]]:
+    """(workspace, settings) of every cluster, and every node: what the scheduler looks at."""
+    found = [(row.workspace, loads(ClusterSpec, row.spec)) for row in connection.execute(_ALL_CLUSTERS)]
+    return found, connection.execute(_ALL_NODES).all()
 
 
 def create_cluster(
@@ -107,7 +123,7 @@ def add_node(connection: Connection, node_id: str, workspace: str, cluster: str,
 def assign_node(connection: Connection, node_id: str, run_id: Optional[str], now: int) -> None:
     """Give a node to a run, or free it (None)."""
     state = "idle" if run_id is None else "running"
-    connection.execute(update(nodes).where(nodes.c.id == node_id).values(run_id=run_id, state=state, since=now))
+    connection.execute(_ASSIGN, {"node": node_id, "run": run_id, "now_is": state, "at": now})
 
 
 def remove_node(connection: Connection, node_id: str) -> None:
@@ -126,13 +142,13 @@ def save_lock(connection: Connection, spec_digest: str, lock: Lock, user: str, n
 
 def find_lock(connection: Connection, spec_digest: str) -> Optional[Lock]:
     """The lock of a spec that was resolved before; None otherwise."""
-    text = connection.execute(select(locks.c.body).where(locks.c.spec_digest == spec_digest)).scalar()
+    text = connection.execute(_LOCK_BY_SPEC, {"spec": spec_digest}).scalar()
     return None if text is None else loads(Lock, text)
 
 
 def get_lock(connection: Connection, digest: str) -> Optional[Lock]:
     """The lock of that digest; None where it was never resolved here."""
-    text = connection.execute(select(locks.c.body).where(locks.c.digest == digest).limit(1)).scalar()
+    text = connection.execute(_LOCK_BY_DIGEST, {"lock": digest}).scalar()
     return None if text is None else loads(Lock, text)
 
 

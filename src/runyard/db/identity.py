@@ -4,10 +4,21 @@ import hashlib
 import secrets
 from typing import Optional
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from runyard.db.tables import tokens
 from runyard.protocol.identity import Principal
+
+_BY_SECRET = select(tokens).where(tokens.c.secret_digest == bindparam("digest"))
+_EXPIRE = (
+    update(tokens)
+    .where(
+        tokens.c.run_id == bindparam("of_run"),
+        (tokens.c.expires_at.is_(None)) | (tokens.c.expires_at > bindparam("at")),
+    )
+    .values(expires_at=bindparam("at"))
+)
+_ADD = insert(tokens)
 
 #: Random bytes of a secret.
 SECRET_BYTES = 32
@@ -27,13 +38,12 @@ def add_token(
     expires_at: Optional[int] = None,
 ) -> None:
     """Make ``secret`` stand for ``principal`` from now on."""
-    connection.execute(
-        insert(tokens).values(
-            secret_digest=_digest(secret), kind=principal.kind, name=principal.name, role=principal.role,
-            workspace=principal.workspace or "", run_id=principal.run_id, expires_at=expires_at,
-            created_by=created_by, created_at=now,
-        )
-    )  # fmt: skip
+    values = {
+        "secret_digest": _digest(secret), "kind": principal.kind, "name": principal.name, "role": principal.role,
+        "workspace": principal.workspace or "", "run_id": principal.run_id, "expires_at": expires_at,
+        "created_by": created_by, "created_at": now,
+    }  # fmt: skip
+    connection.execute(_ADD, values)
 
 
 def find_principal(connection: Connection, secret: str, now: int) -> Optional[Principal]:
@@ -41,7 +51,7 @@ def find_principal(connection: Connection, secret: str, now: int) -> Optional[Pr
 
     The look-up is by the secret's digest, so its time tells nothing about secrets that exist.
     """
-    row = connection.execute(select(tokens).where(tokens.c.secret_digest == _digest(secret))).first()
+    row = connection.execute(_BY_SECRET, {"digest": _digest(secret)}).first()
     if row is None or (row.expires_at is not None and row.expires_at <= now):
         return None
     return Principal(row.kind, row.name, row.role, row.workspace or None, row.run_id)
@@ -49,11 +59,7 @@ def find_principal(connection: Connection, secret: str, now: int) -> Optional[Pr
 
 def expire_run_tokens(connection: Connection, run_id: str, expires_at: int) -> None:
     """End a run's tokens at that time, unless they end sooner."""
-    connection.execute(
-        update(tokens)
-        .where(tokens.c.run_id == run_id, (tokens.c.expires_at.is_(None)) | (tokens.c.expires_at > expires_at))
-        .values(expires_at=expires_at)
-    )
+    connection.execute(_EXPIRE, {"of_run": run_id, "at": expires_at})
 
 
 def forget_expired(connection: Connection, now: int) -> None:

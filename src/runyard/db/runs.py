@@ -1,9 +1,10 @@
 """Runs, their events and the reports of their runners. Only control calls ``advance``."""
 
 import json
+from functools import cache
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, Row, Select, String, Update, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
@@ -28,6 +29,62 @@ from runyard.protocol.wire import dumps, loads
 PAGE_MAX = 1_000
 #: Most tags or properties of one run, and the longest key and value, in characters.
 LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 1_000, 255, 10_000
+
+
+# Built once: to build a statement costs several times as much as to execute it, and these run at every step of a run.
+_RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner"))
+_ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
+_ACTIVE_ROWS = (
+    select(*[c for c in runs.c if c.name != "spec"])
+    .where(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
+    .order_by(runs.c.row)
+)
+_SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
+_EVENT_SEQUENCE = select(runs.c.event_seq).where(
+    runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
+)
+_REPORT_BODIES = (
+    select(reports.c.body)
+    .where(
+        reports.c.run_id == bindparam("run_id"),
+        reports.c.attempt == bindparam("of_attempt"),
+        reports.c.sequence > bindparam("after"),
+    )
+    .order_by(reports.c.sequence)
+)
+_ADD_REPORT = upsert(reports).on_conflict_do_nothing()
+#: An event of a run that is in a certain status; adds nothing where it is in another.
+_ADD_EVENT = (
+    insert(run_events)
+    .from_select(
+        ["run_id", "workspace", "at", "status", "reason", "created_by", "created_at"],
+        select(
+            runs.c.id,
+            runs.c.workspace,
+            bindparam("at", type_=BigInteger),
+            bindparam("to_status", type_=String),
+            bindparam("why", type_=String),
+            bindparam("who", type_=String),
+            bindparam("at", type_=BigInteger),
+        ).where(runs.c.id == bindparam("of_run"), runs.c.status == bindparam("from_status")),
+    )
+    .returning(run_events.c.seq)
+)
+_ARTIFACT = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes).where(
+    artifacts.c.run_id == bindparam("run_id")
+)
+_ARTIFACTS_BY_PATH = _ARTIFACT.order_by(artifacts.c.path)
+_ARTIFACT_AT_PATH = _ARTIFACT.where(artifacts.c.path == bindparam("path"))
+_ADD_ARTIFACT = upsert(artifacts)
+_ADD_ARTIFACT = _ADD_ARTIFACT.on_conflict_do_update(
+    index_elements=["run_id", "path"],
+    set_={"digest": _ADD_ARTIFACT.excluded.digest, "size_bytes": _ADD_ARTIFACT.excluded.size_bytes},
+)
+
+
+@cache
+def _update_columns(names: Tuple[str, ...]) -> Update:
+    return update(runs).where(runs.c.id == bindparam("of_run")).values({name: bindparam(name) for name in names})
 
 
 def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str, now: int) -> Run:
@@ -60,13 +117,13 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
             reason="Accepted; about to be prepared." if is_script else None, reason_at=now,
         )
     )  # fmt: skip
-    _record_event(connection, spec.run_id, workspace, status, None, user, now)
+    _record_event(connection, spec.run_id, status, None, user, now)
     return get_run(connection, workspace, spec.run_id)
 
 
 def get_run(connection: Connection, workspace: str, run_id: str) -> Run:
     """The run; NotFoundError where the workspace has none of that id."""
-    row = connection.execute(select(runs).where(runs.c.id == run_id, runs.c.workspace == workspace)).first()
+    row = connection.execute(_RUN_BY_ID, {"run_id": run_id, "owner": workspace}).first()
     if row is None:
         raise NotFoundError(f"Run {run_id!r} does not exist in workspace {workspace!r}.")
     return _run(row)
@@ -132,33 +189,24 @@ def advance(connection: Connection, run_id: str, from_status: str, to_status: st
     if to_status in TERMINAL:
         values["ended_at"] = now
     values.update(changes)
-    moved = connection.execute(
-        update(runs)
-        .where(runs.c.id == run_id, runs.c.status == from_status)
-        .values(**values)
-        .returning(runs.c.workspace)
-    ).scalar()
-    if moved is None:
+    sequence = _add_event(connection, run_id, from_status, to_status, values["reason"], "control", now)
+    if sequence is None:
         return False
-    _record_event(connection, run_id, moved, to_status, values["reason"], "control", now)
+    touch(connection, run_id, event_seq=sequence, **values)
     return True
 
 
 def set_reason(connection: Connection, run_id: str, status: str, reason: str, now: int) -> None:
     """Say what a waiting run waits for; readers are woken as by a change of status."""
-    workspace = connection.execute(
-        update(runs)
-        .where(runs.c.id == run_id, runs.c.status == status, runs.c.reason.is_distinct_from(reason))
-        .values(reason=reason, reason_at=now)
-        .returning(runs.c.workspace)
-    ).scalar()
-    if workspace is not None:
-        _record_event(connection, run_id, workspace, status, reason, "control", now)
+    row = find_row(connection, run_id)
+    if row is not None and row.status == status and row.reason != reason:
+        sequence = _add_event(connection, run_id, status, status, reason, "control", now)
+        touch(connection, run_id, event_seq=sequence, reason=reason, reason_at=now)
 
 
 def touch(connection: Connection, run_id: str, **changes: Any) -> None:
     """Change columns of a run that are no status: its node, key, lock, reports read."""
-    connection.execute(update(runs).where(runs.c.id == run_id).values(**changes))
+    connection.execute(_update_columns(tuple(changes)), {"of_run": run_id, **changes})
 
 
 def change_run(connection: Connection, workspace: str, run_id: str, change: RunChange, user: str, now: int) -> Run:
@@ -181,7 +229,7 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         values["display_name"] = change.display_name
     if values:
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
-        _record_event(connection, run_id, workspace, run.status, run.reason, user, now)
+        _record_event(connection, run_id, run.status, run.reason, user, now)
     return get_run(connection, workspace, run_id)
 
 
@@ -205,7 +253,7 @@ def request_cancel(connection: Connection, workspace: str, run_id: str, user: st
     run = get_run(connection, workspace, run_id)
     if run.status not in TERMINAL and not run.cancel_requested:
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
-        _record_event(connection, run_id, workspace, run.status, f"Cancel was requested by {user}.", user, now)
+        _record_event(connection, run_id, run.status, f"Cancel was requested by {user}.", user, now)
     return get_run(connection, workspace, run_id)
 
 
@@ -223,86 +271,69 @@ def list_events(connection: Connection, workspace: str, run_id: str, after: int)
 
 def event_sequence(connection: Connection, workspace: str, run_id: str) -> Optional[int]:
     """The number of the run's latest event; None where there is no such run."""
-    return connection.execute(
-        select(runs.c.event_seq).where(runs.c.id == run_id, runs.c.workspace == workspace)
-    ).scalar()
+    return connection.execute(_EVENT_SEQUENCE, {"run_id": run_id, "owner": workspace}).scalar()
 
 
-def add_reports(connection: Connection, run: Run, batch: Sequence[Report], now: int) -> int:
-    """Keep a runner's reports, each once; returns the highest sequence kept. A stale attempt: ConflictError."""
+def add_reports(connection: Connection, row: Row[Any], batch: Sequence[Report], now: int) -> None:
+    """Keep a runner's reports, each once. A stale attempt: ConflictError."""
     for report in batch:
-        if report.attempt != run.attempt:
-            raise ConflictError(f"Attempt {report.attempt} of run {run.id} is over; it is now {run.attempt}.")
-        connection.execute(
-            upsert(reports)
-            .values(
-                run_id=run.id, attempt=report.attempt, sequence=report.sequence, body=dumps(report),
-                workspace=run.workspace, created_by="run:" + run.id, created_at=now,
-            )
-            .on_conflict_do_nothing()
-        )  # fmt: skip
-    touch(connection, run.id, heard_at=now)
-    highest = select(func.max(reports.c.sequence)).where(reports.c.run_id == run.id, reports.c.attempt == run.attempt)
-    return connection.execute(highest).scalar() or 0
+        if report.attempt != row.attempt:
+            raise ConflictError(f"Attempt {report.attempt} of run {row.id} is over; it is now {row.attempt}.")
+        owned = {"workspace": row.workspace, "created_by": "run:" + row.id, "created_at": now}
+        key = {"run_id": row.id, "attempt": report.attempt, "sequence": report.sequence}
+        connection.execute(_ADD_REPORT, {**key, "body": dumps(report), **owned})
 
 
 def list_reports(connection: Connection, run_id: str, attempt: int, after: int) -> List[Report]:
     """An attempt's reports after ``after``, in their order."""
-    rows = connection.execute(
-        select(reports.c.body)
-        .where(reports.c.run_id == run_id, reports.c.attempt == attempt, reports.c.sequence > after)
-        .order_by(reports.c.sequence)
-    )
+    rows = connection.execute(_REPORT_BODIES, {"run_id": run_id, "of_attempt": attempt, "after": after})
     return [loads(Report, row.body) for row in rows]
 
 
 def active_rows(connection: Connection) -> Sequence[Row[Any]]:
     """The runs that control moves, oldest first, without their specs."""
-    columns = [column for column in runs.c if column.name != "spec"]
-    moving = and_(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
-    return connection.execute(select(*columns).where(moving).order_by(runs.c.row)).all()
+    return connection.execute(_ACTIVE_ROWS).all()
 
 
 def find_row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
     """One run's columns without its spec; None where there is none."""
-    columns = [column for column in runs.c if column.name != "spec"]
-    return connection.execute(select(*columns).where(runs.c.id == run_id)).first()
+    return connection.execute(_ROW_BY_ID, {"run_id": run_id}).first()
+
+
+def get_row(connection: Connection, workspace: str, run_id: str) -> Row[Any]:
+    """As ``find_row``, in that workspace; NotFoundError where it has none of that id."""
+    row = find_row(connection, run_id)
+    if row is None or row.workspace != workspace:
+        raise NotFoundError(f"Run {run_id!r} does not exist in workspace {workspace!r}.")
+    return row
 
 
 def get_spec(connection: Connection, run_id: str) -> RunSpec:
     """What was asked."""
-    text = connection.execute(select(runs.c.spec).where(runs.c.id == run_id)).scalar_one()
-    return loads(RunSpec, text)
+    return loads(RunSpec, connection.execute(_SPEC_BY_ID, {"run_id": run_id}).scalar_one())
 
 
-def add_artifacts(connection: Connection, run: Run, found: Sequence[Artifact], user: str, now: int) -> int:
+def add_artifacts(connection: Connection, row: Row[Any], found: Sequence[Artifact], user: str, now: int) -> int:
     """Record files of a run whose blobs are in the store; a path given again takes the new content."""
+    owned = {"workspace": row.workspace, "created_by": user, "created_at": now}
     rows = [
-        {
-            "run_id": run.id, "path": one.path, "digest": one.digest, "size_bytes": one.size_bytes,
-            "workspace": run.workspace, "created_by": user, "created_at": now,
-        }
+        {"run_id": row.id, "path": one.path, "digest": one.digest, "size_bytes": one.size_bytes, **owned}
         for one in found
-    ]  # fmt: skip
-    for start in range(0, len(rows), 500):
-        statement = upsert(artifacts).values(rows[start : start + 500])
-        new = {"digest": statement.excluded.digest, "size_bytes": statement.excluded.size_bytes}
-        connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "path"], set_=new))
+    ]
+    if rows:
+        connection.execute(_ADD_ARTIFACT, rows)
     return len(rows)
 
 
 def list_artifacts(connection: Connection, run_id: str, prefix: str = "") -> List[Artifact]:
     """The run's files whose path starts with ``prefix``, by path."""
-    statement = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes).where(artifacts.c.run_id == run_id)
-    if prefix:
-        statement = statement.where(func.substr(artifacts.c.path, 1, len(prefix)) == prefix)
-    return [Artifact(*row) for row in connection.execute(statement.order_by(artifacts.c.path))]
+    rows = connection.execute(_ARTIFACTS_BY_PATH, {"run_id": run_id})
+    return [Artifact(*row) for row in rows if row[0].startswith(prefix)]
 
 
 def find_artifact(connection: Connection, run_id: str, path: str) -> Optional[Artifact]:
     """The run's file of that path; None where it has none."""
-    columns = (artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes)
-    row = connection.execute(select(*columns).where(artifacts.c.run_id == run_id, artifacts.c.path == path)).first()
+    row = connection.execute(_ARTIFACT_AT_PATH, {"run_id": run_id, "path": path}).first()
     return None if row is None else Artifact(*row)
 
 
@@ -317,17 +348,24 @@ def check_labels(labels: Dict[str, str], what: str) -> None:
             raise UserErrorException(f"A {what} value has at most {LABEL_VALUE_MAX} characters.")
 
 
-def _record_event(
-    connection: Connection, run_id: str, workspace: str, status: str, reason: Optional[str], who: str, now: int
-) -> None:
-    sequence = connection.execute(
-        insert(run_events)
-        .values(
-            run_id=run_id, workspace=workspace, at=now, status=status, reason=reason, created_by=who, created_at=now
-        )
-        .returning(run_events.c.seq)
-    ).scalar_one()
-    connection.execute(update(runs).where(runs.c.id == run_id).values(event_seq=sequence))
+def _record_event(connection: Connection, run_id: str, status: str, reason: Optional[str], who: str, now: int) -> None:
+    """Something happened to a run that has that status and keeps it."""
+    sequence = _add_event(connection, run_id, status, status, reason, who, now)
+    touch(connection, run_id, event_seq=sequence)
+
+
+def _add_event(
+    connection: Connection, run_id: str, from_status: str, to_status: str, reason: Optional[str], who: str, now: int
+) -> Optional[int]:
+    values = {
+        "of_run": run_id,
+        "from_status": from_status,
+        "to_status": to_status,
+        "why": reason,
+        "who": who,
+        "at": now,
+    }
+    return connection.execute(_ADD_EVENT, values).scalar()
 
 
 def _run(row: Row[Any]) -> Run:

@@ -48,11 +48,15 @@ class Stored:
 class BlobStore:
     """The store below ``root``; open it as often as you like."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, is_first: bool = True) -> None:
+        """``is_first``: make what is missing, and find packs whose writer died; a runner need not do it again."""
         self._root = root
-        for name in ("blobs", "packs", "tmp", "uploads"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        if is_first:
+            for name in ("blobs", "packs", "tmp", "uploads"):
+                (root / name).mkdir(parents=True, exist_ok=True)
         self._index = PackIndex(root)
+        if is_first:
+            self._index.adopt_unknown_packs()
 
     def has(self, digests: Iterable[str]) -> Set[str]:
         """Those of the digests whose contents are here."""

@@ -109,7 +109,8 @@ def _connect(
         raise UserErrorException(f"{_shown(url)} redirects to the private address {address}; refused.")
     if private and not allow_private:
         raise UserErrorException(
-            f"{_shown(url)} lies at the private address {address}; set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it."
+            f"{_shown(url)} lies at the private address {address}; "
+            "set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it."
         )
     connection = http.client.HTTPConnection(host, port, timeout=limits.stall_s)
     try:

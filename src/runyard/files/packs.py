@@ -76,7 +76,6 @@ class PackIndex:
         self._root = root
         self._local = threading.local()
         self._packs = root / "packs"
-        self._adopt_unknown_packs()
 
     def add(self, entries: Iterable[PackEntry], pack: str) -> None:
         """Make a pack that is in place findable."""
@@ -118,7 +117,7 @@ class PackIndex:
         self._local.kept = (os.getpid(), connection)
         return connection
 
-    def _adopt_unknown_packs(self) -> None:
+    def adopt_unknown_packs(self) -> None:
         """Index packs whose writer died before it did; an index that does not open is made anew."""
         try:
             known = {row[0] for row in self._connection().execute("SELECT name FROM packs")}

@@ -29,7 +29,7 @@ def is_alive(record: Dict[str, Any]) -> bool:
     pid, started = record.get("pid"), record.get("start_time")
     if not isinstance(pid, int) or started is None or record.get("boot_id") != boot_id():
         return False
-    return start_time(pid) == started
+    return bool(start_time(pid) == started)
 
 
 def with_variable(name: str, value: str) -> Iterator[int]:

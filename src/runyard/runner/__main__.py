@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 from runyard.client.http import Server, file_resolver
 from runyard.client.shipper import LogShipper, MetricsShipper
 from runyard.environments.kit import compile_kit, find_kit
-from runyard.environments.realise import realise
+from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, ServiceException, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
@@ -100,7 +100,7 @@ class Attempt:
             self._can_raise = False
             self._exited(None, ExitCause.PREPARATION, str(error), _code(error))
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the run must end with a sentence
             self._can_raise = False
             self._folder.say(traceback.format_exc())
             self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
@@ -144,7 +144,8 @@ class Attempt:
 
     def _interpreter(self) -> str:
         facts, lock = self._folder.facts, self._folder.plan.lock
-        return realise(lock, facts.cache_folder, uv=find_uv(), log=self._folder.say).interpreter
+        uv = "" if is_realised(lock, facts.cache_folder) else find_uv()
+        return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say).interpreter
 
     def _say(self, message: str) -> None:
         self.reporter.add(ReportKind.PREPARING, message)

@@ -29,6 +29,7 @@ class AttemptFolder:
         self.inputs = self.path / "inputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
+        self._store: Optional[BlobStore] = None
 
     def make(self) -> None:
         """Make the folders that must be there when the script starts."""
@@ -37,7 +38,9 @@ class AttemptFolder:
 
     def store(self) -> Optional[BlobStore]:
         """The blob store, where this node shares its disk with the server."""
-        return BlobStore(Path(self.facts.store_folder)) if self.facts.store_folder else None
+        if self._store is None and self.facts.store_folder:
+            self._store = BlobStore(Path(self.facts.store_folder), is_first=False)
+        return self._store
 
     def lay_out_source(self, server: Server) -> None:
         """Put the snapshot into the working folder."""

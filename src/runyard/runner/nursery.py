@@ -62,7 +62,7 @@ def _become_runner(folder: str, is_recovery: bool, writing: int) -> None:
         os.write(writing, b"ok")
         os.close(writing)
         code = run_attempt(folder, is_recovery)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the last thing that this process can say
         _last_words(writing, error)
     finally:
         sys.stderr.flush()

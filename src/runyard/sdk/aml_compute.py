@@ -194,7 +194,8 @@ class AmlCompute(ComputeTarget):
         while self._refresh().current_node_count < wanted:
             if time.monotonic() > ends_at:
                 raise ComputeTargetException(
-                    f"Cluster {self._name!r} has {self._record.current_node_count} of {wanted} nodes after {timeout_in_minutes} minutes."
+                    f"Cluster {self._name!r} has {self._record.current_node_count} of {wanted} nodes "
+                    f"after {timeout_in_minutes} minutes."
                 )
             time.sleep(LOOK_S)
         if show_output:

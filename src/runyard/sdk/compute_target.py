@@ -23,7 +23,8 @@ class ComputeTarget:
         create = getattr(provisioning_configuration, "_create", None)
         if create is None:
             raise ComputeTargetException(
-                f"{type(provisioning_configuration).__name__!r} is not a provisioning configuration; use AmlCompute.provisioning_configuration(...)."
+                f"{type(provisioning_configuration).__name__!r} is not a provisioning configuration; "
+                "use AmlCompute.provisioning_configuration(...)."
             )
         return create(workspace, name)
 

@@ -150,7 +150,8 @@ def make_file_dataset(path: Any, validate: bool) -> FileDataset:
         for source in sources:
             if source.datastore is not None and not list(files_of(source, workspace, True)):
                 raise UserErrorException(
-                    f"Nothing in datastore {source.datastore!r} matches {source.path!r}; upload first, or pass validate=False."
+                    f"Nothing in datastore {source.datastore!r} matches {source.path!r}; "
+                    "upload first, or pass validate=False."
                 )
     return dataset
 

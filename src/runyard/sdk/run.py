@@ -169,8 +169,8 @@ class Run:
     ) -> Any:
         """Return the details once the run has ended; ``show_output`` follows its log.
 
-        Raises ActivityFailedException if it Failed, unless ``raise_on_error`` is False. Interrupting this leaves the run
-        as it is.
+        Raises ActivityFailedException if it Failed, unless ``raise_on_error`` is False. Interrupting this leaves the
+        run as it is.
         """
         from runyard.sdk.run_watch import wait_for_completion
 

@@ -33,7 +33,8 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     """Submit ``config``; returns the accepted run."""
     if not isinstance(config, ScriptRunConfig):
         raise ExperimentExecutionException(
-            f"submit() takes a ScriptRunConfig in this version, not {type(config).__name__}; docs/v1_coverage.md lists what comes."
+            f"submit() takes a ScriptRunConfig in this version, not {type(config).__name__}; "
+            "docs/v1_coverage.md lists what comes."
         )
     if is_in_run():
         raise UserErrorException("A run cannot submit runs in this version; submit from outside.")

@@ -16,7 +16,7 @@ CONFIG_NAME = "config.json"
 
 
 class Workspace:
-    """A workspace on a Runyard server. ``Workspace(...)`` is one that exists; see also ``create`` and ``from_config``."""
+    """A workspace on a Runyard server. ``Workspace(...)`` is one that exists; see ``create`` and ``from_config``."""
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ async def _guarded(parts: Parts, request: Request, answer: Callable[[], Awaitabl
         response = _error(error)
     except ClientDisconnect:
         response = Response(status_code=499)
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged here, and shown to nobody
         _log.exception("%s %s failed", request.method, request.url.path)
         response = _error(errors.ServiceException("The server failed at this request; its log says why."), 500)
     response.headers["X-Content-Type-Options"] = "nosniff"

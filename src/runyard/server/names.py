@@ -18,8 +18,8 @@ def check_experiment_name(name: str) -> str:
     """The name if it can be an experiment's."""
     if not _EXPERIMENT.match(name):
         raise ExperimentNameError(
-            f"{name[:80]!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' and starts with a "
-            "letter or digit."
+            f"{name[:80]!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' "
+            "and starts with a letter or digit."
         )
     return name
 

@@ -70,7 +70,8 @@ def _check(spec: ClusterSpec) -> None:
         raise ComputeTargetException(f"vm_priority is dedicated or lowpriority, not {spec.vm_priority[:40]!r}.")
     if not 0 <= spec.min_nodes <= spec.max_nodes <= NODES_MAX or spec.max_nodes < 1:
         raise ComputeTargetException(
-            f"Nodes go from 0 <= min_nodes <= max_nodes <= {NODES_MAX}; min_nodes is {spec.min_nodes} and max_nodes {spec.max_nodes}."
+            f"Nodes go from 0 <= min_nodes <= max_nodes <= {NODES_MAX}; "
+            f"min_nodes is {spec.min_nodes} and max_nodes {spec.max_nodes}."
         )
     if spec.idle_seconds_before_scaledown < 0:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")

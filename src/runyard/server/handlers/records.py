@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
+
+from sqlalchemy import Row
 
 from runyard.db import metrics, runs
 from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
@@ -14,7 +16,7 @@ from runyard.protocol.digests import check_digest
 from runyard.protocol.identity import ArtifactList, Count, DigestList, Offset, PrincipalKind, Upload
 from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
 from runyard.protocol.plan import ReportBatch, ReportReply
-from runyard.protocol.runs import TERMINAL, Run
+from runyard.protocol.runs import TERMINAL
 from runyard.protocol.trees import check_path
 from runyard.server.call import Call, Content
 from runyard.server.waiting import in_thread, wait_until
@@ -221,9 +223,9 @@ def read_blob(call: Call) -> Content:
     return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
 
 
-def _present_run(call: Call) -> Run:
+def _present_run(call: Call) -> Row[Any]:
     with call.parts.database.read() as connection:
-        return runs.get_run(connection, call.workspace, call.path["run_id"])
+        return runs.get_row(connection, call.workspace, call.path["run_id"])
 
 
 def _find_artifact(call: Call, run_id: str) -> Optional[Artifact]:
