@@ -8,11 +8,13 @@ from runyard.db import identity
 from runyard.db.engine import Database
 from runyard.errors import AuthenticationException, PermissionDeniedError
 from runyard.protocol.identity import Principal, PrincipalKind
-from runyard.protocol.routes import ROLES, Route
+from runyard.protocol.routes import ROLES, Permission, Route
 from runyard.server.settings import LOOPBACK, Settings
 
 #: A browser's cookie, and how long it and a link's ticket live, seconds.
 COOKIE, COOKIE_LIFETIME_S, TICKET_LIFETIME_S = "runyard_session", 12 * 3600, 600
+#: How long a token that was looked up is taken without looking again, seconds: as late as that does a revoked one end.
+KNOWN_S = 2.0
 #: Most sessions and tickets at once.
 SESSIONS_MAX = 10_000
 
@@ -22,6 +24,7 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: Dict[str, Tuple[Principal, float]] = {}
         self._tickets: Dict[str, Tuple[Principal, float]] = {}
         self._sessions: Dict[str, Tuple[Principal, float]] = {}
 
@@ -30,8 +33,7 @@ class Keys:
         if authorization is not None:
             scheme, _, secret = authorization.partition(" ")
             if scheme.lower() == "bearer" and secret:
-                with self._database.read() as connection:
-                    found = identity.find_principal(connection, secret.strip(), time.time_ns() // 1000)
+                found = self._of_token(secret.strip())
                 if found is not None:
                     return found
             raise AuthenticationException("The token is not known or has expired.")
@@ -41,6 +43,21 @@ class Keys:
         raise AuthenticationException(
             "A token is needed: 'Authorization: Bearer ...'.", hint="In a browser, follow the link of: runyard open"
         )
+
+    def find_known(self, authorization: Optional[str]) -> Optional[Principal]:
+        """The principal of a token that was looked up moments ago; costs no look at the database."""
+        secret = (authorization or "").partition(" ")[2].strip()
+        known, until = self._known.get(secret, (None, 0.0))
+        return known if time.monotonic() < until else None
+
+    def _of_token(self, secret: str) -> Optional[Principal]:
+        with self._database.read() as connection:
+            found = identity.find_principal(connection, secret, time.time_ns() // 1000)
+        if found is not None:
+            if len(self._known) >= SESSIONS_MAX:
+                self._known.clear()
+            self._known[secret] = (found, time.monotonic() + KNOWN_S)
+        return found
 
     def make_ticket(self, principal: Principal) -> Tuple[str, float]:
         """A key for a link, good for one use and some minutes."""
@@ -77,7 +94,9 @@ def check_permission(route: Route, principal: Principal, path: Mapping[str, str]
             )
         )
     workspace = path.get("workspace")
-    if principal.workspace is not None and workspace != principal.workspace:
+    # What is read outside any workspace shows each principal its own share only.
+    is_shared = workspace is None and route.permission == Permission.READ
+    if principal.workspace is not None and workspace != principal.workspace and not is_shared:
         raise PermissionDeniedError(f"{principal.name} belongs to workspace {principal.workspace!r} only.")
     if principal.kind == PrincipalKind.RUN and path.get("run_id", principal.run_id) != principal.run_id:
         raise PermissionDeniedError("A run's token reaches its own run only, not {!r}.".format(path["run_id"]))
