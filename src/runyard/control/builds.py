@@ -66,8 +66,9 @@ class Builds:
 
     def forget(self, spec: EnvironmentSpec) -> None:
         """Let the next request try again: after a failure, or once the environment is in use."""
-        with self._guard:
-            self._states.pop(spec_digest(spec), None)
+        if self._states:
+            with self._guard:
+                self._states.pop(spec_digest(spec), None)
 
     def close(self) -> None:
         """Take no more work; a build that runs goes on by itself and is found by the next server."""

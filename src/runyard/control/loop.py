@@ -27,6 +27,8 @@ TICK_S = 1.0
 #: How often a lost runner's record is completed by a new one before the run fails, and a start is tried.
 RECOVERIES_MAX, STARTS_MAX = 3, 5
 
+_UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
+
 _log = logging.getLogger("runyard.control")
 
 
@@ -91,15 +93,21 @@ class Loop(threading.Thread):
 
     def tick(self, do_poll: bool) -> None:
         """One round: wishes, environments, the queue, and what the compute target sees."""
-        with self._database.read() as connection:
-            rows = runs.active_rows(connection)
+        rows = self._active_rows()
         self._carry_out_cancels([row for row in rows if row.cancel_requested])
-        for row in rows:
-            if row.status in (RunStatus.STARTING, RunStatus.PREPARING) and not row.cancel_requested:
-                self._prepare(row)
-        self._schedule()
-        if do_poll:
+        to_prepare = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
+        for row in to_prepare:
+            self._prepare(row)
+        if to_prepare:
+            rows = self._active_rows()
+        if do_poll or any(row.status == RunStatus.QUEUED and row.key is None for row in rows):
+            self._schedule(rows)
+        if do_poll and rows:
             self._poll()
+
+    def _active_rows(self) -> Sequence[Row[Any]]:
+        with self._database.read() as connection:
+            return runs.active_rows(connection)
 
     def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
         for row in rows:
@@ -137,9 +145,8 @@ class Loop(threading.Thread):
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.hardlink_to(log_path)
 
-    def _schedule(self) -> None:
+    def _schedule(self, rows: Sequence[Row[Any]]) -> None:
         with self._database.read() as connection:
-            rows = runs.active_rows(connection)
             clusters, nodes = fleet.read_fleet(connection)
         waiting = [
             Waiting(row.id, row.workspace, row.target)

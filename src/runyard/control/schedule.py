@@ -50,7 +50,7 @@ class Decision:
     added: Tuple[Tuple[str, str, str], ...]
     #: (run id, node id); a local run's node id is ''.
     assigned: Tuple[Tuple[str, str], ...]
-    #: Why each other run waits.
+    #: Why each other run waits. Says nothing that changes with every run that starts: each change is a row written.
     reasons: Dict[str, str]
 
 
@@ -68,8 +68,8 @@ def decide(
     local = [run for run in waiting if run.target == LOCAL]
     free_slots = max(0, local_slots - local_running)
     assigned.extend((run.run_id, "") for run in local[:free_slots])
-    for place, run in enumerate(local[free_slots:], 1):
-        reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places; {_ordinal(place)} in the queue."
+    for run in local[free_slots:]:
+        reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places for local runs."
     removed: List[str] = []
     added: List[Tuple[str, str, str]] = []
     for cluster in clusters:
@@ -79,11 +79,8 @@ def decide(
         added.extend((node, cluster.workspace, cluster.name) for node in new)
         free = [node.id for node in here if node.run_id is None] + new
         assigned.extend((run.run_id, node) for run, node in zip(queue, free, strict=False))
-        for place, run in enumerate(queue[len(free) :], 1):
-            reasons[run.run_id] = (
-                f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy; "
-                f"{_ordinal(place)} in the queue."
-            )
+        for run in queue[len(free) :]:
+            reasons[run.run_id] = f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
         removed.extend(_leaving_nodes(cluster, here, len(queue), now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}
     for run in waiting:
@@ -111,7 +108,3 @@ def _leaving_nodes(cluster: ClusterView, here: List[NodeView], queued: int, now:
         if place < excess or now - node.since >= cluster.idle_s * 1_000_000
     ]
     return leaving[: max(0, len(here) - cluster.min_nodes)]
-
-
-def _ordinal(place: int) -> str:
-    return "next" if place == 1 else f"{place - 1} more before it"

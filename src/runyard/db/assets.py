@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any, Dict, List, Optional, Sequence
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
 from runyard.db.runs import check_labels
 from runyard.db.tables import datasets, datastores, environments, experiments, models, workspaces
@@ -68,9 +68,10 @@ def list_workspaces(connection: Connection) -> List[Workspace]:
 def create_experiment(connection: Connection, workspace: str, name: str, user: str, now: int) -> Experiment:
     """The experiment of that name, made if there is none."""
     found = _experiment_row(connection, workspace, name)
-    if found is None:
-        values = {"id": str(uuid.uuid4()), "name": name, "tags": "{}", "runs": 0}
-        connection.execute(insert(experiments).values(workspace=workspace, created_by=user, created_at=now, **values))
+    if found is not None:
+        return _experiment(found)
+    values = {"id": str(uuid.uuid4()), "name": name, "tags": "{}", "runs": 0}
+    connection.execute(insert(experiments).values(workspace=workspace, created_by=user, created_at=now, **values))
     return get_experiment(connection, workspace, name)
 
 
@@ -323,10 +324,13 @@ def _next_version(connection: Connection, table: Any, workspace: str, name: str)
     return (connection.execute(highest).scalar() or 0) + 1
 
 
+_EXPERIMENT = select(experiments).where(
+    experiments.c.workspace == bindparam("owner"), experiments.c.name == bindparam("named")
+)
+
+
 def _experiment_row(connection: Connection, workspace: str, name: str) -> Optional[Row[Any]]:
-    return connection.execute(
-        select(experiments).where(experiments.c.workspace == workspace, experiments.c.name == name)
-    ).first()
+    return connection.execute(_EXPERIMENT, {"owner": workspace, "named": name}).first()
 
 
 def _dataset_rows(connection: Connection, workspace: str, name: str) -> Any:

@@ -39,6 +39,13 @@ _ACTIVE_ROWS = (
     .where(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
     .order_by(runs.c.row)
 )
+_NEXT_NUMBER = (
+    update(experiments)
+    .where(experiments.c.workspace == bindparam("owner"), experiments.c.name == bindparam("named"))
+    .values(runs=experiments.c.runs + 1)
+    .returning(experiments.c.runs)
+)
+_ADD_RUN = insert(runs)
 _SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
 _EVENT_SEQUENCE = select(runs.c.event_seq).where(
     runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
@@ -97,25 +104,21 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
         return get_run(connection, workspace, spec.run_id)
     check_labels(spec.tags, "tag")
     check_labels(spec.properties, "property")
-    number = connection.execute(
-        update(experiments)
-        .where(experiments.c.workspace == workspace, experiments.c.name == spec.experiment)
-        .values(runs=experiments.c.runs + 1)
-        .returning(experiments.c.runs)
-    ).scalar()
+    number = connection.execute(_NEXT_NUMBER, {"owner": workspace, "named": spec.experiment}).scalar()
     if number is None:
         raise NotFoundError(f"Experiment {spec.experiment!r} does not exist in workspace {workspace!r}.")
     is_script = spec.kind == RunKind.SCRIPT
     status = RunStatus.STARTING if is_script else RunStatus.RUNNING
     connection.execute(
-        insert(runs).values(
-            id=spec.run_id, workspace=workspace, experiment=spec.experiment, number=number, kind=spec.kind,
-            status=status, attempt=1, retries=0, target=spec.target, parent=spec.parent_run_id,
-            display_name=spec.display_name or spec.run_id, created_by=user, created_at=now,
-            started_at=None if is_script else now, cancel_requested=False, warnings="[]", tags=_json(spec.tags),
-            properties=_json(spec.properties), event_seq=0, report_seq=0, spec=text,
-            reason="Accepted; about to be prepared." if is_script else None, reason_at=now,
-        )
+        _ADD_RUN,
+        {
+            "id": spec.run_id, "workspace": workspace, "experiment": spec.experiment, "number": number,
+            "kind": spec.kind, "status": status, "attempt": 1, "retries": 0, "target": spec.target,
+            "parent": spec.parent_run_id, "display_name": spec.display_name or spec.run_id, "created_by": user,
+            "created_at": now, "started_at": None if is_script else now, "cancel_requested": False, "warnings": "[]",
+            "tags": _json(spec.tags), "properties": _json(spec.properties), "event_seq": 0, "report_seq": 0,
+            "spec": text, "reason": "Accepted; about to be prepared." if is_script else None, "reason_at": now,
+        },
     )  # fmt: skip
     _record_event(connection, spec.run_id, status, None, user, now)
     return get_run(connection, workspace, spec.run_id)

@@ -122,7 +122,8 @@ class Attempt:
         """Bring everything to the server, however long it is away; the run's end is its last word."""
         self._can_raise = False
         say = self._folder.say
-        self.reporter.try_send()
+        if not self._outputs.is_small():
+            self.reporter.try_send()
         if self.reporter.find(ReportKind.STORED) is None:
             insist(self._ship, say)
             failure = self._store()

@@ -6,6 +6,7 @@ It is spoken to over an inherited socket pair, a JSON message a fork, and ends w
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -21,6 +22,8 @@ def main(descriptor: int) -> None:
     """Serve forks until the server is gone."""
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
+    # Ended runners are reaped by the kernel: one fork does, and the nursery keeps no list of children.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     while True:
@@ -34,21 +37,17 @@ def main(descriptor: int) -> None:
 
 
 def _fork(connection: socket.socket, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Fork a runner that is nobody's child, and wait until its identity is on disk."""
+    """Fork a runner in a session of its own, and wait until its identity is on disk."""
     folder, is_recovery = str(request["folder"]), bool(request.get("recover"))
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
         try:
             os.close(reading)
             connection.close()
-            os.setsid()
-            if os.fork() == 0:
-                _become_runner(folder, is_recovery, writing)
+            _become_runner(folder, is_recovery, writing)
         finally:
             os._exit(0)
     os.close(writing)
-    os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     return {"ok": True} if answer == b"ok" else {"ok": False, "error": answer.decode("utf-8", "replace") or "it died"}
@@ -57,6 +56,8 @@ def _fork(connection: socket.socket, request: Dict[str, Any]) -> Dict[str, Any]:
 def _become_runner(folder: str, is_recovery: bool, writing: int) -> None:
     code = 1
     try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _replace_standard_files(os.path.join(folder, "runner.log"))
         write_identity(folder)
         os.write(writing, b"ok")

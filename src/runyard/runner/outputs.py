@@ -20,6 +20,8 @@ STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
 RECORDED = ("outputs", "logs")
 #: Most artifacts in one request.
 BATCH = 2_000
+#: A record up to this size and count of files is stored within some milliseconds.
+SMALL_BYTES, SMALL_COUNT = 1 << 20, 20
 #: A file that changed within this time is still being written; it is left for later, nanoseconds.
 QUIET_NS = 2 * 10**9
 
@@ -36,6 +38,15 @@ class Outputs:
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: What was left out, and why.
         self.notices: List[str] = []
+
+    def is_small(self) -> bool:
+        """Will the record be stored so soon that the script's end need not be told before?"""
+        size = count = 0
+        for _, path in self._files():
+            size, count = size + os.stat(path).st_size, count + 1
+            if size > SMALL_BYTES or count > SMALL_COUNT:
+                return False
+        return True
 
     def ship_changed(self) -> int:
         """While the script runs: store what it has finished writing; returns how many files."""

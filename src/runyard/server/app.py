@@ -189,10 +189,12 @@ async def _guarded(parts: Parts, request: Request, answer: Callable[[], Awaitabl
 
 
 async def _answer(parts: Parts, route: Route, handler: Handler, request: Request) -> Response:
-    principal = None
+    principal: Any = None
     if route.permission is not None:
-        principal = await run_in_threadpool(
-            parts.keys.find, request.headers.get("authorization"), request.cookies.get(COOKIE), request.method
+        authorization = request.headers.get("authorization")
+        known = parts.keys.find_known(authorization)
+        principal = known or await run_in_threadpool(
+            parts.keys.find, authorization, request.cookies.get(COOKIE), request.method
         )
         check_permission(route, principal, request.path_params)
     body = await _read_body(parts, route, request)

@@ -9,7 +9,7 @@ from runyard.control.runs import explain
 from runyard.db import assets, fleet, runs
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.identity import Explanation
-from runyard.protocol.runs import TERMINAL, InputMode, Run, RunChange, RunEvent, RunKind, RunPage, RunSpec
+from runyard.protocol.runs import TERMINAL, InputMode, Run, RunChange, RunEvent, RunKind, RunPage, RunSpec, RunStatus
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
 from runyard.server.call import Call
@@ -111,7 +111,18 @@ def explain_run(call: Call) -> Explanation:
     """What the run waits for."""
     run = get_run(call)
     unblocked = "" if run.status in TERMINAL else _unblocked_by(run)
-    return Explanation(run.id, run.status, explain(run), unblocked, run.reason_at)
+    return Explanation(run.id, run.status, explain(run) + _place(call, run), unblocked, run.reason_at)
+
+
+def _place(call: Call, run: Run) -> str:
+    """How many runs come before it, where that is what it waits for."""
+    if run.status != RunStatus.QUEUED or run.node is not None:
+        return ""
+    with call.parts.database.read() as connection:
+        rows = runs.active_rows(connection)
+    queue = [r.id for r in rows if r.status == RunStatus.QUEUED and r.key is None and r.target == run.target]
+    before = queue.index(run.id) if run.id in queue else 0
+    return " It is the next one." if before == 0 else f" {before} come before it."
 
 
 def _unblocked_by(run: Run) -> str:
