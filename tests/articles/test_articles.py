@@ -50,6 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield None
         found: Server = connect()
         found.call("stop_server")
+        found.close()
         forget_server()
 
 

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 from urllib.parse import quote, urlencode, urlsplit
 
 from runyard import errors
@@ -38,6 +38,7 @@ class Server:
         self._token = token
         self._patience_s = patience_s
         self._local = threading.local()
+        self._opened: List[http.client.HTTPConnection] = []
 
     def call(
         self,
@@ -99,6 +100,11 @@ class Server:
         """The server's present address."""
         return self._resolve()
 
+    def close(self) -> None:
+        """Close the connections of every thread; a later call opens another."""
+        while self._opened:
+            self._opened.pop().close()
+
     def _request(
         self, route: routes.Route, data: Any, kind: str, query: Any, timeout_s: float, path: Dict[str, Any]
     ) -> http.client.HTTPResponse:
@@ -145,12 +151,15 @@ class Server:
         maker = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = maker(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
         self._local.kept = (connection, os.getpid())
+        self._opened.append(connection)
         return connection, True
 
     def _forget(self) -> None:
         kept = getattr(self._local, "kept", None)
         if kept is not None:
             kept[0].close()
+            if kept[0] in self._opened:
+                self._opened.remove(kept[0])
         self._local.kept = None
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 from urllib.parse import urlsplit
 
 from runyard.client.home import home_folder, read_server_file, read_token, server_file, token_file
@@ -20,6 +20,9 @@ from runyard.protocol.routes import PREFIX
 START_TIMEOUT_S = 60.0
 #: A home's name for the lock that lets only one process start its server.
 START_LOCK = "starting.lock"
+
+#: Servers that this process started. They outlive it; kept, so that nobody warns that they do.
+_started: List["subprocess.Popen[bytes]"] = []
 
 
 def connect(start: bool = True) -> Server:
@@ -65,6 +68,7 @@ def _start(home: Path, port: Optional[int]) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, close_fds=True
         )
+    _started.append(process)
     ends_at = time.monotonic() + START_TIMEOUT_S
     pause_s = 0.01
     while time.monotonic() < ends_at:

@@ -27,6 +27,8 @@ from runyard.protocol.wire import dumps, loads
 
 #: Most runs in one page.
 PAGE_MAX = 1_000
+#: Longest display name, in characters.
+DISPLAY_NAME_MAX = 1_000
 #: Most tags or properties of one run, and the longest key and value, in characters.
 LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 1_000, 255, 10_000
 
@@ -102,6 +104,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
         if present.spec != text or present.workspace != workspace:
             raise ConflictError(f"Run {spec.run_id} exists already; choose another id.")
         return get_run(connection, workspace, spec.run_id)
+    _check_display_name(spec.display_name)
     check_labels(spec.tags, "tag")
     check_labels(spec.properties, "property")
     number = connection.execute(_NEXT_NUMBER, {"owner": workspace, "named": spec.experiment}).scalar()
@@ -171,8 +174,8 @@ def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
     if query.parent is not None:
         statement = statement.where(runs.c.parent == query.parent)
     if query.cursor is not None:
-        if not query.cursor.isdigit():
-            raise UserErrorException(f"The cursor {query.cursor!r} is not one that a page gave.")
+        if not query.cursor.isascii() or not query.cursor.isdigit() or len(query.cursor) > 18:
+            raise UserErrorException(f"The cursor {query.cursor[:40]!r} is not one that a page gave.")
         statement = statement.where(runs.c.row < int(query.cursor))
     for column, labels in ((runs.c.tags, query.tags), (runs.c.properties, query.properties)):
         for key, value in labels.items():
@@ -229,6 +232,7 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         check_labels(properties, "property")
         values["properties"] = _json(properties)
     if change.display_name is not None:
+        _check_display_name(change.display_name)
         values["display_name"] = change.display_name
     if values:
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
@@ -349,6 +353,11 @@ def check_labels(labels: Dict[str, str], what: str) -> None:
             raise UserErrorException(f"A {what} name has 1 to {LABEL_KEY_MAX} characters, not {len(key)}.")
         if value is not None and len(value) > LABEL_VALUE_MAX:
             raise UserErrorException(f"A {what} value has at most {LABEL_VALUE_MAX} characters.")
+
+
+def _check_display_name(name: Optional[str]) -> None:
+    if name is not None and len(name) > DISPLAY_NAME_MAX:
+        raise UserErrorException(f"A display name has at most {DISPLAY_NAME_MAX} characters, not {len(name)}.")
 
 
 def _record_event(connection: Connection, run_id: str, status: str, reason: Optional[str], who: str, now: int) -> None:

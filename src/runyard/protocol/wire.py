@@ -82,6 +82,8 @@ def _decode_mapping(kind: Any, data: Any, where: str, strict: bool, depth: int) 
     if not isinstance(data, dict):
         raise _misfit(where, "an object", data)
     item = kind.__args__[1]
+    for key in data:
+        check_text(str(key), f"A name in {where}")
     return {key: _decode(item, one, f"{where}[{key!r}]", strict, depth + 1) for key, one in data.items()}
 
 

@@ -20,6 +20,8 @@ def current_server() -> Server:
 def forget_server() -> None:
     """Look for the server anew at the next request (the home folder or RUNYARD_SERVER changed)."""
     global _server
+    if _server is not None:
+        _server.close()
     _server = None
 
 

@@ -13,6 +13,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Iterator, Opti
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
@@ -32,6 +33,7 @@ from runyard.server.auth import COOKIE, Keys, check_origin, check_permission
 from runyard.server.call import Call, Content, Upload
 from runyard.server.events import Events
 from runyard.server.handlers import assets, compute, records, runs, system
+from runyard.server.names import check_address
 from runyard.server.settings import Settings
 
 #: Largest JSON body, raw body kept in memory, and streamed body, bytes.
@@ -148,7 +150,14 @@ def make_app(parts: Parts) -> Starlette:
         for route in TABLE
     ]
     routes += pages.make_routes(parts, _guarded)
-    return Starlette(routes=routes, lifespan=lifespan)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_route, 405: _no_route})
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    return _error(errors.NotFoundError("This server has no such address, or not for that method."), status)
 
 
 def _handlers() -> Dict[str, Handler]:
@@ -196,7 +205,11 @@ async def _answer(parts: Parts, route: Route, handler: Handler, request: Request
         principal = known or await run_in_threadpool(
             parts.keys.find, authorization, request.cookies.get(COOKIE), request.method
         )
+        check_address(request.path_params)
         check_permission(route, principal, request.path_params)
+        workspace = request.path_params.get("workspace")
+        if workspace is not None and not parts.keys.is_workspace(workspace):
+            await run_in_threadpool(parts.keys.check_workspace, workspace)
     body = await _read_body(parts, route, request)
     call = Call(route, principal, request.path_params, request.query_params, body, parts)
     try:

@@ -1,10 +1,10 @@
 """Who asks, and may they: tokens to principals, roles to permissions, and the checks that keep browsers honest."""
 
 import time
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, Mapping, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
-from runyard.db import identity
+from runyard.db import assets, identity
 from runyard.db.engine import Database
 from runyard.errors import AuthenticationException, PermissionDeniedError
 from runyard.protocol.identity import Principal, PrincipalKind
@@ -25,6 +25,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: Dict[str, Tuple[Principal, float]] = {}
+        self._workspaces: Set[str] = set()
         self._tickets: Dict[str, Tuple[Principal, float]] = {}
         self._sessions: Dict[str, Tuple[Principal, float]] = {}
 
@@ -46,9 +47,19 @@ class Keys:
 
     def find_known(self, authorization: Optional[str]) -> Optional[Principal]:
         """The principal of a token that was looked up moments ago; costs no look at the database."""
-        secret = (authorization or "").partition(" ")[2].strip()
-        known, until = self._known.get(secret, (None, 0.0))
+        scheme, _, secret = (authorization or "").partition(" ")
+        known, until = self._known.get(secret.strip() if scheme.lower() == "bearer" else "", (None, 0.0))
         return known if time.monotonic() < until else None
+
+    def is_workspace(self, name: str) -> bool:
+        """Was that workspace seen before? One that is there stays there."""
+        return name in self._workspaces
+
+    def check_workspace(self, name: str) -> None:
+        """NotFoundError where there is no such workspace."""
+        with self._database.read() as connection:
+            assets.get_workspace(connection, name)
+        self._workspaces.add(name)
 
     def _of_token(self, secret: str) -> Optional[Principal]:
         with self._database.read() as connection:

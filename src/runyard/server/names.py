@@ -1,10 +1,13 @@
 """The rules for names, in one place; each refusal is one sentence."""
 
 import re
-from typing import Pattern
+from typing import Iterable, Mapping, Pattern
 
 from runyard.errors import ExperimentNameError, UserErrorException
-from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.trees import check_path
+
+#: Longest parameter of an address that is no path, in characters.
+PARAMETER_MAX = 320
 
 _EXPERIMENT = re.compile(r"^[A-Za-z0-9][\w\-]{0,254}$", re.ASCII)
 _WORKSPACE = re.compile(r"^[A-Za-z0-9][\w\-.]{1,63}$", re.ASCII)
@@ -14,9 +17,20 @@ _COMPUTE = re.compile(r"^[A-Za-z][A-Za-z0-9\-]{0,30}[A-Za-z0-9]$|^[A-Za-z]$", re
 _INPUT = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", re.ASCII)
 
 
+def check_address(values: Mapping[str, str]) -> None:
+    """Refuse parameters of an address that can be no name and no path."""
+    for name, text in values.items():
+        if name == "path":
+            check_path(text)
+        elif len(text) > PARAMETER_MAX or not text.isprintable():
+            raise UserErrorException(
+                f"The {name} in the address is too long or has characters that cannot be shown: {text[:80]!r}."
+            )
+
+
 def check_experiment_name(name: str) -> str:
     """The name if it can be an experiment's."""
-    if not _EXPERIMENT.match(name):
+    if not _EXPERIMENT.fullmatch(name):
         raise ExperimentNameError(
             f"{name[:80]!r} cannot be an experiment's name: it has 1 to 255 letters, digits, '_' or '-' "
             "and starts with a letter or digit."
@@ -51,14 +65,14 @@ def check_input_name(name: str) -> str:
     return _check(_INPUT, name, "an input's name: letters, digits and '_', not first a digit")
 
 
-def check_variables(spec: EnvironmentSpec) -> None:
-    """Refuse variables that no process can have."""
-    for name in spec.variables:
+def check_variables(variables: Iterable[str]) -> None:
+    """Refuse names of variables that no process can have."""
+    for name in variables:
         if not name or "=" in name:
             raise UserErrorException(f"{name[:80]!r} cannot be the name of an environment variable.")
 
 
 def _check(rule: Pattern[str], name: str, sentence: str) -> str:
-    if not rule.match(name):
+    if not rule.fullmatch(name):
         raise UserErrorException(f"{name[:80]!r} cannot be {sentence}.")
     return name

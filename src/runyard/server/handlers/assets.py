@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from runyard.db import assets, runs
 from runyard.environments.curated import find_curated, is_reserved, list_curated
-from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
+from runyard.errors import IntegrityError, ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.protocol.assets import (
     Artifact,
@@ -26,7 +26,7 @@ from runyard.protocol.digests import check_digest
 from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.identity import EnvironmentBody, PrincipalKind
 from runyard.protocol.plan import Source
-from runyard.protocol.trees import Tree, TreeEntry, check_path, encode_tree
+from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree
 from runyard.server import names
 from runyard.server.call import Call, Content, Upload
 
@@ -156,7 +156,7 @@ def register_environment(call: Call) -> Environment:
     body: EnvironmentBody = call.body
     spec = body.spec
     names.check_asset_name(spec.name)
-    names.check_variables(spec)
+    names.check_variables(spec.variables)
     if is_reserved(spec.name):
         raise UserErrorException(
             f"The name {spec.name!r} is reserved for curated environments; choose another, or clone(new_name=...)."
@@ -197,11 +197,14 @@ def register_model(call: Call) -> Model:
         raise UserErrorException("A framework_version needs a framework.")
     experiment = None
     if spec.run_id is not None:
+        names.check_run_id(spec.run_id)
         experiment, files = _run_files(call, spec)
     else:
         files = _sent_files(call, spec)
     entries = tuple(TreeEntry(one.path, one.digest, one.size_bytes) for one in files)
-    (tree,) = call.parts.store.put_many([encode_tree(Tree(tuple(sorted(entries, key=lambda entry: entry.path))))])
+    made = Tree(tuple(sorted(entries, key=lambda entry: entry.path)))
+    check_distinct(made)
+    (tree,) = call.parts.store.put_many([encode_tree(made)])
     return call.parts.database.write(
         lambda c: assets.register_model(c, spec, files, tree, experiment, call.workspace, call.user, call.now)
     )
@@ -303,6 +306,8 @@ def _sent_files(call: Call, spec: ModelSpec) -> List[Artifact]:
         check_path(one.path)
         if one.digest not in present:
             raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
+        if call.parts.store.size(one.digest) != one.size_bytes:
+            raise IntegrityError(f"{one.path!r} has another size than its content.")
     return list(spec.files)
 
 
@@ -313,6 +318,6 @@ def _model(call: Call) -> Model:
 
 def _version(call: Call) -> int:
     text = call.path["version"]
-    if not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise UserErrorException(f"A version is a whole number, not {text[:40]!r}.")
     return int(text)

@@ -9,7 +9,18 @@ from runyard.control.runs import explain
 from runyard.db import assets, fleet, runs
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.identity import Explanation
-from runyard.protocol.runs import TERMINAL, InputMode, Run, RunChange, RunEvent, RunKind, RunPage, RunSpec, RunStatus
+from runyard.protocol.runs import (
+    SPEC_SCHEMA,
+    TERMINAL,
+    InputMode,
+    Run,
+    RunChange,
+    RunEvent,
+    RunKind,
+    RunPage,
+    RunSpec,
+    RunStatus,
+)
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
 from runyard.server.call import Call
@@ -19,6 +30,8 @@ from runyard.server.waiting import in_thread, wait_until
 WAIT_MAX_S = 60
 #: Most words of a command line, their characters in all, and inputs of a run.
 WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
+#: Longest time limit of a run: ten years, in seconds.
+DURATION_MAX_S = 10 * 366 * 86_400
 
 
 def submit_run(call: Call) -> Run:
@@ -143,7 +156,10 @@ def _unblocked_by(run: Run) -> str:
 def _check_spec(call: Call, spec: RunSpec) -> None:
     names.check_run_id(spec.run_id)
     names.check_experiment_name(spec.experiment)
-    names.check_variables(spec.environment)
+    names.check_variables(spec.environment.variables)
+    names.check_variables(spec.environment_variables)
+    if spec.schema != SPEC_SCHEMA:
+        raise UserErrorException(f"This server reads runs of schema {SPEC_SCHEMA}, not {spec.schema}.")
     if spec.kind not in (RunKind.SCRIPT, RunKind.INTERACTIVE):
         raise UserErrorException(f"A run is of the kind script or interactive, not {spec.kind[:40]!r}.")
     if spec.node_count != 1:
@@ -151,23 +167,28 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
     words = spec.command + spec.arguments
     if len(words) > WORDS_MAX or sum(len(word) for word in words) > COMMAND_MAX:
         raise UserErrorException(f"The command line has more than {WORDS_MAX} words or {COMMAND_MAX} characters.")
-    if spec.max_run_duration_s is not None and spec.max_run_duration_s < 1:
-        raise UserErrorException(f"max_run_duration_seconds is at least 1, not {spec.max_run_duration_s}.")
+    if spec.max_run_duration_s is not None and not 1 <= spec.max_run_duration_s <= DURATION_MAX_S:
+        raise UserErrorException(
+            f"max_run_duration_seconds is from 1 to {DURATION_MAX_S}, not {spec.max_run_duration_s}."
+        )
     if len(spec.inputs) > INPUTS_MAX:
         raise UserErrorException(f"A run has at most {INPUTS_MAX} inputs.")
     if spec.kind == RunKind.SCRIPT:
         _check_script(call, spec)
     with call.parts.database.read() as connection:
+        if spec.parent_run_id is not None:
+            runs.get_run(connection, call.workspace, names.check_run_id(spec.parent_run_id))
         if spec.target != "local":
+            names.check_compute_name(spec.target)
             fleet.get_cluster(connection, call.workspace, spec.target)
         for one in spec.inputs:
             names.check_input_name(one.name)
             if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
                 raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
             if one.dataset_id is not None:
-                assets.get_dataset(connection, call.workspace, one.dataset_id)
+                assets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
             else:
-                assets.get_datastore(connection, call.workspace, one.datastore or "")
+                assets.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
 
 
 def _check_script(call: Call, spec: RunSpec) -> None:
@@ -194,5 +215,5 @@ def _labels(text: Optional[str]) -> Dict[str, Optional[str]]:
     try:
         found = json.loads(text)
         return {str(key): None if value is None else str(value) for key, value in found.items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise UserErrorException(f"Labels to look for are a JSON object, not {text[:80]!r}.") from None
