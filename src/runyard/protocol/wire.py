@@ -104,11 +104,19 @@ def _decode_dataclass(kind: Any, data: Any, where: str, strict: bool, depth: int
         for name, hint in hints.items()
         if name in data
     }
+    # None is never sent, so what is absent and may be None is None.
+    values.update(
+        (name, None) for name, hint in hints.items() if name not in data and _is_required_optional(kind, name, hint)
+    )
     try:
         return kind(**values)
     except TypeError:
         missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
         raise UserErrorException("{} lacks {}.".format(where, ", ".join(missing))) from None
+
+
+def _is_required_optional(kind: Any, name: str, hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) is typing.Union and _is_required(kind.__dataclass_fields__[name])
 
 
 def _is_required(field: Any) -> bool:

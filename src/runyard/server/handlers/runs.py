@@ -183,6 +183,9 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
             fleet.get_cluster(connection, call.workspace, spec.target)
         for one in spec.inputs:
             names.check_input_name(one.name)
+            for path in (one.path.strip("/"), (one.path_on_compute or "").strip("/")):
+                if path:
+                    check_path(path)
             if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
                 raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
             if one.dataset_id is not None:
