@@ -1,0 +1,1 @@
+"""The terminal: one module of commands a noun, tables for people and ``--json`` for programs."""

@@ -1,0 +1,56 @@
+"""runyard compute ..."""
+
+from typing import Annotated
+
+import typer
+
+from runyard.cli.place import find_workspace
+from runyard.cli.server import Json, WorkspaceName
+from runyard.cli.shown import show
+from runyard.sdk.aml_compute import AmlCompute
+from runyard.sdk.compute_target import ComputeTarget
+
+commands = typer.Typer(no_args_is_help=True, help="Clusters of this host's nodes.")
+
+
+@commands.command("list")
+def list_clusters(workspace: WorkspaceName = None, as_json: Json = False) -> None:
+    """List clusters."""
+    found = find_workspace(workspace)._call("list_clusters")
+    rows = [
+        (c.name, c.spec.vm_size, f"{c.spec.min_nodes}..{c.spec.max_nodes}", c.current_node_count, c.waiting_runs)
+        for c in found
+    ]
+    show(found, as_json, ("Cluster", "Size", "Nodes", "Now", "Waiting runs"), rows)
+
+
+@commands.command("show")
+def show_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
+    """Show a cluster's nodes."""
+    found = find_workspace(workspace)._call("get_cluster", name=name)
+    show(found, as_json, ("Node", "State", "Run"), [(n.id, n.state, n.run_id) for n in found.nodes])
+
+
+@commands.command("create")
+def create_cluster(
+    name: str,
+    size: Annotated[str, typer.Option(help="A VM size, as STANDARD_D2_V2.")] = "STANDARD_D2_V2",
+    min_nodes: Annotated[int, typer.Option()] = 0,
+    max_nodes: Annotated[int, typer.Option()] = 4,
+    idle_seconds: Annotated[int, typer.Option(help="An idle node leaves after so many seconds.")] = 1800,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Make a cluster."""
+    config = AmlCompute.provisioning_configuration(
+        vm_size=size, min_nodes=min_nodes, max_nodes=max_nodes, idle_seconds_before_scaledown=idle_seconds
+    )
+    found = ComputeTarget.create(find_workspace(workspace), name, config)
+    show(found._record, as_json, ("Cluster", "Size"), [(found.name, found.vm_size)])
+
+
+@commands.command("delete")
+def delete_cluster(name: str, workspace: WorkspaceName = None) -> None:
+    """Delete a cluster that no run uses."""
+    ComputeTarget(find_workspace(workspace), name).delete()
+    print(f"{name} deleted.")

@@ -1,0 +1,119 @@
+"""runyard up, down, status, doctor, open."""
+
+import json
+import os
+import sys
+import time
+from typing import Annotated, Optional
+from urllib.parse import quote
+
+import typer
+
+from runyard import __version__
+from runyard.cli.place import find_run, find_workspace
+from runyard.cli.shown import say, show_facts
+from runyard.client.home import home_folder, read_server_file, server_file
+from runyard.client.local_server import connect, ensure_running, is_running
+from runyard.errors import ServerUnreachableError, UserErrorException
+
+#: How long a server may take to end, seconds.
+DOWN_TIMEOUT_S = 20.0
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WorkspaceName = Annotated[Optional[str], typer.Option("--workspace", "-w", help="The workspace.")]
+
+
+def up(
+    foreground: Annotated[bool, typer.Option(help="Stay, and end with Ctrl-C.")] = False,
+    port: Annotated[Optional[int], typer.Option(help="The port; else the last one, or any that is free.")] = None,
+    host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
+    certificate: Annotated[Optional[str], typer.Option(help="PEM file for TLS.")] = None,
+    key: Annotated[Optional[str], typer.Option(help="Key of the certificate.")] = None,
+    insecure: Annotated[bool, typer.Option(help="Serve beyond this machine without TLS, behind a proxy.")] = False,
+) -> None:
+    """Start this home's server, unless it runs; returns once it answers."""
+    home = home_folder()
+    if foreground:
+        words = [sys.executable, "-m", "runyard.server", "--home", str(home), "--host", host, "--port", str(port or 0)]
+        words += ["--certificate", certificate, "--key", str(key)] if certificate else []
+        os.execv(sys.executable, words + (["--insecure"] if insecure else []))
+    if host != "127.0.0.1" or certificate or insecure:
+        raise UserErrorException("Serving beyond this machine stays in the foreground; add --foreground.")
+    began = time.monotonic()
+    started = ensure_running(home, port)
+    found = read_server_file(server_file(home)) or {}
+    what = f"started in {time.monotonic() - began:.1f} s" if started else "runs already"
+    print(f"Server {what} at {found.get('url')} (home {home})")
+
+
+def down() -> None:
+    """Stop this home's server. Runs go on, and the next server finds them."""
+    home = home_folder()
+    if not is_running(home):
+        print(f"No server runs for {home}.")
+        return
+    server = connect(start=False)
+    active = server.call("server_info").active_runs
+    server.call("stop_server")
+    ends_at = time.monotonic() + DOWN_TIMEOUT_S
+    while is_running(home):
+        if time.monotonic() > ends_at:
+            raise ServerUnreachableError(f"The server has not ended within {DOWN_TIMEOUT_S:.0f} s.")
+        time.sleep(0.05)
+    print("Server stopped." + (f" {active} runs go on without it." if active else ""))
+
+
+def status(as_json: Json = False) -> None:
+    """Say where the server is."""
+    home = home_folder()
+    found = read_server_file(server_file(home)) if is_running(home) else None
+    record = {
+        "running": found is not None,
+        "url": found["url"] if found else None,
+        "pid": found["pid"] if found else None,
+        "home": str(home),
+        "version": found["version"] if found else __version__,
+    }
+    if as_json:
+        print(json.dumps(record, indent=2))
+    else:
+        show_facts(record, False, [("Server", "running" if found else "not running; start it with: runyard up")])
+        show_facts(record, False, [(name.capitalize(), record[name]) for name in ("url", "pid", "home", "version")])
+    if found is None:
+        raise typer.Exit(3)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at everything that a first run needs, and say what to do where it is not so."""
+    # Its checks load what other commands do not need.
+    from runyard.cli.checks import all_checks
+
+    found = all_checks()
+    if as_json:
+        print(json.dumps([one.__dict__ for one in found], indent=2))
+    else:
+        for one in found:
+            print(f"{one.state:<5} {one.what}: {one.text}")
+    if any(one.state == "fail" for one in found):
+        raise typer.Exit(1)
+
+
+def open_page(
+    run: Annotated[Optional[str], typer.Argument(help="A run; else the list of workspaces.")] = None,
+    workspace: WorkspaceName = None,
+    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = False,
+) -> None:
+    """Print a link that signs a browser in; it works once, for some minutes."""
+    server = connect()
+    target = "/"
+    if run is not None:
+        place = find_workspace(workspace)
+        target = f"/workspaces/{place.name}/runs/{find_run(place, run).id}"
+    ticket = server.call("create_ticket").ticket
+    url = f"{server.address()}/login?ticket={quote(ticket)}&next={quote(target)}"
+    print(url)
+    if browser:
+        import webbrowser
+
+        webbrowser.open(url)
+        say("Opened in the browser.")

@@ -1,0 +1,53 @@
+"""How results look: calm tables for a person, JSON for a program."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from runyard.protocol.wire import to_wire
+
+
+def show(value: Any, as_json: bool, columns: Sequence[str] = (), rows: Iterable[Sequence[Any]] = ()) -> None:
+    """Print ``value`` as JSON, or the rows as a table."""
+    if as_json:
+        print(json.dumps(to_wire(value), indent=2, ensure_ascii=False))
+        return
+    # Loaded only where a person looks: it costs more than the request.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    count = 0
+    for row in rows:
+        table.add_row(*["" if cell is None else str(cell) for cell in row])
+        count += 1
+    if count:
+        Console().print(table)
+    else:
+        print("None yet.")
+
+
+def show_facts(value: Any, as_json: bool, facts: Iterable[tuple[str, Any]]) -> None:
+    """Print ``value`` as JSON, or facts as aligned lines."""
+    if as_json:
+        print(json.dumps(to_wire(value), indent=2, ensure_ascii=False))
+        return
+    kept = [(name, text) for name, text in facts if text not in (None, "", {}, ())]
+    width = max((len(name) for name, _ in kept), default=0)
+    for name, text in kept:
+        print(f"{name:<{width}}  {text}")
+
+
+def shown_time(at: int | None) -> str:
+    """UTC microseconds as local time."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at / 1_000_000))
+
+
+def say(text: str) -> None:
+    """A line for a person; kept apart from what programs read."""
+    print(text, file=sys.stderr)
