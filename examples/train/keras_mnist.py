@@ -34,7 +34,7 @@ def main():
 
     keras.utils.set_random_seed(1)
     images, labels, test_images, test_labels = load_digits(args.data_folder)
-    print("Keras {}: {} images to learn from, {} to test with".format(keras.__version__, len(images), len(test_images)))
+    print(f"Keras {keras.__version__}: {len(images)} images to learn from, {len(test_images)} to test with")
     model = keras.Sequential(
         [
             keras.layers.Input((images.shape[1],)),

@@ -53,7 +53,7 @@ def main():
 
     run = Run.get_context()
     images, labels, test_images, test_labels = load_digits(args.data_folder)
-    print("TensorFlow {}: {} images to learn from, {} to test with".format(tf.__version__, len(images), len(test_images)))
+    print(f"TensorFlow {tf.__version__}: {len(images)} images to learn from, {len(test_images)} to test with")
     network = Network([images.shape[1], args.first_layer_neurons, args.second_layer_neurons, 10])
     order = np.random.default_rng(1)
     for epoch in range(args.epochs):
@@ -66,7 +66,7 @@ def main():
         accuracy = float(np.mean(guesses == test_labels))
         run.log("training_loss", float(np.mean(losses)), step=epoch)
         run.log("validation_acc", accuracy, step=epoch)
-        print("epoch {}: loss {:.4f}, accuracy {:.4f}".format(epoch, np.mean(losses), accuracy), flush=True)
+        print(f"epoch {epoch}: loss {np.mean(losses):.4f}, accuracy {accuracy:.4f}", flush=True)
     run.log("final_acc", accuracy)
 
     images_in = tf.TensorSpec([None, images.shape[1]], tf.float32, name="images")

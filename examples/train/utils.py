@@ -12,7 +12,7 @@ def find_file(folder, name):
     """The file of that name anywhere below the folder: a mounted dataset keeps its source's own folders."""
     found = sorted(glob.glob(os.path.join(folder, "**", name), recursive=True))
     if not found:
-        raise FileNotFoundError("{} is not below {}".format(name, folder))
+        raise FileNotFoundError(f"{name} is not below {folder}")
     return found[0]
 
 

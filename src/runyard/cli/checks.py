@@ -32,8 +32,10 @@ def all_checks() -> list[Check]:
 
 def _python() -> Check:
     text = f"{sys.version.split()[0]} at {sys.executable}"
-    if sys.version_info < (3, 11):
-        return Check("fail", "Python", text + "; a server needs 3.11 or newer")
+    if not importlib.util.find_spec("uvicorn"):
+        return Check(
+            "fail", "Python", text + "; it has no server: pip install 'runyard[server]' on Python 3.11 or newer"
+        )
     return Check("ok", "Python", text)
 
 

@@ -24,7 +24,8 @@ def find_workspace(name: str | None) -> Workspace:
     if not found:
         raise NotFoundError("There is no workspace yet; make one with: runyard workspace create NAME")
     raise UserErrorException(
-        f"There are {len(found)} workspaces ({', '.join(sorted(found))}); choose one with --workspace or RUNYARD_WORKSPACE."
+        f"There are {len(found)} workspaces ({', '.join(sorted(found))}); "
+        "choose one with --workspace or RUNYARD_WORKSPACE."
     )
 
 

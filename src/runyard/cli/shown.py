@@ -8,6 +8,9 @@ from typing import Any
 
 from runyard.protocol.wire import to_wire
 
+#: Columns of a table that goes into a pipe.
+WIDE = 250
+
 
 def show(value: Any, as_json: bool, columns: Sequence[str] = (), rows: Iterable[Sequence[Any]] = ()) -> None:
     """Print ``value`` as JSON, or the rows as a table."""
@@ -27,7 +30,8 @@ def show(value: Any, as_json: bool, columns: Sequence[str] = (), rows: Iterable[
         table.add_row(*["" if cell is None else str(cell) for cell in row])
         count += 1
     if count:
-        Console().print(table)
+        # Into a pipe nothing is folded: a program may read it.
+        Console(width=None if sys.stdout.isatty() else WIDE).print(table)
     else:
         print("None yet.")
 
