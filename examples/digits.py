@@ -1,4 +1,4 @@
-"""Real handwritten digits as the four idx files of MNIST: fetched where an address is given, else scikit-learn's own."""
+"""Real handwritten digits as the four idx files of MNIST: fetched from an address, else scikit-learn's own."""
 
 import gzip
 import os

@@ -114,7 +114,7 @@ def make_config(small, dataset, cluster):
     config = ScriptRunConfig(
         source_directory=str(HERE / "train"),
         script=script,
-        arguments=["--data-folder", dataset.as_mount(), *ARGUMENTS, "--learning-rate", rate, "--epochs", 5],
+        arguments=["--data-folder", dataset.as_mount(), *ARGUMENTS, "--learning-rate", rate, "--epochs", 10],
         compute_target=cluster,
         environment=environment,
     )
@@ -131,11 +131,12 @@ def show_metrics(metrics):
         import plotext
     except ImportError:
         return
-    plotext.theme("clear")
-    plotext.plot_size(60, 12)
-    plotext.plot(series["validation_acc"], marker="dot")
-    plotext.title("accuracy on digits it has not seen, by epoch")
-    print("\n" + plotext.build())
+    figure = plotext.figure
+    figure.plot_size(64, 12)
+    figure.title("validation_acc by epoch")
+    figure.draw(figure.signal(series["validation_acc"]))
+    print()
+    figure.show(colorless=True)
 
 
 def show_next(run):
