@@ -155,7 +155,7 @@ def test_hostile_address_is_refused_and_changes_nothing(
 
 
 def _is_about_nothing(route: Route, body: bytes) -> bool:
-    """May this route answer 200 about something that is not there? Listings are empty; a log yet to come is too."""
+    """May this route answer 200 about something that is not there? Listings are empty, and so is a log yet to come."""
     if route.many:
         return json.loads(body) == []
     return (route.name in ("list_runs",) and json.loads(body)["runs"] == []) or (
