@@ -22,7 +22,8 @@ class AttemptFolder:
         self.plan = loads(LaunchPlan, (self.path / "plan.json").read_text())
         self.facts = loads(NodeFacts, (self.path / "node.json").read_text())
         self.secret = (self.path / "token").read_text()
-        self.key = f"{self.plan.run_id}/{self.plan.attempt}"
+        #: Marks this attempt's processes; the path tells it from a run of the same id in another home of this host.
+        self.key = f"{self.plan.run_id}/{self.plan.attempt} {self.path}"
         #: The script's working folder: the source tree, with outputs/ and logs/.
         self.work = self.path / "work"
         self.spool = self.path / "spool"
