@@ -1,6 +1,7 @@
 """How runs end: cancelled in each phase, at their time limit, and the way through every state."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,7 +156,8 @@ def test_run_ends_at_its_time_limit(house: House) -> None:
 
 def test_what_a_script_left_running_is_ended_with_it(house: House) -> None:
     run_id = house.submit(
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'], start_new_session=True)\nprint('done')"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'], start_new_session=True)\n"
+        "print('done')"
     )
     run = house.wait(run_id)
     assert run.status == RunStatus.COMPLETED, run.error
@@ -182,3 +184,21 @@ def test_same_submission_twice_is_one_run_and_another_of_its_id_is_refused(house
     with pytest.raises(ConflictError):
         house.server.call("submit_run", RunSpec(run_id, "trial", command=("true",)), workspace=WORKSPACE)
     assert house.wait(run_id).number == 1
+
+
+def test_runs_of_one_id_in_two_homes_do_not_touch_each_other(house: House, tmp_path: Path) -> None:
+    run_id = house.submit("tell('ready')\nawait_file('go on')")
+    house.hear("ready")
+    other = House(tmp_path / "other")
+    try:
+        assert other.submit("print('short')") == run_id
+        assert other.wait(run_id).status == RunStatus.COMPLETED
+        stopped = other.submit("await_file('never')")
+        other.wait(stopped, RunStatus.RUNNING)
+        _cancel(other, stopped)
+        assert other.wait(stopped).status == RunStatus.CANCELED
+    finally:
+        other.clean()
+    house.tell("go on")
+    run = house.wait(run_id)
+    assert run.status == RunStatus.COMPLETED, run.error

@@ -1,0 +1,57 @@
+"""The plan of an attempt, held in a golden file: a change of what nodes are told is seen in the diff."""
+
+import json
+from pathlib import Path
+
+from runyard.control.plan import make_plan
+from runyard.protocol.assets import Dataset
+from runyard.protocol.environments import EnvironmentSpec, Lock, Note
+from runyard.protocol.plan import LaunchPlan, Source
+from runyard.protocol.runs import InputMode, InputSpec, RunSpec
+from runyard.protocol.wire import loads, to_wire
+
+GOLDEN = Path(__file__).parent / "launch_plan.json"
+SPEC = RunSpec(
+    run_id="tf-mnist_1600000000_0a1b2c3d",
+    experiment="tf-mnist",
+    script="tf_mnist.py",
+    arguments=("--data-folder", "$mnist", "--batch-size", "64", "--name", "žluť 数字"),
+    target="gpu-cluster",
+    environment=EnvironmentSpec(name="tf", variables={"A": "of the environment", "B": "of the environment"}),
+    snapshot="sha256:" + "1" * 64,
+    inputs=(
+        InputSpec("mnist", InputMode.MOUNT, "dataset-1"),
+        InputSpec("reference", InputMode.DOWNLOAD, datastore="workspaceblobstore", path="some/folder", overwrite=True),
+    ),
+    environment_variables={"B": "of the run"},
+    max_run_duration_s=3600,
+    tags={"not": "part of the plan"},
+)
+DATASETS = {
+    "dataset-1": Dataset(
+        "dataset-1", "ws", "file", (Source(url="https://example.org/a.gz"), Source(file="/data/*.csv")), "ann", 1
+    )
+}
+LOCK = Lock("2" * 64, python="3.11", requirements=("six==1.17.0",), notes=(Note("keras", "keras<=2.3.1", "", "gone"),))
+
+
+def _plan() -> LaunchPlan:
+    return make_plan(SPEC, "ws", 2, LOCK, "0.1.0-abc", DATASETS, True)
+
+
+def test_plan_is_the_golden_one() -> None:
+    assert to_wire(_plan()) == json.loads(GOLDEN.read_text())
+
+
+def test_golden_plan_is_read_by_the_code_of_today() -> None:
+    assert loads(LaunchPlan, GOLDEN.read_text()) == _plan()
+
+
+def test_variables_of_the_run_go_before_those_of_the_environment() -> None:
+    assert _plan().variables == {"A": "of the environment", "B": "of the run"}
+
+
+def test_plan_names_no_path_of_this_machine_and_no_secret() -> None:
+    text = GOLDEN.read_text()
+    for word in ("/home", "/tmp", "token", "127.0.0.1", "secret"):
+        assert word not in text

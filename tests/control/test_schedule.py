@@ -1,0 +1,160 @@
+"""The queue: who gets which node, which nodes come and leave. The function is pure, so nothing here runs anything."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runyard.control.schedule import LOCAL, ClusterView, Decision, NodeView, Waiting, decide
+
+SECOND = 1_000_000
+NOW = 1_000 * SECOND
+CPU = ClusterView("ws", "cpu", 0, 2, 60)
+
+
+def _wait(*names: str, target: str = "cpu", workspace: str = "ws") -> list[Waiting]:
+    return [Waiting(name, workspace, target) for name in names]
+
+
+def _node(number: int, run_id: str | None = None, idle_s: int = 0) -> NodeView:
+    return NodeView(f"ws/cpu/node-{number}", "ws", "cpu", run_id, NOW - idle_s * SECOND)
+
+
+def _decide(
+    waiting: list[Waiting], nodes: list[NodeView] | None = None, cluster: ClusterView = CPU, running: int = 0
+) -> Decision:
+    return decide(waiting, nodes or [], [cluster], running, 2, NOW)
+
+
+def test_runs_get_new_nodes_in_the_order_of_their_submission() -> None:
+    found = _decide(_wait("a", "b", "c"))
+    assert [node for node, _, _ in found.added] == ["ws/cpu/node-0", "ws/cpu/node-1"]
+    assert found.assigned == (("a", "ws/cpu/node-0"), ("b", "ws/cpu/node-1"))
+    assert found.reasons == {"c": "Waits for a node of 'cpu': all 2 are busy."}
+
+
+def test_idle_node_is_used_before_another_comes() -> None:
+    found = _decide(_wait("a"), [_node(0, "other"), _node(1)])
+    assert (found.added, found.removed, found.assigned) == ((), (), (("a", "ws/cpu/node-1"),))
+
+
+def test_minimum_of_nodes_is_there_without_any_run() -> None:
+    assert len(_decide([], cluster=replace(CPU, min_nodes=2)).added) == 2
+
+
+def test_idle_node_leaves_after_its_time_and_not_before() -> None:
+    assert _decide([], [_node(0, idle_s=59)]).removed == ()
+    assert _decide([], [_node(0, idle_s=60)]).removed == ("ws/cpu/node-0",)
+
+
+def test_idle_node_of_the_minimum_stays() -> None:
+    assert _decide([], [_node(0, idle_s=1000)], replace(CPU, min_nodes=1)).removed == ()
+
+
+def test_node_that_a_run_needs_does_not_leave() -> None:
+    found = _decide(_wait("a"), [_node(0, idle_s=1000)])
+    assert (found.removed, found.assigned) == ((), (("a", "ws/cpu/node-0"),))
+
+
+def test_busy_node_beyond_a_lowered_maximum_stays_until_its_run_ends() -> None:
+    nodes = [_node(0, "a"), _node(1, "b"), _node(2)]
+    found = _decide([], nodes, replace(CPU, max_nodes=1))
+    assert found.removed == ("ws/cpu/node-2",)
+
+
+def test_local_runs_share_the_places_of_this_machine() -> None:
+    found = _decide(_wait("a", "b", target=LOCAL), running=1)
+    assert found.assigned == (("a", ""),)
+    assert found.reasons == {"b": "Waits for one of this machine's 2 places for local runs."}
+
+
+def test_run_whose_target_is_gone_says_so() -> None:
+    assert "does not exist" in _decide(_wait("a", target="gone")).reasons["a"]
+
+
+def test_clusters_of_one_name_in_two_workspaces_are_two() -> None:
+    clusters = [CPU, replace(CPU, workspace="other", max_nodes=1)]
+    waiting = _wait("a", "b", workspace="other") + _wait("c")
+    found = decide(waiting, [], clusters, 0, 2, NOW)
+    assert found.assigned == (("c", "ws/cpu/node-0"), ("a", "other/cpu/node-0"))
+    assert set(found.reasons) == {"b"}
+
+
+_clusters = st.lists(
+    st.builds(
+        lambda workspace, name, least, more, idle_s: ClusterView(workspace, name, least, max(1, least + more), idle_s),
+        st.sampled_from(["ws", "other"]), st.sampled_from(["cpu", "gpu"]), st.integers(0, 3), st.integers(0, 3),
+        st.sampled_from([0, 1, 60]),
+    ),
+    unique_by=lambda one: (one.workspace, one.name), max_size=3,
+)  # fmt: skip
+
+
+@st.composite
+def _scenes(draw: Callable[..., object]) -> tuple[list[Waiting], list[NodeView], list[ClusterView], int, int]:
+    """Clusters, nodes on them (also more than a lowered maximum allows), and runs of any target."""
+    clusters: list[ClusterView] = draw(_clusters)  # type: ignore[assignment]
+    nodes = []
+    for one in clusters:
+        for number in sorted(draw(st.sets(st.integers(0, 7), max_size=7))):  # type: ignore[call-overload]
+            busy, idle_s = draw(st.booleans()), draw(st.integers(0, 120))
+            node = f"{one.workspace}/{one.name}/node-{number}"
+            nodes.append(
+                NodeView(node, one.workspace, one.name, "on " + node if busy else None, NOW - idle_s * SECOND)  # type: ignore[operator]
+            )
+    places = [(one.workspace, one.name) for one in clusters] + [("ws", LOCAL), ("ws", "gone")]
+    chosen: list[tuple[str, str]] = draw(st.lists(st.sampled_from(places), max_size=12))  # type: ignore[assignment]
+    waiting = [Waiting(f"run-{i:02}", workspace, target) for i, (workspace, target) in enumerate(chosen)]
+    return waiting, nodes, clusters, draw(st.integers(0, 4)), draw(st.integers(1, 4))  # type: ignore[return-value]
+
+
+@settings(max_examples=150, deadline=None)
+@given(_scenes())
+def test_every_decision_keeps_the_promises_of_the_queue(
+    scene: tuple[list[Waiting], list[NodeView], list[ClusterView], int, int],
+) -> None:
+    waiting, nodes, clusters, running, slots = scene
+    found = decide(waiting, nodes, clusters, running, slots, NOW)
+    assigned = dict(found.assigned)
+    _assert_each_run_once(waiting, found)
+    for one in clusters:
+        here = {node.id: node for node in nodes if (node.workspace, node.cluster) == (one.workspace, one.name)}
+        new = [node for node, workspace, name in found.added if (workspace, name) == (one.workspace, one.name)]
+        removed = [node for node in found.removed if node in here]
+        queue = [run.run_id for run in waiting if (run.workspace, run.target) == (one.workspace, one.name)]
+        used = [assigned[run_id] for run_id in queue if run_id in assigned]
+        assert not set(new) & set(here), "a new node has a name of its own"
+        assert all(node in new or here[node].run_id is None for node in used), "a node carries one run at a time"
+        assert not set(used) & set(removed), "a node that leaves gets no run"
+        assert len(here) + len(new) <= max(one.max_nodes, len(here)), "never more nodes than the maximum"
+        assert len(here) + len(new) - len(removed) >= min(one.min_nodes, len(here) + len(new))
+        assert len(here) + len(new) >= one.min_nodes
+        served = [run_id for run_id in queue if run_id in assigned]
+        assert served == queue[: len(served)], "first come, first served"
+        for node in removed:
+            is_old = NOW - here[node].since >= one.idle_s * SECOND
+            assert here[node].run_id is None
+            assert is_old or len(here) > one.max_nodes
+
+
+def _assert_each_run_once(waiting: list[Waiting], found: Decision) -> None:
+    assigned = [run_id for run_id, _ in found.assigned]
+    places = [node for _, node in found.assigned if node]
+    assert max(Counter(assigned).values(), default=1) == 1
+    assert max(Counter(places).values(), default=1) == 1
+    for run in waiting:
+        assert (run.run_id in assigned) != (run.run_id in found.reasons), "a run gets a node, or is told why not"
+        assert run.run_id in assigned or found.reasons[run.run_id].startswith("Waits for ")
+
+
+@settings(max_examples=50, deadline=None)
+@given(_scenes())
+def test_same_view_gives_the_same_decision(
+    scene: tuple[list[Waiting], list[NodeView], list[ClusterView], int, int],
+) -> None:
+    waiting, nodes, clusters, running, slots = scene
+    assert decide(waiting, nodes, clusters, running, slots, NOW) == decide(
+        waiting, nodes, clusters, running, slots, NOW
+    )
