@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -67,17 +68,18 @@ def _stage(folder: Path, article: str) -> dict[str, Any]:
     return {"script_folder": str(folder / "scripts")}
 
 
-def _run_blocks(article: str, names: dict[str, Any], mnist_url: str) -> None:
+def _run_blocks(article: str, folder: Path, names: dict[str, Any], mnist_url: str) -> dict[str, Any]:
+    """The names that are left after all blocks, each run with the names of those before it."""
     for block in sorted(BLOCKS.glob(f"{article}_*.py.txt")):
-        code = block.read_text().replace(OLD_ADDRESS, mnist_url)
-        exec(compile(code, str(block), "exec"), names)
+        script = folder / f"{block.name.partition('.')[0]}.py"
+        script.write_text(block.read_text().replace(OLD_ADDRESS, mnist_url))
+        names = runpy.run_path(str(script), init_globals=names)
+    return names
 
 
 def _follow(article: str, folder: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str) -> dict[str, Any]:
     monkeypatch.chdir(folder)
-    names = _stage(folder, article)
-    _run_blocks(article, names, mnist_url)
-    return names
+    return _run_blocks(article, folder, _stage(folder, article), mnist_url)
 
 
 def _assert_learned(run: Any) -> None:

@@ -1,0 +1,154 @@
+"""The command line as a person and a program use it: real processes, a real server, an empty home."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference" / "cli.md"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("cli")]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are typed: a source folder lies in it."""
+    found = tmp_path_factory.mktemp("terminal")
+    (found / "src").mkdir()
+    (found / "src" / "train.py").write_text(
+        "import sys\nfrom azureml.core import Run\nRun.get_context().log('accuracy', 0.5)\n"
+        "open('outputs/result.txt', 'w').write('result')\nprint('words', sys.argv[1:])\n"
+        "sys.exit(3 if 'fail' in sys.argv else 0)\n"
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def runyard(folder: Path) -> Iterator[Run]:
+    """Types one command; its server is stopped at the end."""
+    variables = {**os.environ, "RUNYARD_HOME": str(folder / "home")}
+
+    def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [sys.executable, "-m", "runyard.cli", *words],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    run("workspace", "create", "terminal")
+    yield run
+    run("down")
+
+
+def _json(done: "subprocess.CompletedProcess[str]") -> Any:
+    return json.loads(done.stdout)
+
+
+def test_up_returns_with_none_of_its_callers_pipes_held(tmp_path: Path) -> None:
+    variables = {**os.environ, "RUNYARD_HOME": str(tmp_path / "home")}
+    words = [sys.executable, "-m", "runyard.cli"]
+    began = time.monotonic()
+    first = subprocess.run([*words, "up"], env=variables, capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - began < 30
+    assert "started" in first.stdout
+    again = subprocess.run([*words, "up"], env=variables, capture_output=True, text=True, timeout=60, check=True)
+    assert "runs already" in again.stdout
+    shown = subprocess.run([*words, "status", "--json"], env=variables, capture_output=True, text=True, check=True)
+    status = json.loads(shown.stdout)
+    assert set(status) == {"running", "url", "pid", "home", "version"}
+    assert os.readlink(f"/proc/{status['pid']}/fd/0") == "/dev/null"
+    subprocess.run([*words, "down"], env=variables, capture_output=True, timeout=60, check=True)
+    down = subprocess.run([*words, "status"], env=variables, capture_output=True, text=True, check=False)
+    assert (down.returncode, "not running" in down.stdout) == (3, True)
+
+
+def test_submitted_run_is_followed_listed_shown_and_downloaded(runyard: Run, folder: Path) -> None:
+    followed = runyard("run", "submit", "src", "--follow", "--tag", "colour=blue", "--", "--rate", "0.1")
+    assert "words ['--rate', '0.1']" in followed.stdout
+    (listed,) = _json(runyard("run", "list", "--json"))
+    assert (listed["status"], listed["tags"]) == ("Completed", {"colour": "blue"})
+    assert listed["id"] in runyard("run", "list").stdout
+    shown = _json(runyard("run", "show", "latest", "--json"))
+    assert shown["metrics"] == {"accuracy": 0.5}
+    assert "outputs/result.txt" in shown["files"]
+    assert "words" in runyard("run", "logs", listed["id"][:-4]).stdout
+    runyard("run", "download", "latest", "--prefix", "outputs", "--to", "got")
+    assert (folder / "got" / "outputs" / "result.txt").read_text() == "result"
+    assert "ended as Completed" in runyard("why", "latest").stdout
+
+
+def test_followed_run_that_fails_ends_with_its_own_exit_code(runyard: Run) -> None:
+    done = runyard("run", "submit", "src", "--follow", "--", "fail", code=4)
+    assert "ended with exit code 3" in done.stdout
+
+
+def test_mistakes_end_with_one_sentence_and_a_stable_exit_code(runyard: Run) -> None:
+    unknown = runyard("run", "show", "nothing", code=1)
+    assert unknown.stderr.startswith("runyard: No run 'nothing'")
+    assert unknown.stderr.count("\n") == 1
+    runyard("run", "show", code=2)
+    assert "does not exist" in runyard("run", "submit", "src", "--target", "absent", code=1).stderr
+
+
+def test_clusters_are_made_listed_and_deleted(runyard: Run) -> None:
+    runyard("compute", "create", "small", "--max-nodes", "2")
+    (cluster,) = _json(runyard("compute", "list", "--json"))
+    assert (cluster["name"], cluster["spec"]["max_nodes"]) == ("small", 2)
+    runyard("compute", "delete", "small")
+    assert _json(runyard("compute", "list", "--json")) == []
+
+
+def test_datasets_environments_and_models_are_listed(runyard: Run, folder: Path) -> None:
+    runyard("dataset", "register", "source", str(folder / "src"))
+    assert _json(runyard("dataset", "show", "source", "--json"))["paths"] == ["/train.py"]
+    assert "tensorflow-gpu==2.2.0" in runyard("env", "show", "AzureML-TensorFlow-2.2-GPU").stdout
+    assert _json(runyard("model", "list", "--json")) == []
+
+
+def test_link_of_open_signs_a_browser_in_once(runyard: Run) -> None:
+    from http.client import HTTPConnection
+    from urllib.parse import urlsplit
+
+    link = urlsplit(runyard("open").stdout.strip())
+    connection = HTTPConnection(link.netloc, timeout=10)
+    for status in (303, 401):
+        connection.request("GET", f"{link.path}?{link.query}")
+        reply = connection.getresponse()
+        reply.read()
+        assert reply.status == status
+    connection.close()
+
+
+def test_doctor_finds_nothing_that_fails(runyard: Run) -> None:
+    found = _json(runyard("doctor", "--json"))
+    assert {one["what"] for one in found} >= {"Python", "uv", "Home", "Disk", "Server", "azureml"}
+    assert [one for one in found if one["state"] == "fail"] == []
+
+
+def test_every_command_stands_in_the_reference() -> None:
+    from typer.main import get_command
+
+    from runyard.cli.__main__ import app
+
+    page = REFERENCE.read_text()
+    top = get_command(app)
+    names = []
+    for name, command in top.commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None)
+        names += [f"runyard {name} {one}" for one in below] if below else [f"runyard {name}"]
+    assert [name for name in names if f"`{name}`" not in page] == []
