@@ -89,7 +89,7 @@ class BlobStore:
                 if len(data) < PACKED_BELOW:
                     small[digest] = data
                 elif not self._blob_path(digest).exists():
-                    self._place(self._written([data]), digest)
+                    self._write(data, digest)
             self._pack(small)
         return digests
 
@@ -250,14 +250,16 @@ class BlobStore:
         with open(path, "rb") as file:
             return self._copied(file)
 
-    def _written(self, pieces: Iterable[bytes]) -> str:
+    def _write(self, data: bytes, digest: str) -> None:
         path = self._temporary()
-        with open(path, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        return path
+        try:
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._place(path, digest)
+        finally:
+            _remove(path)
 
     def _place(self, path: str, digest: str) -> None:
         """Rename a written and synced file to its final name."""

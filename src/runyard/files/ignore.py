@@ -40,7 +40,7 @@ def read_rules(folder: Path) -> IgnoreRules:
             # Only here is a third-party package needed, and only where a folder is sent.
             import pathspec
 
-            return IgnoreRules(name, pathspec.PathSpec.from_lines("gitwildmatch", lines))
+            return IgnoreRules(name, pathspec.GitIgnoreSpec.from_lines(lines))
     return IgnoreRules(None, None)
 
 
