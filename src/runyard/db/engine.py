@@ -182,8 +182,14 @@ def _attempt(connection: Connection, operation: Operation[Any]) -> Any:
         return _Failure(_translate(error))
 
 
+#: SQLite's primary codes after which a transaction cannot go on.
+_DISK_FAILURES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY)
+
+
 def _is_disk_failure(error: Exception) -> bool:
-    return isinstance(error, OperationalError)
+    """Did the disk or the file system fail, which ends the whole transaction? A wrong statement does not."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, OperationalError) else 0
+    return code & 0xFF in _DISK_FAILURES
 
 
 def _translate(error: Exception) -> Exception:

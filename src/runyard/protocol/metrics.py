@@ -40,6 +40,8 @@ MAX_KEY_BYTES = 1_024
 MAX_TEXT_BYTES = 1 << 20
 #: Most keys that one writer may define.
 MAX_KEYS = 65_535
+#: Largest sequence number: what a database's integers hold.
+MAX_SEQUENCE = (1 << 63) - 1
 #: Largest body of columns.
 MAX_COLUMNS_BYTES = 16 << 20
 
@@ -235,9 +237,11 @@ def decode_batch(body: bytes) -> Batch:
         writer, attempt = str(head["writer"]), int(head["attempt"])
         first, last = int(head["first"]), int(head["last"])
         rows = [(str(k), int(s), int(n), int(t)) for k, s, n, t in head["columns"]]
-    except (ValueError, KeyError, TypeError) as error:
+        "".join([writer] + [row[0] for row in rows]).encode("utf-8")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"the head of the columns is damaged: {error}") from None
-    if not 1 <= first <= last or attempt < 1 or not 0 < len(writer) <= 64:
+    in_range = 1 <= first <= last <= MAX_SEQUENCE and all(first <= row[1] <= last for row in rows)
+    if not in_range or attempt < 1 or not 0 < len(writer) <= 64:
         raise ValueError("the head of the columns has numbers out of range")
     position, found = start + head_length, []
     for key, sequence, count, kind in rows:
@@ -295,7 +299,10 @@ def decode_columns(
     if position + 4 > len(data):
         raise ValueError("the columns are cut short")
     (length,) = struct.unpack_from("<I", data, position)
-    texts = json.loads(data[position + 4 : position + 4 + length])
+    try:
+        texts = json.loads(data[position + 4 : position + 4 + length])
+    except RecursionError:
+        raise ValueError("a column of texts nests too deep") from None
     if not isinstance(texts, list) or len(texts) != count or not all(isinstance(t, str) for t in texts):
         raise ValueError(f"a column of texts does not have {count} of them")
     return Columns(key, writer, sequence, steps, times, array("d"), tuple(texts), kind), position + 4 + length
