@@ -391,7 +391,14 @@ def test_names_that_differ_in_case_or_letters_only_are_kept_apart(app: Applicati
 
 
 def test_metrics_that_are_none_are_refused(app: Application) -> None:
-    for body in (b"", b"RYCOLS1\n", b"RYCOLS1\n\xff\xff\xff\xff", b"RYCOLS1\n\x02\x00\x00\x00{}", b"x" * 1000):
+    heads = [
+        b'{"writer":"w","attempt":1e999,"first":1,"last":1,"columns":[]}',
+        b'{"writer":"\\ud800","attempt":1,"first":1,"last":1,"columns":[]}',
+        b'{"writer":"w","attempt":1,"first":1,"last":' + b"9" * 30 + b',"columns":[]}',
+        b"[" * 100_000,
+    ]
+    framed = [b"RYCOLS1\n" + len(head).to_bytes(4, "little") + head for head in heads]
+    for body in (*framed, b"", b"RYCOLS1\n", b"RYCOLS1\n\xff\xff\xff\xff", b"RYCOLS1\n\x02\x00\x00\x00{}", b"x" * 1000):
         _assert_one_sentence(app.ask("add_metrics", body, workspace="here", run_id="run-1"), body[:20])
 
 
