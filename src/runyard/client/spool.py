@@ -8,9 +8,10 @@ import json
 import os
 import struct
 import threading
-import time
-import zlib
+from os import getpid, write
+from time import time_ns
 from typing import Any, Dict, Optional
+from zlib import crc32
 
 from runyard.errors import UserErrorException
 
@@ -48,37 +49,39 @@ class SpoolWriter:
 
         A full disk does not raise: it is remembered in ``failure``, and later values are written again once they fit.
         """
-        kind = _SCALAR_KIND
-        if value.__class__ is not float:
-            value, kind = _plain(value)
-        now = time.time_ns() // 1000
+        now = time_ns() // 1000
         number = self._keys.get(name)
-        if number is None or self._pid != os.getpid():
+        if number is None or self._pid != getpid():
             number = self._define(name)
-        at = _NO_STEP if step is None else _checked_step(step)
-        if kind == _TEXT_KIND:
-            payload = _TEXT(kind, number, at, now) + value
-        else:
-            payload = _SCALAR(kind, number, at, now, value)
+        at = _NO_STEP if step is None else step if step.__class__ is int else _checked_step(step)
+        # This is the training loop's cost: one branch for the common case, and no call that can be spared.
+        try:
+            if value.__class__ is float:
+                payload = _SCALAR(_SCALAR_KIND, number, at, now, value)
+            else:
+                payload = _payload(number, at, now, value)
+        except struct.error:
+            payload = _payload(number, _checked_step(at), now, value)
         with self._lock:
-            self._append(_HEADER(len(payload), zlib.crc32(payload)) + payload)
+            if self._write(_HEADER(len(payload), crc32(payload)) + payload):
+                self.sequence += 1
 
     def flush(self) -> None:
         """Hand the file to the disk."""
-        if self._pid == os.getpid() and self._file >= 0:
+        if self._pid == getpid() and self._file >= 0:
             os.fsync(self._file)
 
     def close(self) -> None:
         """End this file; the next value opens another."""
         with self._lock:
-            if self._file >= 0 and self._pid == os.getpid():
+            if self._file >= 0 and self._pid == getpid():
                 os.close(self._file)
             self._file, self._pid, self._keys = -1, 0, {}
 
     def _define(self, name: str) -> int:
         encoded = _checked_name(name)
         with self._lock:
-            if self._pid != os.getpid():
+            if self._pid != getpid():
                 self._open()
             number = self._keys.get(name)
             if number is None:
@@ -86,7 +89,7 @@ class SpoolWriter:
                     raise UserErrorException(f"A process can log {KEYS_MAX} names of metrics at most.")
                 number = len(self._keys)
                 payload = _KEY(_KEY_KIND, number) + encoded
-                if self._write(_HEADER(len(payload), zlib.crc32(payload)) + payload):
+                if self._write(_HEADER(len(payload), crc32(payload)) + payload):
                     self._keys[name] = number
         return number
 
@@ -101,17 +104,13 @@ class SpoolWriter:
             self.failure = str(error)
             self._file = -1
             return
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._write(_MAGIC)
-
-    def _append(self, record: bytes) -> None:
-        if self._write(record):
-            self.sequence += 1
 
     def _write(self, record: bytes) -> bool:
         """One write; a short one (the disk is full) is taken back, so that the file never holds half a record."""
         try:
-            written = os.write(self._file, record)
+            written = write(self._file, record)
         except OSError as error:
             self.failure = str(error)
             return False
@@ -120,6 +119,14 @@ class SpoolWriter:
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             return False
         return True
+
+
+def _payload(number: int, at: int, now: int, value: Any) -> bytes:
+    """The payload of a value that is no plain float."""
+    plain, kind = _plain(value)
+    if kind == _TEXT_KIND:
+        return _TEXT(kind, number, at, now) + bytes(plain)
+    return _SCALAR(kind, number, at, now, plain)
 
 
 def _plain(value: Any) -> Any:

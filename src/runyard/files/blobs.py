@@ -99,7 +99,7 @@ class BlobStore:
         Nothing may write to them meanwhile; a file that changes is found out, and IntegrityError names it.
         """
         files = [str(path) for path in paths]
-        with self._room(), ThreadPoolExecutor(HASH_THREADS) as pool:
+        with self._room(), ThreadPoolExecutor(HASH_THREADS + 1) as pool:
             sizes = {path: os.stat(path).st_size for path in files}
             small = {path: _read(path) for path in files if sizes[path] < PACKED_BELOW}
             digests = {path: digest_bytes(data) for path, data in small.items()}
@@ -206,7 +206,10 @@ class BlobStore:
     def _put_large(self, path: str, move: bool, pool: ThreadPoolExecutor) -> Tuple[str, int]:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
+            # The disk writes while the processors hash; the second fsync below finds nothing left to do.
+            writing = pool.submit(os.fsync, file.fileno())
             digest, size = _hash_parallel(file.fileno(), pool)
+            writing.result()
             if self._blob_path(digest).exists():
                 return digest, size
             owned = None if move else self._copied(file)

@@ -1,0 +1,1 @@
+"""Benchmarks: figures beside peers and limits, never tests."""

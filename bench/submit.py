@@ -1,0 +1,61 @@
+"""Submitting: to the script's first line, to the end, many at once; beside a bare subprocess of the same Python."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from bench.measure import own_server, say
+
+SCRIPT = "import os, time\nopen(os.environ['OUT'], 'a').write('%f\\n' % time.time())\n"
+RUNS = 20
+MANY = 200
+
+
+def main() -> None:
+    """Print the figures."""
+    with own_server() as home, tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "t.py"), "w") as file:
+            file.write(SCRIPT)
+        _measure(folder, str(home / "out.txt"))
+
+
+def _measure(folder: str, out: str) -> None:
+    from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
+
+    experiment = Experiment(Workspace.create("bench", exist_ok=True), "submit")
+    environment = Environment("bench")
+    environment.python.user_managed_dependencies = True
+
+    def config() -> ScriptRunConfig:
+        found = ScriptRunConfig(folder, "t.py", environment=environment)
+        found.run_config.environment_variables = {"OUT": out}
+        return found
+
+    def last_line() -> float:
+        with open(out) as file:
+            return float(file.read().split()[-1])
+
+    first, done, bare, bare_done = [], [], [], []
+    for number in range(RUNS + 3):
+        began = time.time()
+        subprocess.run([sys.executable, os.path.join(folder, "t.py")], env={**os.environ, "OUT": out}, check=True)
+        bare_done.append(time.time() - began)
+        bare.append(last_line() - began)
+        began = time.time()
+        run = experiment.submit(config())
+        run.wait_for_completion()
+        if number >= 3:
+            done.append(time.time() - began)
+            first.append(last_line() - began)
+    line, base = statistics.median(first) * 1e3, statistics.median(bare) * 1e3
+    end, base_end = statistics.median(done) * 1e3, statistics.median(bare_done) * 1e3
+    say("submit -> first line of the script", f"{line:.0f} ms", f"{base + 25:.0f} ms", f"bare subprocess {base:.0f} ms")
+    say("submit -> wait_for_completion returns", f"{end:.0f} ms", f"{base_end + 60:.0f} ms", f"bare {base_end:.0f} ms")
+    began = time.time()
+    runs = [experiment.submit(config()) for _ in range(MANY)]
+    for run in runs:
+        run.wait_for_completion()
+    say(f"{MANY} runs that do nothing", f"{MANY / (time.time() - began):.1f} a second", "40 a second")
