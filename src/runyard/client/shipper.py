@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional
 
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
-from runyard.protocol.metrics import HEADER, SPOOL_MAGIC, Batch, SpoolState, encode_batch, read_spool
+from runyard.protocol.metrics import (
+    HEADER,
+    MAX_TEXT_BYTES,
+    SPOOL_MAGIC,
+    TEXT,
+    Batch,
+    SpoolState,
+    encode_batch,
+    read_spool,
+)
 
 #: Most bytes of a spool in one request; at 43 bytes a value some 24,000 values.
 SPOOL_BYTES = 1 << 20
+#: The longest record of a spool.
+RECORD_BYTES = HEADER.size + TEXT.size + MAX_TEXT_BYTES
 #: Most bytes of a log in one request.
 LOG_BYTES = 1 << 20
 
@@ -59,19 +70,21 @@ class MetricsShipper:
     def _ship_one(self, name: str) -> int:
         writer = name[: -len(".spool")]
         spool = self._spools.setdefault(name, _Spool(SpoolState()))
-        shipped = 0
+        shipped, size = 0, SPOOL_BYTES
         with open(os.path.join(self._folder, name), "rb") as file:
             while not spool.state.is_torn:
                 file.seek(spool.state.offset)
-                data = file.read(SPOOL_BYTES)
+                data = file.read(size)
                 ahead = _copy(spool.state)
                 columns = read_spool(data, ahead, writer)
                 if ahead.is_torn:
                     self.damaged[writer] = ahead.offset
                 if ahead.sequence == spool.state.sequence:
-                    spool.state = ahead
-                    if not data or ahead.offset == file.tell() or len(data) < SPOOL_BYTES:
+                    # A record longer than what is read at once comes whole with the next, longer read.
+                    if len(data) < size or (size > SPOOL_BYTES and ahead.offset == spool.state.offset):
+                        spool.state = ahead
                         break
+                    spool.state, size = ahead, SPOOL_BYTES + RECORD_BYTES
                     continue
                 first = spool.state.sequence + 1
                 batch = Batch(writer, self._attempt, first, ahead.sequence, tuple(columns))
