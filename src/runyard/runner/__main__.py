@@ -108,7 +108,8 @@ class Attempt:
         self.reporter.add(ReportKind.STARTED)
         self.reporter.try_send()
         code, cause = self._watch(script)
-        self._end_processes()
+        # Without a code the script was given its grace already; its children are given no second one.
+        self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
         self._exited(code, cause, *self._explain(code, cause))
 
     def take_over(self) -> None:
@@ -201,10 +202,10 @@ class Attempt:
                     self._logs.ship(os.path.relpath(path, str(self._folder.work)), path)
         self._metrics.ship()
 
-    def _end_processes(self) -> None:
+    def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
         if has_children():
-            count = end_all(self._folder.key, self._folder.plan.grace_s)
+            count = end_all(self._folder.key, grace_s)
             self._folder.say(f"{count} processes were still running and were ended")
 
     def _store(self) -> str:
