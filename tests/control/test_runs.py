@@ -233,7 +233,7 @@ def test_cancel_in_each_state(stage: Stage, status: str, has_runner: bool) -> No
     must_stop = stage.do(lambda c: life.cancel(c, "run", NOW))
     if status == RunStatus.FINALIZING:
         assert (must_stop, stage.run().status) == (False, status)
-    elif has_runner or status == RunStatus.CANCEL_REQUESTED and must_stop:
+    elif has_runner or (status == RunStatus.CANCEL_REQUESTED and must_stop):
         assert (must_stop, stage.run().status) == (True, RunStatus.CANCEL_REQUESTED)
     else:
         assert (must_stop, stage.run().status) == (False, RunStatus.CANCELED)
