@@ -152,7 +152,9 @@ def test_what_was_acknowledged_survives_kill_at_any_moment(tmp_path: Path) -> No
         while time.monotonic() < deadline:
             lines.append(writer.stdout.readline())
         writer.send_signal(signal.SIGKILL)
-        lines += writer.communicate(timeout=30)[0].splitlines(keepends=True)
+        lines += writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait(timeout=30)
         acknowledged += [line.strip() for line in lines if line.endswith("\n")]
     store = BlobStore(tmp_path / "store")
     assert len(acknowledged) > 20
