@@ -1,0 +1,243 @@
+"""v1's nouns as scripts use them, against a real server of their own."""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Dataset, Environment, Experiment, Model, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.azureml.core.compute_target import ComputeTargetException
+from runyard.azureml.exceptions import ActivityFailedException, UserErrorException
+from runyard.client.local_server import connect
+from runyard.sdk.session import forget_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
+
+SCRIPT = """
+import os, sys
+from azureml.core import Run
+run = Run.get_context()
+run.log("loss", 0.5, step=0)
+run.log("loss", 0.25, step=1)
+run.log("count", 7)
+run.tag("mood", "good")
+os.makedirs("logs", exist_ok=True)
+open("logs/own.txt", "w").write("mine")
+open("outputs/result.txt", "w").write("result")
+print(run.get_metrics(), run.experiment.name, run.input_datasets, sys.argv[1:])
+sys.exit(int(os.environ.get("CODE", "0")))
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("sdk-home")))
+        forget_server()
+        yield Workspace.create("sdk", subscription_id="sub", resource_group="group", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "train.py").write_text(SCRIPT)
+    return str(folder)
+
+
+def _config(source: str, *arguments: Any, **variables: str) -> ScriptRunConfig:
+    environment = Environment("mine")
+    environment.python.user_managed_dependencies = True
+    config = ScriptRunConfig(source, "train.py", list(arguments), environment=environment)
+    config.run_config.environment_variables = variables
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace, source: str) -> Run:
+    """One run that has completed."""
+    found = Experiment(workspace, "nouns").submit(_config(source, "--rate", 0.1), tags={"colour": "blue"})
+    found.wait_for_completion()
+    return found
+
+
+def test_workspace_is_found_by_the_config_of_a_folder_above(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.write_config(str(tmp_path))
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "deeper")
+    found = Workspace.from_config()
+    assert (found.name, found.subscription_id, found.resource_group) == ("sdk", "sub", "group")
+    assert Workspace.from_config(path=str(tmp_path / ".azureml" / "config.json")).name == "sdk"
+
+
+def test_nearer_place_of_a_config_wins_in_v1s_order(workspace: Workspace, tmp_path: Path) -> None:
+    for place in ("config.json", "aml_config/config.json", ".azureml/config.json"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        name = "from-" + place.split("/")[0].strip(".").replace(".", "-").replace("_", "-")
+        (tmp_path / place).write_text(json.dumps({"workspace_name": name, "more": "is ignored"}))
+        assert Workspace.from_config(path=str(tmp_path)).name == name
+
+
+def test_missing_config_says_where_it_looked(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserErrorException, match="No workspace config"):
+        Workspace.from_config()
+
+
+def test_run_id_has_v1s_form(run: Run) -> None:
+    assert re.fullmatch(r"nouns_\d{10}_[0-9a-f]{8}", run.id)
+
+
+def test_metrics_and_labels_come_back_as_they_were_logged(run: Run) -> None:
+    metrics = run.get_metrics()
+    assert metrics == {"loss": [0.5, 0.25], "count": 7}
+    assert isinstance(metrics["count"], int)
+    assert run.get_metrics(name="count") == {"count": 7}
+    assert run.get_tags() == {"colour": "blue", "mood": "good"}
+
+
+def test_details_have_v1s_keys_as_attributes_too(run: Run) -> None:
+    details = run.get_details()
+    assert details.status == details["status"] == "Completed"
+    assert details["runId"] == run.id
+    assert details["runDefinition"]["arguments"] == ["--rate", "0.1"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", details["endTimeUtc"])
+    assert details["properties"]["ContentSnapshotId"].startswith("sha256")
+    assert "user_logs/std_log.txt" in details["logFiles"]
+    assert " nouns " in run.get_details_with_logs()["logFiles"]["user_logs/std_log.txt"]
+
+
+def test_files_of_the_record_are_listed_and_downloaded(run: Run, tmp_path: Path) -> None:
+    names = run.get_file_names()
+    for name in ("outputs/result.txt", "logs/own.txt", "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"):
+        assert name in names
+    run.download_file("outputs/result.txt", str(tmp_path / "deep" / "mine.txt"))
+    assert (tmp_path / "deep" / "mine.txt").read_text() == "result"
+    with pytest.raises(UserErrorException, match="was not found"):
+        run.download_file("outputs/absent.txt")
+    assert any(path.endswith("own.txt") for path in run.get_all_logs(str(tmp_path / "logs")))
+
+
+def test_property_cannot_change_once_it_is_set(run: Run) -> None:
+    run.add_properties({"author": "me"})
+    run.add_properties({"author": "me"})
+    with pytest.raises(UserErrorException, match="cannot change"):
+        run.add_properties({"author": "you"})
+
+
+def test_runs_are_found_by_tag_and_id(workspace: Workspace, run: Run) -> None:
+    experiment = Experiment(workspace, "nouns")
+    assert [one.id for one in experiment.get_runs(tags="colour")] == [run.id]
+    assert [one.id for one in experiment.get_runs(tags={"colour": "red"})] == []
+    assert Run.get(workspace, run.id).get_status() == "Completed"
+    assert Run(experiment, run.id).number == run.number
+
+
+def test_failed_run_raises_with_its_error_and_keeps_its_logs(workspace: Workspace, source: str) -> None:
+    failed = Experiment(workspace, "failing").submit(_config(source, CODE="3"))
+    with pytest.raises(ActivityFailedException, match="ended with exit code 3"):
+        failed.wait_for_completion()
+    details = failed.wait_for_completion(raise_on_error=False)
+    assert details["error"]["error"]["code"] == "UserError"
+    assert "outputs/result.txt" in failed.get_file_names()
+
+
+def test_offline_run_prints_what_it_would_have_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    offline = Run.get_context()
+    assert offline.id.startswith("OfflineRun_")
+    assert uuid.UUID(offline.id[len("OfflineRun_") :])
+    offline.log("loss", 0.5)
+    assert capsys.readouterr().out == "Attempted to log scalar metric loss:\n0.5\n"
+    assert offline.get_metrics() == {"loss": 0.5}
+    assert offline.child_run("part").id == offline.id + ".part"
+
+
+def test_dataset_keeps_its_version_until_its_files_are_others(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    one = Dataset.File.from_files(str(tmp_path / "a.txt")).register(workspace, "letters")
+    assert Dataset.File.from_files(str(tmp_path / "a.txt")).register(workspace, "letters").version == one.version == 1
+    other = Dataset.File.from_files(str(tmp_path))
+    with pytest.raises(UserErrorException, match="create_new_version"):
+        other.register(workspace, "letters")
+    assert other.register(workspace, "letters", create_new_version=True).version == 2
+    assert Dataset.get_by_name(workspace, "letters").version == 2
+    assert Dataset.get_by_name(workspace, "letters", version=1).to_path() == ["/a.txt"]
+    with pytest.raises(UserErrorException, match="not registered"):
+        Dataset.get_by_name(workspace, "absent")
+
+
+def test_datastore_files_go_up_and_come_down(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "up" / "sub").mkdir(parents=True)
+    (tmp_path / "up" / "sub" / "b.txt").write_text("b")
+    store = workspace.get_default_datastore()
+    assert store.name == "workspaceblobstore"
+    store.upload(str(tmp_path / "up"), "place", show_progress=False)
+    assert store.download(str(tmp_path / "down"), prefix="place", show_progress=False) == 1
+    assert (tmp_path / "down" / "place" / "sub" / "b.txt").read_text() == "b"
+    assert Dataset.File.from_files((store, "place/**/*.txt")).to_path() == ["/sub/b.txt"]
+    with pytest.raises(UserErrorException, match="Nothing in datastore"):
+        Dataset.File.from_files((store, "absent"))
+
+
+def test_reserved_environment_must_get_a_name_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
+    curated = Environment.get(workspace, "AzureML-TensorFlow-2.2-GPU")
+    with pytest.raises(UserErrorException, match="reserved"):
+        curated.register(workspace)
+    mine = curated.clone("my-tensorflow").register(workspace)
+    assert (mine.name, mine.version) == ("my-tensorflow", "1")
+    assert mine.register(workspace).version == "1"
+    mine.save_to_directory(str(tmp_path / "saved"))
+    assert "tensorflow-gpu==2.2.0" in (tmp_path / "saved" / "conda_dependencies.yml").read_text()
+    assert "my-tensorflow" in workspace.environments
+
+
+def test_cluster_is_made_described_resized_and_deleted(workspace: Workspace) -> None:
+    with pytest.raises(ComputeTargetException, match="ComputeTargetNotFound"):
+        ComputeTarget(workspace, "absent")
+    config = AmlCompute.provisioning_configuration(vm_size="standard_d2_v2", min_nodes=1, max_nodes=2)
+    cluster = ComputeTarget.create(workspace, "small", config)
+    cluster.wait_for_completion(timeout_in_minutes=1)
+    status = cluster.get_status().serialize()
+    assert (status["currentNodeCount"], status["vmSize"]) == (1, "STANDARD_D2_V2")
+    cluster.update(max_nodes=3)
+    assert cluster.get_status().scale_settings.maximum_node_count == 3
+    cluster.delete()
+    assert "small" not in workspace.compute_targets
+
+
+def test_local_model_is_registered_found_and_deleted(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w.bin").write_bytes(b"weights")
+    first = Model.register(workspace, str(tmp_path / "model"), "local", tags={"a": "1"})
+    second = Model.register(workspace, str(tmp_path / "model"), "local")
+    assert (first.version, second.version, workspace.models["local"].version) == (1, 2, 2)
+    assert [one.version for one in Model.list(workspace, tags=["a"])] == [1]
+    second.delete()
+    assert Model(workspace, "local").version == 1
+    assert Model.register(workspace, str(tmp_path / "model"), "local").version == 3
+    assert Path(first.download(str(tmp_path / "got"))).joinpath("w.bin").read_bytes() == b"weights"
+
+
+def test_interactive_run_logs_from_this_process(workspace: Workspace) -> None:
+    with Experiment(workspace, "by-hand").start_logging() as found:
+        found.log("loss", 1.5)
+        assert found.get_metrics() == {"loss": 1.5}
+    assert found.get_status() == "Completed"
+    assert str(uuid.UUID(found.id)) == found.id
+
+
+def test_script_that_is_missing_is_told_at_once(workspace: Workspace, source: str) -> None:
+    with pytest.raises(UserErrorException, match=r"'absent\.py' is not in"):
+        Experiment(workspace, "nouns").submit(ScriptRunConfig(source, "absent.py"))
