@@ -1,6 +1,5 @@
 """Binds a run's data: a link where they lie on this disk already, a copy or a checked download elsewhere."""
 
-import glob
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +11,8 @@ from runyard.errors import UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
-from runyard.protocol.mounts import GLOB, fixed_part, mount_base, url_path
+from runyard.files.listing import list_source
+from runyard.protocol.mounts import mount_base, url_path
 from runyard.protocol.plan import InputPlan, Source
 from runyard.protocol.runs import InputMode
 from runyard.protocol.trees import check_path
@@ -99,25 +99,11 @@ def _receive(folder: AttemptFolder, server: Server, source: Source, target: Path
 def _local_files(folder: AttemptFolder, source: Source, is_alone: bool) -> List[Tuple[str, str]]:
     """(absolute path, path below the mount) of a source's files on this disk."""
     if source.file is not None:
-        return _files_at(source.file)
+        return list_source(source.file)
     root = _datastore_root(folder, source)
     paths = [one.path for one in FolderDatastore(root).list(source.path)]
     base = mount_base(source.path, paths) if is_alone else ""
     return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
-
-
-def _files_at(path: str) -> List[Tuple[str, str]]:
-    if GLOB.search(path):
-        base = fixed_part(path)
-        found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
-        return [(one, os.path.relpath(one, base or "/")) for one in found]
-    if os.path.isdir(path):
-        return [
-            (os.path.join(parent, name), os.path.relpath(os.path.join(parent, name), path))
-            for parent, _, names in os.walk(path)
-            for name in sorted(names)
-        ]
-    return [(path, os.path.basename(path))] if os.path.isfile(path) else []
 
 
 def _datastore_root(folder: AttemptFolder, source: Source) -> Path:

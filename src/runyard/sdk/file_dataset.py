@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
+from runyard.files.listing import list_source
 from runyard.protocol import assets
-from runyard.protocol.mounts import GLOB, fixed_part, mount_base, url_path
+from runyard.protocol.mounts import GLOB, mount_base, url_path
 from runyard.protocol.plan import Source
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
@@ -185,26 +186,11 @@ def files_of(source: Source, workspace: Any, is_alone: bool) -> Any:
     if source.url is not None:
         return [(source.url, url_path(source.url))]
     if source.file is not None:
-        return _local_files(source.file)
+        return list_source(source.file)
     files = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
     paths = [one.path for one in files]
     base = mount_base(source.path, paths) if is_alone else ""
     return [(path, os.path.relpath(path, base or ".")) for path in paths]
-
-
-def _local_files(path: str) -> Any:
-    if GLOB.search(path):
-        base = fixed_part(path)
-        return [
-            (one, os.path.relpath(one, base)) for one in sorted(glob.glob(path, recursive=True)) if os.path.isfile(one)
-        ]
-    if os.path.isdir(path):
-        return [
-            (os.path.join(parent, name), os.path.relpath(os.path.join(parent, name), path))
-            for parent, _, names in os.walk(path)
-            for name in sorted(names)
-        ]
-    return [(path, os.path.basename(path))]
 
 
 def _shown(source: Source) -> str:
