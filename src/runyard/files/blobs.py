@@ -341,15 +341,6 @@ class BlobStore:
             raise
 
 
-def hash_file(path: str) -> Tuple[str, int]:
-    """Digest and size of a file."""
-    hasher = Hasher()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(PIECE_BYTES), b""):
-            hasher.update(piece)
-    return hasher.digest(), hasher.size_bytes
-
-
 def _hash_parallel(descriptor: int, pool: ThreadPoolExecutor) -> Tuple[str, int]:
     """Digest and size of an opened file, its chunks hashed on several threads."""
     size = os.fstat(descriptor).st_size

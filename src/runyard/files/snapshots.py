@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from runyard.errors import SnapshotException
-from runyard.files.blobs import BlobStore, hash_file
+from runyard.files.blobs import BlobStore
+from runyard.files.hashing import hash_file
 from runyard.files.ignore import IgnoreRules, read_rules
 from runyard.files.inside import join_inside
 from runyard.files.layout import write_atomically

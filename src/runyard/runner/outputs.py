@@ -9,8 +9,8 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from runyard.client.http import Server
 from runyard.client.transfer import send_blobs
 from runyard.files.blobs import BlobStore
+from runyard.files.hashing import hash_file
 from runyard.protocol.assets import Artifact
-from runyard.protocol.digests import Hasher
 from runyard.protocol.identity import ArtifactList
 from runyard.runner.folder import AttemptFolder
 
@@ -101,7 +101,7 @@ class Outputs:
         """(digest, size) of each file, once its blob is safe in the store."""
         if self._store is not None:
             return [(one.digest, one.size_bytes) for one in self._store.put_files([Path(p) for p in paths], move=move)]
-        found = [_hash(path) for path in paths]
+        found = [hash_file(path) for path in paths]
         send_blobs(self._server, self._folder.plan.workspace, {d: p for (d, _), p in zip(found, paths)})
         return found
 
@@ -116,11 +116,3 @@ def _record_name(path: str) -> str:
     """A name that every store and page can show: control characters, backslashes and '%' as %XX."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text)
-
-
-def _hash(path: str) -> Tuple[str, int]:
-    hasher = Hasher()
-    with open(path, "rb") as file:
-        for data in iter(lambda: file.read(1 << 20), b""):
-            hasher.update(data)
-    return hasher.digest(), hasher.size_bytes

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException
+from runyard.files.hashing import hash_file
 from runyard.protocol import assets
-from runyard.protocol.digests import Hasher
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server
 from runyard.sdk.workspace import Workspace
@@ -333,14 +333,9 @@ def _local_files(path: str) -> Any:
     ]  # fmt: skip
     files, blobs = [], {}
     for one in paths:
-        hasher = Hasher()
-        with open(one, "rb") as file:
-            for piece in iter(lambda: file.read(1 << 20), b""):
-                hasher.update(piece)
-        files.append(
-            assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), hasher.digest(), hasher.size_bytes)
-        )
-        blobs[hasher.digest()] = one
+        digest, size_bytes = hash_file(one)
+        files.append(assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), digest, size_bytes))
+        blobs[digest] = one
     return files, blobs
 
 

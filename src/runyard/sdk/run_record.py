@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
+from runyard.files.hashing import hash_file
 from runyard.protocol.assets import Artifact
-from runyard.protocol.digests import Hasher
 from runyard.protocol.identity import ArtifactList
 from runyard.protocol.metrics import Columns, decode_read, iterate
 from runyard.protocol.runs import Run as RunRecord
@@ -146,12 +146,9 @@ def upload_files(run: "Run", names: List[str], sources: List[Any]) -> None:
             if isinstance(source, io.IOBase) or hasattr(source, "read"):
                 source = _to_file(source)
                 temporary.append(source)
-            hasher = Hasher()
-            with open(source, "rb") as file:
-                for piece in iter(lambda: file.read(1 << 20), b""):
-                    hasher.update(piece)
-            artifacts.append(Artifact(name, hasher.digest(), hasher.size_bytes))
-            blobs[hasher.digest()] = os.fspath(source)
+            digest, size_bytes = hash_file(source)
+            artifacts.append(Artifact(name, digest, size_bytes))
+            blobs[digest] = os.fspath(source)
         send_blobs(current_server(), run.experiment.workspace.name, blobs)
         run._call("add_artifacts", ArtifactList(tuple(artifacts)))
     finally:
