@@ -4,19 +4,19 @@ import importlib.util
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 
 from runyard.client.home import home_folder
 from runyard.client.local_server import is_running
 from runyard.environments.pythons import find_interpreters
 from runyard.environments.uv import find_uv
 from runyard.errors import RunyardError
+from runyard.protocol.record import record
 
 #: Less free space than this is a warning, bytes.
 FREE_BYTES = 5 << 30
 
 
-@dataclass(frozen=True)
+@record
 class Check:
     """One thing that was looked at: ok, warn or fail."""
 

@@ -64,9 +64,11 @@ def _start(home: Path, port: Optional[int]) -> None:
     command = [sys.executable, "-m", "runyard.server", "--home", str(home)]
     if port is not None:
         command += ["--port", str(port)]
+    # Without byte code each start compiles every module anew.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with open(home / "server.log", "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, close_fds=True
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=variables, start_new_session=True
         )
     _started.append(process)
     ends_at = time.monotonic() + START_TIMEOUT_S

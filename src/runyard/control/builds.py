@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Optional
 
@@ -18,13 +17,14 @@ from runyard.environments.uv import find_uv, uv_cache_folder
 from runyard.errors import AzureMLException
 from runyard.files.layout import write_atomically
 from runyard.protocol.environments import EnvironmentSpec, Lock, spec_digest
+from runyard.protocol.record import record
 from runyard.protocol.wire import dumps
 
 #: Builds at once: one downloads while another compiles.
 BUILDS_AT_ONCE = 2
 
 
-@dataclass(frozen=True)
+@record
 class BuildState:
     """How far a spec's environment is."""
 

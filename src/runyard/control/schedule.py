@@ -1,14 +1,15 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
-from dataclasses import dataclass
 from itertools import count, islice
 from typing import Dict, List, Optional, Tuple
+
+from runyard.protocol.record import record
 
 #: The target that needs no cluster; its name as a cluster here.
 LOCAL = "local"
 
 
-@dataclass(frozen=True)
+@record
 class Waiting:
     """A run that is ready to start but for a node."""
 
@@ -17,7 +18,7 @@ class Waiting:
     target: str
 
 
-@dataclass(frozen=True)
+@record
 class NodeView:
     """A node and what it does."""
 
@@ -29,7 +30,7 @@ class NodeView:
     since: int
 
 
-@dataclass(frozen=True)
+@record
 class ClusterView:
     """A cluster's bounds."""
 
@@ -40,7 +41,7 @@ class ClusterView:
     idle_s: int
 
 
-@dataclass(frozen=True)
+@record
 class Decision:
     """What to do, in this order: remove, add, assign, explain."""
 

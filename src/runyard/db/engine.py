@@ -93,7 +93,13 @@ def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None
 
 
 def _begin_deferred(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    _control(connection, "BEGIN")
+
+
+def _control(connection: Connection, command: str) -> None:
+    """A command that moves a transaction, straight to the driver: through SQLAlchemy it costs more than a query."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(command)
 
 
 class _Writer(threading.Thread):
@@ -170,15 +176,15 @@ class _Failure:
 
 def _attempt(connection: Connection, operation: Operation[Any]) -> Any:
     """The operation's value, or a _Failure after its savepoint is rolled back; a full disk ends the transaction."""
-    savepoint = connection.begin_nested()
+    _control(connection, "SAVEPOINT operation")
     try:
         value = operation(connection)
-        savepoint.commit()
+        _control(connection, "RELEASE operation")
         return value
     except Exception as error:
         if _is_disk_failure(error):
             raise
-        savepoint.rollback()
+        _control(connection, "ROLLBACK TO operation")
         return _Failure(_translate(error))
 
 

@@ -109,7 +109,7 @@ runs = _table(
 )
 
 #: The few runs that still move; found without a scan of all that ever were.
-Index("runs_active", runs.c.status, sqlite_where=runs.c.ended_at.is_(None), postgresql_where=runs.c.ended_at.is_(None))
+Index("runs_active", runs.c.status, sqlite_where=runs.c.ended_at.is_(None))
 
 run_events = _table(
     "run_events",

@@ -1,12 +1,12 @@
 """What uv's complaint means: the package to blame, and what would work instead."""
 
 import re
-from dataclasses import dataclass
 from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 from runyard.environments.pins import requirement_name
 from runyard.environments.uv import UvResult
 from runyard.errors import AzureMLException, EnvironmentBuildError, StorageFullError
+from runyard.protocol.record import record
 
 _VERSIONS = r"(?:(?:==|>=|<=|~=|!=|<|>)[^\s,`]+(?:, ?[<>=!~][^\s,`]+)*)?"
 _PACKAGE = r"`?([A-Za-z0-9][A-Za-z0-9._\-]*(?:\[[^\]]*\])?" + _VERSIONS + ")`?"
@@ -21,7 +21,7 @@ _BUILD_FAILED = re.compile(r"(?:Failed to build|Failed to download and build) " 
 _FIRST_CAUSE = re.compile(r"cause: (.+)|error: (.+)")
 
 
-@dataclass(frozen=True)
+@record
 class Blame:
     """The sentence about a failure, and one about what would work."""
 

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from types import FrameType
 from typing import IO, List, Optional
 
@@ -18,12 +17,13 @@ from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, RunyardError, StorageFullError
 from runyard.protocol import wire
 from runyard.protocol.environments import Lock
+from runyard.protocol.record import record
 
 #: A log beyond this is cut: what matters stands at its end as the error.
 MAX_LOG_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@record
 class BuildResult:
     """How a build ended."""
 

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Iterator, List, Tuple
 
 import runyard
 from runyard.errors import EnvironmentBuildError
+from runyard.protocol.record import record
 
 #: What of the package goes into the kit; each only if this version has it.
 PARTS = ("__init__.py", "errors.py", "py.typed", "protocol", "files", "client", "sdk", "azureml")
@@ -34,7 +34,7 @@ sys.exit(0 if done else 1)
 """
 
 
-@dataclass(frozen=True)
+@record
 class Kit:
     """A kit on this host."""
 

@@ -3,18 +3,18 @@
 import json
 import os
 import re
-from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.environments.pythons import Interpreter, minor_of
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import CondaSpec, Note, without_credentials
+from runyard.protocol.record import record
 
 #: The oldest Python that a job's side of Runyard runs on.
 OLDEST_PYTHON = (3, 7)
 
 
-@dataclass(frozen=True)
+@record
 class PipWish:
     """A conda file in pip's terms."""
 

@@ -4,8 +4,9 @@ import glob
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from runyard.protocol.record import record
 
 #: An interpreter that does not answer in this time is left alone.
 PROBE_TIMEOUT_S = 20.0
@@ -17,7 +18,7 @@ _PROBE = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Interpreter:
     """A Python of this host."""
 

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Collection, Iterator, List, Optional
 
 from runyard.environments.blame import error_of
@@ -17,6 +16,7 @@ from runyard.environments.resolve import index_arguments, user_interpreter
 from runyard.environments.uv import Log, UvResult, run_uv, uv_cache_folder
 from runyard.errors import EnvironmentBuildError, StorageFullError
 from runyard.protocol.environments import Builder, Lock
+from runyard.protocol.record import record
 
 #: TensorFlow's wheels of 600 MB on a slow line, and sources that compile, fit.
 BUILD_TIMEOUT_S = 3600.0
@@ -34,7 +34,7 @@ _BUILDING = ".building-"
 _LEAVING = ".leaving-"
 
 
-@dataclass(frozen=True)
+@record
 class Realised:
     """An interpreter that is ready."""
 
@@ -178,7 +178,7 @@ def _bytecode_folder(root_folder: str) -> str:
     return os.path.join(root_folder, "caches", "bytecode")
 
 
-@dataclass(frozen=True)
+@record
 class _Install:
     """One build in a temporary folder, by two calls of uv."""
 

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import urllib.parse
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import List, Optional, Sequence, Tuple
 
 from runyard.environments.blame import error_of
@@ -15,6 +15,7 @@ from runyard.environments.pythons import Interpreter, find_interpreters, minor_o
 from runyard.environments.uv import Log, UvResult, run_uv
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, lock_digest
+from runyard.protocol.record import record
 
 #: Old pins may need their sources fetched and built to learn what they depend on.
 RESOLVE_TIMEOUT_S = 900.0
@@ -97,7 +98,7 @@ def _user_managed(spec: EnvironmentSpec) -> Lock:
     return replace(lock, digest=lock_digest(lock))
 
 
-@dataclass(frozen=True)
+@record
 class _Call:
     """One way of calling uv: the program, its arguments, who hears it."""
 

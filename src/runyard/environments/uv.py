@@ -7,11 +7,11 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from typing import IO, Callable, Deque, Dict, List, Mapping, Sequence, Tuple
 
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import without_credentials
+from runyard.protocol.record import record
 
 Log = Callable[[str], None]
 
@@ -46,7 +46,7 @@ _DROPPED = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class UvResult:
     """How a call of uv ended."""
 

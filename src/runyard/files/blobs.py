@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, Optional, Set, Tuple
@@ -21,6 +20,7 @@ from typing import BinaryIO, Dict, Iterable, Iterator, List, Optional, Set, Tupl
 from runyard.errors import IntegrityError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.packs import PackIndex, write_pack
 from runyard.protocol.digests import CHUNK_BYTES, Hasher, check_digest, combine, digest_bytes
+from runyard.protocol.record import record
 
 #: Blobs below this size lie in packs.
 PACKED_BELOW = 64 << 10
@@ -36,7 +36,7 @@ _FICLONE = 0x40049409
 _UPLOAD_ID_CHARS = frozenset("0123456789abcdef")
 
 
-@dataclass(frozen=True)
+@record
 class Stored:
     """A file whose content is in the store."""
 

@@ -10,12 +10,12 @@ import os
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Callable, List, Optional, Tuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
+from runyard.protocol.record import record
 
 #: Redirects followed.
 REDIRECTS_MAX = 5
@@ -26,7 +26,7 @@ Resolver = Callable[[str, int], List[str]]
 Progress = Callable[[int, Optional[int]], None]
 
 
-@dataclass(frozen=True)
+@record
 class FetchLimits:
     """How much and how long."""
 
@@ -36,7 +36,7 @@ class FetchLimits:
     total_s: float = 24 * 3600.0
 
 
-@dataclass(frozen=True)
+@record
 class Fetched:
     """What was downloaded."""
 

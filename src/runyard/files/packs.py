@@ -10,11 +10,11 @@ import sqlite3
 import struct
 import threading
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from runyard.protocol.digests import check_digest
+from runyard.protocol.record import record
 
 PACK_MAGIC = b"RYPACK1\n"
 _RECORD_MAGIC = b"RB"
@@ -24,7 +24,7 @@ _RECORD = struct.Struct("<2sHII")
 _ASK = 500
 
 
-@dataclass(frozen=True)
+@record
 class PackEntry:
     """Where a small blob lies."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
@@ -15,6 +15,7 @@ from runyard.files.hashing import hash_file
 from runyard.files.ignore import IgnoreRules, read_rules
 from runyard.files.inside import join_inside
 from runyard.files.layout import write_atomically
+from runyard.protocol.record import record
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree, tree_digest
 
 #: A file that changed so short a time before it was hashed may change again without a new time stamp, nanoseconds.
@@ -25,7 +26,7 @@ SHOWN = 10
 _CACHE_FORMAT = 1
 
 
-@dataclass(frozen=True)
+@record
 class SnapshotLimits:
     """How much a snapshot may hold; generous, and there to stop a data set that was meant to be a dataset."""
 
@@ -33,7 +34,7 @@ class SnapshotLimits:
     max_files: int = 100_000
 
 
-@dataclass(frozen=True)
+@record
 class Snapshot:
     """A folder as it was seen."""
 
@@ -45,7 +46,7 @@ class Snapshot:
     ignored: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class _Found:
     path: str
     absolute: str

@@ -1,15 +1,16 @@
 """What a workspace holds besides runs: experiments, datastores, datasets, environments, models, artifacts."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Dict, Optional, Tuple
 
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.plan import Source
+from runyard.protocol.record import record
 
 DEFAULT_DATASTORE = "workspaceblobstore"
 
 
-@dataclass(frozen=True)
+@record
 class WorkspaceSpec:
     """A workspace as asked."""
 
@@ -24,7 +25,7 @@ class WorkspaceSpec:
     exist_ok: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Workspace:
     """A workspace as stored."""
 
@@ -40,7 +41,7 @@ class Workspace:
     tags: Dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Experiment:
     """A named series of runs."""
 
@@ -52,7 +53,7 @@ class Experiment:
     tags: Dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Datastore:
     """A place for files, registered in a workspace."""
 
@@ -64,7 +65,7 @@ class Datastore:
     created_at: int
 
 
-@dataclass(frozen=True)
+@record
 class DatastoreFile:
     """A file in a datastore."""
 
@@ -73,7 +74,7 @@ class DatastoreFile:
     modified_at: int
 
 
-@dataclass(frozen=True)
+@record
 class DatasetSpec:
     """A dataset as asked: references only, no bytes. With a name it is registered."""
 
@@ -85,7 +86,7 @@ class DatasetSpec:
     create_new_version: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Dataset:
     """A dataset as stored; immutable but for its labels."""
 
@@ -101,7 +102,7 @@ class Dataset:
     tags: Dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Environment:
     """A registered environment."""
 
@@ -114,7 +115,7 @@ class Environment:
     is_curated: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
     """One file of a run's record."""
 
@@ -123,7 +124,7 @@ class Artifact:
     size_bytes: int
 
 
-@dataclass(frozen=True)
+@record
 class ResourceNeeds:
     """What a deployed model asks for."""
 
@@ -132,7 +133,7 @@ class ResourceNeeds:
     gpu: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@record
 class ModelSpec:
     """A model as asked: from a run's artifacts, or from blobs that the client has sent."""
 
@@ -152,7 +153,7 @@ class ModelSpec:
     datasets: Tuple[Tuple[str, ...], ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """A registered version of a model."""
 
@@ -176,7 +177,7 @@ class Model:
     datasets: Tuple[Tuple[str, ...], ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class LabelChange:
     """A change of an asset's labels; None leaves a field as it is."""
 
@@ -186,7 +187,7 @@ class LabelChange:
     properties: Optional[Dict[str, str]] = None
 
 
-@dataclass(frozen=True)
+@record
 class Page:
     """A page of any list: items in their wire form, and the cursor of the next page."""
 

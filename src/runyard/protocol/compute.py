@@ -1,10 +1,12 @@
 """Clusters, their nodes, and the table of Azure VM sizes."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Dict, Optional, Tuple
 
+from runyard.protocol.record import record
 
-@dataclass(frozen=True)
+
+@record
 class ClusterSpec:
     """A cluster as asked; v1's provisioning configuration."""
 
@@ -18,7 +20,7 @@ class ClusterSpec:
     tags: Dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class ClusterChange:
     """What of a cluster may change; None leaves a field as it is."""
 
@@ -27,7 +29,7 @@ class ClusterChange:
     idle_seconds_before_scaledown: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@record
 class Node:
     """A node of a cluster: a slot for one run at a time on this host."""
 
@@ -38,7 +40,7 @@ class Node:
     since: int
 
 
-@dataclass(frozen=True)
+@record
 class Cluster:
     """A cluster as stored, with what is seen of it now."""
 
@@ -58,7 +60,7 @@ class Cluster:
     warnings: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class VmSize:
     """What an Azure VM size offers. Source: the public tables of VM sizes."""
 

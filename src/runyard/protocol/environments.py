@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any, Dict, Optional, Tuple
 
+from runyard.protocol.record import record
 
-@dataclass(frozen=True)
+
+@record
 class CondaSpec:
     """What a conda file asks for, line by line as its author wrote it."""
 
@@ -19,7 +21,7 @@ class CondaSpec:
     pip: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class PythonSpec:
     """Which interpreter, and what is in it."""
 
@@ -32,7 +34,7 @@ class PythonSpec:
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class DockerSpec:
     """The container that v1 would have used; other builders keep it as it is."""
 
@@ -44,7 +46,7 @@ class DockerSpec:
     gpu_support: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class EnvironmentSpec:
     """An environment as asked."""
 
@@ -63,7 +65,7 @@ class Builder:
     USER_MANAGED = "user_managed"
 
 
-@dataclass(frozen=True)
+@record
 class Note:
     """One thing that differs from what was asked, and why."""
 
@@ -74,7 +76,7 @@ class Note:
     why: str
 
 
-@dataclass(frozen=True)
+@record
 class Lock:
     """All that a node needs to make the interpreter; equal digests are equal environments."""
 

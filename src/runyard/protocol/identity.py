@@ -1,10 +1,10 @@
 """Principals, tokens, and the small bodies of requests that belong to no noun of their own."""
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from runyard.protocol.assets import Artifact
 from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.record import record
 
 
 class PrincipalKind:
@@ -15,7 +15,7 @@ class PrincipalKind:
     SERVICE = "service"
 
 
-@dataclass(frozen=True)
+@record
 class Principal:
     """Who a request comes from, as its token says."""
 
@@ -27,7 +27,7 @@ class Principal:
     run_id: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class TokenSpec:
     """A token as asked: for a user or a service, in one workspace."""
 
@@ -37,7 +37,7 @@ class TokenSpec:
     lifetime_s: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@record
 class Token:
     """A new token; its secret is shown this once."""
 
@@ -48,7 +48,7 @@ class Token:
     expires_at: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@record
 class Ticket:
     """A link's single-use key for the browser."""
 
@@ -56,7 +56,7 @@ class Ticket:
     expires_at: int
 
 
-@dataclass(frozen=True)
+@record
 class Ping:
     """The server answers; which versions it speaks."""
 
@@ -65,7 +65,7 @@ class Ping:
     api: int
 
 
-@dataclass(frozen=True)
+@record
 class ServerInfo:
     """The server as its owner sees it."""
 
@@ -78,7 +78,7 @@ class ServerInfo:
     warnings: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Explanation:
     """What a run waits for, in one sentence, and what would unblock it in another."""
 
@@ -89,42 +89,42 @@ class Explanation:
     since: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@record
 class Offset:
     """How many bytes the server now holds."""
 
     offset: int
 
 
-@dataclass(frozen=True)
+@record
 class Count:
     """How many items were taken."""
 
     count: int
 
 
-@dataclass(frozen=True)
+@record
 class Upload:
     """An upload that was begun."""
 
     upload_id: str
 
 
-@dataclass(frozen=True)
+@record
 class DigestList:
     """Digests of blobs."""
 
     digests: Tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class ArtifactList:
     """Artifacts whose blobs are already in the store."""
 
     artifacts: Tuple[Artifact, ...]
 
 
-@dataclass(frozen=True)
+@record
 class EnvironmentBody:
     """An environment to register."""
 

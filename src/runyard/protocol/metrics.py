@@ -21,6 +21,8 @@ from array import array
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from runyard.protocol.record import record
+
 SPOOL_MAGIC = b"RYSPOOL1"
 COLUMNS_MAGIC = b"RYCOLS1\n"
 NO_STEP = -(1 << 63)
@@ -46,7 +48,7 @@ MAX_SEQUENCE = (1 << 63) - 1
 MAX_COLUMNS_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
+@record
 class Columns:
     """Values of one key by one writer; ``steps``, ``times`` and ``values`` have equal lengths.
 
@@ -68,7 +70,7 @@ class Columns:
         return len(self.times)
 
 
-@dataclass(frozen=True)
+@record
 class Batch:
     """What a runner sends at once: one writer's columns, covering sequences ``first`` to ``last``, inclusive."""
 
@@ -79,14 +81,14 @@ class Batch:
     columns: Tuple[Columns, ...]
 
 
-@dataclass(frozen=True)
+@record
 class MetricsReply:
     """The server's high-water mark for that writer: everything up to it is stored."""
 
     sequence: int
 
 
-@dataclass(frozen=True)
+@record
 class MetricSummary:
     """The latest and extreme values of one metric of a run."""
 

@@ -1,12 +1,13 @@
 """What control hands to a compute target (LaunchPlan), and what comes back (Observation, Report)."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Dict, Optional, Tuple
 
 from runyard.protocol.environments import Lock
+from runyard.protocol.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Source:
     """One place that an input's files come from. Exactly one of the three is set."""
 
@@ -18,7 +19,7 @@ class Source:
     path: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class InputPlan:
     """An input, resolved to its sources."""
 
@@ -32,7 +33,7 @@ class InputPlan:
     dataset_id: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class LaunchPlan:
     """Everything a node needs to carry out one attempt; symbolic: no path, address or secret of any machine."""
 
@@ -67,7 +68,7 @@ class ObservedState:
     GONE = "gone"
 
 
-@dataclass(frozen=True)
+@record
 class Observation:
     """What was seen of one attempt's runner."""
 
@@ -97,7 +98,7 @@ class ExitCause:
     STORAGE = "storage"
 
 
-@dataclass(frozen=True)
+@record
 class Report:
     """One thing that a runner saw, in the order of ``sequence`` from 1 within an attempt."""
 
@@ -112,14 +113,14 @@ class Report:
     details: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class ReportBatch:
     """The reports that a runner sends in one request."""
 
     reports: Tuple[Report, ...]
 
 
-@dataclass(frozen=True)
+@record
 class ReportReply:
     """What the server answers a runner: how far it has read, and whether to stop."""
 
@@ -127,7 +128,7 @@ class ReportReply:
     cancel_requested: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class NodeFacts:
     """What a node's runner must know of its own machine; written by the compute target, never part of a plan."""
 

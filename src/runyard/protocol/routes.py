@@ -3,15 +3,15 @@
 The server builds its dispatcher, its authorisation and its OpenAPI page from this table; the client calls by it.
 """
 
-from dataclasses import dataclass
 from typing import Dict, FrozenSet, Optional, Tuple
 
 from runyard.protocol import assets, compute, identity, metrics, plan, runs
+from runyard.protocol.record import record
 
 PREFIX = "/api/1"
 
 
-@dataclass(frozen=True)
+@record
 class Route:
     """One request: ``name`` is also the name of its handler."""
 

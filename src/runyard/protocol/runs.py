@@ -1,9 +1,10 @@
 """A run: as asked (RunSpec), as stored (Run), the states it may have and the ways between them."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Dict, FrozenSet, Optional, Tuple
 
 from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.record import record
 
 #: Raised when a stored spec's shape changes; the upcaster of the older number is then added beside the decoder.
 SPEC_SCHEMA = 1
@@ -63,7 +64,7 @@ class InputMode:
     DIRECT = "direct"
 
 
-@dataclass(frozen=True)
+@record
 class InputSpec:
     """Data that a run reads: a dataset, or a datastore's folder."""
 
@@ -79,7 +80,7 @@ class InputSpec:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class RunSpec:
     """What a user asks to run."""
 
@@ -109,7 +110,7 @@ class RunSpec:
     parent_run_id: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class RunError:
     """Why a run ended Failed (or what disturbed it)."""
 
@@ -120,7 +121,7 @@ class RunError:
     details: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Run:
     """A run as stored; every reader sees this one shape. Times are UTC microseconds."""
 
@@ -154,7 +155,7 @@ class Run:
     event_seq: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class RunEvent:
     """One step of a run's life."""
 
@@ -165,7 +166,7 @@ class RunEvent:
     reason: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class RunPage:
     """A page of runs, newest first."""
 
@@ -174,7 +175,7 @@ class RunPage:
     next_cursor: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class RunChange:
     """A user's change of a run's labels; None leaves a field as it is."""
 

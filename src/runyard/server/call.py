@@ -1,19 +1,19 @@
 """One request as its handler sees it: who asks, what for, and the parts of the server to answer with."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
 
 from runyard.errors import UserErrorException
 from runyard.protocol.identity import Principal
+from runyard.protocol.record import record
 from runyard.protocol.routes import Route
 
 if TYPE_CHECKING:
     from runyard.server.app import Parts
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """A request that is authenticated, allowed and decoded."""
 
@@ -54,7 +54,7 @@ class Call:
         return value
 
 
-@dataclass(frozen=True)
+@record
 class Content:
     """A raw reply: bytes, or a file to be streamed."""
 
@@ -66,7 +66,7 @@ class Content:
     media_type: str = "application/octet-stream"
 
 
-@dataclass(frozen=True)
+@record
 class Upload:
     """A large body, kept in a temporary file."""
 

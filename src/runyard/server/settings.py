@@ -1,14 +1,16 @@
 """What one server is told when it starts."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Tuple
+
+from runyard.protocol.record import record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True)
+@record
 class Settings:
     """One server's settings; each has a flag of ``runyard up`` or a variable of the environment."""
 
