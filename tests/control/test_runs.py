@@ -44,7 +44,7 @@ class Stage:
     def start(self, node: str = "") -> None:
         """Up to the point where a runner has been started."""
         self.do(lambda c: life.prepare(c, "run", "Its environment is being built.", NOW))
-        self.do(lambda c: life.queue(c, "run", "lock", NOW))
+        self.do(lambda c: life.queue(c, "run", "lock", "waits", NOW))
         assert self.do(lambda c: life.assign(c, "run", node, "secret", NOW))
 
     def report(self, *reports: Report, now: int = NOW) -> ReportReply:
@@ -288,7 +288,7 @@ def test_runner_is_told_of_a_cancel_wish_with_its_next_report(stage: Stage) -> N
 
 def test_cancelled_run_is_not_started_any_more(stage: Stage) -> None:
     stage.submit()
-    stage.do(lambda c: life.queue(c, "run", "lock", NOW))
+    stage.do(lambda c: life.queue(c, "run", "lock", "waits", NOW))
     stage.do(lambda c: runs.request_cancel(c, "ws", "run", "ann", NOW))
     assert not stage.do(lambda c: life.assign(c, "run", "", "secret", NOW))
 

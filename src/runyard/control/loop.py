@@ -4,11 +4,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Dict, Sequence
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from runyard.compute.base import Compute
 from runyard.control import runs as life
@@ -19,13 +18,16 @@ from runyard.db import assets, fleet, identity, runs
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException
 from runyard.files.layout import folder_name
+from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportReply
-from runyard.protocol.runs import TERMINAL, RunError, RunStatus
+from runyard.protocol.runs import RunError, RunStatus
 
 #: Between two looks at everything when no bell rings, seconds.
 TICK_S = 1.0
 #: How often a lost runner's record is completed by a new one before the run fails, and a start is tried.
 RECOVERIES_MAX, STARTS_MAX = 3, 5
+#: Most runs that come to the queue in one round, so that one transaction never holds the writer up for long.
+PREPARED_MAX = 32
 
 _UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
 
@@ -44,7 +46,7 @@ class Loop(threading.Thread):
         logs_folder: Path,
         local_slots: int,
         allow_private_urls: bool,
-        on_event: Callable[[], None],
+        on_event: Callable[[str], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
@@ -74,7 +76,7 @@ class Loop(threading.Thread):
         reply = self._database.write(
             lambda connection: life.take_reports(connection, workspace, run_id, batch, _now_us())
         )
-        self._on_event()
+        self._on_event(run_id)
         self.ring()
         return reply
 
@@ -95,13 +97,10 @@ class Loop(threading.Thread):
         """One round: wishes, environments, the queue, and what the compute target sees."""
         rows = self._active_rows()
         self._carry_out_cancels([row for row in rows if row.cancel_requested])
-        to_prepare = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
-        for row in to_prepare:
-            self._prepare(row)
-        if to_prepare:
-            rows = self._active_rows()
-        if do_poll or any(row.status == RunStatus.QUEUED and row.key is None for row in rows):
-            self._schedule(rows)
+        unprepared = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
+        ready = self._prepare(unprepared)
+        if do_poll or ready or any(row.status == RunStatus.QUEUED and row.key is None for row in rows):
+            self._schedule(rows, ready)
         if do_poll and rows:
             self._poll()
 
@@ -114,29 +113,40 @@ class Loop(threading.Thread):
             if self._write(life.cancel, row.id) and row.key is not None:
                 self._compute.stop(row.key)
 
-    def _prepare(self, row: Row[Any]) -> None:
-        """Find the run's environment, or have it built; say meanwhile what it waits for."""
-        with self._database.read() as connection:
-            spec = runs.get_spec(connection, row.id).environment
+    def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
+        """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
+        found: Dict[str, str] = {}
+        for row in rows:
+            with self._database.read() as connection:
+                spec = runs.get_spec(connection, row.id).environment
+            lock = self._lock_of(row, spec)
+            if lock:
+                found[row.id] = lock
+            if len(found) == PREPARED_MAX:
+                self.ring()
+                break
+        return found
+
+    def _lock_of(self, row: Row[Any], spec: EnvironmentSpec) -> str:
+        """The digest of the spec's lock if its environment is ready; '' while it is not."""
         lock = self._builds.find_ready(spec)
         if lock is not None:
             self._builds.forget(spec)
-            self._write(life.queue, row.id, lock.digest)
-            return
+            return lock.digest
         state = self._builds.request(spec)
         self._show_build_log(row.id, state.log_path)
+        if state.state == "ready" and state.lock is not None:
+            return state.lock.digest
         if state.state == "failed":
             self._builds.forget(spec)
             error = RunError("EnvironmentError", state.error, _tail(state.log_path))
             self._write(life.fail, row.id, error)
-        elif state.state == "ready" and state.lock is not None:
-            self._write(life.queue, row.id, state.lock.digest)
         else:
-            reason = "Its environment {!r} is being {}.".format(
-                spec.name or "unnamed", "resolved" if state.state == "resolving" else "built"
-            )
-            self._write(life.prepare, row.id, reason)
-            self._write(_say, row.id, reason)
+            doing = "resolved" if state.state == "resolving" else "built"
+            reason = "Its environment {!r} is being {}.".format(spec.name or "unnamed", doing)
+            if row.reason != reason:
+                self._write(life.prepare, row.id, reason)
+        return ""
 
     def _show_build_log(self, run_id: str, log_path: Path) -> None:
         """Let the build's log be read as the run's own, while it grows: the same file under both names."""
@@ -145,36 +155,35 @@ class Loop(threading.Thread):
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.hardlink_to(log_path)
 
-    def _schedule(self, rows: Sequence[Row[Any]]) -> None:
+    def _schedule(self, rows: Sequence[Row[Any]], ready: Dict[str, str]) -> None:
+        """Decide, write the whole decision down, then start what it starts."""
         with self._database.read() as connection:
             clusters, nodes = fleet.read_fleet(connection)
-        waiting = [
-            Waiting(row.id, row.workspace, row.target)
-            for row in rows
-            if row.status == RunStatus.QUEUED and row.key is None and not row.cancel_requested
-        ]
-        local_running = sum(1 for row in rows if row.key is not None and row.target == LOCAL)
+        waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
         views = [
             ClusterView(workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown)
             for workspace, one in clusters
         ]
-        node_views = [NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since) for node in nodes]
-        decision = decide(waiting, node_views, views, local_running, self._local_slots, _now_us())
-        for node_id in decision.removed:
-            self._database.write(partial(_remove_node, node_id=node_id))
-        for node_id, workspace, cluster in decision.added:
-            self._database.write(partial(_add_node, node_id=node_id, workspace=workspace, cluster=cluster))
-        for run_id, node_id in decision.assigned:
-            self._start(run_id, node_id)
-        statuses = {row.id: row for row in rows}
-        for run_id, reason in decision.reasons.items():
-            if statuses[run_id].reason != reason:
-                self._write(_say, run_id, reason)
-
-    def _start(self, run_id: str, node_id: str) -> None:
-        secret = identity.new_secret("ryr")
-        if self._write(life.assign, run_id, node_id, secret):
-            self._launch(run_id, secret)
+        decision = decide(
+            [Waiting(row.id, row.workspace, row.target) for row in waiting],
+            [NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since) for node in nodes],
+            views,
+            sum(1 for row in rows if row.key is not None and row.target == LOCAL),
+            self._local_slots,
+            _now_us(),
+        )
+        known = {row.id: row.reason for row in waiting}
+        news = {run_id: why for run_id, why in decision.reasons.items() if known[run_id] != why}
+        if not (ready or news or decision.assigned or decision.added or decision.removed):
+            return
+        secrets = {run_id: identity.new_secret("ryr") for run_id, _ in decision.assigned}
+        started = self._database.write(
+            lambda connection: life.place(connection, decision, ready, news, secrets, _now_us())
+        )
+        for run_id in {*ready, *news, *started}:
+            self._on_event(run_id)
+        for run_id in started:
+            self._launch(run_id, secrets[run_id])
 
     def _launch(self, run_id: str, secret: str) -> None:
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
@@ -240,22 +249,12 @@ class Loop(threading.Thread):
 
     def _write(self, step: Callable[..., Any], run_id: str, *arguments: Any) -> Any:
         result = self._database.write(lambda connection: step(connection, run_id, *arguments, _now_us()))
-        self._on_event()
+        self._on_event(run_id)
         return result
 
 
-def _remove_node(connection: Connection, node_id: str) -> None:
-    fleet.remove_node(connection, node_id)
-
-
-def _add_node(connection: Connection, node_id: str, workspace: str, cluster: str) -> None:
-    fleet.add_node(connection, node_id, workspace, cluster, _now_us())
-
-
-def _say(connection: Connection, run_id: str, reason: str, now: int) -> None:
-    row = runs.find_row(connection, run_id)
-    if row is not None and row.status not in TERMINAL:
-        runs.set_reason(connection, run_id, row.status, reason, now)
+def _is_waiting(row: Row[Any]) -> bool:
+    return row.status == RunStatus.QUEUED and row.key is None and not row.cancel_requested
 
 
 def _tail(path: Path, lines: int = 20) -> str:

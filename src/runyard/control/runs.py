@@ -3,10 +3,11 @@
 Each function is one transaction of the writer. Nothing outside this room changes a status.
 """
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from sqlalchemy import Connection, Row
 
+from runyard.control.schedule import Decision
 from runyard.db import fleet, identity, runs
 from runyard.db.runs import advance, touch
 from runyard.protocol.identity import Principal, PrincipalKind
@@ -41,16 +42,43 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
 
 
 def prepare(connection: Connection, run_id: str, reason: str, now: int) -> None:
-    """Starting -> Preparing: its environment is on its way."""
-    advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now, reason=reason)
+    """Starting -> Preparing: its environment is on its way; once there, how far that is."""
+    row = _row(connection, run_id)
+    if row is not None and row.status == RunStatus.STARTING:
+        advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now, reason=reason)
+    elif row is not None and row.status == RunStatus.PREPARING:
+        runs.set_reason(connection, run_id, row.status, reason, now)
 
 
-def queue(connection: Connection, run_id: str, lock: str, now: int) -> None:
+def place(
+    connection: Connection,
+    decision: Decision,
+    ready: Mapping[str, str],
+    reasons: Mapping[str, str],
+    secrets: Mapping[str, str],
+    now: int,
+) -> List[str]:
+    """Write a decision down; returns the runs to start.
+
+    ``ready``: locks of the runs that come to the queue now. ``reasons``: why others wait. ``secrets``: the tokens of
+    those that are assigned. A run that was canceled since is passed over, and its node is free at the next decision.
+    """
+    for node_id in decision.removed:
+        fleet.remove_node(connection, node_id)
+    for node_id, workspace, cluster in decision.added:
+        fleet.add_node(connection, node_id, workspace, cluster, now)
+    for run_id, lock in ready.items():
+        queue(connection, run_id, lock, reasons.get(run_id, "Ready; waits for its turn."), now)
+    for run_id, reason in reasons.items():
+        if run_id not in ready:
+            runs.set_reason(connection, run_id, RunStatus.QUEUED, reason, now)
+    return [run_id for run_id, node in decision.assigned if assign(connection, run_id, node, secrets[run_id], now)]
+
+
+def queue(connection: Connection, run_id: str, lock: str, reason: str, now: int) -> None:
     """Starting or Preparing -> Queued: all it needs now is a node."""
     advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now)
-    reason = "Ready; waits for its turn."
-    if advance(connection, run_id, RunStatus.PREPARING, RunStatus.QUEUED, now, reason=reason):
-        touch(connection, run_id, lock=lock)
+    advance(connection, run_id, RunStatus.PREPARING, RunStatus.QUEUED, now, reason=reason, lock=lock)
 
 
 def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: int) -> bool:

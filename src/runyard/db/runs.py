@@ -36,8 +36,9 @@ LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 1_000, 255, 10_000
 # Built once: to build a statement costs several times as much as to execute it, and these run at every step of a run.
 _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner"))
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
+_ACTIVE_COLUMNS = ("id", "workspace", "status", "reason", "target", "key", "attempt", "cancel_requested", "started_at")
 _ACTIVE_ROWS = (
-    select(*[c for c in runs.c if c.name != "spec"])
+    select(*[runs.c[name] for name in _ACTIVE_COLUMNS])
     .where(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
     .order_by(runs.c.row)
 )
@@ -49,7 +50,7 @@ _NEXT_NUMBER = (
 )
 _ADD_RUN = insert(runs)
 _SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
-_EVENT_SEQUENCE = select(runs.c.event_seq).where(
+_PROGRESS = select(runs.c.event_seq, runs.c.ended_at.is_not(None)).where(
     runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
 )
 _REPORT_BODIES = (
@@ -276,9 +277,10 @@ def list_events(connection: Connection, workspace: str, run_id: str, after: int)
     return [RunEvent(row.seq, row.run_id, row.at, row.status, row.reason) for row in rows]
 
 
-def event_sequence(connection: Connection, workspace: str, run_id: str) -> Optional[int]:
-    """The number of the run's latest event; None where there is no such run."""
-    return connection.execute(_EVENT_SEQUENCE, {"run_id": run_id, "owner": workspace}).scalar()
+def find_progress(connection: Connection, workspace: str, run_id: str) -> Optional[Tuple[int, bool]]:
+    """The number of the run's latest event, and whether the run has ended; None where there is no such run."""
+    row = connection.execute(_PROGRESS, {"run_id": run_id, "owner": workspace}).first()
+    return None if row is None else (row[0], bool(row[1]))
 
 
 def add_reports(connection: Connection, row: Row[Any], batch: Sequence[Report], now: int) -> None:
@@ -298,7 +300,7 @@ def list_reports(connection: Connection, run_id: str, attempt: int, after: int) 
 
 
 def active_rows(connection: Connection) -> Sequence[Row[Any]]:
-    """The runs that control moves, oldest first, without their specs."""
+    """The runs that control moves, oldest first: what it decides by."""
     return connection.execute(_ACTIVE_ROWS).all()
 
 

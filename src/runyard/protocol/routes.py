@@ -106,7 +106,7 @@ TABLE: Tuple[Route, ...] = (
     Route("get_run", "GET", _R, _RUN_READ, None, runs.Run),
     Route("change_run", "PATCH", _R, _OWN, runs.RunChange, runs.Run),
     Route("cancel_run", "POST", _R + "/cancel", _WRITE, None, runs.Run),
-    Route("wait_run", "GET", _R + "/wait", _RUN_READ, None, runs.Run, query=("after", "wait_s")),
+    Route("wait_run", "GET", _R + "/wait", _RUN_READ, None, runs.Run, query=("after", "ended", "wait_s")),
     Route("list_events", "GET", _R + "/events", _RUN_READ, None, runs.RunEvent, many=True, query=("after",)),
     Route("explain_run", "GET", _R + "/why", _RUN_READ, None, identity.Explanation),
     Route("list_logs", "GET", _R + "/logs", _RUN_READ, None, assets.DatastoreFile, many=True),

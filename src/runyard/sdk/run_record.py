@@ -38,9 +38,9 @@ def iterate_runs(workspace: Any, query: Dict[str, Any]) -> Iterator[RunRecord]:
         asked["cursor"] = page.next_cursor
 
 
-def details(run: "Run") -> Details:
-    """The run in v1's keys."""
-    record = run._refresh()
+def details(run: "Run", known: Optional[RunRecord] = None) -> Details:
+    """The run in v1's keys; ``known`` is its record where the caller has just read it."""
+    record = known or run._refresh()
     found = Details(
         runId=record.id,
         target=record.target,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from runyard.errors import ActivityFailedException
 from runyard.protocol.runs import TERMINAL, RunStatus
@@ -28,19 +28,21 @@ def wait_for_completion(run: "Run", show_output: bool, raise_on_error: bool) -> 
         _show(run)
     record = run._known()
     while record.status not in TERMINAL:
-        record = wait_for_event(run)
+        record = _wait(run, {"ended": 1})
     if show_output:
         _summarise(run, record)
     if record.status == RunStatus.FAILED and raise_on_error:
         raise ActivityFailedException(f"Activity Failed:\n{json.dumps(error_document(record), indent=4)}")
-    return details(run)
+    return details(run, record)
 
 
 def wait_for_event(run: "Run") -> RunRecord:
     """The run as soon as something has happened to it that we have not seen, or after some seconds."""
-    known = run._known()
-    query = {"after": known.event_seq, "wait_s": WAIT_S}
-    record: RunRecord = run._call("wait_run", query=query)
+    return _wait(run, {"after": run._known().event_seq})
+
+
+def _wait(run: "Run", until: Dict[str, Any]) -> RunRecord:
+    record: RunRecord = run._call("wait_run", query={**until, "wait_s": WAIT_S})
     run._cached = record
     return record
 

@@ -1,4 +1,4 @@
-"""How a request waits without holding a thread: look, sleep until something happens, look again."""
+"""How a request for a run waits without holding a thread: look, sleep until something happens, look again."""
 
 import time
 from typing import Any, Callable, Tuple, TypeVar
@@ -22,7 +22,7 @@ async def wait_until(call: Call, look: Callable[[Call], Tuple[Any, bool]], wait_
     """``look``'s first value as soon as its second is True, or when the time is over."""
     ends_at = time.monotonic() + wait_s
     while True:
-        heard = call.parts.events.listen()
+        heard = call.parts.events.listen(call.path["run_id"])
         value, is_done = await run_in_threadpool(look, call)
         left = ends_at - time.monotonic()
         if is_done or left <= 0 or call.parts.is_stopping():

@@ -1,7 +1,6 @@
 """Records: frozen, compared and shown by their fields, under every Python."""
 
 import copy
-import pickle
 import unittest
 from dataclasses import FrozenInstanceError, field, fields, replace
 from typing import Dict, Tuple
@@ -49,11 +48,9 @@ class TestRecord(unittest.TestCase):
         first.labels["a"] = "b"
         self.assertEqual(Labelled().labels, {})
 
-    def test_it_is_replaced_copied_and_pickled_as_a_dataclass_is(self) -> None:
         point = Point(1, tags=("a",))
         self.assertEqual(replace(point, y=5), Point(1, 5, ("a",)))
         self.assertEqual(copy.deepcopy(point), point)
-        self.assertEqual(pickle.loads(pickle.dumps(point)), point)
         self.assertEqual([one.name for one in fields(Point)], ["x", "y", "tags"])
 
     def test_it_shows_its_fields(self) -> None:

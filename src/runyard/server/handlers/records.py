@@ -49,7 +49,7 @@ def append_log(call: Call) -> Offset:
                 size = file.tell()
     except OSError as error:
         raise _disk_error(error, "the log") from None
-    call.parts.events.notify()
+    call.parts.events.notify(call.path["run_id"])
     return Offset(offset + len(call.body) if size >= LOG_MAX else size)
 
 
@@ -127,7 +127,7 @@ def add_metrics(call: Call) -> MetricsReply:
     mark = call.parts.database.write_bulk(
         lambda connection: metrics.add_batch(connection, run.id, run.workspace, batch, call.now)
     )
-    call.parts.events.notify()
+    call.parts.events.notify(call.path["run_id"])
     return MetricsReply(mark)
 
 
@@ -157,7 +157,7 @@ def add_artifacts(call: Call) -> Count:
     count = call.parts.database.write(
         lambda connection: runs.add_artifacts(connection, run, body.artifacts, call.user, call.now)
     )
-    call.parts.events.notify()
+    call.parts.events.notify(call.path["run_id"])
     return Count(count)
 
 

@@ -80,7 +80,7 @@ def change_run(call: Call) -> Run:
         return runs.get_run(connection, call.workspace, run.id)
 
     changed = call.parts.database.write(write)
-    call.parts.events.notify()
+    call.parts.events.notify(call.path["run_id"])
     return changed
 
 
@@ -90,28 +90,29 @@ def cancel_run(call: Call) -> Run:
         lambda connection: runs.request_cancel(connection, call.workspace, call.path["run_id"], call.user, call.now)
     )
     call.parts.loop.ring()
-    call.parts.events.notify()
+    call.parts.events.notify(call.path["run_id"])
     return run
 
 
-def peek_run(call: Call) -> Tuple[int, bool]:
-    """The number of the run's latest event: what ``wait_run`` looks at again and again."""
-    with call.parts.database.read() as connection:
-        found = runs.event_sequence(connection, call.workspace, call.path["run_id"])
-    if found is None:
-        raise NotFoundError(
-            "Run {!r} does not exist in workspace {!r}.".format(call.path["run_id"][:80], call.workspace)
-        )
-    return found, found > call.integer("after", 0)
-
-
 async def wait_run(call: Call) -> Run:
-    """The run as soon as it has an event after ``after``, or after ``wait_s`` seconds.
+    """The run as soon as it has an event after ``after`` (with ``ended=1``: its last one), or after ``wait_s`` seconds.
 
     Async, since it waits: a hundred of these hold up nothing.
     """
-    await wait_until(call, peek_run, call.integer("wait_s", 30, 0, WAIT_MAX_S))
-    return await in_thread(get_run, call)
+    found = await wait_until(call, _look_at_run, call.integer("wait_s", 30, 0, WAIT_MAX_S))
+    return found if found is not None else await in_thread(get_run, call)
+
+
+def _look_at_run(call: Call) -> Tuple[Optional[Run], bool]:
+    """The run, if what is waited for has happened; looked at again and again, so read as a whole only then."""
+    run_id = call.path["run_id"]
+    with call.parts.database.read() as connection:
+        found = runs.find_progress(connection, call.workspace, run_id)
+        if found is None:
+            raise NotFoundError(f"Run {run_id[:80]!r} does not exist in workspace {call.workspace!r}.")
+        sequence, has_ended = found
+        is_due = has_ended if call.integer("ended", 0, 0, 1) else sequence > call.integer("after", 0)
+        return (runs.get_run(connection, call.workspace, run_id), True) if is_due else (None, False)
 
 
 def list_events(call: Call) -> List[RunEvent]:
