@@ -12,7 +12,7 @@ import pytest
 from runyard import errors
 from runyard.client.http import Server, file_resolver
 from runyard.errors import RunyardError, ServerUnreachableError, ServiceException
-from runyard.server.app import _STATUS, _error
+from runyard.server.dispatch import _STATUS, _error
 
 
 class Peer:

@@ -13,7 +13,8 @@ from runyard.protocol.assets import WorkspaceSpec
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.routes import BY_NAME
 from runyard.protocol.runs import RunSpec
-from runyard.server.app import Parts, make_app, make_parts
+from runyard.server.app import Parts, make_parts
+from runyard.server.dispatch import Application as Server
 from runyard.server.settings import Settings
 
 
@@ -43,7 +44,7 @@ class Application:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.parts: Parts = make_parts(Settings(home=home, **settings), "http://127.0.0.1:9")
-        self._app = make_app(self.parts)
+        self._app = Server(self.parts)
         self._loop = asyncio.new_event_loop()
         self.owner = self.add_token(Principal(PrincipalKind.USER, "ann", "owner"))
 

@@ -41,7 +41,6 @@ class Database:
             "sqlite:///" + str(path), connect_args={"check_same_thread": False}, pool_size=8, max_overflow=32
         )
         event.listen(self._engine, "connect", _prepare_connection)
-        event.listen(self._engine, "begin", _begin_deferred)
         self._create_tables()
         self._writer = _Writer(self._engine.connect)
         self._writer.start()
@@ -50,6 +49,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A connection to read with: one consistent view, never blocked by the writer."""
         with self._engine.connect() as connection:
+            _control(connection, "BEGIN")
             yield connection
 
     def write(self, operation: Operation[T]) -> T:
@@ -71,6 +71,7 @@ class Database:
                 found = connection.execute(select(tables.schema.c.number)).scalar()
                 _check_schema(found or 0)
                 return
+            _control(connection, "BEGIN")
             tables.metadata.create_all(connection, checkfirst=False)
             connection.execute(insert(tables.schema).values(number=tables.SCHEMA))
             connection.commit()
@@ -92,12 +93,12 @@ def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None
     connection.execute("PRAGMA cache_size=-8000")
 
 
-def _begin_deferred(connection: Connection) -> None:
-    _control(connection, "BEGIN")
-
-
 def _control(connection: Connection, command: str) -> None:
-    """A command that moves a transaction, straight to the driver: through SQLAlchemy it costs more than a query."""
+    """A command that moves a transaction, straight to the driver: through SQLAlchemy it costs more than a query.
+
+    ``sqlite3`` begins no transaction by itself here (``isolation_level`` is None); it commits and rolls back one that
+    it finds. A listener for SQLAlchemy's own "begin" would make each statement of every connection slower.
+    """
     driver: Any = connection.connection.dbapi_connection
     driver.execute(command)
 
@@ -151,6 +152,7 @@ class _Writer(threading.Thread):
         ends_at = time.monotonic() + limit_s
         try:
             with connection.begin():
+                _control(connection, "BEGIN")
                 while lane and len(done) < GROUP_MAX and (not done or time.monotonic() < ends_at):
                     operation, future = lane.popleft()
                     done.append((future, _attempt(connection, operation)))

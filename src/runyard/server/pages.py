@@ -4,10 +4,8 @@ import html
 import time
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, Tuple
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route
 
 from runyard.db import assets, metrics, runs
 from runyard.errors import AuthenticationException, RunyardError
@@ -17,11 +15,13 @@ from runyard.protocol.metrics import MetricSummary
 from runyard.protocol.routes import BY_NAME
 from runyard.protocol.runs import TERMINAL, Run
 from runyard.server.auth import COOKIE, COOKIE_LIFETIME_S, check_permission
+from runyard.server.threads import in_thread
 
 if TYPE_CHECKING:
     from runyard.server.app import Parts
 
 Guard = Callable[..., Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Seconds between two loads of a page whose run still moves.
 REFRESH_S = 3
@@ -37,10 +37,10 @@ pre { background: #8881; padding: .8rem; overflow: auto; max-height: 30rem }
 """
 
 
-def make_routes(parts: "Parts", guard: Guard) -> List[Route]:
-    """The pages' routes; each needs what its data's API route needs."""
+def make_pages(parts: "Parts", guard: Guard) -> List[Tuple[str, Endpoint]]:
+    """The pages by their addresses; each needs what its data's API route needs."""
 
-    def page(name: str, make: Callable[["Parts", Principal, Any], str]) -> Callable[[Request], Awaitable[Response]]:
+    def page(name: str, make: Callable[["Parts", Principal, Any], str]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             async def answer() -> Response:
                 try:
@@ -48,7 +48,7 @@ def make_routes(parts: "Parts", guard: Guard) -> List[Route]:
                         request.headers.get("authorization"), request.cookies.get(COOKIE), "GET"
                     )
                     check_permission(BY_NAME[name], principal, request.path_params)
-                    text = await run_in_threadpool(make, parts, principal, request.path_params)
+                    text = await in_thread(make, parts, principal, request.path_params)
                     return _page(text, 200)
                 except AuthenticationException as error:
                     return _page(_sign_in(str(error)), 401)
@@ -66,10 +66,10 @@ def make_routes(parts: "Parts", guard: Guard) -> List[Route]:
         return await guard(parts, request, answer)
 
     return [
-        Route("/", page("list_workspaces", _home), methods=["GET"]),
-        Route("/login", sign_in, methods=["GET"]),
-        Route("/workspaces/{workspace}/runs", page("list_runs", _runs), methods=["GET"]),
-        Route("/workspaces/{workspace}/runs/{run_id}", page("get_run", _run), methods=["GET"]),
+        ("/", page("list_workspaces", _home)),
+        ("/login", sign_in),
+        ("/workspaces/{workspace}/runs", page("list_runs", _runs)),
+        ("/workspaces/{workspace}/runs/{run_id}", page("get_run", _run)),
     ]
 
 

@@ -21,8 +21,9 @@ from runyard.errors import RunyardError, ServiceException, UserErrorException
 from runyard.files.layout import write_atomically
 from runyard.files.processes import identity as process_identity
 from runyard.protocol.identity import Principal, PrincipalKind
-from runyard.server.app import Parts, make_app, make_parts
+from runyard.server.app import Parts, make_parts
 from runyard.server.connection import Connection
+from runyard.server.dispatch import Application
 from runyard.server.settings import Settings, read_settings
 
 #: How long requests may finish after TERM, seconds.
@@ -82,7 +83,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     parts = make_parts(settings, url)
     _ensure_owner(parts)
     config = uvicorn.Config(
-        make_app(parts),
+        Application(parts),
         log_config=None,
         access_log=False,
         lifespan="on",

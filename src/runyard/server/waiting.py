@@ -1,21 +1,13 @@
 """How a request for a run waits without holding a thread: look, sleep until something happens, look again."""
 
 import time
-from typing import Any, Callable, Tuple, TypeVar
-
-from starlette.concurrency import run_in_threadpool
+from typing import Any, Callable, Tuple
 
 from runyard.server.call import Call
-
-T = TypeVar("T")
+from runyard.server.threads import in_thread
 
 #: Longest sleep before looking again although nothing was heard, seconds.
 LOOK_S = 5.0
-
-
-async def in_thread(function: Callable[[Call], T], call: Call) -> T:
-    """Carry out a short, blocking handler on the bounded pool."""
-    return await run_in_threadpool(function, call)
 
 
 async def wait_until(call: Call, look: Callable[[Call], Tuple[Any, bool]], wait_s: float) -> Any:
@@ -23,7 +15,7 @@ async def wait_until(call: Call, look: Callable[[Call], Tuple[Any, bool]], wait_
     ends_at = time.monotonic() + wait_s
     while True:
         heard = call.parts.events.listen(call.path["run_id"])
-        value, is_done = await run_in_threadpool(look, call)
+        value, is_done = await in_thread(look, call)
         left = ends_at - time.monotonic()
         if is_done or left <= 0 or call.parts.is_stopping():
             heard.cancel()

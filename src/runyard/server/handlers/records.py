@@ -19,7 +19,8 @@ from runyard.protocol.plan import ReportBatch, ReportReply
 from runyard.protocol.runs import TERMINAL
 from runyard.protocol.trees import check_path
 from runyard.server.call import Call, Content
-from runyard.server.waiting import in_thread, wait_until
+from runyard.server.threads import in_thread
+from runyard.server.waiting import wait_until
 
 #: Longest wait of one request for more of a log, seconds; most bytes in one reply.
 WAIT_MAX_S, READ_MAX = 60, 4 << 20

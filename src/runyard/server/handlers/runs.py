@@ -24,7 +24,8 @@ from runyard.protocol.runs import (
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
 from runyard.server.call import Call
-from runyard.server.waiting import in_thread, wait_until
+from runyard.server.threads import in_thread
+from runyard.server.waiting import wait_until
 
 #: Longest wait of one request, seconds; the client asks again.
 WAIT_MAX_S = 60

@@ -12,8 +12,8 @@ from runyard.server.call import Call
 from runyard.server.names import check_asset_name
 
 
-def ping(call: Call) -> Ping:
-    """The server answers."""
+async def ping(_call: Call) -> Ping:
+    """The server answers; async, since it waits for nothing."""
     return Ping("runyard", __version__, 1)
 
 
