@@ -7,7 +7,7 @@ decoded with ``strict=True``, so that a mistyped name is an error and not a sile
 import dataclasses
 import json
 import typing
-from typing import Any, Dict, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from runyard.errors import UserErrorException
 
@@ -16,24 +16,50 @@ T = TypeVar("T")
 #: The most levels that a decoded value may nest; a hostile body cannot exhaust the stack.
 MAX_DEPTH = 32
 
-_hints: Dict[type, Dict[str, Any]] = {}
+#: (data, strict, depth) to a value; raises _Misfit.
+_Decoder = Callable[[Any, bool, int], Any]
+
+_decoders: Dict[Any, _Decoder] = {}
+_names: Dict[type, Optional[Tuple[str, ...]]] = {}
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+
+
+class _Misfit(Exception):
+    """What does not fit; each level that it passes adds its own name to ``path``."""
+
+    def __init__(self, before: str, after: str, path: str = "") -> None:
+        super().__init__()
+        self.before = before
+        self.after = after
+        self.path = path
 
 
 def to_wire(value: Any) -> Any:
     """The JSON form of a dataclass, tuple, mapping or scalar. Fields that are None are left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: to_wire(item) for name, item in pairs if item is not None}
-    if isinstance(value, (list, tuple)):
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind in (list, tuple):
         return [to_wire(item) for item in value]
     if isinstance(value, dict):
         return {str(key): to_wire(item) for key, item in value.items()}
-    return value
+    names = _field_names(kind)
+    if names is None:
+        return value
+    found = {}
+    for name in names:
+        item = getattr(value, name)
+        if item is not None:
+            found[name] = item if type(item) in _SCALARS else to_wire(item)
+    return found
 
 
 def from_wire(kind: Type[T], data: Any, strict: bool = False) -> T:
     """A value of ``kind`` from its JSON form; UserErrorException names the field that does not fit."""
-    return typing.cast(T, _decode(kind, data, kind.__name__, strict, 0))
+    try:
+        return typing.cast(T, _decoder(kind)(data, strict, 0))
+    except _Misfit as error:
+        raise UserErrorException(f"{error.before}{kind.__name__}{error.path}{error.after}") from None
 
 
 def dumps(value: Any) -> str:
@@ -50,69 +76,112 @@ def loads(kind: Type[T], text: str, strict: bool = False) -> T:
     return from_wire(kind, data, strict)
 
 
-def _decode(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise UserErrorException(f"{where} nests deeper than {MAX_DEPTH} levels.")
+def _field_names(kind: type) -> Optional[Tuple[str, ...]]:
+    if kind not in _names:
+        is_one = dataclasses.is_dataclass(kind)
+        _names[kind] = tuple(one.name for one in dataclasses.fields(kind)) if is_one else None
+    return _names[kind]
+
+
+def _decoder(kind: Any) -> _Decoder:
+    """The decoder of a type, made at its first use: to look at annotations for each value takes four times as long."""
+    found = _decoders.get(kind)
+    if found is None:
+        found = _decoders[kind] = _make_decoder(kind)
+    return found
+
+
+def _make_decoder(kind: Any) -> _Decoder:
     if kind is Any:
-        return data
+        return lambda data, strict, depth: data
     origin = getattr(kind, "__origin__", None)
     if origin is typing.Union:
-        return None if data is None else _decode(_only_choice(kind), data, where, strict, depth)
+        inner = _decoder(next(choice for choice in kind.__args__ if choice is not type(None)))
+        return lambda data, strict, depth: None if data is None else inner(data, strict, depth)
     if origin in (tuple, Tuple):
-        return _decode_tuple(kind, data, where, strict, depth)
+        return _tuple_decoder(_decoder(kind.__args__[0]))
     if origin in (dict, Dict):
-        return _decode_mapping(kind, data, where, strict, depth)
+        return _mapping_decoder(_decoder(kind.__args__[1]))
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, data, where, strict, depth)
-    return _decode_scalar(kind, data, where)
+        return _dataclass_decoder(kind)
+    return _decode_text if kind is str else _scalar_decoder(kind)
 
 
-def _only_choice(kind: Any) -> Any:
-    return next(choice for choice in kind.__args__ if choice is not type(None))
+def _tuple_decoder(item: _Decoder) -> _Decoder:
+    def decode(data: Any, strict: bool, depth: int) -> Any:
+        if not isinstance(data, (list, tuple)):
+            raise _misfit("a list", data)
+        _check_depth(depth)
+        found: List[Any] = []
+        try:
+            for one in data:
+                found.append(item(one, strict, depth + 1))
+        except _Misfit as error:
+            error.path = f"[{len(found)}]{error.path}"
+            raise
+        return tuple(found)
+
+    return decode
 
 
-def _decode_tuple(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Tuple[Any, ...]:
-    if not isinstance(data, (list, tuple)):
-        raise _misfit(where, "a list", data)
-    item = kind.__args__[0]
-    return tuple(_decode(item, one, f"{where}[{i}]", strict, depth + 1) for i, one in enumerate(data))
+def _mapping_decoder(item: _Decoder) -> _Decoder:
+    def decode(data: Any, strict: bool, depth: int) -> Any:
+        if not isinstance(data, dict):
+            raise _misfit("an object", data)
+        _check_depth(depth)
+        found = {}
+        for key, one in data.items():
+            _check_text(str(key), "A name in ")
+            try:
+                found[key] = item(one, strict, depth + 1)
+            except _Misfit as error:
+                error.path = f"[{key!r}]{error.path}"
+                raise
+        return found
+
+    return decode
 
 
-def _decode_mapping(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Dict[str, Any]:
-    if not isinstance(data, dict):
-        raise _misfit(where, "an object", data)
-    item = kind.__args__[1]
-    for key in data:
-        check_text(str(key), f"A name in {where}")
-    return {key: _decode(item, one, f"{where}[{key!r}]", strict, depth + 1) for key, one in data.items()}
-
-
-def _decode_dataclass(kind: Any, data: Any, where: str, strict: bool, depth: int) -> Any:
-    if isinstance(data, kind):
-        return data
-    if not isinstance(data, dict):
-        raise _misfit(where, "an object", data)
-    hints = _hints.get(kind)
-    if hints is None:
-        hints = _hints[kind] = typing.get_type_hints(kind)
-    if strict:
-        for name in data:
-            if name not in hints:
-                raise UserErrorException("{} has no field {!r}; it has {}.".format(where, name, ", ".join(hints)))
-    values = {
-        name: _decode(hint, data[name], f"{where}.{name}", strict, depth + 1)
-        for name, hint in hints.items()
-        if name in data
-    }
+def _dataclass_decoder(kind: Any) -> _Decoder:
+    hints = typing.get_type_hints(kind)
+    # Made at the first value, since a type may contain itself.
+    decoders: Dict[str, _Decoder] = {}
     # None is never sent, so what is absent and may be None is None.
-    values.update(
-        (name, None) for name, hint in hints.items() if name not in data and _is_required_optional(kind, name, hint)
-    )
-    try:
-        return kind(**values)
-    except TypeError:
-        missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
-        raise UserErrorException("{} lacks {}.".format(where, ", ".join(missing))) from None
+    absent = {name: None for name, hint in hints.items() if _is_required_optional(kind, name, hint)}
+
+    def decode(data: Any, strict: bool, depth: int) -> Any:
+        if isinstance(data, kind):
+            return data
+        if not isinstance(data, dict):
+            raise _misfit("an object", data)
+        _check_depth(depth)
+        if not decoders:
+            decoders.update((name, _decoder(hint)) for name, hint in hints.items())
+        values: Dict[str, Any] = dict(absent)
+        name = ""
+        try:
+            for name, one in data.items():
+                inner = decoders.get(name)
+                if inner is not None:
+                    values[name] = inner(one, strict, depth + 1)
+                elif strict:
+                    raise _Misfit("", " has no field {!r}; it has {}.".format(name, ", ".join(hints)))
+        except _Misfit as error:
+            if name in decoders:
+                error.path = f".{name}{error.path}"
+            raise
+        try:
+            return kind(**values)
+        except TypeError:
+            missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
+            raise _Misfit("", " lacks {}.".format(", ".join(missing))) from None
+
+    return decode
+
+
+def _check_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _Misfit("", f" nests deeper than {MAX_DEPTH} levels.")
 
 
 def _is_required_optional(kind: Any, name: str, hint: Any) -> bool:
@@ -123,27 +192,36 @@ def _is_required(field: Any) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _decode_scalar(kind: Any, data: Any, where: str) -> Any:
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
-        if kind is str:
-            check_text(data, where)
-        return data
-    raise _misfit(where, "of type " + kind.__name__, data)
+def _decode_text(data: Any, _strict: bool, _depth: int) -> Any:
+    if not isinstance(data, str):
+        raise _misfit("of type str", data)
+    _check_text(data)
+    return data
 
 
-def check_text(text: str, where: str) -> None:
+def _scalar_decoder(kind: type) -> _Decoder:
+    def decode(data: Any, _strict: bool, _depth: int) -> Any:
+        if kind is float and isinstance(data, int) and not isinstance(data, bool):
+            return float(data)
+        if isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
+            return data
+        raise _misfit("of type " + kind.__name__, data)
+
+    return decode
+
+
+def _check_text(text: str, before: str = "") -> None:
     """Refuse text that no store can keep: a NUL, or half of a surrogate pair."""
     if "\0" in text:
-        raise UserErrorException(f"{where} contains a NUL character; remove it.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserErrorException(f"{where} is not valid Unicode text.") from None
+        raise _Misfit(before, " contains a NUL character; remove it.")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _Misfit(before, " is not valid Unicode text.") from None
 
 
-def _misfit(where: str, wanted: str, data: Optional[Any]) -> UserErrorException:
+def _misfit(wanted: str, data: Optional[Any]) -> _Misfit:
     shown = repr(data)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return UserErrorException(f"{where} must be {wanted}, not {shown}.")
+    return _Misfit("", f" must be {wanted}, not {shown}.")
