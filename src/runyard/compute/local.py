@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
 from runyard.errors import ServiceException
-from runyard.files.layout import attempt_folder, write_atomically
+from runyard.files.layout import attempt_folder
 from runyard.files.processes import boot_id, is_alive
 from runyard.protocol.plan import LaunchPlan, NodeFacts, Observation, ObservedState
 from runyard.protocol.wire import dumps
@@ -37,9 +37,10 @@ class LocalCompute:
         if self._observe(key).state == ObservedState.ALIVE:
             return
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(folder / "token", secret.encode(), mode=0o600)
-        write_atomically(folder / "node.json", dumps(self._facts).encode(), mode=0o600)
-        write_atomically(folder / "plan.json", dumps(plan).encode(), mode=0o600)
+        # Nobody reads them before the fork below; a start that broke off between them is made again as a whole.
+        _write(folder / "token", secret)
+        _write(folder / "node.json", dumps(self._facts))
+        _write(folder / "plan.json", dumps(plan))
         self._nursery.fork(folder, recover=False)
 
     def recover(self, key: str) -> None:
@@ -93,6 +94,12 @@ class LocalCompute:
             return Observation(key, ObservedState.ALIVE)
         why = "The machine was started again." if record.get("boot_id") != boot_id() else "Its process is gone."
         return Observation(key, ObservedState.GONE, why)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that only its owner reads."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 class _Nursery:

@@ -54,7 +54,7 @@ class BlobStore:
         if is_first:
             for name in ("blobs", "packs", "tmp", "uploads"):
                 (root / name).mkdir(parents=True, exist_ok=True)
-        self._index = PackIndex(root)
+        self._index = PackIndex(root, is_first)
         if is_first:
             self._index.adopt_unknown_packs()
 

@@ -72,8 +72,10 @@ def scan_pack(path: Path) -> Iterator[PackEntry]:
 class PackIndex:
     """Finds small blobs, for every process that shares the store."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, is_first: bool) -> None:
+        """``is_first``: make the tables if they are not there; others find them."""
         self._root = root
+        self._is_first = is_first
         self._local = threading.local()
         self._packs = root / "packs"
 
@@ -107,13 +109,14 @@ class PackIndex:
         if kept is not None and kept[0] == os.getpid():
             return kept[1]
         connection = sqlite3.connect(str(self._root / "index.db"), timeout=30, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, pack TEXT, offset INTEGER, size INTEGER)"
-            " WITHOUT ROWID"
-        )
-        connection.execute("CREATE TABLE IF NOT EXISTS packs (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        if self._is_first:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, pack TEXT, offset INTEGER, size INTEGER)"
+                " WITHOUT ROWID"
+            )
+            connection.execute("CREATE TABLE IF NOT EXISTS packs (name TEXT PRIMARY KEY) WITHOUT ROWID")
         self._local.kept = (os.getpid(), connection)
         return connection
 

@@ -62,6 +62,12 @@ def from_wire(kind: Type[T], data: Any, strict: bool = False) -> T:
         raise UserErrorException(f"{error.before}{kind.__name__}{error.path}{error.after}") from None
 
 
+def prepare(*kinds: type) -> None:
+    """Make what decodes these types now, for a process that is forked later."""
+    for kind in kinds:
+        _decoder(kind)
+
+
 def dumps(value: Any) -> str:
     """``value`` as canonical JSON text: keys sorted, no blanks, so that equal values give equal text."""
     return json.dumps(to_wire(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -144,7 +150,6 @@ def _mapping_decoder(item: _Decoder) -> _Decoder:
 
 def _dataclass_decoder(kind: Any) -> _Decoder:
     hints = typing.get_type_hints(kind)
-    # Made at the first value, since a type may contain itself.
     decoders: Dict[str, _Decoder] = {}
     # None is never sent, so what is absent and may be None is None.
     absent = {name: None for name, hint in hints.items() if _is_required_optional(kind, name, hint)}
@@ -155,8 +160,6 @@ def _dataclass_decoder(kind: Any) -> _Decoder:
         if not isinstance(data, dict):
             raise _misfit("an object", data)
         _check_depth(depth)
-        if not decoders:
-            decoders.update((name, _decoder(hint)) for name, hint in hints.items())
         values: Dict[str, Any] = dict(absent)
         name = ""
         try:
@@ -176,6 +179,9 @@ def _dataclass_decoder(kind: Any) -> _Decoder:
             missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
             raise _Misfit("", " lacks {}.".format(", ".join(missing))) from None
 
+    # Known before its fields are looked at: a type may contain itself.
+    _decoders[kind] = decode
+    decoders.update((name, _decoder(hint)) for name, hint in hints.items())
     return decode
 
 

@@ -1,6 +1,7 @@
 """Forks runners for a local server: a single-threaded child that has imported the runner already and keeps no state.
 
-It is spoken to over an inherited socket pair, a JSON message a fork, and ends when the server's end is closed.
+It is spoken to over an inherited socket pair, a JSON message a fork, and ends when the server's end is closed. One
+runner is forked ahead and waits for its attempt, so that no attempt waits for a fork.
 """
 
 import gc
@@ -12,6 +13,10 @@ import sys
 import traceback
 from typing import Any, Dict
 
+from runyard.protocol.identity import Count, Offset
+from runyard.protocol.metrics import MetricsReply
+from runyard.protocol.plan import LaunchPlan, NodeFacts, ReportReply
+from runyard.protocol.wire import prepare
 from runyard.runner.__main__ import main as run_attempt
 from runyard.runner.folder import write_identity
 
@@ -24,8 +29,8 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     # Ended runners are reaped by the kernel: one fork does, and the nursery keeps no list of children.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    gc.collect()
-    gc.freeze()
+    _prepare()
+    spare = _Spare(connection)
     while True:
         try:
             message = connection.recv(MESSAGE_BYTES)
@@ -33,24 +38,60 @@ def main(descriptor: int) -> None:
             return
         if not message:
             return
-        connection.send(json.dumps(_fork(connection, json.loads(message))).encode())
-
-
-def _fork(connection: socket.socket, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Fork a runner in a session of its own, and wait until its identity is on disk."""
-    folder, is_recovery = str(request["folder"]), bool(request.get("recover"))
-    reading, writing = os.pipe()
-    if os.fork() == 0:
         try:
-            os.close(reading)
-            connection.close()
-            _become_runner(folder, is_recovery, writing)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    return {"ok": True} if answer == b"ok" else {"ok": False, "error": answer.decode("utf-8", "replace") or "it died"}
+            answer = spare.become(message)
+        except OSError:
+            # Somebody killed it while it waited.
+            spare = _Spare(connection)
+            answer = spare.become(message)
+        connection.send(json.dumps(answer).encode())
+        spare = _Spare(connection)
+
+
+def _prepare() -> None:
+    """Do now what each runner would do for itself at its first request."""
+    "localhost".encode("idna")
+    prepare(LaunchPlan, NodeFacts, ReportReply, Count, Offset, MetricsReply)
+    gc.collect()
+    gc.freeze()
+
+
+class _Spare:
+    """A forked process that waits to be told whose runner it is; it ends if the nursery does."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        told, self._tell = os.pipe()
+        self._answer, answering = os.pipe()
+        if os.fork() == 0:
+            try:
+                for descriptor in (self._tell, self._answer):
+                    os.close(descriptor)
+                connection.close()
+                _wait(told, answering)
+            finally:
+                os._exit(0)
+        os.close(told)
+        os.close(answering)
+
+    def become(self, message: bytes) -> Dict[str, Any]:
+        """Let it be the runner of that request; returns once its identity is on disk. OSError where it is gone."""
+        with os.fdopen(self._answer, "rb") as pipe:
+            try:
+                os.write(self._tell, message)
+            finally:
+                os.close(self._tell)
+            answer = pipe.read()
+        return (
+            {"ok": True} if answer == b"ok" else {"ok": False, "error": answer.decode("utf-8", "replace") or "it died"}
+        )
+
+
+def _wait(told: int, answering: int) -> None:
+    message = os.read(told, MESSAGE_BYTES)
+    os.close(told)
+    if message:
+        request = json.loads(message)
+        _become_runner(str(request["folder"]), bool(request.get("recover")), answering)
 
 
 def _become_runner(folder: str, is_recovery: bool, writing: int) -> None:
