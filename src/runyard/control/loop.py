@@ -19,7 +19,7 @@ from runyard.db.engine import Database
 from runyard.errors import AzureMLException
 from runyard.files.layout import folder_name
 from runyard.protocol.environments import EnvironmentSpec
-from runyard.protocol.plan import ObservedState, ReportBatch, ReportReply
+from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
 
 #: Between two looks at everything when no bell rings, seconds.
@@ -77,7 +77,9 @@ class Loop(threading.Thread):
             lambda connection: life.take_reports(connection, workspace, run_id, batch, _now_us())
         )
         self._on_event(run_id)
-        self.ring()
+        if any(report.kind == ReportKind.STORED for report in batch.reports):
+            # A place is free.
+            self.ring()
         return reply
 
     def run(self) -> None:

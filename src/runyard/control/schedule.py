@@ -1,7 +1,7 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
 from itertools import count, islice
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from runyard.protocol.record import record
 
@@ -9,9 +9,8 @@ from runyard.protocol.record import record
 LOCAL = "local"
 
 
-@record
-class Waiting:
-    """A run that is ready to start but for a node."""
+class Waiting(NamedTuple):
+    """A run that is ready to start but for a node; a tuple, since each round makes one of every waiting run."""
 
     run_id: str
     workspace: str

@@ -28,6 +28,8 @@ from runyard.server.settings import Settings, read_settings
 
 #: How long requests may finish after TERM, seconds.
 GRACE_S = 3
+#: Objects made before the youngest are looked through, and how often the older ones are: requests leave few cycles.
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
 
 
 def main() -> int:
@@ -108,6 +110,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     # Requests are taken from here on: the socket listens, and uvicorn begins to accept in a moment.
     write_atomically(settings.home / "server.json", json.dumps(record).encode(), mode=0o600)
     gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     gc.enable()
     server.run(sockets=[listener])
     (settings.home / "server.json").unlink(missing_ok=True)
