@@ -6,7 +6,7 @@ import pytest
 
 from runyard.client import shipper as module
 from runyard.client.shipper import LogShipper, MetricsShipper
-from runyard.client.spool import SpoolWriter
+from runyard.client.spool import SpoolWriter, read_mark
 from runyard.errors import ConflictError, ServerUnreachableError, UserErrorException
 from runyard.protocol.metrics import decode_batch, iterate
 
@@ -51,7 +51,7 @@ def test_values_are_sent_once_and_in_order(tmp_path: Path, writer: SpoolWriter) 
         assert shipper.ship() == 1
     assert shipper.ship() == 0
     assert taker.values == [float(i) for i in range(10)]
-    assert (tmp_path / (writer.writer + ".mark")).read_text() == "10"
+    assert read_mark(str(tmp_path), writer.writer) == writer.sizes()[writer.writer]
 
 
 def test_nothing_new_makes_no_request(tmp_path: Path, writer: SpoolWriter) -> None:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional
 
+from runyard.client.spool import write_mark
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.metrics import (
     HEADER,
@@ -11,12 +12,11 @@ from runyard.protocol.metrics import (
     SPOOL_MAGIC,
     TEXT,
     Batch,
-    SpoolState,
     encode_batch,
-    read_spool,
 )
+from runyard.protocol.spools import SpoolState, read_spool
 
-#: Most bytes of a spool in one request; at 43 bytes a value some 24,000 values.
+#: Most bytes of a spool in one request; at 35 bytes a value some 30,000 values.
 SPOOL_BYTES = 1 << 20
 #: The longest record of a spool.
 RECORD_BYTES = HEADER.size + TEXT.size + MAX_TEXT_BYTES
@@ -51,6 +51,11 @@ class MetricsShipper:
         """Send everything that is in the spools now; returns how many values the server took."""
         return sum(self._ship_one(name) for name in self._names())
 
+    def shipped_bytes(self, writer: str) -> int:
+        """How many bytes of that writer's spool the server has, or are of no use to it."""
+        spool = self._spools.get(writer + ".spool")
+        return 0 if spool is None else spool.state.offset
+
     def sync(self) -> None:
         """Hand what the spools hold to the disk."""
         for name in self._names():
@@ -70,7 +75,7 @@ class MetricsShipper:
     def _ship_one(self, name: str) -> int:
         writer = name[: -len(".spool")]
         spool = self._spools.setdefault(name, _Spool(SpoolState()))
-        shipped, size = 0, SPOOL_BYTES
+        before, shipped, size = spool.state.offset, 0, SPOOL_BYTES
         with open(os.path.join(self._folder, name), "rb") as file:
             while not spool.state.is_torn:
                 file.seek(spool.state.offset)
@@ -86,30 +91,29 @@ class MetricsShipper:
                         break
                     spool.state, size = ahead, SPOOL_BYTES + RECORD_BYTES
                     continue
-                first = spool.state.sequence + 1
-                batch = Batch(writer, self._attempt, first, ahead.sequence, tuple(columns))
-                try:
-                    mark = self._send(encode_batch(batch))
-                except (ConflictError, NotFoundError):
-                    raise
-                except UserErrorException as error:
-                    self.refused[writer] = str(error)
+                batch = Batch(writer, self._attempt, spool.state.sequence + 1, ahead.sequence, tuple(columns))
+                mark = self._send_batch(batch)
+                if mark is None:
                     spool.state.is_torn = True
                     break
                 if mark >= ahead.sequence:
                     shipped += ahead.sequence - spool.state.sequence
                     spool.state = ahead
-                    self._note_mark(writer, mark)
                 else:
                     spool.state = _rewind(file.name, writer, mark)
+        if spool.state.offset > before:
+            write_mark(self._folder, writer, spool.state.offset)
         return shipped
 
-    def _note_mark(self, writer: str, mark: int) -> None:
-        """Tell the writing process how far the server is: it waits for this before it reads its own metrics."""
-        path = os.path.join(self._folder, writer + ".mark")
-        with open(path + ".new", "w") as file:
-            file.write(str(mark))
-        os.replace(path + ".new", path)
+    def _send_batch(self, batch: Batch) -> Optional[int]:
+        """The server's mark; None where it refuses these values for good."""
+        try:
+            return self._send(encode_batch(batch))
+        except (ConflictError, NotFoundError):
+            raise
+        except UserErrorException as error:
+            self.refused[batch.writer] = str(error)
+            return None
 
 
 class LogShipper:

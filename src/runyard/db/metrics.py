@@ -1,5 +1,6 @@
 """Metrics: sealed column chunks, one row of summary per name, and a high-water mark per writer."""
 
+import math
 from array import array
 from typing import Dict, List, Optional, Tuple
 
@@ -94,7 +95,8 @@ def _summarise(connection: Connection, run_id: str, columns: Columns, owned: Dic
 
 def _extremes(values: "array[float]") -> Tuple[Optional[float], Optional[float], Optional[float]]:
     """Last, least and greatest; NaN, which SQLite cannot hold, counts as absent."""
-    finite = values if not any(value != value for value in values) else [v for v in values if v == v]
+    # One NaN makes the sum NaN, and so do two opposite infinities; only then is each value looked at.
+    finite = values if not math.isnan(sum(values)) else [value for value in values if value == value]
     if not finite:
         return None, None, None
     return finite[-1], min(finite), max(finite)

@@ -18,7 +18,6 @@ import struct
 import sys
 import zlib
 from array import array
-from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from runyard.protocol.record import record
@@ -97,114 +96,6 @@ class MetricSummary:
     last: float
     minimum: float
     maximum: float
-
-
-@dataclass
-class SpoolState:
-    """How far a spool has been read: grows with ``read_spool``."""
-
-    offset: int = 0
-    sequence: int = 0
-    keys: Optional[Dict[int, str]] = None
-    #: True once a record failed its check; nothing after it is read.
-    is_torn: bool = False
-
-
-def read_spool(data: bytes, state: SpoolState, writer: str) -> List[Columns]:
-    """The columns of the complete records in ``data``, which starts at ``state.offset`` of the file.
-
-    Advances ``state``; an incomplete record at the end stays for the next call. A record with a wrong CRC sets
-    ``is_torn`` and ends the reading.
-    """
-    position = 0
-    if state.keys is None:
-        state.keys = {}
-    if state.offset == 0:
-        if len(data) < len(SPOOL_MAGIC):
-            return []
-        if not data.startswith(SPOOL_MAGIC):
-            state.is_torn = True
-            return []
-        position = len(SPOOL_MAGIC)
-    gathered: List[_Gathered] = []
-    position = _read_records(data, position, state, gathered)
-    state.offset += position
-    return [one.columns(state.keys[one.key], writer) for one in gathered if one.key in state.keys]
-
-
-class _Gathered:
-    """Columns that grow: the values of one key as long as their kind stays the same."""
-
-    def __init__(self, key: int, kind: int, sequence: int) -> None:
-        self.key = key
-        self.kind = kind
-        self.first_sequence = sequence
-        self.steps: array[int] = array("q")
-        self.times: array[int] = array("q")
-        self.values: array[float] = array("d")
-        self.texts: List[str] = []
-
-    def columns(self, key: str, writer: str) -> Columns:
-        texts = tuple(self.texts)
-        return Columns(key, writer, self.first_sequence, self.steps, self.times, self.values, texts, self.kind)
-
-
-def _read_records(data: bytes, position: int, state: SpoolState, gathered: List[_Gathered]) -> int:
-    """Read records into ``gathered``; returns the position after the last complete one. Every record costs here."""
-    end, unpack_header, unpack_scalar, crc32 = len(data), HEADER.unpack_from, SCALAR.unpack_from, zlib.crc32
-    header_bytes, scalar_bytes = HEADER.size, SCALAR.size
-    view, sequence = memoryview(data), state.sequence
-    current: Dict[int, _Gathered] = {}
-    while position + header_bytes <= end:
-        length, crc = unpack_header(data, position)
-        start = position + header_bytes
-        stop = start + length
-        if length > MAX_TEXT_BYTES + TEXT.size or length < KEY.size:
-            state.is_torn = True
-            break
-        if stop > end:
-            break
-        if crc32(view[start:stop]) != crc:
-            state.is_torn = True
-            break
-        position = stop
-        if length != scalar_bytes or data[start] == KIND_TEXT or data[start] == KIND_KEY:
-            sequence = _read_other(data[start:stop], sequence, state, current, gathered)
-            continue
-        kind, key, step, time_us, value = unpack_scalar(data, start)
-        sequence += 1
-        one = current.get(key)
-        if one is None or one.kind != kind:
-            one = _begin(key, kind, sequence, current, gathered)
-        one.steps.append(step)
-        one.times.append(time_us)
-        one.values.append(value)
-    state.sequence = sequence
-    return position
-
-
-def _begin(key: int, kind: int, sequence: int, current: Dict[int, _Gathered], gathered: List[_Gathered]) -> _Gathered:
-    one = current[key] = _Gathered(key, kind, sequence)
-    gathered.append(one)
-    return one
-
-
-def _read_other(
-    payload: bytes, sequence: int, state: SpoolState, current: Dict[int, _Gathered], gathered: List[_Gathered]
-) -> int:
-    kind, key = KEY.unpack_from(payload, 0)
-    if kind == KIND_KEY and state.keys is not None:
-        state.keys[key] = payload[KEY.size :].decode("utf-8", "replace")
-    if kind != KIND_TEXT or len(payload) < TEXT.size:
-        return sequence
-    _, key, step, time_us = TEXT.unpack_from(payload, 0)
-    one = current.get(key)
-    if one is None or one.kind != kind:
-        one = _begin(key, kind, sequence + 1, current, gathered)
-    one.steps.append(step)
-    one.times.append(time_us)
-    one.texts.append(payload[TEXT.size :].decode("utf-8", "replace"))
-    return sequence + 1
 
 
 def encode_record(payload: bytes) -> bytes:
@@ -327,13 +218,16 @@ def _array(code: str, data: bytes, position: int, count: int) -> Tuple[Any, int]
     if stop > len(data):
         raise ValueError("the columns are cut short")
     found.frombytes(data[position:stop])
-    if sys.byteorder == "big":
-        found.byteswap()
-    return found, stop
+    return little_endian(found), stop
 
 
-def _bytes(column: Any) -> bytes:
+def little_endian(column: Any) -> Any:
+    """An array whose bytes were little-endian, or are to be, as this machine has it; on most, itself."""
     if sys.byteorder == "big":
         column = array(column.typecode, column)
         column.byteswap()
-    return bytes(column.tobytes())
+    return column
+
+
+def _bytes(column: Any) -> bytes:
+    return bytes(little_endian(column).tobytes())

@@ -6,7 +6,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from runyard.client.spool import SpoolWriter
+from runyard.client.spool import SpoolWriter, read_mark
 
 if TYPE_CHECKING:
     from runyard.sdk.run import Run
@@ -35,14 +35,8 @@ class JobWriter(SpoolWriter):
         self._marks = folder
 
     def is_stored(self) -> bool:
-        """Has the server taken all that was written? The runner leaves its mark beside the spool."""
-        if self.sequence == 0:
-            return True
-        try:
-            with open(os.path.join(self._marks, self.writer + ".mark")) as file:
-                return int(file.read() or 0) >= self.sequence
-        except (OSError, ValueError):
-            return False
+        """Has the server taken all that was written? The runner leaves its mark beside each spool."""
+        return all(read_mark(self._marks, writer) >= size for writer, size in self.sizes().items())
 
 
 class DeliveredWriter:
@@ -55,7 +49,6 @@ class DeliveredWriter:
         self._spool = SpoolWriter(self._folder)
         self._guard = threading.Lock()
         self._ended = threading.Event()
-        self._delivered = 0
         self._shipper = MetricsShipper(self._folder, 1, lambda body: run._call("add_metrics", body).sequence)
         self.log = self._spool.log
         threading.Thread(target=self._deliver_often, name="runyard-metrics", daemon=True).start()
@@ -67,7 +60,7 @@ class DeliveredWriter:
     def is_stored(self) -> bool:
         """Has the server taken all that was written?"""
         self._deliver()
-        return self._delivered >= self._spool.sequence
+        return all(self._shipper.shipped_bytes(writer) >= size for writer, size in self._spool.sizes().items())
 
     def close(self) -> None:
         """Deliver, and end."""
@@ -79,7 +72,7 @@ class DeliveredWriter:
 
     def _deliver(self) -> None:
         with self._guard:
-            self._delivered += self._shipper.ship()
+            self._shipper.ship()
 
     def _deliver_often(self) -> None:
         while not self._ended.wait(DELIVERY_S):

@@ -126,7 +126,7 @@ class Run:
         writer = self._writer
         if writer is None:
             writer = self._open_writer()
-        writer.log(name, value, step)
+        writer.log(name, value, description, step)
 
     def flush(self, timeout_seconds: float = FLUSH_TIMEOUT_S) -> None:
         """Return once the server has everything that this process logged; TimeoutError after the time."""
