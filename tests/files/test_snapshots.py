@@ -67,6 +67,31 @@ def test_unchanged_old_files_are_not_read_again(folder: Path, monkeypatch: pytes
     assert _snapshot(folder).digest == before.digest
 
 
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "chmod", "young and gone"])
+def test_remembered_tree_is_that_of_the_folder_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    long_after = time.time_ns() + 10 * 10**9
+    monkeypatch.setattr("runyard.files.snapshots.time.time_ns", lambda: long_after)
+    if change == "young and gone":
+        (folder / "new.py").write_text("young")
+        os.utime(folder / "new.py", ns=(long_after, long_after))
+    for _ in range(2):
+        _snapshot(folder)
+    if change == "add":
+        (folder / "new.py").write_text("more")
+    elif change == "remove":
+        (folder / "train.py").unlink()
+    elif change == "rename":
+        (folder / "train.py").rename(folder / "trains.py")
+    elif change == "chmod":
+        (folder / "train.py").chmod(0o755)
+    else:
+        (folder / "new.py").unlink()
+    found = _snapshot(folder)
+    assert found == take_snapshot(str(folder), str(folder.parent / "no cache"))
+
+
 def test_damaged_cache_is_no_cache(folder: Path) -> None:
     first = _snapshot(folder)
     (folder.parent / "cache").mkdir(exist_ok=True)

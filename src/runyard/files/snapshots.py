@@ -7,7 +7,7 @@ import stat
 import time
 from dataclasses import field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 from runyard.errors import SnapshotException
 from runyard.files.blobs import BlobStore
@@ -23,7 +23,7 @@ RACY_NS = 2 * 10**9
 #: How many of the largest files a refusal names.
 SHOWN = 10
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 
 @record
@@ -46,8 +46,7 @@ class Snapshot:
     ignored: int = 0
 
 
-@record
-class _Found:
+class _Found(NamedTuple):
     path: str
     absolute: str
     stat: os.stat_result
@@ -62,16 +61,20 @@ def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = Snaps
     if not os.path.isdir(root):
         raise SnapshotException(f"The source folder {folder!r} does not exist.")
     rules, counter = read_rules(Path(root)), [0]
-    found = list(_walk(root, "", rules, counter, {os.stat(root).st_ino}))
+    found: List[_Found] = []
+    _walk(root, "", rules, counter, {os.stat(root).st_ino}, found)
     _check_limits(found, limits)
     cache = _Cache(cache_folder, root)
     entries = [_entry(one, cache) for one in found]
-    cache.save()
     tree = Tree(tuple(sorted(entries, key=lambda entry: entry.path)))
-    check_distinct(tree)
+    digest = cache.find_tree()
+    if digest is None:
+        check_distinct(tree)
+        digest = tree_digest(tree)
+        cache.save(digest, len(entries))
     sources = {entry.digest: one.absolute for entry, one in zip(entries, found)}
     size = sum(entry.size_bytes for entry in entries)
-    return Snapshot(tree, tree_digest(tree), size, sources, counter[0])
+    return Snapshot(tree, digest, size, sources, counter[0])
 
 
 def restore_tree(store: BlobStore, tree: Tree, folder: str) -> None:
@@ -92,28 +95,30 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return encode_tree(snapshot.tree)
 
 
-def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[int]) -> Iterator[_Found]:
+def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[int], found: List[_Found]) -> None:
     with os.scandir(os.path.join(root, below) if below else root) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
+        entries = sorted(listing, key=_name)
     for entry in entries:
         path = below + "/" + entry.name if below else entry.name
-        is_folder = entry.is_dir(follow_symlinks=True)
-        if rules.is_ignored(path, is_folder):
+        if rules.is_ignored(path, entry.is_dir()):
             counter[0] += 1
             continue
         if entry.is_symlink():
             _check_link(root, path, entry.path)
         try:
-            found = entry.stat()
+            seen_now = entry.stat()
         except OSError as error:
             raise SnapshotException(f"{path!r} cannot be read: {error.strerror}.") from None
-        if stat.S_ISDIR(found.st_mode):
-            if found.st_ino not in seen:
-                yield from _walk(root, path, rules, counter, seen | {found.st_ino})
-        elif stat.S_ISREG(found.st_mode):
-            yield _Found(path, entry.path, found)
-        else:
+        if stat.S_ISREG(seen_now.st_mode):
+            found.append(_Found(path, entry.path, seen_now))
+        elif not stat.S_ISDIR(seen_now.st_mode):
             raise SnapshotException(f"{path!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.")
+        elif seen_now.st_ino not in seen:
+            _walk(root, path, rules, counter, seen | {seen_now.st_ino}, found)
+
+
+def _name(entry: "os.DirEntry[str]") -> str:
+    return entry.name
 
 
 def _check_link(root: str, path: str, absolute: str) -> None:
@@ -145,9 +150,10 @@ def _entry(one: _Found, cache: "_Cache") -> TreeEntry:
     digest = cache.find(one)
     size = one.stat.st_size
     if digest is None:
+        check_path(one.path)
         digest, size = _hash_still(one)
         cache.add(one, digest)
-    return TreeEntry(check_path(one.path), digest, size, bool(one.stat.st_mode & 0o100))
+    return TreeEntry(one.path, digest, size, bool(one.stat.st_mode & 0o100))
 
 
 def _hash_still(one: _Found) -> Tuple[str, int]:
@@ -162,23 +168,24 @@ def _hash_still(one: _Found) -> Tuple[str, int]:
 
 
 class _Cache:
-    """Digests of a folder's files by size, times and inode; a file that does not read is no cache."""
+    """Digests of a folder's files by size, times and inode, and of the tree of all; one that does not read is none."""
 
     def __init__(self, folder: str, root: str) -> None:
         self._path = os.path.join(folder, hashlib.sha256(os.fsencode(root)).hexdigest()[:32] + ".json")
         self._old: Dict[str, List[object]] = {}
         self._new: Dict[str, List[object]] = {}
-        self._changed = False
+        self._tree: Optional[str] = None
         try:
             with open(self._path, "rb") as file:
                 found = json.loads(file.read().decode("utf-8"))
             if found["format"] == _CACHE_FORMAT and found["root"] == root:
-                self._old = found["files"]
+                self._old, self._tree = found["files"], found["tree"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._root = root
 
     def find(self, one: _Found) -> Optional[str]:
+        """The digest of a file that is as it was."""
         row = self._old.get(one.path)
         if isinstance(row, list) and row[:4] == _marks(one.stat) and isinstance(row[4], str):
             self._new[one.path] = row
@@ -186,16 +193,21 @@ class _Cache:
         return None
 
     def add(self, one: _Found, digest: str) -> None:
-        self._changed = True
+        """A file was hashed; the tree is another one now."""
+        self._tree = None
         if one.stat.st_mtime_ns < time.time_ns() - RACY_NS and one.stat.st_ctime_ns < time.time_ns() - RACY_NS:
             self._new[one.path] = [*_marks(one.stat), digest]
 
-    def save(self) -> None:
-        if not self._changed and len(self._new) == len(self._old):
-            return
+    def find_tree(self) -> Optional[str]:
+        """The digest of the whole tree, where every file is as it was and none is gone."""
+        return self._tree if len(self._new) == len(self._old) else None
+
+    def save(self, tree: str, count: int) -> None:
+        """Keep what was found, for the next time; a tree with files that are too young to be kept is not kept either."""
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            data = {"format": _CACHE_FORMAT, "root": self._root, "files": self._new}
+            data: Dict[str, object] = {"format": _CACHE_FORMAT, "root": self._root, "files": self._new}
+            data["tree"] = tree if len(self._new) == count else None
             write_atomically(Path(self._path), json.dumps(data, separators=(",", ":")).encode("ascii"))
         except OSError:
             pass
