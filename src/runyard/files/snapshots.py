@@ -203,7 +203,7 @@ class _Cache:
         return self._tree if len(self._new) == len(self._old) else None
 
     def save(self, tree: str, count: int) -> None:
-        """Keep what was found, for the next time; a tree with files that are too young to be kept is not kept either."""
+        """Keep what was found, for the next time; not a tree with files too young to be kept."""
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             data: Dict[str, object] = {"format": _CACHE_FORMAT, "root": self._root, "files": self._new}
