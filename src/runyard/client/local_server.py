@@ -82,7 +82,7 @@ def _start(home: Path, port: Optional[int]) -> None:
                 hint="Its log is {}.".format(home / "server.log"),
             )
         time.sleep(pause_s)
-        pause_s = min(0.05, pause_s * 1.5)
+        pause_s = min(0.02, pause_s * 1.2)
     raise ServerUnreachableError(
         f"The server did not answer within {START_TIMEOUT_S:.0f} s.", hint="Its log is {}.".format(home / "server.log")
     )

@@ -10,15 +10,15 @@ from runyard.protocol.record import record
 
 _VERSIONS = r"(?:(?:==|>=|<=|~=|!=|<|>)[^\s,`]+(?:, ?[<>=!~][^\s,`]+)*)?"
 _PACKAGE = r"`?([A-Za-z0-9][A-Za-z0-9._\-]*(?:\[[^\]]*\])?" + _VERSIONS + ")`?"
-_NO_SPACE = re.compile(r"No space left on device|os error 28|Disk quota exceeded|os error 122")
-_UNREACHABLE = re.compile(r"Failed to fetch: `?([^\s`]+)|error sending request for url \((\S+)\)|dns error")
-_UNKNOWN = re.compile(r"(?:Because |and )" + _PACKAGE + r" was not found in the (?:package registry|provided)")
-_NO_VERSION = re.compile(r"there (?:is|are) no versions? of " + _PACKAGE)
-_NO_WHEEL = re.compile(_PACKAGE + r" has no (?:usable )?(?:wheels|source distribution)")
-_ABI_TAGS = re.compile(r"ABI tags?:((?:[^`\n]*`[^`]+`)+)")
-_NEEDS_PYTHON = re.compile(_PACKAGE + r" (?:depends on|requires) Python\s*([<>=!~][^\s`,]*)")
-_BUILD_FAILED = re.compile(r"(?:Failed to build|Failed to download and build) " + _PACKAGE)
-_FIRST_CAUSE = re.compile(r"cause: (.+)|error: (.+)")
+_NO_SPACE = r"No space left on device|os error 28|Disk quota exceeded|os error 122"
+_UNREACHABLE = r"Failed to fetch: `?([^\s`]+)|error sending request for url \((\S+)\)|dns error"
+_UNKNOWN = r"(?:Because |and )" + _PACKAGE + r" was not found in the (?:package registry|provided)"
+_NO_VERSION = r"there (?:is|are) no versions? of " + _PACKAGE
+_NO_WHEEL = _PACKAGE + r" has no (?:usable )?(?:wheels|source distribution)"
+_ABI_TAGS = r"ABI tags?:((?:[^`\n]*`[^`]+`)+)"
+_NEEDS_PYTHON = _PACKAGE + r" (?:depends on|requires) Python\s*([<>=!~][^\s`,]*)"
+_BUILD_FAILED = r"(?:Failed to build|Failed to download and build) " + _PACKAGE
+_FIRST_CAUSE = r"cause: (.+)|error: (.+)"
 
 
 @record
@@ -38,7 +38,7 @@ def error_of(
     for packages that came from its list.
     """
     text = "\n".join(result.tail)
-    if _NO_SPACE.search(text):
+    if re.search(_NO_SPACE, text):
         return StorageFullError("There is no space left on the disk where environments are built; make room there.")
     blame = _find_blame(text, python, newest, from_conda)
     said = "The last lines of uv:\n" + text if text else ""
@@ -48,23 +48,23 @@ def error_of(
 
 def _find_blame(text: str, python: str, newest: Callable[[str], Optional[str]], from_conda: Mapping[str, str]) -> Blame:
     flat = re.sub(r"\s*\n\s+", " ", text)
-    unknown = _UNKNOWN.search(flat)
+    unknown = re.search(_UNKNOWN, flat)
     if unknown:
         return _unknown_package(unknown.group(1), from_conda)
-    tags = _ABI_TAGS.search(flat)
-    no_wheel = _NO_WHEEL.search(flat)
+    tags = re.search(_ABI_TAGS, flat)
+    no_wheel = re.search(_NO_WHEEL, flat)
     if no_wheel:
         return _no_wheel(no_wheel.group(1), python, _pythons_of(tags.group(1) if tags else ""), newest)
-    needs = _NEEDS_PYTHON.search(flat)
+    needs = re.search(_NEEDS_PYTHON, flat)
     if needs and "does not satisfy Python" in flat:
         return Blame(
             f"{needs.group(1)} needs Python{needs.group(2)}, and the environment has {python}.",
             "Change the python line, or leave out the version of that package.",
         )
-    missing = _NO_VERSION.search(flat)
+    missing = re.search(_NO_VERSION, flat)
     if missing:
         return _no_version(missing.group(1), python, newest)
-    failed = _BUILD_FAILED.search(flat)
+    failed = re.search(_BUILD_FAILED, flat)
     if failed:
         return Blame(
             f"{failed.group(1)} has no wheel for Python {python}, and building it from its source failed.",
@@ -107,11 +107,11 @@ def _pythons_of(tags: str) -> Tuple[str, ...]:
 
 
 def _other(text: str) -> Blame:
-    unreachable = _UNREACHABLE.search(text)
+    unreachable = re.search(_UNREACHABLE, text)
     if unreachable:
         place = next((group for group in unreachable.groups() if group), "its address")
         return Blame(f"The package index could not be reached ({place}).", "Check the network and the index settings.")
-    causes = [first or second for first, second in _FIRST_CAUSE.findall(text)]
+    causes = [first or second for first, second in re.findall(_FIRST_CAUSE, text)]
     if "No solution found" in text:
         contradiction = next((cause for cause in causes if cause.startswith("Because")), "no set of versions fits")
         return Blame("The packages of the environment contradict each other: {}.".format(contradiction.rstrip(".")))
