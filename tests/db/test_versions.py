@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from runyard.client.transfer import send_bytes
-from runyard.protocol.assets import Artifact, DatasetSpec, ModelSpec
+from runyard.protocol.assets import DatasetSpec, ModelSpec
 from runyard.protocol.plan import Source
+from runyard.protocol.runs import Artifact
 from tests.faults.house import WORKSPACE, House
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +21,8 @@ COUNT = 100
 PROCESS = """
 import sys
 from runyard.client.http import Server
-from runyard.protocol.assets import Artifact, ModelSpec
+from runyard.protocol.assets import ModelSpec
+from runyard.protocol.runs import Artifact
 url, token, digest = sys.argv[1:]
 server = Server(lambda: url, token)
 for i in range(25):

@@ -33,11 +33,12 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
     new = [report for report in sorted(batch.reports, key=lambda one: one.sequence) if report.sequence > known]
     in_order = [report for place, report in enumerate(new, known + 1) if report.sequence == place]
     runs.add_reports(connection, row, in_order or batch.reports[:1], now)
+    touch(connection, run_id, report_seq=known + len(in_order), heard_at=now)
     for report in in_order:
-        touch(connection, run_id, report_seq=report.sequence, heard_at=now)
-        if row is not None and row.status not in TERMINAL:
+        if row.status not in TERMINAL:
             _apply(connection, row, report, now)
-        row = runs.get_row(connection, workspace, run_id) if len(in_order) > 1 else row
+        if report is not in_order[-1]:
+            row = runs.get_row(connection, workspace, run_id)
     return ReportReply(known + len(in_order), row.cancel_requested)
 
 
@@ -149,6 +150,7 @@ def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> 
     exited = _exit_report(connection, row)
     if exited is None:
         return
+    runs.add_artifacts(connection, row, report.artifacts, "run:" + row.id, now)
     if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(connection, row):
         _requeue(connection, row, now)
         return

@@ -11,7 +11,6 @@ from runyard.db.tables import datasets, datastores, environments, experiments, m
 from runyard.errors import ConflictError, ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.protocol.assets import (
     DEFAULT_DATASTORE,
-    Artifact,
     Dataset,
     DatasetSpec,
     Datastore,
@@ -26,6 +25,7 @@ from runyard.protocol.assets import (
 )
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.plan import Source
+from runyard.protocol.runs import Artifact
 from runyard.protocol.wire import dumps, from_wire, loads, to_wire
 
 

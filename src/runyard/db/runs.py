@@ -9,11 +9,12 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
-from runyard.protocol.assets import Artifact
 from runyard.protocol.plan import Report
 from runyard.protocol.runs import (
+    LOG_FOLDERS,
     TERMINAL,
     TRANSITIONS,
+    Artifact,
     Run,
     RunChange,
     RunError,
@@ -338,6 +339,11 @@ def list_artifacts(connection: Connection, run_id: str, prefix: str = "") -> Lis
     """The run's files whose path starts with ``prefix``, by path."""
     rows = connection.execute(_ARTIFACTS_BY_PATH, {"run_id": run_id})
     return [Artifact(*row) for row in rows if row[0].startswith(prefix)]
+
+
+def list_logs(connection: Connection, run_id: str) -> List[Artifact]:
+    """The run's stored logs, by path."""
+    return [one for one in list_artifacts(connection, run_id) if one.path.startswith(LOG_FOLDERS)]
 
 
 def find_artifact(connection: Connection, run_id: str, path: str) -> Optional[Artifact]:

@@ -1,4 +1,4 @@
-"""What a workspace holds besides runs: experiments, datastores, datasets, environments, models, artifacts."""
+"""What a workspace holds besides runs: experiments, datastores, datasets, environments, models."""
 
 from dataclasses import field
 from typing import Dict, Optional, Tuple
@@ -6,6 +6,7 @@ from typing import Dict, Optional, Tuple
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.plan import Source
 from runyard.protocol.record import record
+from runyard.protocol.runs import Artifact
 
 DEFAULT_DATASTORE = "workspaceblobstore"
 
@@ -113,15 +114,6 @@ class Environment:
     created_by: str
     created_at: int
     is_curated: bool = False
-
-
-@record
-class Artifact:
-    """One file of a run's record."""
-
-    path: str
-    digest: str
-    size_bytes: int
 
 
 @record

@@ -2,9 +2,9 @@
 
 from typing import Optional, Tuple
 
-from runyard.protocol.assets import Artifact
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
+from runyard.protocol.runs import Artifact
 
 
 class PrincipalKind:

@@ -5,6 +5,7 @@ from typing import Dict, Optional, Tuple
 
 from runyard.protocol.environments import Lock
 from runyard.protocol.record import record
+from runyard.protocol.runs import Artifact
 
 
 @record
@@ -111,6 +112,8 @@ class Report:
     #: For an error: RunError.code and details.
     error_code: str = ""
     details: str = ""
+    #: With the last report: files of the record that are stored and not recorded yet, if they are few.
+    artifacts: Tuple[Artifact, ...] = ()
 
 
 @record

@@ -117,7 +117,7 @@ TABLE: Tuple[Route, ...] = (
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
     Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive", "after")),
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, identity.ArtifactList, identity.Count),
-    Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, assets.Artifact, many=True, query=("prefix",)),
+    Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
     # bytes
     Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, identity.DigestList, identity.DigestList),

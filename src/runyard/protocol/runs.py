@@ -8,6 +8,8 @@ from runyard.protocol.record import record
 
 #: Raised when a stored spec's shape changes; the upcaster of the older number is then added beside the decoder.
 SPEC_SCHEMA = 1
+#: Folders of a run's record that hold logs.
+LOG_FOLDERS = ("user_logs/", "azureml-logs/", "logs/", "system_logs/")
 
 
 class RunStatus:
@@ -153,6 +155,17 @@ class Run:
     lock: Optional[str] = None
     #: Sequence number of the run's latest event.
     event_seq: int = 0
+    #: Paths of its logs, where they were asked for.
+    log_paths: Optional[Tuple[str, ...]] = None
+
+
+@record
+class Artifact:
+    """One file of a run's record."""
+
+    path: str
+    digest: str
+    size_bytes: int
 
 
 @record

@@ -16,6 +16,7 @@ from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, ServiceException, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
+from runyard.protocol.runs import Artifact
 from runyard.runner.folder import AttemptFolder, write_identity
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.outputs import STD_LOG, Outputs
@@ -127,9 +128,10 @@ class Attempt:
             self.reporter.try_send()
         if self.reporter.find(ReportKind.STORED) is None:
             insist(self._ship, say)
-            failure = self._store()
+            failure, artifacts = self._store()
             self._report_losses()
-            self.reporter.add(ReportKind.STORED, failure, error_code="StorageError" if failure else "")
+            code = "StorageError" if failure else ""
+            self.reporter.add(ReportKind.STORED, failure, error_code=code, artifacts=artifacts)
         insist(self.reporter.send, say)
 
     def _prepare(self) -> Script:
@@ -208,21 +210,23 @@ class Attempt:
             count = end_all(self._folder.key, grace_s)
             self._folder.say(f"{count} processes were still running and were ended")
 
-    def _store(self) -> str:
-        """Store the record; returns '' or why it is not complete. A full disk is waited for, and said."""
+    def _store(self) -> Tuple[str, Tuple[Artifact, ...]]:
+        """Store the record; returns '' or why it is not complete, and what the last report has to record.
+
+        A full disk is waited for, and said.
+        """
         pause_s, told = 0.5, False
         if not self._folder.log.exists():
             self._folder.log.write_bytes(b"")
         while True:
             try:
-                ask(self._outputs.store_all)
-                return ""
+                return "", ask(self._outputs.store_all)
             except ServiceException as error:
                 if isinstance(error, StorageFullError) and not told:
                     self._say(str(error))
                     told = True
             except (RunyardError, OSError) as error:
-                return f"Its outputs could not be stored: {error}"
+                return f"Its outputs could not be stored: {error}", ()
             time.sleep(pause_s)
             pause_s = min(5.0, pause_s * 1.5)
 

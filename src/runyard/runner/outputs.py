@@ -10,8 +10,8 @@ from runyard.client.http import Server
 from runyard.client.transfer import send_blobs
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
-from runyard.protocol.assets import Artifact
 from runyard.protocol.identity import ArtifactList
+from runyard.protocol.runs import Artifact
 from runyard.runner.folder import AttemptFolder
 
 #: The script's log under its present name and under the one of older generations.
@@ -61,14 +61,15 @@ class Outputs:
         self._record(changed, move=False)
         return len(changed)
 
-    def store_all(self) -> int:
-        """After the last process ended: store everything and record it; returns how many files."""
+    def store_all(self) -> Tuple[Artifact, ...]:
+        """After the last process ended: store everything; returns what is not recorded yet, for the last report."""
         self.notices.clear()
         found = list(self._files())
-        self._record(found, move=True)
+        rest = self._store_some(found, move=True) if len(found) <= SMALL_COUNT else []
+        if len(found) > SMALL_COUNT:
+            self._record(found, move=True)
         log = self._put([str(self._folder.log)], move=False)
-        self._send([Artifact(name, *log[0]) for name in (STD_LOG, DRIVER_LOG)])
-        return len(found) + 2
+        return tuple(rest + [Artifact(name, *log[0]) for name in (STD_LOG, DRIVER_LOG)])
 
     def _files(self) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; links out of the working folder are left out and said."""
@@ -92,10 +93,12 @@ class Outputs:
 
     def _record(self, files: List[Tuple[str, str]], move: bool) -> None:
         for start in range(0, len(files), BATCH):
-            some = files[start : start + BATCH]
-            # A link's target may be recorded under its own name too, so a link is never moved away from it.
-            stored = self._put([path for _, path in some], move=move and not any(os.path.islink(p) for _, p in some))
-            self._send([Artifact(name, *found) for (name, _), found in zip(some, stored)])
+            self._send(self._store_some(files[start : start + BATCH], move))
+
+    def _store_some(self, files: List[Tuple[str, str]], move: bool) -> List[Artifact]:
+        # A link's target may be recorded under its own name too, so a link is never moved away from it.
+        stored = self._put([path for _, path in files], move=move and not any(os.path.islink(p) for _, p in files))
+        return [Artifact(name, *found) for (name, _), found in zip(files, stored)]
 
     def _put(self, paths: List[str], move: bool) -> List[Tuple[str, int]]:
         """(digest, size) of each file, once its blob is safe in the store."""

@@ -7,6 +7,7 @@ from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol import assets
+from runyard.protocol.runs import Artifact
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server
 from runyard.sdk.workspace import Workspace
@@ -334,7 +335,7 @@ def _local_files(path: str) -> Any:
     files, blobs = [], {}
     for one in paths:
         digest, size_bytes = hash_file(one)
-        files.append(assets.Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), digest, size_bytes))
+        files.append(Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), digest, size_bytes))
         blobs[digest] = one
     return files, blobs
 

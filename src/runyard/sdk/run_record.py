@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
-from runyard.protocol.assets import Artifact
 from runyard.protocol.identity import ArtifactList
 from runyard.protocol.metrics import Columns, decode_read, iterate
+from runyard.protocol.runs import Artifact
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
 from runyard.sdk.details import Details, iso_time
@@ -20,9 +20,6 @@ from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
     from runyard.sdk.run import Run
-
-#: Folders of a record that hold logs.
-LOG_FOLDERS = ("user_logs/", "azureml-logs/", "logs/", "system_logs/")
 
 
 def iterate_runs(workspace: Any, query: Dict[str, Any]) -> Iterator[RunRecord]:
@@ -54,7 +51,7 @@ def details(run: "Run", known: Optional[RunRecord] = None) -> Details:
         inputDatasets=[_input(one) for one in record.spec.inputs if one.dataset_id is not None],
         outputDatasets=[],
         runDefinition=_definition(record),
-        logFiles=_log_urls(run),
+        logFiles=_log_urls(run, record),
         submittedBy=record.created_by,
         attempt=record.attempt,
         reason=record.reason,
@@ -235,12 +232,12 @@ def _input(one: Any) -> Dict[str, Any]:
     }
 
 
-def _log_urls(run: "Run") -> Dict[str, str]:
+def _log_urls(run: "Run", record: RunRecord) -> Dict[str, str]:
     workspace, server = run.experiment.workspace.name, current_server()
-    return {
-        one.path: server.url("read_log", workspace=workspace, run_id=run.id, path=one.path)
-        for one in run._call("list_logs")
-    }
+    paths = record.log_paths
+    if paths is None:
+        paths = tuple(one.path for one in run._call("list_logs"))
+    return {path: server.url("read_log", workspace=workspace, run_id=run.id, path=path) for path in paths}
 
 
 def _values(columns: List[Columns]) -> Dict[str, Any]:

@@ -9,7 +9,6 @@ from runyard.environments.curated import find_curated, is_reserved, list_curated
 from runyard.errors import IntegrityError, ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.protocol.assets import (
-    Artifact,
     Dataset,
     DatasetSpec,
     Datastore,
@@ -26,6 +25,7 @@ from runyard.protocol.digests import check_digest
 from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.identity import EnvironmentBody, PrincipalKind
 from runyard.protocol.plan import Source
+from runyard.protocol.runs import Artifact
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree
 from runyard.server import names
 from runyard.server.call import Call, Content, Upload

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from sqlalchemy import Row
 
@@ -10,13 +10,13 @@ from runyard.db import metrics, runs
 from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import folder_name
-from runyard.protocol.assets import Artifact, DatastoreFile
+from runyard.protocol.assets import DatastoreFile
 from runyard.protocol.bundles import split_bundle
 from runyard.protocol.digests import check_digest
 from runyard.protocol.identity import ArtifactList, Count, DigestList, Offset, PrincipalKind, Upload
 from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
 from runyard.protocol.plan import ReportBatch, ReportReply
-from runyard.protocol.runs import TERMINAL
+from runyard.protocol.runs import TERMINAL, Artifact
 from runyard.protocol.trees import check_path
 from runyard.server.call import Call, Content
 from runyard.server.threads import in_thread
@@ -33,6 +33,7 @@ ARTIFACTS_MAX = 1_000_000
 def report(call: Call) -> ReportReply:
     """A runner's reports: kept, and what they change carried out, before they are acknowledged."""
     batch: ReportBatch = call.body
+    _check_artifacts(call, [artifact for one in batch.reports for artifact in one.artifacts])
     return call.parts.loop.take_reports(call.workspace, call.path["run_id"], batch)
 
 
@@ -58,10 +59,8 @@ def list_logs(call: Call) -> List[DatastoreFile]:
     """The run's logs, by name: those that still grow and those that are stored."""
     run = _present_run(call)
     with call.parts.database.read() as connection:
-        stored = runs.list_artifacts(connection, run.id)
-    found = {
-        one.path: DatastoreFile(one.path, one.size_bytes, run.ended_at or 0) for one in stored if _is_log(one.path)
-    }
+        stored = runs.list_logs(connection, run.id)
+    found = {one.path: DatastoreFile(one.path, one.size_bytes, run.ended_at or 0) for one in stored}
     root = call.parts.logs_folder / folder_name(run.id)
     for parent, _, names in os.walk(root):
         for name in names:
@@ -147,14 +146,7 @@ def add_artifacts(call: Call) -> Count:
     """Record files of a run; each blob must be in the store."""
     run = _present_run(call)
     body: ArtifactList = call.body
-    digests = {check_digest(one.digest) for one in body.artifacts}
-    present = call.parts.store.has(digests)
-    for one in body.artifacts:
-        check_path(one.path)
-        if one.digest not in present:
-            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
-        if call.parts.store.size(one.digest) != one.size_bytes:
-            raise IntegrityError(f"{one.path!r} has another size than its content.")
+    _check_artifacts(call, body.artifacts)
     count = call.parts.database.write(
         lambda connection: runs.add_artifacts(connection, run, body.artifacts, call.user, call.now)
     )
@@ -224,6 +216,20 @@ def read_blob(call: Call) -> Content:
     return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
 
 
+def _check_artifacts(call: Call, artifacts: Sequence[Artifact]) -> None:
+    """Are the contents of these files in the store, of the size that is said?"""
+    if not artifacts:
+        return
+    digests = {check_digest(one.digest) for one in artifacts}
+    present = call.parts.store.has(digests)
+    for one in artifacts:
+        check_path(one.path)
+        if one.digest not in present:
+            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
+        if call.parts.store.size(one.digest) != one.size_bytes:
+            raise IntegrityError(f"{one.path!r} has another size than its content.")
+
+
 def _present_run(call: Call) -> Row[Any]:
     with call.parts.database.read() as connection:
         return runs.get_row(connection, call.workspace, call.path["run_id"])
@@ -238,10 +244,6 @@ def _log_path(call: Call) -> Path:
     run_folder = call.parts.logs_folder / folder_name(call.path["run_id"])
     run_folder.mkdir(parents=True, exist_ok=True)
     return join_inside(run_folder, check_path(call.path["path"]))
-
-
-def _is_log(path: str) -> bool:
-    return path.startswith(("user_logs/", "azureml-logs/", "logs/", "system_logs/"))
 
 
 def _disk_error(error: OSError, what: str) -> Exception:

@@ -1,6 +1,7 @@
 """Runs as users see them: submitted, listed, changed, canceled, waited for, explained."""
 
 import json
+from dataclasses import replace
 from typing import Dict, List, Optional, Tuple
 
 from sqlalchemy import Connection
@@ -112,8 +113,16 @@ def _look_at_run(call: Call) -> Tuple[Optional[Run], bool]:
         if found is None:
             raise NotFoundError(f"Run {run_id[:80]!r} does not exist in workspace {call.workspace!r}.")
         sequence, has_ended = found
-        is_due = has_ended if call.integer("ended", 0, 0, 1) else sequence > call.integer("after", 0)
+        if call.integer("ended", 0, 0, 1):
+            return (_ended_run(connection, call, run_id), True) if has_ended else (None, False)
+        is_due = sequence > call.integer("after", 0)
         return (runs.get_run(connection, call.workspace, run_id), True) if is_due else (None, False)
+
+
+def _ended_run(connection: Connection, call: Call, run_id: str) -> Run:
+    """The run with the paths of its logs: whoever waited for its end asks for them next."""
+    logs = tuple(one.path for one in runs.list_logs(connection, run_id))
+    return replace(runs.get_run(connection, call.workspace, run_id), log_paths=logs)
 
 
 def list_events(call: Call) -> List[RunEvent]:
