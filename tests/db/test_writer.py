@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, func, insert, select, text
 
 from runyard.db.engine import BULK_TRANSACTION_S, GROUP_MAX, Database
 from runyard.db.tables import SCHEMA, run_events
-from runyard.errors import ConflictError, ServiceException, VersionMismatchError
+from runyard.errors import ConflictError, ServiceException, StorageFullError, VersionMismatchError
 
 
 class Gate:
@@ -186,6 +186,31 @@ def test_database_of_another_schema_is_refused_and_left_as_it_is(tmp_path: Path)
     connection.close()
     with pytest.raises(VersionMismatchError, match=f"schema {SCHEMA + 1}"):
         Database(path)
+
+
+def test_database_that_is_full_in_the_middle_of_a_write_answers_everyone_who_waits(database: Database) -> None:
+    """A limit on pages gives SQLite's error of a full disk inside a statement rather than at the commit."""
+
+    def overflow(connection: Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() or 0
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        try:
+            for number in range(1000):
+                _add(connection, f"{number} " * 1000)
+        finally:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+    gate = Gate()
+    _put(database, gate)
+    assert gate.reached.wait(10)
+    before, full = _put(database, lambda c: _add(c, "before")), _put(database, overflow)
+    after = _put(database, lambda c: _add(c, "after"))
+    gate.open()
+    for one in (before, full):
+        with pytest.raises(StorageFullError, match="disk is full"):
+            one.result(10)
+    assert after.result(10) == "after"
+    assert _rows(database) == ["after"]
 
 
 @pytest.mark.skipif(

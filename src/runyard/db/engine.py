@@ -163,20 +163,23 @@ class _Writer(threading.Thread):
 
     def _commit_group(self, connection: Connection, lane: "Deque[_Write]", limit_s: float) -> None:
         """Carry out writes of one lane in one transaction, then answer all of them."""
-        done: List[Tuple[Future[Any], Any]] = []
+        taken: List[Future[Any]] = []
+        outcomes: List[Any] = []
         ends_at = time.monotonic() + limit_s
         try:
             with connection.begin():
                 _control(connection, "BEGIN")
-                while lane and len(done) < GROUP_MAX and (not done or time.monotonic() < ends_at):
+                while lane and len(taken) < GROUP_MAX and (not taken or time.monotonic() < ends_at):
                     operation, future = lane.popleft()
-                    done.append((future, _attempt(connection, operation)))
+                    # Before it is tried: whoever waits for it gets an answer even where the attempt ends the group.
+                    taken.append(future)
+                    outcomes.append(_attempt(connection, operation))
         except Exception as error:  # noqa: BLE001 - every writer that waits gets its answer
             failure = _translate(error)
-            for future, _ in done:
+            for future in taken:
                 future.set_exception(failure)
             return
-        for future, outcome in done:
+        for future, outcome in zip(taken, outcomes):
             if isinstance(outcome, _Failure):
                 future.set_exception(outcome.error)
             else:
