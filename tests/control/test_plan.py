@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from runyard.control.plan import make_plan
-from runyard.protocol.assets import Dataset
+from runyard.protocol.datasets import Dataset
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
 from runyard.protocol.plan import LaunchPlan, Source
 from runyard.protocol.runs import InputMode, InputSpec, RunSpec

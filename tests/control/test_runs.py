@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from runyard.control import runs as life
-from runyard.db import assets, fleet, identity, runs
+from runyard.db import experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.db.tables import nodes, run_events, tokens
 from runyard.db.tables import runs as table
 from runyard.errors import ConflictError, NotFoundError
-from runyard.protocol.assets import WorkspaceSpec
 from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, TRANSITIONS, Run, RunError, RunKind, RunSpec, RunStatus
+from runyard.protocol.workspaces import WorkspaceSpec
 
 NOW = 1_000
 LIVE = sorted(set(TRANSITIONS) - TERMINAL)
@@ -28,8 +28,8 @@ class Stage:
 
     def __init__(self, path: Path) -> None:
         self.database = Database(path)
-        self.do(lambda c: assets.create_workspace(c, WorkspaceSpec("ws"), "ann", NOW))
-        self.do(lambda c: assets.create_experiment(c, "ws", "trial", "ann", NOW))
+        self.do(lambda c: workspaces.create_workspace(c, WorkspaceSpec("ws"), "ann", NOW))
+        self.do(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", NOW))
         self.do(
             lambda c: fleet.create_cluster(c, ClusterSpec("cheap", vm_priority="lowpriority"), "ws", (), "ann", NOW)
         )

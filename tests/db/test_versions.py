@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runyard.client.transfer import send_bytes
-from runyard.protocol.assets import DatasetSpec, ModelSpec
+from runyard.protocol.datasets import DatasetSpec
+from runyard.protocol.models import ModelSpec
 from runyard.protocol.plan import Source
 from runyard.protocol.runs import Artifact
 from tests.faults.house import WORKSPACE, House
@@ -21,7 +22,7 @@ COUNT = 100
 PROCESS = """
 import sys
 from runyard.client.http import Server
-from runyard.protocol.assets import ModelSpec
+from runyard.protocol.models import ModelSpec
 from runyard.protocol.runs import Artifact
 url, token, digest = sys.argv[1:]
 server = Server(lambda: url, token)

@@ -15,11 +15,11 @@ from runyard.client.http import Server, file_resolver
 from runyard.client.local_server import ensure_running
 from runyard.client.transfer import send_bytes
 from runyard.files.processes import is_alive
-from runyard.protocol.assets import WorkspaceSpec
 from runyard.protocol.environments import EnvironmentSpec, PythonSpec
 from runyard.protocol.metrics import decode_read, iterate
 from runyard.protocol.runs import TERMINAL, Run, RunEvent, RunSpec
 from runyard.protocol.trees import Tree, TreeEntry, encode_tree
+from runyard.protocol.workspaces import WorkspaceSpec
 
 WORKSPACE = "house"
 #: The interpreter that runs the tests: no environment to build, so a run starts at once.

@@ -7,8 +7,7 @@ import pytest
 
 from runyard.errors import ConflictError
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
-from runyard.protocol.identity import Explanation
-from runyard.protocol.runs import TRANSITIONS, Run, RunStatus
+from runyard.protocol.runs import TRANSITIONS, Explanation, Run, RunStatus
 from tests.faults.house import WORKSPACE, House, wait_until
 
 pytestmark = pytest.mark.e2e

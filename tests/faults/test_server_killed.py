@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.assets import DatasetSpec
+from runyard.protocol.datasets import DatasetSpec
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
 from runyard.protocol.plan import Source
 from runyard.protocol.runs import InputMode, InputSpec, RunStatus

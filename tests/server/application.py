@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from runyard.db import assets, identity, runs
-from runyard.protocol.assets import WorkspaceSpec
+from runyard.db import experiments, identity, runs, workspaces
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.routes import BY_NAME
 from runyard.protocol.runs import RunSpec
+from runyard.protocol.workspaces import WorkspaceSpec
 from runyard.server.app import Parts, make_parts
 from runyard.server.dispatch import Application as Server
 from runyard.server.settings import Settings
@@ -62,13 +62,13 @@ class Application:
         return secret
 
     def add_workspace(self, name: str) -> None:
-        self.parts.database.write(lambda c: assets.create_workspace(c, WorkspaceSpec(name), "ann", now_us()))
+        self.parts.database.write(lambda c: workspaces.create_workspace(c, WorkspaceSpec(name), "ann", now_us()))
 
     def add_run(self, workspace: str, run_id: str, **spec: Any) -> None:
         """A run as accepted: in Starting, its script never looked at."""
 
         def write(connection: Any) -> None:
-            assets.create_experiment(connection, workspace, "trial", "ann", now_us())
+            experiments.create_experiment(connection, workspace, "trial", "ann", now_us())
             asked = RunSpec(run_id, "trial", script="train.py", **spec)
             runs.create_run(connection, asked, workspace, "ann", now_us())
 

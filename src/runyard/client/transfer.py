@@ -5,9 +5,9 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.errors import IntegrityError
+from runyard.protocol.blobs import DigestList
 from runyard.protocol.bundles import join_bundle
 from runyard.protocol.digests import CHUNK_BYTES, Hasher
-from runyard.protocol.identity import DigestList
 
 #: Most bytes and blobs in one bundle.
 BUNDLE_BYTES, BUNDLE_COUNT = 8 << 20, 5_000

@@ -14,7 +14,7 @@ from runyard.control import runs as life
 from runyard.control.builds import Builds
 from runyard.control.plan import make_plan
 from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
-from runyard.db import assets, fleet, identity, runs
+from runyard.db import datasets, fleet, identity, runs
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException
 from runyard.files.layout import folder_name
@@ -196,7 +196,7 @@ class Loop(threading.Thread):
             spec = runs.get_spec(connection, run_id)
             lock = fleet.get_lock(connection, row.lock)
             found = {
-                one.dataset_id: assets.get_dataset(connection, row.workspace, one.dataset_id)
+                one.dataset_id: datasets.get_dataset(connection, row.workspace, one.dataset_id)
                 for one in spec.inputs
                 if one.dataset_id is not None
             }

@@ -2,7 +2,7 @@
 
 from typing import Dict, Tuple
 
-from runyard.protocol.assets import Dataset
+from runyard.protocol.datasets import Dataset
 from runyard.protocol.environments import Lock
 from runyard.protocol.plan import InputPlan, LaunchPlan, Source
 from runyard.protocol.runs import InputSpec, RunSpec

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from sqlalchemy import BigInteger, Connection, Row, Select, String, Update, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from runyard.db.labels import check_labels
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.plan import Report
@@ -30,8 +31,6 @@ from runyard.protocol.wire import dumps, loads
 PAGE_MAX = 1_000
 #: Longest display name, in characters.
 DISPLAY_NAME_MAX = 1_000
-#: Most tags or properties of one run, and the longest key and value, in characters.
-LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 1_000, 255, 10_000
 
 
 # Built once: to build a statement costs several times as much as to execute it, and these run at every step of a run.
@@ -350,17 +349,6 @@ def find_artifact(connection: Connection, run_id: str, path: str) -> Optional[Ar
     """The run's file of that path; None where it has none."""
     row = connection.execute(_ARTIFACT_AT_PATH, {"run_id": run_id, "path": path}).first()
     return None if row is None else Artifact(*row)
-
-
-def check_labels(labels: Dict[str, str], what: str) -> None:
-    """Refuse labels beyond the limits."""
-    if len(labels) > LABELS_MAX:
-        raise UserErrorException(f"A run has at most {LABELS_MAX} of each kind of label, not {len(labels)}.")
-    for key, value in labels.items():
-        if not 0 < len(key) <= LABEL_KEY_MAX:
-            raise UserErrorException(f"A {what} name has 1 to {LABEL_KEY_MAX} characters, not {len(key)}.")
-        if value is not None and len(value) > LABEL_VALUE_MAX:
-            raise UserErrorException(f"A {what} value has at most {LABEL_VALUE_MAX} characters.")
 
 
 def _check_display_name(name: Optional[str]) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO, List
 
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
-from runyard.protocol.assets import DatastoreFile
+from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.trees import check_path
 
 #: Most files in one listing.

@@ -93,6 +93,26 @@ class Lock:
     notes: Tuple[Note, ...] = ()
 
 
+@record
+class Environment:
+    """A registered environment."""
+
+    name: str
+    version: str
+    workspace: str
+    spec: EnvironmentSpec
+    created_by: str
+    created_at: int
+    is_curated: bool = False
+
+
+@record
+class EnvironmentBody:
+    """An environment to register."""
+
+    spec: EnvironmentSpec
+
+
 def spec_digest(spec: EnvironmentSpec) -> str:
     """Key of a spec's content, 64 hex digits: everything but its name and version."""
     return _digest(asdict(replace(spec, name="", version="")))

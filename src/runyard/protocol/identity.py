@@ -1,10 +1,8 @@
-"""Principals, tokens, and the small bodies of requests that belong to no noun of their own."""
+"""Principals, and the tokens and tickets that stand for them."""
 
-from typing import Optional, Tuple
+from typing import Optional
 
-from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
-from runyard.protocol.runs import Artifact
 
 
 class PrincipalKind:
@@ -54,78 +52,3 @@ class Ticket:
 
     ticket: str
     expires_at: int
-
-
-@record
-class Ping:
-    """The server answers; which versions it speaks."""
-
-    name: str
-    version: str
-    api: int
-
-
-@record
-class ServerInfo:
-    """The server as its owner sees it."""
-
-    version: str
-    home: str
-    pid: int
-    url: str
-    started_at: int
-    active_runs: int
-    warnings: Tuple[str, ...] = ()
-
-
-@record
-class Explanation:
-    """What a run waits for, in one sentence, and what would unblock it in another."""
-
-    run_id: str
-    status: str
-    waits_for: str
-    unblocked_by: str = ""
-    since: Optional[int] = None
-
-
-@record
-class Offset:
-    """How many bytes the server now holds."""
-
-    offset: int
-
-
-@record
-class Count:
-    """How many items were taken."""
-
-    count: int
-
-
-@record
-class Upload:
-    """An upload that was begun."""
-
-    upload_id: str
-
-
-@record
-class DigestList:
-    """Digests of blobs."""
-
-    digests: Tuple[str, ...]
-
-
-@record
-class ArtifactList:
-    """Artifacts whose blobs are already in the store."""
-
-    artifacts: Tuple[Artifact, ...]
-
-
-@record
-class EnvironmentBody:
-    """An environment to register."""
-
-    spec: EnvironmentSpec

@@ -5,7 +5,22 @@ The server builds its dispatcher, its authorisation and its OpenAPI page from th
 
 from typing import Dict, FrozenSet, Optional, Tuple
 
-from runyard.protocol import assets, compute, identity, metrics, plan, runs
+from runyard.protocol import (
+    blobs,
+    compute,
+    datasets,
+    datastores,
+    environments,
+    experiments,
+    identity,
+    labels,
+    metrics,
+    models,
+    plan,
+    runs,
+    server,
+    workspaces,
+)
 from runyard.protocol.record import record
 
 PREFIX = "/api/1"
@@ -79,19 +94,19 @@ _OWN, _RUN_READ, _REPORT, _ASSETS = (
 )
 
 TABLE: Tuple[Route, ...] = (
-    Route("ping", "GET", PREFIX + "/ping", _OPEN, None, identity.Ping),
-    Route("server_info", "GET", PREFIX + "/server", _ADMIN, None, identity.ServerInfo),
+    Route("ping", "GET", PREFIX + "/ping", _OPEN, None, server.Ping),
+    Route("server_info", "GET", PREFIX + "/server", _ADMIN, None, server.ServerInfo),
     Route("stop_server", "POST", PREFIX + "/server/stop", _ADMIN),
     Route("create_ticket", "POST", PREFIX + "/tickets", _READ, None, identity.Ticket),
     # workspaces
-    Route("create_workspace", "POST", PREFIX + "/workspaces", _ADMIN, assets.WorkspaceSpec, assets.Workspace),
-    Route("list_workspaces", "GET", PREFIX + "/workspaces", _READ, None, assets.Workspace, many=True),
-    Route("get_workspace", "GET", _W, _ASSETS, None, assets.Workspace),
+    Route("create_workspace", "POST", PREFIX + "/workspaces", _ADMIN, workspaces.WorkspaceSpec, workspaces.Workspace),
+    Route("list_workspaces", "GET", PREFIX + "/workspaces", _READ, None, workspaces.Workspace, many=True),
+    Route("get_workspace", "GET", _W, _ASSETS, None, workspaces.Workspace),
     Route("create_token", "POST", _W + "/tokens", _ADMIN, identity.TokenSpec, identity.Token),
     # experiments
-    Route("create_experiment", "PUT", _W + "/experiments/{name}", _WRITE, None, assets.Experiment),
-    Route("get_experiment", "GET", _W + "/experiments/{name}", _ASSETS, None, assets.Experiment),
-    Route("list_experiments", "GET", _W + "/experiments", _READ, None, assets.Experiment, many=True),
+    Route("create_experiment", "PUT", _W + "/experiments/{name}", _WRITE, None, experiments.Experiment),
+    Route("get_experiment", "GET", _W + "/experiments/{name}", _ASSETS, None, experiments.Experiment),
+    Route("list_experiments", "GET", _W + "/experiments", _READ, None, experiments.Experiment, many=True),
     # runs, for users
     Route("submit_run", "POST", _W + "/runs", _WRITE, runs.RunSpec, runs.Run),
     Route(
@@ -108,36 +123,34 @@ TABLE: Tuple[Route, ...] = (
     Route("cancel_run", "POST", _R + "/cancel", _WRITE, None, runs.Run),
     Route("wait_run", "GET", _R + "/wait", _RUN_READ, None, runs.Run, query=("after", "ended", "wait_s")),
     Route("list_events", "GET", _R + "/events", _RUN_READ, None, runs.RunEvent, many=True, query=("after",)),
-    Route("explain_run", "GET", _R + "/why", _RUN_READ, None, identity.Explanation),
-    Route("list_logs", "GET", _R + "/logs", _RUN_READ, None, assets.DatastoreFile, many=True),
+    Route("explain_run", "GET", _R + "/why", _RUN_READ, None, runs.Explanation),
+    Route("list_logs", "GET", _R + "/logs", _RUN_READ, None, datastores.DatastoreFile, many=True),
     Route("read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit")),
     # runs, for runners and jobs
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
-    Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, identity.Offset, raw=True, query=("offset",)),
+    Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
     Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive", "after")),
-    Route("add_artifacts", "POST", _R + "/artifacts", _OWN, identity.ArtifactList, identity.Count),
+    Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),
     Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
     # bytes
-    Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, identity.DigestList, identity.DigestList),
-    Route("put_blobs", "POST", _W + "/blobs", _OWN, None, identity.DigestList, raw=True),
-    Route("begin_upload", "POST", _W + "/uploads", _OWN, None, identity.Upload),
-    Route(
-        "append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, identity.Offset, raw=True, query=("offset",)
-    ),
-    Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, identity.DigestList, identity.DigestList),
+    Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, blobs.DigestList, blobs.DigestList),
+    Route("put_blobs", "POST", _W + "/blobs", _OWN, None, blobs.DigestList, raw=True),
+    Route("begin_upload", "POST", _W + "/uploads", _OWN, None, blobs.Upload),
+    Route("append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, blobs.Offset, raw=True, query=("offset",)),
+    Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, blobs.DigestList, blobs.DigestList),
     Route("read_blob", "GET", _W + "/blobs/{digest}", _READ, raw=True),
     # datastores
-    Route("list_datastores", "GET", _W + "/datastores", _ASSETS, None, assets.Datastore, many=True),
-    Route("get_datastore", "GET", _W + "/datastores/{name}", _ASSETS, None, assets.Datastore),
+    Route("list_datastores", "GET", _W + "/datastores", _ASSETS, None, datastores.Datastore, many=True),
+    Route("get_datastore", "GET", _W + "/datastores/{name}", _ASSETS, None, datastores.Datastore),
     Route(
         "list_datastore_files",
         "GET",
         _W + "/datastores/{name}/files",
         _ASSETS,
         None,
-        assets.DatastoreFile,
+        datastores.DatastoreFile,
         many=True,
         query=("path",),
     ),
@@ -148,21 +161,36 @@ TABLE: Tuple[Route, ...] = (
         _W + "/datastores/{name}/files/{path:path}",
         _WRITE,
         None,
-        assets.DatastoreFile,
+        datastores.DatastoreFile,
         raw=True,
         query=("overwrite",),
     ),
     # datasets
-    Route("save_dataset", "POST", _W + "/datasets", _WRITE, assets.DatasetSpec, assets.Dataset),
-    Route("list_datasets", "GET", _W + "/datasets", _ASSETS, None, assets.Dataset, many=True, query=("name",)),
-    Route("get_dataset", "GET", _W + "/datasets/{dataset_id}", _ASSETS, None, assets.Dataset),
-    Route("find_dataset", "GET", _W + "/dataset-names/{name}", _ASSETS, None, assets.Dataset, query=("version",)),
-    Route("change_dataset", "PATCH", _W + "/datasets/{dataset_id}", _WRITE, assets.LabelChange, assets.Dataset),
+    Route("save_dataset", "POST", _W + "/datasets", _WRITE, datasets.DatasetSpec, datasets.Dataset),
+    Route("list_datasets", "GET", _W + "/datasets", _ASSETS, None, datasets.Dataset, many=True, query=("name",)),
+    Route("get_dataset", "GET", _W + "/datasets/{dataset_id}", _ASSETS, None, datasets.Dataset),
+    Route("find_dataset", "GET", _W + "/dataset-names/{name}", _ASSETS, None, datasets.Dataset, query=("version",)),
+    Route("change_dataset", "PATCH", _W + "/datasets/{dataset_id}", _WRITE, labels.LabelChange, datasets.Dataset),
     Route("unregister_dataset", "DELETE", _W + "/dataset-names/{name}", _WRITE),
     # environments
-    Route("register_environment", "POST", _W + "/environments", _WRITE, identity.EnvironmentBody, assets.Environment),
-    Route("list_environments", "GET", _W + "/environments", _ASSETS, None, assets.Environment, many=True),
-    Route("get_environment", "GET", _W + "/environments/{name}", _ASSETS, None, assets.Environment, query=("version",)),
+    Route(
+        "register_environment",
+        "POST",
+        _W + "/environments",
+        _WRITE,
+        environments.EnvironmentBody,
+        environments.Environment,
+    ),
+    Route("list_environments", "GET", _W + "/environments", _ASSETS, None, environments.Environment, many=True),
+    Route(
+        "get_environment",
+        "GET",
+        _W + "/environments/{name}",
+        _ASSETS,
+        None,
+        environments.Environment,
+        query=("version",),
+    ),
     # compute
     Route("create_cluster", "POST", _W + "/clusters", _WRITE, compute.ClusterSpec, compute.Cluster),
     Route("list_clusters", "GET", _W + "/clusters", _READ, None, compute.Cluster, many=True),
@@ -170,20 +198,20 @@ TABLE: Tuple[Route, ...] = (
     Route("change_cluster", "PATCH", _W + "/clusters/{name}", _WRITE, compute.ClusterChange, compute.Cluster),
     Route("delete_cluster", "DELETE", _W + "/clusters/{name}", _WRITE),
     # models
-    Route("register_model", "POST", _W + "/models", _OWN, assets.ModelSpec, assets.Model),
+    Route("register_model", "POST", _W + "/models", _OWN, models.ModelSpec, models.Model),
     Route(
         "list_models",
         "GET",
         _W + "/models",
         _ASSETS,
         None,
-        assets.Model,
+        models.Model,
         many=True,
         query=("name", "latest", "tags", "properties", "run_id"),
     ),
-    Route("get_model", "GET", _W + "/models/{name}", _ASSETS, None, assets.Model, query=("version",)),
+    Route("get_model", "GET", _W + "/models/{name}", _ASSETS, None, models.Model, query=("version",)),
     Route("read_model_file", "GET", _W + "/models/{name}/{version}/files/{path:path}", _ASSETS, raw=True),
-    Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, assets.LabelChange, assets.Model),
+    Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, labels.LabelChange, models.Model),
     Route("delete_model", "DELETE", _W + "/models/{name}/{version}", _WRITE),
 )
 

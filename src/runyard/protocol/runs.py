@@ -169,6 +169,20 @@ class Artifact:
 
 
 @record
+class ArtifactList:
+    """Artifacts whose blobs are already in the store."""
+
+    artifacts: Tuple[Artifact, ...]
+
+
+@record
+class Count:
+    """How many items were taken."""
+
+    count: int
+
+
+@record
 class RunEvent:
     """One step of a run's life."""
 
@@ -200,3 +214,14 @@ class RunChange:
     #: An interactive run's own end: Completed, Failed or Canceled.
     status: Optional[str] = None
     error: Optional[str] = None
+
+
+@record
+class Explanation:
+    """What a run waits for, in one sentence, and what would unblock it in another."""
+
+    run_id: str
+    status: str
+    waits_for: str
+    unblocked_by: str = ""
+    since: Optional[int] = None

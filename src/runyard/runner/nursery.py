@@ -13,9 +13,10 @@ import sys
 import traceback
 from typing import Any, Dict
 
-from runyard.protocol.identity import Count, Offset
+from runyard.protocol.blobs import Offset
 from runyard.protocol.metrics import MetricsReply
 from runyard.protocol.plan import LaunchPlan, NodeFacts, ReportReply
+from runyard.protocol.runs import Count
 from runyard.protocol.wire import prepare
 from runyard.runner.__main__ import main as run_attempt
 from runyard.runner.folder import write_identity

@@ -10,8 +10,7 @@ from runyard.client.http import Server
 from runyard.client.transfer import send_blobs
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
-from runyard.protocol.identity import ArtifactList
-from runyard.protocol.runs import Artifact
+from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.runner.folder import AttemptFolder
 
 #: The script's log under its present name and under the one of older generations.

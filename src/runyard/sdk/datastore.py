@@ -5,7 +5,7 @@ from typing import Any, Iterator, List, Optional
 
 from runyard.client.transfer import receive_file
 from runyard.errors import ConflictError, UserErrorException
-from runyard.protocol import assets
+from runyard.protocol import datastores
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server
@@ -18,7 +18,9 @@ PIECE_BYTES = 1 << 20
 class AzureBlobDatastore:
     """A datastore; v1's name of the default one's class."""
 
-    def __init__(self, workspace: Workspace, name: str, _record: Optional[assets.Datastore] = None, **_: Any) -> None:
+    def __init__(
+        self, workspace: Workspace, name: str, _record: Optional[datastores.Datastore] = None, **_: Any
+    ) -> None:
         self._workspace = workspace
         self._record = _record or workspace._call("get_datastore", name=name)
         self._name = self._record.name
@@ -116,8 +118,8 @@ class AzureBlobDatastore:
         """The whole datastore, downloaded."""
         return DataReference(self, mode="download", path_on_compute=path_on_compute)
 
-    def _list(self, path: str) -> List[assets.DatastoreFile]:
-        found: List[assets.DatastoreFile] = self._workspace._call(
+    def _list(self, path: str) -> List[datastores.DatastoreFile]:
+        found: List[datastores.DatastoreFile] = self._workspace._call(
             "list_datastore_files", query={"path": path}, name=self._name
         )
         return found
@@ -158,7 +160,7 @@ class Datastore:
         return found
 
 
-def datastore_of(workspace: Workspace, record: assets.Datastore) -> AzureBlobDatastore:
+def datastore_of(workspace: Workspace, record: datastores.Datastore) -> AzureBlobDatastore:
     """A datastore from its record."""
     return AzureBlobDatastore(workspace, record.name, _record=record)
 

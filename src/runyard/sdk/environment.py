@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from runyard.errors import UserErrorException
-from runyard.protocol.environments import DockerSpec, EnvironmentSpec, PythonSpec
-from runyard.protocol.identity import EnvironmentBody
+from runyard.protocol.environments import DockerSpec, EnvironmentBody, EnvironmentSpec, PythonSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
 
 #: v1's default images, by name; kept with a run, used by a docker builder.

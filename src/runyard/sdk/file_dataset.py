@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
 from runyard.files.listing import list_source
-from runyard.protocol import assets
+from runyard.protocol import datasets, labels
 from runyard.protocol.mounts import GLOB, mount_base, url_path
 from runyard.protocol.plan import Source
 from runyard.sdk.data_reference import DataReference
@@ -19,13 +19,15 @@ from runyard.sdk.datastore import AzureBlobDatastore
 class FileDataset:
     """Files of datastores, of this machine, or of the web."""
 
-    def __init__(self, sources: List[Source], workspace: Any = None, _record: Optional[assets.Dataset] = None) -> None:
+    def __init__(
+        self, sources: List[Source], workspace: Any = None, _record: Optional[datasets.Dataset] = None
+    ) -> None:
         self._sources = tuple(sources)
         self._workspace = workspace
         self._record = _record
 
     @classmethod
-    def _of(cls, workspace: Any, record: assets.Dataset) -> "FileDataset":
+    def _of(cls, workspace: Any, record: datasets.Dataset) -> "FileDataset":
         return cls(list(record.sources), workspace, record)
 
     @property
@@ -65,7 +67,7 @@ class FileDataset:
 
         The same files under the same name are the version that exists; others need ``create_new_version=True``.
         """
-        spec = assets.DatasetSpec(
+        spec = datasets.DatasetSpec(
             sources=self._sources,
             name=name,
             description=description or "",
@@ -83,7 +85,7 @@ class FileDataset:
         """Add tags to a registered dataset."""
         if self._record is None:
             raise UserErrorException("Only a registered dataset has tags; call register() first.")
-        change = assets.LabelChange(tags={str(key): str(value) for key, value in tags.items()})
+        change = labels.LabelChange(tags={str(key): str(value) for key, value in tags.items()})
         self._record = self._workspace._call("change_dataset", change, dataset_id=self._record.id)
         return self
 
@@ -119,7 +121,7 @@ class FileDataset:
     def _ensure_saved(self, workspace: Any) -> str:
         if self._record is None:
             self._workspace = workspace
-            self._record = workspace._call("save_dataset", assets.DatasetSpec(sources=self._sources))
+            self._record = workspace._call("save_dataset", datasets.DatasetSpec(sources=self._sources))
         return self._record.id
 
     def _paths(self) -> List[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException
 from runyard.files.hashing import hash_file
-from runyard.protocol import assets
+from runyard.protocol import labels, models
 from runyard.protocol.runs import Artifact
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server
@@ -47,7 +47,7 @@ class Model:
         **kwargs: Any,
     ) -> None:
         self.workspace = workspace
-        self._record: assets.Model = kwargs.get("_record") or _find(
+        self._record: models.Model = kwargs.get("_record") or _find(
             workspace, name, id, tags, properties, version, run_id, model_framework
         )
 
@@ -212,15 +212,15 @@ class Model:
     def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
         """Replace tags or description."""
         removed = () if tags is None else tuple(key for key in self.tags if key not in tags)
-        self._change(assets.LabelChange(description, _texts(tags) if tags is not None else None, removed))
+        self._change(labels.LabelChange(description, _texts(tags) if tags is not None else None, removed))
 
     def add_tags(self, tags: Dict[str, str]) -> None:
         """Add tags."""
-        self._change(assets.LabelChange(tags=_texts(tags)))
+        self._change(labels.LabelChange(tags=_texts(tags)))
 
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
-        self._change(assets.LabelChange(properties=_texts(properties)))
+        self._change(labels.LabelChange(properties=_texts(properties)))
 
     def delete(self) -> None:
         """Delete this version; its number is not given again."""
@@ -242,7 +242,7 @@ class Model:
             "properties": self.properties,
         }
 
-    def _change(self, change: assets.LabelChange) -> None:
+    def _change(self, change: labels.LabelChange) -> None:
         self._record = self.workspace._call("change_model", change, name=self.name, version=self.version)
 
     def __repr__(self) -> str:
@@ -280,12 +280,12 @@ def _spec(
     datasets: Any,
     resources: Optional[ResourceConfiguration],
     **source: Any,
-) -> assets.ModelSpec:
+) -> models.ModelSpec:
     if framework_version is not None and framework is None:
         raise UserErrorException("model_framework_version needs model_framework.")
-    needs = None if resources is None else assets.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
+    needs = None if resources is None else models.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
     pairs = tuple((str(role), str(dataset.id)) for role, dataset in datasets or () if dataset.id)
-    return assets.ModelSpec(
+    return models.ModelSpec(
         name=name,
         tags=_texts(tags),
         properties=_texts(properties),
@@ -307,14 +307,14 @@ def _find(
     version: Optional[int],
     run_id: Optional[str],
     framework: Optional[str],
-) -> assets.Model:
+) -> models.Model:
     if id is not None:
         name, _, text = id.rpartition(":")
         version = int(text) if text.isdigit() else None
     if name is None:
         raise UserErrorException("A model is found by its name or id.")
     if tags is None and properties is None and run_id is None and framework is None:
-        found: assets.Model = workspace._call("get_model", query={"version": version}, name=name)
+        found: models.Model = workspace._call("get_model", query={"version": version}, name=name)
         return found
     several = Model.list(workspace, name, tags, properties, run_id, model_framework=framework)
     for one in several:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
-from runyard.protocol.identity import ArtifactList
 from runyard.protocol.metrics import Columns, decode_read, iterate
-from runyard.protocol.runs import Artifact
+from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
 from runyard.sdk.details import Details, iso_time

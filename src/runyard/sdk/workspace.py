@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import UserErrorException
-from runyard.protocol import assets
+from runyard.protocol import workspaces
 from runyard.sdk.details import Details, iso_time
 from runyard.sdk.session import current_server
 
@@ -24,7 +24,7 @@ class Workspace:
         resource_group: str = "",
         workspace_name: str = "",
         auth: Any = None,
-        _record: Optional[assets.Workspace] = None,
+        _record: Optional[workspaces.Workspace] = None,
         **_: Any,
     ) -> None:
         if _record is None and not workspace_name:
@@ -58,7 +58,7 @@ class Workspace:
         **_: Any,
     ) -> "Workspace":
         """A new workspace. ConflictError if there is one of that name, unless ``exist_ok``."""
-        spec = assets.WorkspaceSpec(
+        spec = workspaces.WorkspaceSpec(
             name=name,
             subscription_id=subscription_id or "",
             resource_group=resource_group or "",
@@ -82,7 +82,7 @@ class Workspace:
         try:
             found = json.loads(file.read_text("utf-8-sig"))
             name = found["workspace_name"]
-            spec = assets.WorkspaceSpec(
+            spec = workspaces.WorkspaceSpec(
                 name=str(name),
                 subscription_id=str(found.get("subscription_id", "")),
                 resource_group=str(found.get("resource_group", "")),
@@ -210,7 +210,7 @@ class Workspace:
     def _call(self, request: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
         return current_server().call(request, body, query, workspace=self._name, **path)
 
-    def _record(self) -> assets.Workspace:
+    def _record(self) -> workspaces.Workspace:
         if self._known is None:
             self._known = self._call("get_workspace")
         return self._known

@@ -4,7 +4,7 @@ import time
 from typing import Dict, Mapping, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
-from runyard.db import assets, identity
+from runyard.db import identity, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AuthenticationException, PermissionDeniedError
 from runyard.protocol.identity import Principal, PrincipalKind
@@ -58,7 +58,7 @@ class Keys:
     def check_workspace(self, name: str) -> None:
         """NotFoundError where there is no such workspace."""
         with self._database.read() as connection:
-            assets.get_workspace(connection, name)
+            workspaces.get_workspace(connection, name)
         self._workspaces.add(name)
 
     def _of_token(self, secret: str) -> Optional[Principal]:

@@ -24,7 +24,18 @@ from runyard.server import pages
 from runyard.server.app import Parts
 from runyard.server.auth import COOKIE, check_origin, check_permission
 from runyard.server.call import Call, Content, Upload
-from runyard.server.handlers import assets, compute, records, runs, system
+from runyard.server.handlers import (
+    compute,
+    datasets,
+    datastores,
+    environments,
+    experiments,
+    models,
+    records,
+    runs,
+    system,
+    workspaces,
+)
 from runyard.server.names import check_address
 from runyard.server.threads import in_thread
 
@@ -34,6 +45,11 @@ JSON_MAX, RAW_MAX, STREAM_MAX = 32 << 20, 64 << 20, 1 << 40
 PIECE_BYTES = 1 << 20
 #: Routes whose body may be larger than memory should hold.
 STREAMED = ("write_datastore_file",)
+
+#: Where the handlers of the routes are, a noun a module.
+HANDLERS = (
+    system, workspaces, experiments, runs, records, datastores, datasets, environments, models, compute,
+)  # fmt: skip
 
 _log = logging.getLogger("runyard.server")
 
@@ -126,7 +142,7 @@ class _Addresses:
 def _handlers() -> Dict[str, Handler]:
     """The function of each route's name; one that is not async is carried out on a thread, since it may block."""
     found: Dict[str, Handler] = {}
-    for module in (system, runs, records, assets, compute):
+    for module in HANDLERS:
         for route in TABLE:
             handler = getattr(module, route.name, None)
             if handler is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, Tupl
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from runyard.db import assets, metrics, runs
+from runyard.db import metrics, runs, workspaces
 from runyard.errors import AuthenticationException, RunyardError
 from runyard.files.layout import folder_name
 from runyard.protocol.identity import Principal
@@ -101,7 +101,7 @@ def _sign_in(why: str) -> str:
 
 def _home(parts: "Parts", principal: Principal, _path: Any) -> str:
     with parts.database.read() as connection:
-        found = [one for one in assets.list_workspaces(connection) if principal.workspace in (None, one.name)]
+        found = [one for one in workspaces.list_workspaces(connection) if principal.workspace in (None, one.name)]
     rows = "".join('<li><a href="/workspaces/{0}/runs">{0}</a>'.format(html.escape(one.name)) for one in found)
     return "<h1>Workspaces</h1><ul>{}</ul>".format(rows or "<li>none yet")
 

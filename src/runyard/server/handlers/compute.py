@@ -3,7 +3,7 @@
 import os
 from typing import List
 
-from runyard.db import assets, fleet
+from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, find_vm_size
 from runyard.server.call import Call
@@ -20,7 +20,7 @@ def create_cluster(call: Call) -> Cluster:
     _check(spec)
     warnings = _shortages(spec)
     with call.parts.database.read() as connection:
-        workspace = assets.get_workspace(connection, call.workspace)
+        workspace = workspaces.get_workspace(connection, call.workspace)
     if warnings and workspace.tags.get("compute") == "strict":
         raise ComputeTargetException(
             f"{warnings[0]} This workspace is strict (tag compute=strict), so the cluster is refused."

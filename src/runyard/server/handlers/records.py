@@ -10,13 +10,14 @@ from runyard.db import metrics, runs
 from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import folder_name
-from runyard.protocol.assets import DatastoreFile
+from runyard.protocol.blobs import DigestList, Offset, Upload
 from runyard.protocol.bundles import split_bundle
+from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.digests import check_digest
-from runyard.protocol.identity import ArtifactList, Count, DigestList, Offset, PrincipalKind, Upload
+from runyard.protocol.identity import PrincipalKind
 from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
 from runyard.protocol.plan import ReportBatch, ReportReply
-from runyard.protocol.runs import TERMINAL, Artifact
+from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count
 from runyard.protocol.trees import check_path
 from runyard.server.call import Call, Content
 from runyard.server.threads import in_thread

@@ -7,12 +7,12 @@ from typing import Dict, List, Optional, Tuple
 from sqlalchemy import Connection
 
 from runyard.control.runs import explain
-from runyard.db import assets, fleet, runs
+from runyard.db import datasets, datastores, experiments, fleet, runs
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
-from runyard.protocol.identity import Explanation
 from runyard.protocol.runs import (
     SPEC_SCHEMA,
     TERMINAL,
+    Explanation,
     InputMode,
     Run,
     RunChange,
@@ -42,7 +42,7 @@ def submit_run(call: Call) -> Run:
     _check_spec(call, spec)
 
     def create(connection: Connection) -> Run:
-        assets.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)
+        experiments.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)
         return runs.create_run(connection, spec, call.workspace, call.user, call.now)
 
     run = call.parts.database.write(create)
@@ -200,9 +200,9 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
             if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
                 raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
             if one.dataset_id is not None:
-                assets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
+                datasets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
             else:
-                assets.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
+                datastores.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
 
 
 def _check_script(call: Call, spec: RunSpec) -> None:

@@ -6,8 +6,9 @@ import signal
 from runyard import __version__
 from runyard.db import identity, runs
 from runyard.errors import UserErrorException
-from runyard.protocol.identity import Ping, Principal, PrincipalKind, ServerInfo, Ticket, Token, TokenSpec
+from runyard.protocol.identity import Principal, PrincipalKind, Ticket, Token, TokenSpec
 from runyard.protocol.routes import ROLES
+from runyard.protocol.server import Ping, ServerInfo
 from runyard.server.call import Call
 from runyard.server.names import check_asset_name
 

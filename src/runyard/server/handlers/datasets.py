@@ -1,0 +1,80 @@
+"""Datasets."""
+
+from typing import List
+from urllib.parse import urlsplit
+
+from runyard.db import datasets, datastores
+from runyard.errors import UserErrorException
+from runyard.protocol.datasets import Dataset, DatasetSpec
+from runyard.protocol.labels import LabelChange
+from runyard.protocol.plan import Source
+from runyard.protocol.trees import check_path
+from runyard.server import names
+from runyard.server.call import Call
+
+#: Most sources of a dataset, and the longest of them, in characters.
+SOURCES_MAX, SOURCE_CHARS_MAX = 10_000, 4_096
+
+
+def save_dataset(call: Call) -> Dataset:
+    """Keep a dataset's definition; with a name, as its next version."""
+    spec: DatasetSpec = call.body
+    if spec.name is not None:
+        names.check_asset_name(spec.name)
+    if not 0 < len(spec.sources) <= SOURCES_MAX:
+        raise UserErrorException(f"A dataset has 1 to {SOURCES_MAX} sources, not {len(spec.sources)}.")
+    for source in spec.sources:
+        _check_source(call, source)
+    return call.parts.database.write(lambda c: datasets.save_dataset(c, spec, call.workspace, call.user, call.now))
+
+
+def list_datasets(call: Call) -> List[Dataset]:
+    """The latest version of each name, or every version of one."""
+    with call.parts.database.read() as connection:
+        return datasets.list_datasets(connection, call.workspace, call.query.get("name"))
+
+
+def get_dataset(call: Call) -> Dataset:
+    """By id."""
+    with call.parts.database.read() as connection:
+        return datasets.get_dataset(connection, call.workspace, call.path["dataset_id"])
+
+
+def find_dataset(call: Call) -> Dataset:
+    """By name and version."""
+    version = call.integer("version", 0)
+    with call.parts.database.read() as connection:
+        return datasets.find_dataset(connection, call.workspace, call.path["name"], version or None)
+
+
+def change_dataset(call: Call) -> Dataset:
+    """Change its labels."""
+    change: LabelChange = call.body
+    return call.parts.database.write(
+        lambda c: datasets.change_dataset(c, call.workspace, call.path["dataset_id"], change)
+    )
+
+
+def unregister_dataset(call: Call) -> None:
+    """Take its name off the list."""
+    call.parts.database.write(lambda c: datasets.unregister_dataset(c, call.workspace, call.path["name"]))
+
+
+def _check_source(call: Call, source: Source) -> None:
+    kinds = [one for one in (source.url, source.file, source.datastore) if one is not None]
+    if len(kinds) != 1:
+        raise UserErrorException("A dataset's source is a URL, a local path or a path of a datastore: exactly one.")
+    if max(len(kinds[0]), len(source.path)) > SOURCE_CHARS_MAX:
+        raise UserErrorException(f"A dataset's source has at most {SOURCE_CHARS_MAX} characters.")
+    if source.url is not None:
+        parts = urlsplit(source.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserErrorException(f"{source.url[:200]!r} is not a http or https address.")
+    elif source.file is not None:
+        if not source.file.startswith("/"):
+            raise UserErrorException(f"A local source is an absolute path, not {source.file[:200]!r}.")
+    else:
+        with call.parts.database.read() as connection:
+            datastores.get_datastore(connection, call.workspace, source.datastore or "")
+        if source.path.strip("/"):
+            check_path(source.path.strip("/"))
