@@ -23,6 +23,8 @@ class Peer:
         self.seen: list[tuple[str, str]] = []
         #: How many requests to break off without a reply.
         self.breaks = 0
+        #: How many replies to break off in the middle of their body.
+        self.cuts = 0
         peer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -39,6 +41,11 @@ class Peer:
                 self.send_response(peer.status)
                 self.send_header("Content-Length", str(len(peer.body)))
                 self.end_headers()
+                if peer.cuts:
+                    peer.cuts -= 1
+                    self.close_connection = True
+                    self.wfile.write(peer.body[: len(peer.body) // 2])
+                    return
                 self.wfile.write(peer.body)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
@@ -124,6 +131,45 @@ def test_request_that_may_not_be_repeated_is_sent_once(peer: Peer, server: Serve
     with pytest.raises(ServerUnreachableError, match="register_model"):
         server.call("register_model", body={"name": "x"}, workspace="ws")
     assert [method for method, _ in peer.seen] == ["POST"]
+
+
+PONG = b'{"name": "runyard", "version": "1", "api": 1}'
+
+
+def test_reply_that_breaks_off_in_its_body_is_asked_for_again(peer: Peer, server: Server) -> None:
+    peer.cuts, peer.body = 2, PONG
+    assert server.call("ping").name == "runyard"
+    assert len(peer.seen) == 3
+
+
+def test_reply_that_breaks_off_is_an_error_of_ours_where_the_request_may_not_be_repeated(
+    peer: Peer, server: Server
+) -> None:
+    peer.cuts, peer.body = 1, b'{"name": "x"}'
+    with pytest.raises(ServerUnreachableError, match="register_model"):
+        server.call("register_model", body={"name": "x"}, workspace="ws")
+    assert [method for method, _ in peer.seen] == ["POST"]
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["forgotten", "closed"])
+def test_stream_that_is_given_up_leaves_the_next_request_alone(peer: Peer, server: Server, is_closed: bool) -> None:
+    peer.body = bytes(4 << 20)
+    pieces = server.stream("read_blob", workspace="ws", digest="d")
+    next(pieces)
+    if is_closed:
+        pieces.close()  # type: ignore[attr-defined]
+    peer.body = b'{"upload_id": "u"}'
+    assert server.call("begin_upload", workspace="ws").upload_id == "u"
+    assert [path.rpartition("/")[2] for _, path in peer.seen] == ["d", "uploads"]
+
+
+def test_request_may_be_made_between_two_pieces_of_a_stream(peer: Peer, server: Server) -> None:
+    peer.body = bytes(4 << 20)
+    pieces = server.stream("read_blob", workspace="ws", digest="d")
+    size = len(next(pieces))
+    peer.body = PONG
+    assert server.call("ping").name == "runyard"
+    assert size + sum(len(piece) for piece in pieces) == 4 << 20
 
 
 def test_server_that_is_not_there_is_named_after_the_patience(tmp_path: Path) -> None:

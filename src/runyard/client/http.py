@@ -65,8 +65,7 @@ class Server:
         """As ``call``, and the reply's headers."""
         route = routes.BY_NAME[request]
         data, kind = _encode(route, body)
-        reply = self._request(route, data, kind, query, timeout_s, path)
-        content = reply.read()
+        reply, content = self._request(route, data, kind, query, timeout_s, path)
         if route.response is None:
             return content, reply.headers
         found = json.loads(content.decode("utf-8"))
@@ -76,20 +75,23 @@ class Server:
 
     def stream(self, request: str, query: Optional[Dict[str, Any]] = None, **path: Any) -> Iterator[bytes]:
         """The bytes of a raw reply, in pieces; ServiceException if it ends early."""
-        reply = self._request(routes.BY_NAME[request], None, "", query, TIMEOUT_S, path)
-        expected, seen = reply.headers.get("Content-Length"), 0
-        while True:
-            try:
-                piece = reply.read(READ_BYTES)
-            except _BROKEN as error:
-                self._forget()
-                raise ServiceException(f"The transfer broke off after {seen} bytes: {error}.") from None
-            if not piece:
-                break
-            seen += len(piece)
-            yield piece
-        if expected is not None and int(expected) != seen:
-            self._forget()
+        reply, _ = self._request(routes.BY_NAME[request], None, "", query, TIMEOUT_S, path, is_streamed=True)
+        # Nobody else may use the connection until the reply is read to its end, which it may never be.
+        kept, self._local.kept = self._local.kept, None
+        expected, seen, is_whole = reply.headers.get("Content-Length"), 0, False
+        try:
+            for piece in iter(lambda: reply.read(READ_BYTES), b""):
+                seen += len(piece)
+                yield piece
+            is_whole = expected is None or int(expected) == seen
+        except _BROKEN as error:
+            raise ServiceException(f"The transfer broke off after {seen} bytes: {error}.") from None
+        finally:
+            if is_whole and getattr(self._local, "kept", None) is None:
+                self._local.kept = kept
+            else:
+                self._close(kept[0])
+        if not is_whole:
             raise ServiceException(f"The transfer ended after {seen} of {expected} bytes; try again.")
 
     def url(self, request: str, **path: Any) -> str:
@@ -106,8 +108,16 @@ class Server:
             self._opened.pop().close()
 
     def _request(
-        self, route: routes.Route, data: Any, kind: str, query: Any, timeout_s: float, path: Dict[str, Any]
-    ) -> http.client.HTTPResponse:
+        self,
+        route: routes.Route,
+        data: Any,
+        kind: str,
+        query: Any,
+        timeout_s: float,
+        path: Dict[str, Any],
+        is_streamed: bool = False,
+    ) -> Tuple[http.client.HTTPResponse, bytes]:
+        """The reply and its body, which a streamed one still has to be asked for."""
         target = _path(route, path)
         pairs = {key: value for key, value in (query or {}).items() if value is not None}
         if pairs:
@@ -124,6 +134,8 @@ class Server:
                 connection.request(route.method, target, data, headers)
                 sent = True
                 reply = connection.getresponse()
+                # Read here: a server may as well go away in the middle of its reply.
+                content = b"" if is_streamed and reply.status < 400 else reply.read()
                 break
             except _BROKEN as error:
                 self._forget()
@@ -135,8 +147,8 @@ class Server:
                     time.sleep(pause_s)
                     pause_s = min(0.5, pause_s * 2)
         if reply.status >= 400:
-            raise _error(reply.status, reply.read())
-        return reply
+            raise _error(reply.status, content)
+        return reply, content
 
     def _connection(self, timeout_s: float) -> Tuple[http.client.HTTPConnection, bool]:
         """This thread's connection, and whether it is new; one of a forked parent is never shared."""
@@ -157,10 +169,13 @@ class Server:
     def _forget(self) -> None:
         kept = getattr(self._local, "kept", None)
         if kept is not None:
-            kept[0].close()
-            if kept[0] in self._opened:
-                self._opened.remove(kept[0])
+            self._close(kept[0])
         self._local.kept = None
+
+    def _close(self, connection: http.client.HTTPConnection) -> None:
+        connection.close()
+        if connection in self._opened:
+            self._opened.remove(connection)
 
 
 def file_resolver(path: Path, fallback: str = "") -> Callable[[], str]:
