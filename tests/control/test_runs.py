@@ -356,7 +356,7 @@ def test_interactive_run_is_ended_by_its_own_word_once(stage: Stage) -> None:
     stage.submit("mine", kind=RunKind.INTERACTIVE)
 
     def end(status: str, error: str | None = None) -> None:
-        stage.do(lambda c: runs.end_interactive(c, runs.get_run(c, "ws", "mine"), status, error, NOW))
+        stage.do(lambda c: life.end_interactive(c, runs.get_run(c, "ws", "mine"), status, error, "ann", NOW))
 
     end(RunStatus.FAILED, "It was me.")
     end(RunStatus.COMPLETED)
@@ -369,7 +369,33 @@ def test_interactive_run_is_ended_by_its_own_word_once(stage: Stage) -> None:
 def test_submitted_run_is_not_ended_by_a_user_s_word(stage: Stage) -> None:
     stage.submit()
     with pytest.raises(ConflictError, match="ends with its script"):
-        stage.do(lambda c: runs.end_interactive(c, runs.get_run(c, "ws", "run"), "Completed", None, NOW))
+        stage.do(lambda c: life.end_interactive(c, runs.get_run(c, "ws", "run"), "Completed", None, "ann", NOW))
+
+
+def test_cancel_of_an_interactive_run_ends_it_since_nobody_supervises_it(stage: Stage) -> None:
+    stage.submit("mine", kind=RunKind.INTERACTIVE)
+    found = stage.do(lambda c: life.request_cancel(c, "ws", "mine", "bob", NOW))
+    assert (found.status, found.ended_at) == (RunStatus.CANCELED, NOW)
+    with stage.database.read() as connection:
+        signed = connection.execute(select(run_events.c.created_by).order_by(run_events.c.seq)).scalars().all()
+    assert set(signed[1:]) == {"bob"}
+
+
+def test_cancel_of_a_submitted_run_is_a_wish_that_the_loop_carries_out(stage: Stage) -> None:
+    stage.submit()
+    found = stage.do(lambda c: life.request_cancel(c, "ws", "run", "bob", NOW))
+    assert (found.status, stage.row().cancel_requested) == (RunStatus.STARTING, True)
+
+
+def test_attempt_that_has_moved_is_not_started_again(stage: Stage) -> None:
+    stage.submit()
+    stage.start()
+    before = stage.row()
+    assert stage.do(lambda c: life.start_again(c, before, "second", NOW))
+    stage.report(STARTED, EXITED, STORED)
+    assert not stage.do(lambda c: life.start_again(c, before, "third", NOW))
+    with stage.database.read() as connection:
+        assert identity.find_principal(connection, "third", NOW) is None
 
 
 def test_tokens_that_expired_are_forgotten(stage: Stage) -> None:

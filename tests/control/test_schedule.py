@@ -64,6 +64,12 @@ def test_busy_node_beyond_a_lowered_maximum_stays_until_its_run_ends() -> None:
     assert found.removed == ("ws/cpu/node-2",)
 
 
+def test_lowered_maximum_holds_for_runs_that_wait() -> None:
+    found = _decide(_wait("a", "b", "c", "d"), [_node(number) for number in range(4)], replace(CPU, max_nodes=1))
+    assert found.assigned == (("a", "ws/cpu/node-0"),)
+    assert sorted(found.removed) == ["ws/cpu/node-1", "ws/cpu/node-2", "ws/cpu/node-3"]
+
+
 def test_local_runs_share_the_places_of_this_machine() -> None:
     found = _decide(_wait("a", "b", target=LOCAL), running=1)
     assert found.assigned == (("a", ""),)
@@ -128,6 +134,8 @@ def test_every_decision_keeps_the_promises_of_the_queue(
         assert not set(new) & set(here), "a new node has a name of its own"
         assert all(node in new or here[node].run_id is None for node in used), "a node carries one run at a time"
         assert not set(used) & set(removed), "a node that leaves gets no run"
+        busy = sum(1 for node in here.values() if node.run_id is not None)
+        assert busy + len(used) <= max(one.max_nodes, busy), "a lowered maximum holds for what starts"
         assert len(here) + len(new) <= max(one.max_nodes, len(here)), "never more nodes than the maximum"
         assert len(here) + len(new) - len(removed) >= min(one.min_nodes, len(here) + len(new))
         assert len(here) + len(new) >= one.min_nodes

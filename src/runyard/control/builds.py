@@ -78,7 +78,8 @@ class Builds:
         state = BuildState("failed", log_path, None, "The build ended without a word; see the server's log.")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            log_path.write_bytes(b"")
+            # A new file: the last build's log is linked into the records of the runs that waited for it.
+            log_path.unlink(missing_ok=True)
             with open(log_path, "a", buffering=1, encoding="utf-8") as log:
                 lock = self._resolve(key, spec, lambda line: print(line, file=log))
             self._set(key, BuildState("building", log_path, lock))

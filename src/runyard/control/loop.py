@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 from sqlalchemy import Row
 
@@ -59,7 +59,9 @@ class Loop(threading.Thread):
         self._on_event = on_event
         self._bell = threading.Event()
         self._is_stopping = False
-        self._tries: Counter[str] = Counter()
+        #: By attempt, while it is active.
+        self._starts: Counter[str] = Counter()
+        self._recoveries: Counter[str] = Counter()
 
     def ring(self) -> None:
         """Look at everything soon; carries no data, so a lost ring loses nothing but a second."""
@@ -118,19 +120,23 @@ class Loop(threading.Thread):
     def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
         """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
         found: Dict[str, str] = {}
+        failed: List[EnvironmentSpec] = []
         for row in rows:
             with self._database.read() as connection:
                 spec = runs.get_spec(connection, row.id).environment
-            lock = self._lock_of(row, spec)
+            lock = self._lock_of(row, spec, failed)
             if lock:
                 found[row.id] = lock
             if len(found) == PREPARED_MAX:
                 self.ring()
                 break
+        for spec in failed:
+            # Only now, so that every run that waited for it hears of one failure; the next submission tries again.
+            self._builds.forget(spec)
         return found
 
-    def _lock_of(self, row: Row[Any], spec: EnvironmentSpec) -> str:
-        """The digest of the spec's lock if its environment is ready; '' while it is not."""
+    def _lock_of(self, row: Row[Any], spec: EnvironmentSpec, failed: List[EnvironmentSpec]) -> str:
+        """The digest of the spec's lock if its environment is ready; '' while it is not. Adds to ``failed``."""
         lock = self._builds.find_ready(spec)
         if lock is not None:
             self._builds.forget(spec)
@@ -140,7 +146,7 @@ class Loop(threading.Thread):
         if state.state == "ready" and state.lock is not None:
             return state.lock.digest
         if state.state == "failed":
-            self._builds.forget(spec)
+            failed.append(spec)
             error = RunError("EnvironmentError", state.error, _tail(state.log_path))
             self._write(life.fail, row.id, error)
         else:
@@ -191,7 +197,7 @@ class Loop(threading.Thread):
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
         with self._database.read() as connection:
             row = runs.find_row(connection, run_id)
-            if row is None or row.key is None:
+            if row is None or row.key is None or row.status != RunStatus.QUEUED:
                 return
             spec = runs.get_spec(connection, run_id)
             lock = fleet.get_lock(connection, row.lock)
@@ -209,14 +215,17 @@ class Loop(threading.Thread):
             plan = make_plan(spec, row.workspace, row.attempt, lock, self._kit(), found, self._allow_private_urls)
             self._compute.start(row.key, plan, secret)
         except (AzureMLException, OSError) as error:
-            self._tries[row.key] += 1
+            self._starts[row.key] += 1
             _log.warning("run %s could not be started: %s", run_id, error)
-            if self._tries[row.key] >= STARTS_MAX:
+            if self._starts[row.key] >= STARTS_MAX:
                 self._write(life.fail, run_id, RunError("SystemError", f"It could not be started: {error}"))
 
     def _poll(self) -> None:
         with self._database.read() as connection:
             rows = {row.key: row for row in runs.active_rows(connection) if row.key is not None}
+        for tries in (self._starts, self._recoveries):
+            for key in tries.keys() - rows.keys():
+                del tries[key]
         for key, seen in self._compute.poll(list(rows)).items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
@@ -231,15 +240,18 @@ class Loop(threading.Thread):
                 self._recover(row, seen.detail)
 
     def _restart(self, row: Row[Any]) -> None:
-        """The key was stored but the attempt never started: start it now, with a new token."""
+        """The key was stored but the attempt never started: start it now, with a new token.
+
+        One that ended since ``row`` was read leaves no trace of its start either, so it is looked at again.
+        """
         secret = identity.new_secret("ryr")
-        self._database.write(lambda connection: life.add_run_token(connection, row, secret, _now_us()))
-        self._launch(row.id, secret)
+        if self._database.write(lambda connection: life.start_again(connection, row, secret, _now_us())):
+            self._launch(row.id, secret)
 
     def _recover(self, row: Row[Any], detail: str) -> None:
         """The runner is gone without having finished: another one completes its record, a few times at the most."""
-        self._tries[row.key] += 1
-        if self._tries[row.key] <= RECOVERIES_MAX:
+        self._recoveries[row.key] += 1
+        if self._recoveries[row.key] <= RECOVERIES_MAX:
             _log.warning("the runner of %s is gone; its record is being completed", row.key)
             try:
                 self._compute.recover(row.key)

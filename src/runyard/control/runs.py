@@ -10,17 +10,16 @@ from sqlalchemy import Connection, Row
 from runyard.control.schedule import Decision
 from runyard.db import fleet, identity, runs
 from runyard.db.runs import advance, touch
+from runyard.errors import ConflictError, UserErrorException
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
-from runyard.protocol.runs import TERMINAL, Run, RunError, RunStatus
+from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
 from runyard.protocol.wire import dumps
 
 #: A run's token works this long after the run has ended, so that its last requests get through.
 TOKEN_GRACE_US = 600 * 1_000_000
 #: Infrastructure retries by default.
 RETRIES = {"dedicated": 0, "lowpriority": 3}
-
-_BEFORE_START = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
 
 
 def take_reports(connection: Connection, workspace: str, run_id: str, batch: ReportBatch, now: int) -> ReportReply:
@@ -91,11 +90,20 @@ def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: 
         fleet.assign_node(connection, node_id, run_id, now)
     key = f"{run_id}/{row.attempt}"
     touch(connection, run_id, node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
-    add_run_token(connection, row, secret, now)
+    _add_run_token(connection, row, secret, now)
     return True
 
 
-def add_run_token(connection: Connection, row: Row[Any], secret: str, now: int) -> None:
+def start_again(connection: Connection, row: Row[Any], secret: str, now: int) -> bool:
+    """Give an attempt that left no trace of its start a new token; False where it has moved since ``row`` was read."""
+    found = _row(connection, row.id)
+    if found is None or (found.status, found.key, found.report_seq) != (RunStatus.QUEUED, row.key, 0):
+        return False
+    _add_run_token(connection, found, secret, now)
+    return True
+
+
+def _add_run_token(connection: Connection, row: Row[Any], secret: str, now: int) -> None:
     """Make ``secret`` the token of the row's run: for that run only, until it has ended."""
     principal = Principal(PrincipalKind.RUN, "run:" + row.id, "run", row.workspace, row.id)
     identity.add_token(connection, secret, principal, "control", now)
@@ -112,6 +120,30 @@ def cancel(connection: Connection, run_id: str, now: int) -> bool:
         return True
     _end(connection, row, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
     return False
+
+
+def request_cancel(connection: Connection, workspace: str, run_id: str, user: str, now: int) -> Run:
+    """A user's wish that the run ends. The loop carries it out; a run that nobody supervises ends at once."""
+    run = runs.request_cancel(connection, workspace, run_id, user, now)
+    if run.spec.kind == RunKind.INTERACTIVE and run.status not in TERMINAL:
+        end_interactive(connection, run, RunStatus.CANCELED, None, user, now)
+        run = runs.get_run(connection, workspace, run_id)
+    return run
+
+
+def end_interactive(connection: Connection, run: Run, status: str, error: Optional[str], user: str, now: int) -> None:
+    """The end of a run that its own caller carries: the caller's word is the fact."""
+    if run.spec.kind != RunKind.INTERACTIVE:
+        raise ConflictError(f"Run {run.id} was submitted; it ends with its script.")
+    if run.status in TERMINAL:
+        return
+    if status not in TERMINAL:
+        raise UserErrorException(f"A run can end as Completed, Failed or Canceled, not as {status!r}.")
+    failure = dumps(RunError("UserError", error)) if error else None
+    via = RunStatus.CANCEL_REQUESTED if status == RunStatus.CANCELED else run.status
+    if via != run.status:
+        advance(connection, run.id, run.status, via, now, by=user)
+    advance(connection, run.id, via, status, now, by=user, error=failure)
 
 
 def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None:

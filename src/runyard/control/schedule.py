@@ -77,11 +77,13 @@ def decide(
         here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
         new = _new_nodes(cluster, here, len(queue))
         added.extend((node, cluster.workspace, cluster.name) for node in new)
-        free = [node.id for node in here if node.run_id is None] + new
+        idle = [node.id for node in here if node.run_id is None]
+        # A maximum that was lowered holds for what starts from now on.
+        free = (idle + new)[: max(0, cluster.max_nodes - (len(here) - len(idle)))]
         assigned.extend((run.run_id, node) for run, node in zip(queue, free, strict=False))
         for run in queue[len(free) :]:
             reasons[run.run_id] = f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
-        removed.extend(_leaving_nodes(cluster, here, len(queue), now))
+        removed.extend(_leaving_nodes(cluster, here, min(len(queue), len(free)), now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}
     for run in waiting:
         if run.target != LOCAL and (run.workspace, run.target) not in known:

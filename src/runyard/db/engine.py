@@ -179,7 +179,7 @@ class _Writer(threading.Thread):
             for future in taken:
                 future.set_exception(failure)
             return
-        for future, outcome in zip(taken, outcomes):
+        for future, outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, _Failure):
                 future.set_exception(outcome.error)
             else:

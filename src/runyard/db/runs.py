@@ -185,7 +185,15 @@ def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
     return statement
 
 
-def advance(connection: Connection, run_id: str, from_status: str, to_status: str, now: int, **changes: Any) -> bool:
+def advance(
+    connection: Connection,
+    run_id: str,
+    from_status: str,
+    to_status: str,
+    now: int,
+    by: str = "control",
+    **changes: Any,
+) -> bool:
     """Move a run from one status to another, if it is still there; the only way a status changes.
 
     ``changes`` are further columns of the run. Returns False where another status was found: decide again.
@@ -196,7 +204,7 @@ def advance(connection: Connection, run_id: str, from_status: str, to_status: st
     if to_status in TERMINAL:
         values["ended_at"] = now
     values.update(changes)
-    sequence = _add_event(connection, run_id, from_status, to_status, values["reason"], "control", now)
+    sequence = _add_event(connection, run_id, from_status, to_status, values["reason"], by, now)
     if sequence is None:
         return False
     touch(connection, run_id, event_seq=sequence, **values)
@@ -239,21 +247,6 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
         _record_event(connection, run_id, run.status, run.reason, user, now)
     return get_run(connection, workspace, run_id)
-
-
-def end_interactive(connection: Connection, run: Run, status: str, error: Optional[str], now: int) -> None:
-    """The end of a run that its own caller carries: the caller's word is the fact."""
-    if run.spec.kind != RunKind.INTERACTIVE:
-        raise ConflictError(f"Run {run.id} was submitted; it ends with its script.")
-    if run.status in TERMINAL:
-        return
-    if status not in TERMINAL:
-        raise UserErrorException(f"A run can end as Completed, Failed or Canceled, not as {status!r}.")
-    failure = dumps(RunError("UserError", error)) if error else None
-    via = RunStatus.CANCEL_REQUESTED if status == RunStatus.CANCELED else run.status
-    if via != run.status:
-        advance(connection, run.id, run.status, via, now)
-    advance(connection, run.id, via, status, now, error=failure)
 
 
 def request_cancel(connection: Connection, workspace: str, run_id: str, user: str, now: int) -> Run:

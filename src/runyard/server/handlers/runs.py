@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Tuple
 
 from sqlalchemy import Connection
 
-from runyard.control.runs import explain
+from runyard.control import runs as life
 from runyard.db import datasets, datastores, experiments, fleet, runs
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.runs import (
@@ -78,7 +78,7 @@ def change_run(call: Call) -> Run:
     def write(connection: Connection) -> Run:
         run = runs.change_run(connection, call.workspace, call.path["run_id"], change, call.user, call.now)
         if change.status is not None:
-            runs.end_interactive(connection, run, change.status, change.error, call.now)
+            life.end_interactive(connection, run, change.status, change.error, call.user, call.now)
         return runs.get_run(connection, call.workspace, run.id)
 
     changed = call.parts.database.write(write)
@@ -89,7 +89,7 @@ def change_run(call: Call) -> Run:
 def cancel_run(call: Call) -> Run:
     """Wish that the run ends."""
     run = call.parts.database.write(
-        lambda connection: runs.request_cancel(connection, call.workspace, call.path["run_id"], call.user, call.now)
+        lambda connection: life.request_cancel(connection, call.workspace, call.path["run_id"], call.user, call.now)
     )
     call.parts.loop.ring()
     call.parts.events.notify(call.path["run_id"])
@@ -135,7 +135,7 @@ def explain_run(call: Call) -> Explanation:
     """What the run waits for."""
     run = get_run(call)
     unblocked = "" if run.status in TERMINAL else _unblocked_by(run)
-    return Explanation(run.id, run.status, explain(run) + _place(call, run), unblocked, run.reason_at)
+    return Explanation(run.id, run.status, life.explain(run) + _place(call, run), unblocked, run.reason_at)
 
 
 def _place(call: Call, run: Run) -> str:
