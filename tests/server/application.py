@@ -107,7 +107,11 @@ class Application:
         answered: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
-            return next(events, {"type": "http.disconnect"})
+            if event := next(events, None):
+                return event
+            # The client stays until it has its reply.
+            await asyncio.Event().wait()
+            raise AssertionError
 
         async def send(message: Any) -> None:
             answered.append(dict(message))

@@ -39,8 +39,8 @@ from runyard.server.handlers import (
 from runyard.server.names import check_address
 from runyard.server.threads import in_thread
 
-#: Largest JSON body, raw body kept in memory, and streamed body, bytes.
-JSON_MAX, RAW_MAX, STREAM_MAX = 32 << 20, 64 << 20, 1 << 40
+#: Largest JSON body and raw body kept in memory, bytes; a streamed body may be as large as the disk has space.
+JSON_MAX, RAW_MAX = 32 << 20, 64 << 20
 #: Pieces in which large bodies are written and replies read, bytes.
 PIECE_BYTES = 1 << 20
 #: Routes whose body may be larger than memory should hold.
@@ -273,15 +273,17 @@ def _raw_reply(content: Content) -> Response:
     if content.file is None:
         return Response(content.data, headers=headers, media_type=content.media_type)
     headers["Content-Length"] = str(content.size_bytes)
-    return StreamingResponse(_pieces(content.file), headers=headers, media_type=content.media_type)
+    return StreamingResponse(_pieces(content.file, content.size_bytes), headers=headers, media_type=content.media_type)
 
 
-def _pieces(file: Any) -> Iterator[bytes]:
+def _pieces(file: Any, size: int) -> Iterator[bytes]:
+    """The first ``size`` bytes: a log may have grown since its length was told."""
     with file:
-        while True:
-            piece = file.read(PIECE_BYTES)
+        while size > 0:
+            piece = file.read(min(size, PIECE_BYTES))
             if not piece:
                 return
+            size -= len(piece)
             yield piece
 
 

@@ -1,8 +1,9 @@
 """What runs leave behind: reports, logs, metrics, artifacts; and the blobs that all of it is made of."""
 
+import fcntl
 import os
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, List, Optional, Sequence, Tuple
 
 from sqlalchemy import Row
 
@@ -25,10 +26,9 @@ from runyard.server.waiting import wait_until
 
 #: Longest wait of one request for more of a log, seconds; most bytes in one reply.
 WAIT_MAX_S, READ_MAX = 60, 4 << 20
-#: Largest log of one run that is kept while it grows, bytes; what comes later is cut, and said in the log.
+#: Largest log that is kept while it grows, bytes; what comes later is cut, and said in the log.
 LOG_MAX = 1 << 30
-#: Most artifacts of a run.
-ARTIFACTS_MAX = 1_000_000
+LOG_CUT = b"\n[Runyard: this log is too long to be shown while it grows; the rest is here once the run has ended.]\n"
 
 
 def report(call: Call) -> ReportReply:
@@ -46,14 +46,23 @@ def append_log(call: Call) -> Offset:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
-            size = file.tell()
-            if offset <= size < offset + len(call.body) and size < LOG_MAX:
-                file.write(call.body[size - offset :])
-                size = file.tell()
+            # A part may arrive twice at once: its sender repeats what was not answered.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            if offset <= size <= LOG_MAX and size < offset + len(call.body):
+                size += _write_log(file, size, call.body[size - offset :])
     except OSError as error:
         raise _disk_error(error, "the log") from None
     call.parts.events.notify(call.path["run_id"])
-    return Offset(offset + len(call.body) if size >= LOG_MAX else size)
+    return Offset(offset + len(call.body) if size > LOG_MAX else size)
+
+
+def _write_log(file: BinaryIO, size: int, data: bytes) -> int:
+    """Add to a log of that size, or end it: longer than ``LOG_MAX`` is only one that says that it was cut."""
+    if size + len(data) > LOG_MAX:
+        data = data[: LOG_MAX - size] + LOG_CUT
+    file.write(data)
+    return len(data)
 
 
 def list_logs(call: Call) -> List[DatastoreFile]:
@@ -171,7 +180,7 @@ def read_artifact(call: Call) -> Content:
     path = _log_path(call)
     if not path.is_file():
         raise NotFoundError("Run {} has no file {!r}.".format(run.id, call.path["path"][:200]))
-    return Content(path.read_bytes())
+    return Content(file=path.open("rb"), size_bytes=path.stat().st_size)
 
 
 def find_missing_blobs(call: Call) -> DigestList:
@@ -243,7 +252,6 @@ def _find_artifact(call: Call, run_id: str) -> Optional[Artifact]:
 
 def _log_path(call: Call) -> Path:
     run_folder = call.parts.logs_folder / folder_name(call.path["run_id"])
-    run_folder.mkdir(parents=True, exist_ok=True)
     return join_inside(run_folder, check_path(call.path["path"]))
 
 
