@@ -8,11 +8,11 @@ PROJECTS := pyproject.toml packages/runyard-azureml/pyproject.toml constraints.t
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(UV) pip install --quiet --python $(RUN) --compile-bytecode \
 	--constraint constraints.txt --editable '.[server,examples]' --editable packages/runyard-azureml
 # The rooms that may run inside or beside a user's job.
-KIT := src/runyard/__init__.py src/runyard/errors.py $(wildcard $(addprefix src/runyard/,protocol client sdk azureml environments runner))
-# Newer than 3.7, and used only where the running Python has them.
-GUARDED := os.pidfd_open signal.pidfd_send_signal
+KIT := src/runyard/__init__.py src/runyard/errors.py $(wildcard $(addprefix src/runyard/,protocol files client sdk azureml environments runner))
+# Newer than 3.7, and used only where the running Python has them, or by the type checker alone.
+GUARDED := os.pidfd_open signal.pidfd_send_signal typing.dataclass_transform
 
-.PHONY: help quickstart fmt check test e2e bench serve docs lock
+.PHONY: help quickstart fmt lint check test e2e bench serve docs schema lock
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -25,15 +25,17 @@ fmt: $(VENV)/.ready-dev ## format the code, and mend what the linter can mend sa
 	@$(RUN) -m ruff check --quiet --fix --exit-zero .
 	@$(RUN) -m ruff format .
 
-check: $(VENV)/.ready-dev ## format, lint, types, floors, Python 3.7 and the code's shape
+lint: $(VENV)/.ready-dev ## format, lint, types, floors and Python 3.7
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/vermin --quiet --no-tips --violations -t=3.7- $(addprefix --exclude ,$(GUARDED)) $(KIT)
+
+check: lint ## lint, and the code's shape
 	$(RUN) -m pytest -q tests/shape
 
-test: $(VENV)/.ready-dev ## run every test
+test: lint ## lint, and run every test
 	@bash tests/system-packages.sh
 	$(RUN) -m pytest -n 2 --dist loadgroup
 
@@ -49,6 +51,9 @@ serve: $(VENV)/.ready ## run a server in the foreground, until Ctrl-C
 
 docs: $(VENV)/.ready-dev ## check that the documentation is whole: links, blocks, names
 	$(RUN) -m pytest -q tests/shape/test_docs.py tests/shape/test_coverage_table.py
+
+schema: $(VENV)/.ready-dev ## write the text of the database's schema anew from its tables
+	@$(RUN) -c 'from runyard.db.engine import SCHEMA_FILE, schema_text; SCHEMA_FILE.write_text(schema_text(), "utf-8")'
 
 lock: $(VENV)/.ready-dev ## pin the newest set of packages that we develop on
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -25,7 +25,8 @@
         ├── HyperDriveConfigException
         └── WebserviceException
 
-This module knows no HTTP: the server and the client each hold one table from these classes to status codes.
+This module knows no HTTP. The server has a table from these classes to status codes; a refusal carries the name of its
+class, and the client raises the class of that name.
 """
 
 from typing import Optional

@@ -10,7 +10,7 @@ from runyard.errors import VersionMismatchError
 
 
 def test_kept_schema_is_that_of_the_tables() -> None:
-    """Where this fails: write ``schema_text()`` to the file, and raise SCHEMA if databases of the old one exist."""
+    """Where this fails: raise SCHEMA if databases of the old one exist, and run ``make schema``."""
     assert SCHEMA_FILE.read_text("utf-8") == schema_text()
 
 

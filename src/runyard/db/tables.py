@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-#: Raised with every change of these tables; a database of a higher number is refused.
+#: Raised with every change of these tables; a database of any other number is refused.
 SCHEMA = 1
 
 metadata = MetaData()

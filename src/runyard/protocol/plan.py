@@ -36,7 +36,11 @@ class InputPlan:
 
 @record
 class LaunchPlan:
-    """Everything a node needs to carry out one attempt; symbolic: no path, address or secret of any machine."""
+    """Everything a node needs to carry out one attempt, whichever node it is.
+
+    It names no folder, address or token of the server or of a node. What a user wrote stands in it as it is: the path
+    of an interpreter or of a local file, and in the lock's options the URL of an index with its password.
+    """
 
     run_id: str
     workspace: str

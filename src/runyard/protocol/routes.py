@@ -1,6 +1,6 @@
 """The route table: every request that the server answers, whom it asks for, and what travels in it.
 
-The server builds its dispatcher, its authorisation and its OpenAPI page from this table; the client calls by it.
+The server builds its dispatcher and its authorisation from this table; the client calls by it.
 """
 
 from typing import Dict, FrozenSet, Optional, Tuple
@@ -43,19 +43,19 @@ class Route:
     many: bool = False
     #: The body is bytes and not JSON.
     raw: bool = False
-    #: Names of the query parameters.
+    #: Names of the query parameters; the dispatcher passes any, a test holds these to what the handlers read.
     query: Tuple[str, ...] = ()
 
 
 class Permission:
-    """What a role may hold. A run's token holds ``RUN_OWN`` for its own run, and ``ASSETS_READ``."""
+    """What a role may hold; ``ROLES`` says which does. A run's token reaches its own run only."""
 
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
-    #: Read and report one's own run (for a run's principal), or any run of the workspace (for a user with WRITE).
+    #: Change a run's labels, add to its record, send contents and register models: users who write, and the run itself.
     RUN_OWN = "run.own"
-    #: Labels, metrics and artifacts of a run: users who write, and the run itself.
+    #: Read a run and its record: users, and the run itself.
     RUN_READ = "run.read"
     ASSETS_READ = "assets.read"
     #: Reports of a runner; no user holds it.
@@ -130,7 +130,7 @@ TABLE: Tuple[Route, ...] = (
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
     Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
-    Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive", "after")),
+    Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive")),
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),
     Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
@@ -207,7 +207,7 @@ TABLE: Tuple[Route, ...] = (
         None,
         models.Model,
         many=True,
-        query=("name", "latest", "tags", "properties", "run_id"),
+        query=("name", "latest", "run_id"),
     ),
     Route("get_model", "GET", _W + "/models/{name}", _ASSETS, None, models.Model, query=("version",)),
     Route("read_model_file", "GET", _W + "/models/{name}/{version}/files/{path:path}", _ASSETS, raw=True),

@@ -97,7 +97,7 @@ class FileDataset:
         self, target_path: Optional[str] = None, overwrite: bool = False, ignore_not_found: bool = False
     ) -> List[str]:
         """Download the files below ``target_path`` (default: a temporary folder); returns their local paths."""
-        # Not part of the kit, and of no use to a job that has its data bound.
+        # Loaded only here: of no use to a job that has its data bound.
         from runyard.sdk.dataset_download import download
 
         return download(self._sources, self._workspace, target_path, overwrite, ignore_not_found)

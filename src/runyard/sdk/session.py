@@ -37,7 +37,7 @@ def _of_job() -> Server:
 
 
 def _of_user() -> Server:
-    # Not part of the kit: a job never starts a server.
+    # Loaded only here: a job never starts a server.
     from runyard.client.local_server import connect
 
     return connect()
