@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Connection, event, func, insert, select, text
 
 from runyard.db.engine import BULK_TRANSACTION_S, GROUP_MAX, Database
-from runyard.db.tables import SCHEMA, run_events
-from runyard.errors import ConflictError, ServiceException, StorageFullError, VersionMismatchError
+from runyard.db.tables import run_events
+from runyard.errors import ConflictError, ServiceException, StorageFullError
 
 
 class Gate:
@@ -175,17 +175,6 @@ def test_close_commits_what_was_queued_and_takes_no_more(tmp_path: Path) -> None
     assert [one.result(0) for one in waiting] == [str(i) for i in range(50)]
     with pytest.raises(ServiceException, match="stopping"):
         database.write(lambda c: _add(c, "late"))
-
-
-def test_database_of_another_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "runyard.db"
-    Database(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("update schema_number set number = ?", (SCHEMA + 1,))
-    connection.commit()
-    connection.close()
-    with pytest.raises(VersionMismatchError, match=f"schema {SCHEMA + 1}"):
-        Database(path)
 
 
 def test_database_that_is_full_in_the_middle_of_a_write_answers_everyone_who_waits(database: Database) -> None:

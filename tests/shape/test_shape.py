@@ -18,17 +18,17 @@ FORBIDDEN_METHODS = {"extractall"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 #: Rooms whose job is to speak to a person.
-SPEAKING_ROOMS = {"cli", "sdk", "testing"}
+SPEAKING_ROOMS = {"cli", "sdk"}
 
 #: The third-party libraries that a room may import, wherever in a file the import stands.
 ALLOWED_THIRD_PARTY = {
     "files": {"fsspec", "pathspec"},
     "environments": {"uv", "yaml"},
     "sdk": {"pathspec", "rich", "yaml"},
-    "cli": {"rich", "typer", "click", "plotext", "yaml"},
-    "db": {"sqlalchemy", "alembic"},
+    "cli": {"rich", "typer", "plotext", "yaml"},
+    "db": {"sqlalchemy"},
     "control": {"sqlalchemy"},
-    "server": {"starlette", "uvicorn", "pydantic", "anyio", "sqlalchemy"},
+    "server": {"starlette", "uvicorn", "sqlalchemy"},
 }
 
 
