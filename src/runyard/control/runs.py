@@ -169,7 +169,7 @@ def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> 
     error = None
     if report.cause != ExitCause.CANCELED and (report.exit_code != 0 or report.cause != ExitCause.SCRIPT):
         error = dumps(RunError(report.error_code or "UserError", report.message, report.details))
-    changes = {"exit_code": report.exit_code, "error": error}
+    changes: Dict[str, Any] = {"exit_code": report.exit_code, "error": error}
     if row.status in (RunStatus.RUNNING, RunStatus.NOT_RESPONDING):
         reason = "Its outputs are being stored."
         advance(connection, row.id, row.status, RunStatus.FINALIZING, now, reason=reason, **changes)
@@ -186,7 +186,7 @@ def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> 
     if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(connection, row):
         _requeue(connection, row, now)
         return
-    changes: Dict[str, Optional[str]] = {}
+    changes: Dict[str, Any] = {}
     if exited.cause == ExitCause.CANCELED or (row.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
         status, changes = RunStatus.CANCELED, {"error": None}
     elif exited.exit_code == 0 and exited.cause == ExitCause.SCRIPT and not report.error_code:

@@ -7,21 +7,31 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from runyard.client.http import Server, file_resolver
 from runyard.client.shipper import LogShipper, MetricsShipper
 from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
-from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, ServiceException, StorageFullError
+from runyard.errors import (
+    AuthenticationException,
+    AzureMLException,
+    ConflictError,
+    EnvironmentBuildError,
+    NotFoundError,
+    RunyardError,
+    ServiceException,
+    StorageFullError,
+    UserErrorException,
+)
 from runyard.protocol.plan import ExitCause, ReportKind
 from runyard.protocol.runs import Artifact
 from runyard.runner.folder import AttemptFolder, write_identity
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.outputs import STD_LOG, Outputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
-from runyard.runner.report import Reporter, Superseded, ask, insist
+from runyard.runner.report import STALE, Reporter, Superseded, ask, insist
 from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, a sign of life is given, spools reach the disk, outputs are looked at.
@@ -81,6 +91,9 @@ class Attempt:
             lambda name, offset, data: server.call("append_log", data, {"offset": offset}, path=name, **names).offset
         )
         self._outputs = Outputs(folder, server)
+        #: Logs that cannot be followed.
+        self._unsent: Set[str] = set()
+        self._told: Set[str] = set()
 
     def on_terminate(self, _signal: int, _frame: Any) -> None:
         """TERM: end the script; during the preparation, end that."""
@@ -92,9 +105,11 @@ class Attempt:
     def carry_out(self) -> None:
         """Prepare, run and watch the script; ends with an EXITED report made."""
         try:
-            script = self._prepare()
+            command, variables = self._prepare()
             self._can_raise = False
+            script = Script(command, variables, self._folder.work, self._folder.log)
         except Stopped:
+            self._end_processes(0.0)
             self._exited(None, ExitCause.CANCELED, "Canceled before its script started.")
             return
         except RunyardError as error:
@@ -129,12 +144,18 @@ class Attempt:
         if self.reporter.find(ReportKind.STORED) is None:
             insist(self._ship, say)
             failure, artifacts = self._store()
-            self._report_losses()
             code = "StorageError" if failure else ""
             self.reporter.add(ReportKind.STORED, failure, error_code=code, artifacts=artifacts)
-        insist(self.reporter.send, say)
+        try:
+            insist(self.reporter.send, say)
+        except RunyardError as error:
+            # What the server refuses now it refuses for ever: the run ends without those files, and says so.
+            say(f"the last report was refused: {error}")
+            self.reporter.replace_last(f"Its outputs could not be recorded: {error}", "StorageError")
+            insist(self.reporter.send, say)
 
-    def _prepare(self) -> Script:
+    def _prepare(self) -> Tuple[List[str], Dict[str, str]]:
+        """Make everything ready that the script needs; returns its command and its variables."""
         folder, plan = self._folder, self._folder.plan
         folder.lay_out_source(self._server)
         folder.make()
@@ -144,7 +165,7 @@ class Attempt:
         values = job_variables(folder, interpreter, inputs)
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        return Script(job_command(plan, interpreter, values), values, folder.work, folder.log)
+        return job_command(plan, interpreter, values), values
 
     def _interpreter(self) -> str:
         facts, lock = self._folder.facts, self._folder.plan.lock
@@ -197,12 +218,20 @@ class Attempt:
 
     def _ship(self) -> None:
         self._logs.ship(STD_LOG, str(self._folder.log))
-        for parent, _, names in os.walk(str(self._folder.work / "logs")):
-            for name in names:
-                path = os.path.join(parent, name)
-                if not os.path.islink(path):
-                    self._logs.ship(os.path.relpath(path, str(self._folder.work)), path)
+        for name, path in self._outputs.logs():
+            if name not in self._unsent:
+                self._ship_log(name, path)
         self._metrics.ship()
+
+    def _ship_log(self, name: str, path: str) -> None:
+        """One of the script's own logs. One that the server refuses is not followed; it is stored at the end."""
+        try:
+            self._logs.ship(name, path)
+        except (UserErrorException, OSError) as error:
+            if isinstance(error, (ConflictError, NotFoundError, AuthenticationException)):
+                raise
+            self._unsent.add(name)
+            self._folder.say(f"{name} is not followed any more: {error}")
 
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
@@ -216,11 +245,9 @@ class Attempt:
         A full disk is waited for, and said.
         """
         pause_s, told = 0.5, False
-        if not self._folder.log.exists():
-            self._folder.log.write_bytes(b"")
         while True:
             try:
-                return "", ask(self._outputs.store_all)
+                return "", ask(self._store_record, STALE)
             except ServiceException as error:
                 if isinstance(error, StorageFullError) and not told:
                     self._say(str(error))
@@ -230,11 +257,23 @@ class Attempt:
             time.sleep(pause_s)
             pause_s = min(5.0, pause_s * 1.5)
 
-    def _report_losses(self) -> None:
+    def _store_record(self) -> Tuple[Artifact, ...]:
+        rest = self._outputs.store_files()
+        self._tell_losses()
+        return rest + self._outputs.store_log()
+
+    def _tell_losses(self) -> None:
+        """Say in the run's own log what its record lacks, each once."""
+        losses = list(self._outputs.notices)
         for writer, offset in self._metrics.damaged.items():
-            self._folder.say(f"the spool {writer} is damaged after {offset} bytes; what follows is lost")
-        for notice in self._outputs.notices:
-            self._folder.say(notice)
+            losses.append(f"The metrics of writer {writer} are damaged after {offset} bytes; what follows is lost.")
+        for why in self._metrics.refused.values():
+            losses.append(f"Metrics were refused: {why}")
+        with open(str(self._folder.log), "a", encoding="utf-8", errors="replace") as log:
+            for loss in losses:
+                if loss not in self._told:
+                    self._told.add(loss)
+                    log.write(f"Runyard: {loss}\n")
 
     def _exited(
         self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""

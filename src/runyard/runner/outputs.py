@@ -1,5 +1,6 @@
 """Brings ./outputs, ./logs and the script's log into the run's record: stored, verified, then recorded."""
 
+import hashlib
 import os
 import re
 import time
@@ -8,9 +9,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import send_blobs
+from runyard.errors import UserErrorException
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
 from runyard.protocol.runs import Artifact, ArtifactList
+from runyard.protocol.trees import PART_BYTES_MAX, check_path
 from runyard.runner.folder import AttemptFolder
 
 #: The script's log under its present name and under the one of older generations.
@@ -24,6 +27,9 @@ SMALL_BYTES, SMALL_COUNT = 1 << 20, 20
 #: A file that changed within this time is still being written; it is left for later, nanoseconds.
 QUIET_NS = 2 * 10**9
 
+#: What is kept of a name that is longer than the record allows, UTF-8 bytes.
+NAME_BYTES_MAX = 200
+
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\%]")
 
 
@@ -35,8 +41,8 @@ class Outputs:
         self._server = server
         self._store: Optional[BlobStore] = folder.store()
         self._seen: Dict[str, Tuple[int, int]] = {}
-        #: What was left out, and why.
-        self.notices: List[str] = []
+        #: What was left out, and why; each once.
+        self.notices: Dict[str, None] = {}
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
@@ -50,45 +56,65 @@ class Outputs:
     def ship_changed(self) -> int:
         """While the script runs: store what it has finished writing; returns how many files."""
         quiet_before = time.time_ns() - QUIET_NS
-        changed = []
+        changed, marks = [], {}
         for name, path in self._files():
             stat = os.stat(path)
             mark = (stat.st_size, stat.st_mtime_ns)
             if self._seen.get(name) != mark and stat.st_mtime_ns < quiet_before:
                 changed.append((name, path))
-                self._seen[name] = mark
+                marks[name] = mark
         self._record(changed, move=False)
+        self._seen.update(marks)
         return len(changed)
 
-    def store_all(self) -> Tuple[Artifact, ...]:
-        """After the last process ended: store everything; returns what is not recorded yet, for the last report."""
-        self.notices.clear()
-        found = list(self._files())
-        rest = self._store_some(found, move=True) if len(found) <= SMALL_COUNT else []
-        if len(found) > SMALL_COUNT:
-            self._record(found, move=True)
-        log = self._put([str(self._folder.log)], move=False)
-        return tuple(rest + [Artifact(name, *log[0]) for name in (STD_LOG, DRIVER_LOG)])
+    def logs(self) -> Iterator[Tuple[str, str]]:
+        """(name in the record, path) of each log that the script itself writes."""
+        for name, path in self._files("logs"):
+            if not os.path.islink(path):
+                yield name, path
 
-    def _files(self) -> Iterator[Tuple[str, str]]:
-        """(name in the record, path) of each regular file; links out of the working folder are left out and said."""
+    def store_files(self) -> Tuple[Artifact, ...]:
+        """After the last process ended: store every file; returns what is not recorded yet, for the last report."""
+        found = list(self._files())
+        if len(found) <= SMALL_COUNT:
+            return tuple(self._store_some(found, move=True))
+        self._record(found, move=True)
+        return ()
+
+    def store_log(self) -> Tuple[Artifact, ...]:
+        """Store the script's log, under both of its names."""
+        (stored,) = self._put([str(self._folder.log)], move=False)
+        return tuple(Artifact(name, *stored) for name in (STD_LOG, DRIVER_LOG))
+
+    def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
+        """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
         root = os.path.realpath(str(self._folder.work))
-        for top in RECORDED:
+        for top in tops or RECORDED:
             for parent, folders, names in os.walk(os.path.join(root, top)):
                 folders.sort()
                 for name in sorted(names):
                     path = os.path.join(parent, name)
                     if self._is_recordable(path, root):
-                        yield _record_name(os.path.relpath(path, root)), path
+                        recorded = _record_name(os.path.relpath(path, root))
+                        if self._is_allowed(recorded):
+                            yield recorded, path
 
     def _is_recordable(self, path: str, root: str) -> bool:
         if os.path.islink(path):
             target = os.path.realpath(path)
             if not target.startswith(root + os.sep) or not os.path.isfile(target):
-                self.notices.append(f"{os.path.relpath(path, root)!r} is a link that leaves the working folder.")
+                self.notices[f"{os.path.relpath(path, root)!r} is a link that leaves the working folder."] = None
                 return False
             return True
         return os.path.isfile(path)
+
+    def _is_allowed(self, name: str) -> bool:
+        try:
+            check_path(name)
+        except UserErrorException as error:
+            self.notices[str(error)] = None
+            return False
+        return True
 
     def _record(self, files: List[Tuple[str, str]], move: bool) -> None:
         for start in range(0, len(files), BATCH):
@@ -115,6 +141,17 @@ class Outputs:
 
 
 def _record_name(path: str) -> str:
-    """A name that every store and page can show: control characters, backslashes and '%' as %XX."""
+    """A name that every store and page can show: control characters, backslashes and '%' as %XX.
+
+    A part that is too long is cut, and told from its like by a digest.
+    """
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text)
+    quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text)
+    return "/".join(_shortened(part) if len(part.encode()) > PART_BYTES_MAX else part for part in quoted.split("/"))
+
+
+def _shortened(part: str) -> str:
+    stem, suffix = os.path.splitext(part)
+    digest = hashlib.sha256(part.encode()).hexdigest()[:12]
+    kept = stem.encode()[:NAME_BYTES_MAX].decode("utf-8", "ignore")
+    return f"{kept}-{digest}{suffix if len(suffix) < 20 else ''}"

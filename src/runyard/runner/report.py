@@ -2,16 +2,20 @@
 
 import os
 import time
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple, Type
 
 from runyard.client.http import Server
 from runyard.errors import AuthenticationException, ConflictError, NotFoundError, RunyardError, ServiceException
+from runyard.files.layout import write_atomically
 from runyard.protocol.plan import Report, ReportBatch, ReportKind
 from runyard.protocol.wire import dumps, loads
 from runyard.runner.folder import AttemptFolder
 
 #: Pauses between tries while the server is away: from the first to the last, seconds.
 RETRY_FIRST_S, RETRY_LAST_S = 0.1, 5.0
+#: How the server says that another attempt has taken over; and, for requests about the run itself, that it is gone.
+STALE = (ConflictError, AuthenticationException)
+OVER = (*STALE, NotFoundError)
 
 
 class Superseded(Exception):
@@ -40,6 +44,13 @@ class Reporter:
             file.write(dumps(report) + "\n")
         self._reports.append(report)
 
+    def replace_last(self, message: str, error_code: str) -> None:
+        """Say the last report again without what the server refused; it was never acknowledged."""
+        last = self._reports.pop()
+        text = "".join(dumps(one) + "\n" for one in self._reports)
+        write_atomically(self._folder.reports, text.encode())
+        self.add(last.kind, message, error_code=error_code)
+
     def send(self) -> None:
         """Send what is not acknowledged, or a sign of life. Raises ServiceException where the server is away."""
         batch = ReportBatch(tuple(self._reports[self._acknowledged :]))
@@ -58,11 +69,11 @@ class Reporter:
         return True
 
 
-def ask(request: Any) -> Any:
+def ask(request: Any, over: Tuple[Type[Exception], ...] = OVER) -> Any:
     """The request's value; Superseded where the server says that this attempt or run is over."""
     try:
         return request()
-    except (ConflictError, AuthenticationException, NotFoundError) as error:
+    except over as error:
         raise Superseded(str(error)) from None
 
 

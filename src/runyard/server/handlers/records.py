@@ -235,7 +235,7 @@ def _check_artifacts(call: Call, artifacts: Sequence[Artifact]) -> None:
     for one in artifacts:
         check_path(one.path)
         if one.digest not in present:
-            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
+            raise IntegrityError(f"The content of {one.path!r} is not on the server; send it first.")
         if call.parts.store.size(one.digest) != one.size_bytes:
             raise IntegrityError(f"{one.path!r} has another size than its content.")
 
