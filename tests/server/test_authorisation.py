@@ -5,13 +5,18 @@ that a route that is added, or whose permission changes, fails until somebody de
 """
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from runyard.db.tables import tokens as tokens_table
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.routes import BY_NAME, ROLES, TABLE, Route
+from runyard.server import auth
 from tests.server.application import Application, Reply, fill
 
 #: r: reader, c: contributor, o: owner, j: the job itself by its run's token; "*": anybody, with no token at all.
@@ -278,6 +283,53 @@ def test_session_of_a_browser_reads_and_never_writes(app: Application) -> None:
     assert app.send("GET", "/api/1/workspaces/here/runs", {"cookie": cookie}).status == 200
     assert app.send("PUT", "/api/1/workspaces/here/experiments/new", {"cookie": cookie}).status == 401
     assert app.send("GET", f"/login?ticket={ticket}", {}).status == 401
+
+
+def test_session_of_a_browser_ends_with_its_token(app: Application) -> None:
+    token = app.add_token(Principal(PrincipalKind.USER, "tim", "reader"), 60)
+    cookie = _sign_in(app, token)
+    assert app.send("GET", "/api/1/workspaces/here/runs", {"cookie": cookie}).status == 200
+    app.parts.database.write(
+        lambda c: c.execute(update(tokens_table).where(tokens_table.c.name == "tim").values(expires_at=1))
+    )
+    assert app.send("GET", "/api/1/workspaces/here/runs", {"cookie": cookie}).status == 401
+
+
+def test_cookie_of_a_server_with_tls_travels_over_tls_only(app: Application) -> None:
+    assert "secure" not in _sign_in(app, app.owner, whole=True).lower()
+    app.parts.url = "https://yard.example"
+    try:
+        assert "secure" in _sign_in(app, app.owner, whole=True).lower()
+    finally:
+        app.parts.url = "http://127.0.0.1:9"
+
+
+def test_tickets_may_be_made_and_used_at_once(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, count, failures = app.parts.keys, 3_000, []
+    monkeypatch.setattr(auth, "SESSIONS_MAX", 50)
+
+    def use() -> None:
+        try:
+            for _ in range(count):
+                keys.redeem(keys.make_ticket("Bearer " + app.owner)[0])
+        except Exception as error:  # noqa: BLE001 - what a thread meets is told by the test
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    sys.setswitchinterval(before)
+    assert failures == []
+
+
+def _sign_in(app: Application, token: str, whole: bool = False) -> str:
+    ticket = app.ask("create_ticket", token=token).json["ticket"]
+    found = app.send("GET", f"/login?ticket={ticket}", {}).headers["set-cookie"]
+    return found if whole else found.partition(";")[0]
 
 
 @pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "evil", ""])

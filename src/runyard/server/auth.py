@@ -1,5 +1,6 @@
 """Who asks, and may they: tokens to principals, roles to permissions, and the checks that keep browsers honest."""
 
+import threading
 import time
 from typing import Dict, Mapping, Optional, Set, Tuple
 from urllib.parse import urlsplit
@@ -26,8 +27,10 @@ class Keys:
         self._database = database
         self._known: Dict[str, Tuple[Principal, float]] = {}
         self._workspaces: Set[str] = set()
-        self._tickets: Dict[str, Tuple[Principal, float]] = {}
-        self._sessions: Dict[str, Tuple[Principal, float]] = {}
+        #: The token for which a ticket or a session stands, and when it ends.
+        self._tickets: Dict[str, Tuple[str, float]] = {}
+        self._sessions: Dict[str, Tuple[str, float]] = {}
+        self._guard = threading.Lock()
 
     def find(self, authorization: Optional[str], cookie: Optional[str], method: str) -> Principal:
         """The principal of a request; AuthenticationException where it names none that is known."""
@@ -38,9 +41,11 @@ class Keys:
                 if found is not None:
                     return found
             raise AuthenticationException("The token is not known or has expired.")
-        session = self._sessions.get(cookie or "")
-        if session is not None and session[1] > time.time() and method == "GET":
-            return session[0]
+        token, ends_at = self._sessions.get(cookie or "", ("", 0.0))
+        # The token is looked up each time: no session outlives it.
+        found = self._of_token(token) if ends_at > time.time() and method == "GET" else None
+        if found is not None:
+            return found
         raise AuthenticationException(
             "A token is needed: 'Authorization: Bearer ...'.", hint="In a browser, follow the link of: runyard open"
         )
@@ -70,27 +75,27 @@ class Keys:
             self._known[secret] = (found, time.monotonic() + KNOWN_S)
         return found
 
-    def make_ticket(self, principal: Principal) -> Tuple[str, float]:
-        """A key for a link, good for one use and some minutes."""
-        return self._keep(self._tickets, principal, TICKET_LIFETIME_S)
+    def make_ticket(self, authorization: str) -> Tuple[str, float]:
+        """A key for a link, good for one use and some minutes; it signs in as that token does."""
+        return self._keep(self._tickets, authorization.partition(" ")[2].strip(), TICKET_LIFETIME_S)
 
     def redeem(self, ticket: str) -> Optional[str]:
-        """A session for a ticket's principal; None for a ticket that is unknown, used or old."""
-        principal, ends_at = self._tickets.pop(ticket, (None, 0.0))
-        if principal is None or ends_at < time.time():
+        """A session for a ticket's token; None for a ticket that is unknown, used or old."""
+        with self._guard:
+            token, ends_at = self._tickets.pop(ticket, ("", 0.0))
+        if ends_at < time.time():
             return None
-        return self._keep(self._sessions, principal, COOKIE_LIFETIME_S)[0]
+        return self._keep(self._sessions, token, COOKIE_LIFETIME_S)[0]
 
-    def _keep(
-        self, kept: Dict[str, Tuple[Principal, float]], principal: Principal, lifetime_s: float
-    ) -> Tuple[str, float]:
+    def _keep(self, kept: Dict[str, Tuple[str, float]], token: str, lifetime_s: float) -> Tuple[str, float]:
         now = time.time()
-        for old in [key for key, (_, ends_at) in kept.items() if ends_at < now]:
-            del kept[old]
-        while len(kept) >= SESSIONS_MAX:
-            del kept[next(iter(kept))]
         secret = identity.new_secret("ryk")
-        kept[secret] = (principal, now + lifetime_s)
+        with self._guard:
+            for old in [key for key, (_, ends_at) in kept.items() if ends_at < now]:
+                del kept[old]
+            while len(kept) >= SESSIONS_MAX:
+                del kept[next(iter(kept))]
+            kept[secret] = (token, now + lifetime_s)
         return secret, now + lifetime_s
 
 

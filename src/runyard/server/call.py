@@ -24,6 +24,8 @@ class Call:
     #: The decoded body, or for a raw route its bytes or the path of the file that holds them.
     body: Any
     parts: "Parts"
+    #: The header of that name.
+    authorization: str = ""
 
     @property
     def workspace(self) -> str:

@@ -183,6 +183,7 @@ async def guarded(parts: Parts, request: Request, answer: Callable[[], Awaitable
 
 async def _answer(parts: Parts, route: Route, handler: Handler, request: Request) -> Response:
     principal: Any = None
+    authorization: Optional[str] = None
     if route.permission is not None:
         authorization = request.headers.get("authorization")
         known = parts.keys.find_known(authorization)
@@ -195,7 +196,7 @@ async def _answer(parts: Parts, route: Route, handler: Handler, request: Request
         if workspace is not None and not parts.keys.is_workspace(workspace):
             await in_thread(parts.keys.check_workspace, workspace)
     body = await _read_body(parts, route, request)
-    call = Call(route, principal, request.path_params, request.query_params, body, parts)
+    call = Call(route, principal, request.path_params, request.query_params, body, parts, authorization or "")
     try:
         value = await handler(call)
     finally:

@@ -1,8 +1,10 @@
 """Plain pages for a browser until the studio comes: a run, a workspace's runs, and signing in by a link."""
 
 import html
+import os
 import time
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Awaitable, BinaryIO, Callable, List, Optional, Tuple
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -13,7 +15,7 @@ from runyard.files.layout import folder_name
 from runyard.protocol.identity import Principal
 from runyard.protocol.metrics import MetricSummary
 from runyard.protocol.routes import BY_NAME
-from runyard.protocol.runs import TERMINAL, Run
+from runyard.protocol.runs import TERMINAL, Artifact, Run
 from runyard.server.auth import COOKIE, COOKIE_LIFETIME_S, check_permission
 from runyard.server.threads import in_thread
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Guard = Callable[..., Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
+#: A page's body, and whether it will be another one soon.
+Made = Tuple[str, bool]
 
 #: Seconds between two loads of a page whose run still moves.
 REFRESH_S = 3
@@ -40,16 +44,16 @@ pre { background: #8881; padding: .8rem; overflow: auto; max-height: 30rem }
 def make_pages(parts: "Parts", guard: Guard) -> List[Tuple[str, Endpoint]]:
     """The pages by their addresses; each needs what its data's API route needs."""
 
-    def page(name: str, make: Callable[["Parts", Principal, Any], str]) -> Endpoint:
+    def page(name: str, make: Callable[["Parts", Principal, Any], Made]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             async def answer() -> Response:
                 try:
-                    principal = parts.keys.find(
-                        request.headers.get("authorization"), request.cookies.get(COOKIE), "GET"
+                    principal = await in_thread(
+                        parts.keys.find, request.headers.get("authorization"), request.cookies.get(COOKIE), "GET"
                     )
                     check_permission(BY_NAME[name], principal, request.path_params)
-                    text = await in_thread(make, parts, principal, request.path_params)
-                    return _page(text, 200)
+                    text, is_moving = await in_thread(make, parts, principal, request.path_params)
+                    return _page(text, 200, is_moving)
                 except AuthenticationException as error:
                     return _page(_sign_in(str(error)), 401)
                 except RunyardError as error:
@@ -81,13 +85,14 @@ def _redeem(parts: "Parts", request: Request) -> Response:
     if not target.startswith("/") or target.startswith("//") or "\\" in target:
         target = "/"
     response = RedirectResponse(target, 303)
-    response.set_cookie(COOKIE, session, max_age=COOKIE_LIFETIME_S, httponly=True, samesite="strict")
+    is_tls = parts.url.startswith("https:")
+    response.set_cookie(COOKIE, session, COOKIE_LIFETIME_S, secure=is_tls, httponly=True, samesite="strict")
     return response
 
 
-def _page(body: str, status: int) -> HTMLResponse:
+def _page(body: str, status: int, is_moving: bool = False) -> HTMLResponse:
     text = "<!doctype html><html lang=en><meta charset=utf-8><title>Runyard</title>{}<style>{}</style>{}</html>"
-    refresh = f'<meta http-equiv="refresh" content="{REFRESH_S}">' if "data-moving" in body else ""
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH_S}">' if is_moving else ""
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     )
@@ -99,14 +104,14 @@ def _sign_in(why: str) -> str:
     return f"<h1>Runyard</h1><p>{html.escape(why)}</p><p>To sign in, run <code>runyard open</code> in a terminal.</p>"
 
 
-def _home(parts: "Parts", principal: Principal, _path: Any) -> str:
+def _home(parts: "Parts", principal: Principal, _path: Any) -> Made:
     with parts.database.read() as connection:
         found = [one for one in workspaces.list_workspaces(connection) if principal.workspace in (None, one.name)]
     rows = "".join('<li><a href="/workspaces/{0}/runs">{0}</a>'.format(html.escape(one.name)) for one in found)
-    return "<h1>Workspaces</h1><ul>{}</ul>".format(rows or "<li>none yet")
+    return "<h1>Workspaces</h1><ul>{}</ul>".format(rows or "<li>none yet"), False
 
 
-def _runs(parts: "Parts", _principal: Principal, path: Any) -> str:
+def _runs(parts: "Parts", _principal: Principal, path: Any) -> Made:
     with parts.database.read() as connection:
         page = runs.list_runs(connection, path["workspace"], runs.RunQuery(limit=200))
     rows = "".join(
@@ -119,31 +124,30 @@ def _runs(parts: "Parts", _principal: Principal, path: Any) -> str:
         for run in page.runs
     )
     head = "<tr><th>Run<th>Experiment<th>Status<th>Submitted (UTC)"
-    return "<h1>Runs of {}</h1><table>{}{}</table>".format(html.escape(path["workspace"]), head, rows)
+    return "<h1>Runs of {}</h1><table>{}{}</table>".format(html.escape(path["workspace"]), head, rows), False
 
 
-def _run(parts: "Parts", _principal: Principal, path: Any) -> str:
+def _run(parts: "Parts", _principal: Principal, path: Any) -> Made:
     with parts.database.read() as connection:
         run = runs.get_run(connection, path["workspace"], path["run_id"])
         summaries = metrics.list_summaries(connection, run.id)
         files = runs.list_artifacts(connection, run.id)
-    moving = "" if run.status in TERMINAL else " data-moving"
     parts_of_page = [
-        f"<h1{moving}>{html.escape(run.display_name)}</h1>",
+        f"<h1>{html.escape(run.display_name)}</h1>",
         _facts(run),
         _error(run),
         _metrics(summaries),
         _log(parts, run),
-        "<h2>Files</h2><table>{}</table>".format(
-            "".join(
-                '<tr><td><a href="/api/1/workspaces/{}/runs/{}/artifacts/{}">{}</a><td>{:,} bytes'.format(
-                    *map(html.escape, (run.workspace, run.id, one.path, one.path)), one.size_bytes
-                )
-                for one in files[:500]
-            )
-        ),
+        "<h2>Files</h2><table>{}</table>".format("".join(_file(run, one) for one in files[:500])),
     ]
-    return "".join(parts_of_page)
+    return "".join(parts_of_page), run.status not in TERMINAL
+
+
+def _file(run: Run, one: Artifact) -> str:
+    address = BY_NAME["read_artifact"].path
+    for name, value in (("{workspace}", run.workspace), ("{run_id}", run.id), ("{path:path}", one.path)):
+        address = address.replace(name, quote(value))
+    return f'<tr><td><a href="{address}">{html.escape(one.path)}</a><td>{one.size_bytes:,} bytes'
 
 
 def _facts(run: Run) -> str:
@@ -182,14 +186,19 @@ def _log(parts: "Parts", run: Run) -> str:
     path = "user_logs/std_log.txt"
     with parts.database.read() as connection:
         stored = runs.find_artifact(connection, run.id, path)
+    live = parts.logs_folder / folder_name(run.id) / path
     if stored is not None:
-        with parts.store.open(stored.digest) as file:
-            file.seek(max(0, stored.size_bytes - LOG_BYTES))
-            data = file.read()
+        data = _end(parts.store.open(stored.digest))
     else:
-        live = parts.logs_folder / folder_name(run.id) / path
-        data = live.read_bytes()[-LOG_BYTES:] if live.exists() else b""
+        data = _end(live.open("rb")) if live.exists() else b""
     return "<h2>Log</h2><pre>{}</pre>".format(html.escape(data.decode("utf-8", "replace")))
+
+
+def _end(file: BinaryIO) -> bytes:
+    """The last bytes of a file, however long it is."""
+    with file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+        return file.read(LOG_BYTES)
 
 
 def _date(at: Optional[int]) -> str:

@@ -33,8 +33,7 @@ def stop_server(call: Call) -> None:
 
 def create_ticket(call: Call) -> Ticket:
     """A key for one link in a browser."""
-    assert call.principal is not None
-    secret, expires_at = call.parts.keys.make_ticket(call.principal)
+    secret, expires_at = call.parts.keys.make_ticket(call.authorization)
     return Ticket(secret, int(expires_at * 1_000_000))
 
 
