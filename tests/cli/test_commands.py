@@ -37,11 +37,11 @@ def runyard(folder: Path) -> Iterator[Run]:
     """Types one command; its server is stopped at the end."""
     variables = {**os.environ, "RUNYARD_HOME": str(folder / "home")}
 
-    def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    def run(*words: str, code: int = 0, **more: str) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
             [sys.executable, "-m", "runyard.cli", *words],
             cwd=folder,
-            env=variables,
+            env={**variables, **more},
             capture_output=True,
             text=True,
             timeout=100,
@@ -132,6 +132,23 @@ def test_link_of_open_signs_a_browser_in_once(runyard: Run) -> None:
         reply.read()
         assert reply.status == status
     connection.close()
+
+
+def test_created_token_does_what_its_role_may_from_a_home_of_its_own(runyard: Run, tmp_path: Path) -> None:
+    made = runyard("token", "create", "rita", "--role", "reader", "--days", "1", "--json")
+    token = _json(made)
+    assert (token["name"], token["role"], token["kind"]) == ("rita", "reader", "service")
+    assert abs(token["expires_at"] / 1e6 - time.time() - 86_400) < 600
+    hers = {
+        "RUNYARD_SERVER": _json(runyard("status", "--json"))["url"],
+        "RUNYARD_TOKEN": token["secret"],
+        "RUNYARD_HOME": str(tmp_path),
+        "RUNYARD_WORKSPACE": "terminal",
+    }
+    assert isinstance(_json(runyard("run", "list", "--json", **hers)), list)
+    refused = runyard("compute", "create", "hers", code=1, **hers)
+    assert "rita has the role 'reader', which may not create cluster" in refused.stderr
+    assert "no end" in runyard("token", "create", "carl", "--user").stdout
 
 
 def test_doctor_finds_nothing_that_fails(runyard: Run) -> None:
