@@ -1,5 +1,6 @@
 """The blob store: what it acknowledged is there, what is half-written is not, whoever dies when."""
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -7,8 +8,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +101,49 @@ def test_upload_is_resumed_and_a_replayed_part_counts_once(store: BlobStore) -> 
     assert store.read(digest_bytes(data)) == data
     with pytest.raises(NotFoundError):
         store.append_upload(upload, 0, b"late")
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_upload_that_is_finished_again_answers_the_same(store: BlobStore, size: int) -> None:
+    upload, data = store.begin_upload(), _content(size)
+    store.append_upload(upload, 0, data)
+    assert [store.finish_upload(upload, digest_bytes(data)) for _ in range(2)] == [digest_bytes(data)] * 2
+    with pytest.raises(NotFoundError, match="is over or was never begun"):
+        store.finish_upload(upload, digest_bytes(b"other"))
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_upload_may_be_finished_by_two_requests_at_once(store: BlobStore, size: int) -> None:
+    for number in range(20):
+        upload, data = store.begin_upload(), _content(size) + bytes([number])
+        store.append_upload(upload, 0, data)
+        both_are_here = threading.Barrier(2)
+
+        def finish(upload: str = upload, data: bytes = data, here: threading.Barrier = both_are_here) -> str:
+            here.wait()
+            return store.finish_upload(upload, digest_bytes(data))
+
+        with ThreadPoolExecutor(2) as pool:
+            found = [one.result() for one in [pool.submit(finish) for _ in range(2)]]
+        assert found == [digest_bytes(data)] * 2
+
+
+def test_part_that_waited_for_the_end_of_its_upload_never_reaches_the_blob(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, data = store.begin_upload(), _content(100_000)
+    store.append_upload(upload, 0, data)
+    flock = fcntl.flock
+
+    def finish_first(file: Any, operation: int) -> None:
+        monkeypatch.setattr("runyard.files.blobs.fcntl.flock", flock)
+        store.finish_upload(upload, digest_bytes(data))
+        flock(file, operation)
+
+    monkeypatch.setattr("runyard.files.blobs.fcntl.flock", finish_first)
+    with pytest.raises(NotFoundError):
+        store.append_upload(upload, len(data), b"more")
+    assert store.read(digest_bytes(data)) == data
 
 
 def test_upload_with_another_content_is_refused(store: BlobStore) -> None:

@@ -170,6 +170,8 @@ class BlobStore:
         """Add a part; returns how many bytes are here. A part that is here already is passed over, a gap ignored."""
         with self._room(), open(str(self._upload_path(upload_id)), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            # It may have become a blob meanwhile, which nobody may add to.
+            self._upload_path(upload_id)
             size = file.seek(0, os.SEEK_END)
             if offset <= size < offset + len(data):
                 try:
@@ -181,13 +183,23 @@ class BlobStore:
             return file.seek(0, os.SEEK_END)
 
     def finish_upload(self, upload_id: str, expected: str) -> str:
-        """Keep the content if it is ``expected``: recomputed here. IntegrityError otherwise, and it is gone."""
-        path = self._upload_path(upload_id)
-        with self._room(), ThreadPoolExecutor(HASH_THREADS) as pool:
-            with open(str(path), "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                os.fsync(file.fileno())
-                digest, _ = _hash_parallel(file.fileno(), pool)
+        """Keep the content if it is ``expected``: recomputed here. IntegrityError otherwise, and it is gone.
+
+        Asked again after it was kept, since the answer was lost, it answers the same.
+        """
+        try:
+            return self._finish(self._upload_path(upload_id), expected)
+        except (FileNotFoundError, NotFoundError):
+            if self.has([expected]):
+                return expected
+            raise _ended(upload_id) from None
+
+    def _finish(self, path: Path, expected: str) -> str:
+        with self._room(), ThreadPoolExecutor(HASH_THREADS) as pool, open(str(path), "rb") as file:
+            # Held to the end: nobody adds to what was hashed, and a second request finds it kept.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.fsync(file.fileno())
+            digest, _ = _hash_parallel(file.fileno(), pool)
             try:
                 return self._keep(str(path), digest, expected)
             finally:
@@ -318,7 +330,7 @@ class BlobStore:
             raise UserErrorException(f"{upload_id[:80]!r} is not an upload.")
         path = self._root / "uploads" / upload_id
         if not path.exists():
-            raise NotFoundError(f"The upload {upload_id} is over or was never begun.")
+            raise _ended(upload_id)
         return path
 
     def _temporary(self) -> str:
@@ -396,6 +408,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _absent(digest: str) -> NotFoundError:
     return NotFoundError(f"The store has no content {digest}.")
+
+
+def _ended(upload_id: str) -> NotFoundError:
+    return NotFoundError(f"The upload {upload_id} is over or was never begun.")
 
 
 def _full(root: Path) -> StorageFullError:
