@@ -3,6 +3,8 @@
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,32 @@ def test_link_inside_is_sent_as_its_file_and_one_that_leaves_is_named(folder: Pa
     (folder / "leak").symlink_to(tmp_path / "outside")
     with pytest.raises(SnapshotException, match="'leak' is a link that leaves"):
         _snapshot(folder)
+
+
+class _Mounted:
+    """A folder's entry as it is where another disk is mounted there, whose root has the inode of the source folder."""
+
+    def __init__(self, entry: "os.DirEntry[str]", inode: int) -> None:
+        self._entry, self._inode = entry, inode
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._entry, name)
+
+    def stat(self) -> os.stat_result:
+        found = self._entry.stat()
+        return os.stat_result((found.st_mode, self._inode, found.st_dev + 1, *found[3:]))
+
+
+def test_folder_on_another_disk_is_sent_whatever_its_inode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir, inode = os.scandir, folder.stat().st_ino
+
+    @contextmanager
+    def scan(path: str) -> Iterator[list[object]]:
+        with scandir(path) as found:
+            yield [_Mounted(one, inode) if one.is_dir() else one for one in found]
+
+    monkeypatch.setattr("runyard.files.snapshots.os.scandir", scan)
+    assert _paths(_snapshot(folder)) == ["package/run.sh", "train.py"]
 
 
 def test_socket_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = Snaps
         raise SnapshotException(f"The source folder {folder!r} does not exist.")
     rules, counter = read_rules(Path(root)), [0]
     found: List[_Found] = []
-    _walk(root, "", rules, counter, {os.stat(root).st_ino}, found)
+    _walk(root, "", rules, counter, {_identity(os.stat(root))}, found)
     _check_limits(found, limits)
     cache = _Cache(cache_folder, root)
     entries = [_entry(one, cache) for one in found]
@@ -95,7 +95,9 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return encode_tree(snapshot.tree)
 
 
-def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[int], found: List[_Found]) -> None:
+def _walk(
+    root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[Tuple[int, int]], found: List[_Found]
+) -> None:
     with os.scandir(os.path.join(root, below) if below else root) as listing:
         entries = sorted(listing, key=_name)
     for entry in entries:
@@ -113,8 +115,13 @@ def _walk(root: str, below: str, rules: IgnoreRules, counter: List[int], seen: S
             found.append(_Found(path, entry.path, seen_now))
         elif not stat.S_ISDIR(seen_now.st_mode):
             raise SnapshotException(f"{path!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.")
-        elif seen_now.st_ino not in seen:
-            _walk(root, path, rules, counter, seen | {seen_now.st_ino}, found)
+        elif _identity(seen_now) not in seen:
+            _walk(root, path, rules, counter, seen | {_identity(seen_now)}, found)
+
+
+def _identity(folder: os.stat_result) -> Tuple[int, int]:
+    """Inodes count on each disk from the start, so the root of a mounted one may have the number of a folder above."""
+    return folder.st_dev, folder.st_ino
 
 
 def _name(entry: "os.DirEntry[str]") -> str:
