@@ -4,9 +4,10 @@ import glob
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, List
+from typing import BinaryIO, List, Optional
 
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
@@ -23,8 +24,9 @@ class FolderDatastore:
     """The files below one folder."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
         root.mkdir(parents=True, exist_ok=True)
+        # As it is without links, since paths are told below it.
+        self._root = Path(os.path.realpath(str(root)))
 
     def list(self, path: str) -> List[DatastoreFile]:
         """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
@@ -88,13 +90,23 @@ class FolderDatastore:
         return self._describe(found)
 
     def _describe(self, paths: List[str]) -> List[DatastoreFile]:
+        """Those that can be read: a job may have left links that lead nowhere, or out of here."""
         described = []
         for path in paths:
-            stat = os.stat(path)
-            described.append(
-                DatastoreFile(os.path.relpath(path, str(self._root)), stat.st_size, stat.st_mtime_ns // 1000)
-            )
+            found = self._stat(path)
+            if found is not None and stat.S_ISREG(found.st_mode):
+                shown = os.path.relpath(path, str(self._root))
+                described.append(DatastoreFile(shown, found.st_size, found.st_mtime_ns // 1000))
         return described
 
+    def _stat(self, path: str) -> Optional[os.stat_result]:
+        try:
+            found = os.lstat(path)
+            if not stat.S_ISLNK(found.st_mode):
+                return found
+            return os.stat(path) if self._is_inside(path) else None
+        except OSError:
+            return None
+
     def _is_inside(self, path: str) -> bool:
-        return os.path.realpath(path).startswith(os.path.realpath(str(self._root)) + os.sep)
+        return os.path.realpath(path).startswith(str(self._root) + os.sep)
