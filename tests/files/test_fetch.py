@@ -1,6 +1,7 @@
 """Downloads: checked addresses, whole files, clear failures."""
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,3 +102,24 @@ def test_name_is_looked_up_once_and_that_address_is_judged(site: str, tmp_path: 
     assert found.size_bytes == 4
     with pytest.raises(UserErrorException, match="private address 127"):
         fetch(f"http://somewhere.test:{port}/file", str(tmp_path / "g"), False, resolver=lambda *_: ["127.0.0.1"])
+
+
+def test_next_address_is_tried_where_one_does_not_answer(site: str, tmp_path: Path) -> None:
+    port = int(site.rsplit(":", 1)[1])
+    url = f"http://somewhere.test:{port}/file"
+    assert fetch(url, str(tmp_path / "f"), True, resolver=lambda *_: ["::1", "127.0.0.2", "127.0.0.1"]).size_bytes == 4
+    with pytest.raises(AzureMLException, match="cannot be reached"):
+        fetch(url, str(tmp_path / "g"), True, resolver=lambda *_: ["::1", "127.0.0.2"])
+
+
+def test_each_address_of_a_host_is_judged(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def connect(address: tuple[str, int], _timeout: float) -> socket.socket:
+        asked.append(address[0])
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr("runyard.files.fetch.socket.create_connection", connect)
+    with pytest.raises(AzureMLException, match="cannot be reached"):
+        fetch("http://somewhere.test/", str(tmp_path / "f"), False, resolver=lambda *_: [PUBLIC, "127.0.0.1", "::1"])
+    assert asked == [PUBLIC]

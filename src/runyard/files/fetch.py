@@ -101,26 +101,35 @@ def _connect(
         addresses = resolver(host, port)
     except OSError as error:
         raise AzureMLException(f"The host of {_shown(url)} is not known: {error}.") from None
-    if not addresses:
-        raise AzureMLException(f"The host of {_shown(url)} has no address.")
-    address = addresses[0]
-    private = is_private(address)
-    if private and came_from_public:
+    failure: Optional[Exception] = None
+    for address in addresses:
+        connection = http.client.HTTPConnection(host, port, timeout=limits.stall_s)
+        try:
+            _judge(url, address, allow_private, came_from_public)
+            raw: Any = socket.create_connection((address, port), limits.stall_s)
+            if parts.scheme == "https":
+                raw = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
+        except UserErrorException as error:
+            failure = failure or error
+        except OSError as error:
+            failure = AzureMLException(f"{_shown(url)} cannot be reached: {error}.")
+        else:
+            connection.sock = raw
+            return connection, not is_private(address)
+    raise failure or AzureMLException(f"The host of {_shown(url)} has no address.")
+
+
+def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) -> None:
+    """UserErrorException where this address may not be asked."""
+    if not is_private(address):
+        return
+    if came_from_public:
         raise UserErrorException(f"{_shown(url)} redirects to the private address {address}; refused.")
-    if private and not allow_private:
+    if not allow_private:
         raise UserErrorException(
             f"{_shown(url)} lies at the private address {address}; "
             "set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it."
         )
-    connection = http.client.HTTPConnection(host, port, timeout=limits.stall_s)
-    try:
-        raw: Any = socket.create_connection((address, port), limits.stall_s)
-        if parts.scheme == "https":
-            raw = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
-    except OSError as error:
-        raise AzureMLException(f"{_shown(url)} cannot be reached: {error}.") from None
-    connection.sock = raw
-    return connection, not private
 
 
 def _ask(connection: http.client.HTTPConnection, url: str) -> http.client.HTTPResponse:
