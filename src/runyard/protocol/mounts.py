@@ -2,8 +2,11 @@
 
 import os
 import re
-from typing import List
+from typing import List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
+
+from runyard.protocol.plan import Source
+from runyard.protocol.record import record
 
 #: Finds the first character that makes a path a pattern.
 GLOB = re.compile(r"[*?\[]")
@@ -13,6 +16,29 @@ def url_path(url: str) -> str:
     """A file of the web keeps its host and path, as v1's mounts did."""
     parts = urlsplit(url)
     return "{}/{}".format(parts.hostname, unquote(parts.path).strip("/") or "index")
+
+
+@record
+class Layout:
+    """What the paths of a dataset's files are relative to."""
+
+    #: Is there one source only? Then paths are relative to it; else to the datastore's root, or ``local_base``.
+    is_alone: bool
+    #: The deepest folder that holds every local source, so that two files of one name from two folders stay two.
+    local_base: Optional[str] = None
+
+    def datastore_base(self, asked: str, found: List[str]) -> str:
+        """The folder, below the datastore's root, that the files ``found`` at the path ``asked`` are relative to."""
+        return mount_base(asked, found) if self.is_alone else ""
+
+
+def layout_of(sources: Sequence[Source]) -> Layout:
+    """The layout of a dataset of these sources."""
+    if len(sources) == 1:
+        return Layout(True)
+    local = [source.file for source in sources if source.file is not None]
+    bases = [fixed_part(one) or "/" if GLOB.search(one) else os.path.dirname(one) for one in local]
+    return Layout(False, os.path.commonpath(bases) if bases else None)
 
 
 def mount_base(asked: str, found: List[str]) -> str:

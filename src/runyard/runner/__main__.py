@@ -27,7 +27,7 @@ from runyard.errors import (
 )
 from runyard.protocol.plan import ExitCause, ReportKind
 from runyard.protocol.runs import Artifact
-from runyard.runner.folder import AttemptFolder, write_identity
+from runyard.runner.folder import AttemptFolder, claim
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.outputs import STD_LOG, Outputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
@@ -321,5 +321,5 @@ def _signal_name(number: int) -> str:
 
 
 if __name__ == "__main__":
-    write_identity(sys.argv[1])
+    claim(sys.argv[1])
     sys.exit(main(sys.argv[1], "--recover" in sys.argv[2:]))

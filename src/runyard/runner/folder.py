@@ -1,5 +1,6 @@
 """The folder of one attempt: what lies where, and how its source tree gets there."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from runyard.files.snapshots import restore_tree
 from runyard.protocol.plan import LaunchPlan, NodeFacts
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
+
+_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class AttemptFolder:
@@ -60,8 +63,13 @@ class AttemptFolder:
         os.write(2, (text + "\n").encode("utf-8", "replace"))
 
 
-def write_identity(folder: str) -> None:
-    """Say on disk which process this attempt's runner is."""
+def claim(folder: str) -> None:
+    """Become this attempt's one runner, and say so on disk; BlockingIOError where another lives.
+
+    The lock is the process's own, so that the kernel takes it back whatever ends it.
+    """
+    # Open as long as this process lives.
+    fcntl.flock(os.open(os.path.join(folder, "runner.lock"), os.O_RDWR | os.O_CREAT, 0o600), _AT_ONCE)
     path = os.path.join(folder, "runner.json")
     with open(path + ".new", "w") as file:
         json.dump(identity(os.getpid()), file)

@@ -19,7 +19,7 @@ from runyard.protocol.plan import LaunchPlan, NodeFacts, ReportReply
 from runyard.protocol.runs import Count
 from runyard.protocol.wire import prepare
 from runyard.runner.__main__ import main as run_attempt
-from runyard.runner.folder import write_identity
+from runyard.runner.folder import claim
 
 MESSAGE_BYTES = 65_536
 
@@ -101,7 +101,7 @@ def _become_runner(folder: str, is_recovery: bool, writing: int) -> None:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _replace_standard_files(os.path.join(folder, "runner.log"))
-        write_identity(folder)
+        claim(folder)
         os.write(writing, b"ok")
         os.close(writing)
         code = run_attempt(folder, is_recovery)

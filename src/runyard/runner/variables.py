@@ -37,7 +37,10 @@ def job_variables(folder: AttemptFolder, interpreter: str, inputs: Dict[str, str
     if facts.server_file:
         values["RUNYARD_SERVER_FILE"] = facts.server_file
     for name, path in inputs.items():
-        values.update({name: path, name.upper(): path, "AZUREML_DATAREFERENCE_" + name: path})
+        values["AZUREML_DATAREFERENCE_" + name] = path
+        # An input called "path" or "home" must not become the PATH or the HOME of the script.
+        for short in (name, name.upper()):
+            values.setdefault(short, path)
     values.update({name: expand(text, values) for name, text in plan.variables.items()})
     return values
 

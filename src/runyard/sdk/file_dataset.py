@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from runyard.errors import UserErrorException
 from runyard.files.listing import list_source
 from runyard.protocol import datasets, labels
-from runyard.protocol.mounts import GLOB, mount_base, url_path
+from runyard.protocol.mounts import GLOB, Layout, layout_of, url_path
 from runyard.protocol.plan import Source
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
@@ -126,8 +126,9 @@ class FileDataset:
 
     def _paths(self) -> List[str]:
         found: List[str] = []
+        layout = layout_of(self._sources)
         for source in self._sources:
-            found.extend(relative for _, relative in files_of(source, self._workspace, len(self._sources) == 1))
+            found.extend(relative for _, relative in files_of(source, self._workspace, layout))
         return found
 
     def __repr__(self) -> str:
@@ -151,7 +152,7 @@ def make_file_dataset(path: Any, validate: bool) -> FileDataset:
     dataset = FileDataset(sources, workspace)
     if validate and workspace is not None:
         for source in sources:
-            if source.datastore is not None and not list(files_of(source, workspace, True)):
+            if source.datastore is not None and not list(files_of(source, workspace, Layout(True))):
                 raise UserErrorException(
                     f"Nothing in datastore {source.datastore!r} matches {source.path!r}; "
                     "upload first, or pass validate=False."
@@ -183,15 +184,15 @@ def _source(path: Any, validate: bool) -> Any:
     return Source(file=local), None
 
 
-def files_of(source: Source, workspace: Any, is_alone: bool) -> Any:
+def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
     """(where it is, path below the mount) of each file of a source."""
     if source.url is not None:
         return [(source.url, url_path(source.url))]
     if source.file is not None:
-        return list_source(source.file)
+        return list_source(source.file, layout.local_base)
     files = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
     paths = [one.path for one in files]
-    base = mount_base(source.path, paths) if is_alone else ""
+    base = layout.datastore_base(source.path, paths)
     return [(path, os.path.relpath(path, base or ".")) for path in paths]
 
 

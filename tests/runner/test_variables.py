@@ -1,0 +1,67 @@
+"""What a script finds in its environment."""
+
+import os
+
+import pytest
+
+from runyard.runner.variables import expand, job_command, job_variables
+from tests.runner.conftest import MakeAttempt
+
+
+def test_machine_s_own_environment_is_scrubbed(make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("RUNYARD_TOKEN", "the server's own")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = job_variables(make_attempt(), "/env/bin/python", {})
+    assert not {"AWS_SECRET_ACCESS_KEY", "PYTHONDONTWRITEBYTECODE", "RUNYARD_TOKEN"} & set(found)
+    assert found["PYTHONPATH"].endswith("/cache/kits/kit")
+    assert (found["HTTPS_PROXY"], found["CUDA_VISIBLE_DEVICES"]) == ("http://proxy", "1")
+    assert found["PATH"].split(os.pathsep)[0] == "/env/bin"
+
+
+def test_input_is_found_under_each_of_v1_s_names(make_attempt: MakeAttempt) -> None:
+    found = job_variables(make_attempt(), "/env/bin/python", {"mnist": "/data/mnist"})
+    assert {found[name] for name in ("mnist", "MNIST", "AZUREML_DATAREFERENCE_mnist")} == {"/data/mnist"}
+
+
+@pytest.mark.parametrize("name", ["path", "home", "pythonpath", "tmpdir", "azureml_run_id", "runyard_spool"])
+def test_input_s_name_replaces_no_variable_that_the_script_needs(make_attempt: MakeAttempt, name: str) -> None:
+    folder = make_attempt()
+    before = job_variables(folder, "/env/bin/python", {})
+    after = job_variables(folder, "/env/bin/python", {name: "/data"})
+    assert {key: after[key] for key in before} == before
+    assert after[name] == after["AZUREML_DATAREFERENCE_" + name] == "/data"
+
+
+def test_user_s_variables_come_last_and_may_name_others(make_attempt: MakeAttempt) -> None:
+    folder = make_attempt(variables={"OUT": "$AZUREML_OUTPUT_DIRECTORY/model", "AZUREML_FRAMEWORK": "Mine"})
+    found = job_variables(folder, "/env/bin/python", {})
+    assert found["OUT"] == str(folder.work / "outputs" / "model")
+    assert found["AZUREML_FRAMEWORK"] == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$A", "1"),
+        ("${A}b", "1b"),
+        ("$Ab", "$Ab"),
+        ("$$A", "$1"),
+        ("${A", "${A"),
+        ("$(A)", "$(A)"),
+        ("price: 5$", "price: 5$"),
+        ("$A;rm -rf $B", "1;rm -rf $A"),
+    ],
+)
+def test_only_known_variables_are_expanded_and_only_once(text: str, expected: str) -> None:
+    assert expand(text, {"A": "1", "B": "$A"}) == expected
+
+
+def test_command_is_words_and_never_a_shell_s_line(make_attempt: MakeAttempt) -> None:
+    plan = make_attempt(arguments=("--data", "$DATA", "a b; c", "")).plan
+    assert job_command(plan, "/env/bin/python", {"DATA": "/d e"}) == [
+        "/env/bin/python", "train.py", "--data", "/d e", "a b; c", "",
+    ]  # fmt: skip
