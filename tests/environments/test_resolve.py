@@ -17,7 +17,6 @@ from runyard.protocol.environments import (
     Lock,
     PythonSpec,
     lock_digest,
-    shown_lock,
     spec_digest,
     without_credentials,
 )
@@ -150,14 +149,12 @@ def test_a_golden_spec() -> None:
     assert spec_digest(spec) == "24b95383a715d6fdee021c87206547cc15b253822691ebf3262dfa89a65588ee"
 
 
-def test_credentials_are_in_no_log_error_or_shown_lock(uv: str, cache_folder: str, wheels: Path, log: Any) -> None:
+def test_credentials_are_in_no_log_and_no_error(uv: str, cache_folder: str, wheels: Path, log: Any) -> None:
     secret = "--extra-index-url http://user:canary@127.0.0.1:9/simple"
     spec = spec_of(*source_of(wheels), secret, "tiny==99", "azureml-x @ https://user:canary@h/x.whl")
     with pytest.raises(EnvironmentBuildError) as caught:
         resolve(spec, uv=uv, cache_folder=cache_folder, log=log)
     assert "canary" not in str(caught.value) + log.text
-    lock = Lock("", options=(secret,), requirements=("a @ https://tok:canary@h/a.whl",))
-    assert "canary" not in repr(shown_lock(lock))
 
 
 @pytest.mark.parametrize(

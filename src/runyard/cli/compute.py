@@ -7,6 +7,7 @@ import typer
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show
+from runyard.protocol.compute import DEFAULT_VM_SIZE
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.compute_target import ComputeTarget
 
@@ -34,7 +35,7 @@ def show_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = Fal
 @commands.command("create")
 def create_cluster(
     name: str,
-    size: Annotated[str, typer.Option(help="A VM size, as STANDARD_D2_V2.")] = "STANDARD_D2_V2",
+    size: Annotated[str, typer.Option(help="A VM size, as STANDARD_NC6.")] = DEFAULT_VM_SIZE,
     min_nodes: Annotated[int, typer.Option()] = 0,
     max_nodes: Annotated[int, typer.Option()] = 4,
     idle_seconds: Annotated[int, typer.Option(help="An idle node leaves after so many seconds.")] = 1800,

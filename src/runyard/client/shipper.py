@@ -123,12 +123,12 @@ class LogShipper:
         self._send = send
         self._offsets: Dict[str, int] = {}
 
-    def ship(self, name: str, path: str, limit: Optional[int] = None) -> int:
+    def ship(self, name: str, path: str) -> int:
         """Send what is new in the file at ``path``; returns how many bytes the server took."""
         offset = start = self._offsets.get(name, 0)
         try:
             with open(path, "rb") as file:
-                while limit is None or offset - start < limit:
+                while True:
                     file.seek(offset)
                     data = file.read(LOG_BYTES)
                     if not data:

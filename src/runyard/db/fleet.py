@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
-from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, Node
+from runyard.protocol.compute import Cluster, ClusterSpec, Node
 from runyard.protocol.environments import Lock
 from runyard.protocol.wire import dumps, loads
 
@@ -73,24 +73,6 @@ def change_cluster(connection: Connection, workspace: str, name: str, spec: Clus
         .values(spec=dumps(spec), modified_at=now)
     )
     return get_cluster(connection, workspace, name)
-
-
-def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
-    """The settings after a change."""
-    return ClusterSpec(
-        name=spec.name,
-        vm_size=spec.vm_size,
-        vm_priority=spec.vm_priority,
-        min_nodes=spec.min_nodes if change.min_nodes is None else change.min_nodes,
-        max_nodes=spec.max_nodes if change.max_nodes is None else change.max_nodes,
-        idle_seconds_before_scaledown=(
-            spec.idle_seconds_before_scaledown
-            if change.idle_seconds_before_scaledown is None
-            else change.idle_seconds_before_scaledown
-        ),
-        description=spec.description,
-        tags=spec.tags,
-    )
 
 
 def delete_cluster(connection: Connection, workspace: str, name: str) -> None:

@@ -120,7 +120,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
             "kind": spec.kind, "status": status, "attempt": 1, "retries": 0, "target": spec.target,
             "parent": spec.parent_run_id, "display_name": spec.display_name or spec.run_id, "created_by": user,
             "created_at": now, "started_at": None if is_script else now, "cancel_requested": False, "warnings": "[]",
-            "tags": _json(spec.tags), "properties": _json(spec.properties), "event_seq": 0, "report_seq": 0,
+            "tags": dumps(spec.tags), "properties": dumps(spec.properties), "event_seq": 0, "report_seq": 0,
             "spec": text, "reason": "Accepted; about to be prepared." if is_script else None, "reason_at": now,
         },
     )  # fmt: skip
@@ -232,14 +232,14 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         tags = {key: value for key, value in run.tags.items() if key not in change.remove_tags}
         tags.update(change.tags or {})
         check_labels(tags, "tag")
-        values["tags"] = _json(tags)
+        values["tags"] = dumps(tags)
     if change.properties is not None:
         for key, value in change.properties.items():
             if run.properties.get(key, value) != value:
                 raise ConflictError(f"Property {key!r} of run {run_id} is set and cannot change.")
         properties = {**run.properties, **change.properties}
         check_labels(properties, "property")
-        values["properties"] = _json(properties)
+        values["properties"] = dumps(properties)
     if change.display_name is not None:
         _check_display_name(change.display_name)
         values["display_name"] = change.display_name
@@ -383,7 +383,3 @@ def _run(row: Row[Any]) -> Run:
 
 def _texts(text: str) -> Tuple[str, ...]:
     return tuple(json.loads(text))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)

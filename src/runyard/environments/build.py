@@ -3,18 +3,17 @@
 The log grows as uv speaks; the result appears whole, by one rename. TERM ends the build and leaves nothing behind.
 """
 
-import errno
-import json
-import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import IO, List, Optional
 
 from runyard.environments.realise import realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, RunyardError, StorageFullError
+from runyard.files.layout import DISK_FULL, write_atomically
 from runyard.protocol import wire
 from runyard.protocol.environments import Lock
 from runyard.protocol.record import record
@@ -69,12 +68,7 @@ def read_result(path: str) -> Optional[BuildResult]:
 
 def write_result(result: BuildResult, path: str) -> None:
     """Put the result at ``path``, whole or not at all."""
-    temporary = path + ".part"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(wire.to_wire(result)))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    write_atomically(Path(path), wire.dumps(result).encode("utf-8"), mode=0o600)
 
 
 class _LogFile:
@@ -101,7 +95,7 @@ def _result(lock_file: str, root_folder: str, log: _LogFile) -> BuildResult:
     except _Ended:
         return BuildResult(False, "", 0.0, False, AzureMLException.__name__, "The build was cancelled.")
     except OSError as error:
-        kind = StorageFullError if error.errno == errno.ENOSPC else AzureMLException
+        kind = StorageFullError if error.errno in DISK_FULL else AzureMLException
         return BuildResult(False, "", 0.0, False, kind.__name__, f"The environment cannot be built: {error}.")
     return BuildResult(True, done.interpreter, done.seconds, done.reused)
 

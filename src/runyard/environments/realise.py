@@ -1,6 +1,5 @@
 """From a lock to an interpreter on this host: built once, by one process, seen only when it is whole."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -15,6 +14,7 @@ from runyard.environments.pythons import find_interpreters, find_minor, minor_of
 from runyard.environments.resolve import index_arguments, user_interpreter
 from runyard.environments.uv import Log, UvResult, run_uv, uv_cache_folder
 from runyard.errors import EnvironmentBuildError, StorageFullError
+from runyard.files.layout import DISK_FULL
 from runyard.protocol.environments import Builder, Lock
 from runyard.protocol.record import record
 
@@ -75,7 +75,7 @@ def realise(
             if not reused:
                 _build(lock, root_folder, uv, cache_folder or uv_cache_folder(root_folder), log, timeout_s)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise StorageFullError(
                 f"There is no space left in '{root_folder}', where environments are built."
             ) from None

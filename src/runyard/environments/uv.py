@@ -10,6 +10,7 @@ import time
 from typing import IO, Callable, Deque, Dict, List, Mapping, Sequence, Tuple
 
 from runyard.errors import EnvironmentBuildError
+from runyard.files.processes import signal_group
 from runyard.protocol.environments import without_credentials
 from runyard.protocol.record import record
 
@@ -155,16 +156,9 @@ def _read_all(stream: IO[bytes], output: List[bytes]) -> None:
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
     """End what is left of the process group: nothing, if all went well."""
-    _signal_group(process.pid, signal.SIGTERM)
+    signal_group(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    _signal_group(process.pid, signal.SIGKILL)
+    signal_group(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _signal_group(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass

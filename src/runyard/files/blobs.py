@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from runyard.errors import IntegrityError, NotFoundError, StorageFullError, UserErrorException
+from runyard.files.layout import DISK_FULL
 from runyard.files.packs import PackIndex, write_pack
 from runyard.protocol.digests import CHUNK_BYTES, Hasher, check_digest, combine, digest_bytes
 from runyard.protocol.record import record
@@ -344,7 +345,7 @@ class BlobStore:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in DISK_FULL:
                 raise _full(self._root) from None
             raise
         except Exception as error:

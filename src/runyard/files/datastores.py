@@ -1,8 +1,8 @@
 """Datastores that are folders: every path checked, every write atomic, nothing outside the root. Standard library."""
 
+import errno
 import glob
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -11,13 +11,13 @@ from typing import BinaryIO, List, Optional
 
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
+from runyard.files.layout import DISK_FULL
 from runyard.protocol.datastores import DatastoreFile
+from runyard.protocol.mounts import GLOB
 from runyard.protocol.trees import check_path
 
 #: Most files in one listing.
 LISTING_MAX = 200_000
-
-_GLOB = re.compile(r"[*?\[]")
 
 
 class FolderDatastore:
@@ -34,7 +34,7 @@ class FolderDatastore:
         if clean in ("", "."):
             return self._below(self._root)
         check_path(clean)
-        if _GLOB.search(clean):
+        if GLOB.search(clean):
             found = glob.glob(os.path.join(glob.escape(str(self._root)), clean), recursive=True)
             return self._describe(sorted(one for one in found if os.path.isfile(one) and self._is_inside(one)))
         target = join_inside(self._root, clean)
@@ -60,9 +60,9 @@ class FolderDatastore:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._replace(target, source)
         except OSError as error:
-            if error.errno in (28, 122):
+            if error.errno in DISK_FULL:
                 raise StorageFullError("The datastore's disk is full; free some space and try again.") from None
-            if error.errno in (17, 20):
+            if error.errno in (errno.EEXIST, errno.ENOTDIR):
                 raise UserErrorException(f"A part of {path!r} is a file and not a folder.") from None
             raise
         return self._describe([str(target)])[0]

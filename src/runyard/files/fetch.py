@@ -15,6 +15,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
+from runyard.files.layout import DISK_FULL
 from runyard.protocol.record import record
 
 #: Redirects followed.
@@ -173,7 +174,7 @@ def _receive(
             raise AzureMLException(f"{_shown(url)} ended after {size} of {total} bytes.")
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "errno", None) in (28, 122):
+        if getattr(error, "errno", None) in DISK_FULL:
             raise StorageFullError(f"The disk of {target} is full; free some space on it.") from None
         raise AzureMLException(f"The download of {_shown(url)} broke off after {size} bytes: {error}.") from None
     finally:

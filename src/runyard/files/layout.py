@@ -1,11 +1,15 @@
 """Where an attempt's files lie on a node, and the one way to replace a small file. Standard library."""
 
+import errno
 import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 from runyard.errors import UserErrorException
+
+#: What the system says where no space is left, or none of a quota.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: A run's id up to this length is its folder's name; a longer one is cut and told apart by its digest.
 FOLDER_NAME_MAX = 200

@@ -46,6 +46,24 @@ def with_variable(name: str, value: str) -> Iterator[int]:
             continue
 
 
+def parents() -> Dict[int, int]:
+    """Every process of this host, zombies left out, and its parent."""
+    found: Dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        fields = _stat(int(entry)) if entry.isdigit() else None
+        if fields is not None and fields[0] != "Z":
+            found[int(entry)] = int(fields[1])
+    return found
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signal a process group, unless nothing is left of it or it is not ours."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
 def _stat(pid: int) -> Any:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -1,9 +1,12 @@
 """Clusters, their nodes, and the table of Azure VM sizes."""
 
-from dataclasses import field
-from typing import Dict, Optional, Tuple
+from dataclasses import field, replace
+from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.record import record
+
+#: The size of a cluster's nodes where none is named.
+DEFAULT_VM_SIZE = "STANDARD_D2_V2"
 
 
 @record
@@ -11,7 +14,7 @@ class ClusterSpec:
     """A cluster as asked; v1's provisioning configuration."""
 
     name: str
-    vm_size: str = "STANDARD_DS3_V2"
+    vm_size: str = DEFAULT_VM_SIZE
     vm_priority: str = "dedicated"
     min_nodes: int = 0
     max_nodes: int = 4
@@ -29,12 +32,22 @@ class ClusterChange:
     idle_seconds_before_scaledown: Optional[int] = None
 
 
+def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
+    """The settings after a change."""
+    asked: Dict[str, Any] = {
+        "min_nodes": change.min_nodes,
+        "max_nodes": change.max_nodes,
+        "idle_seconds_before_scaledown": change.idle_seconds_before_scaledown,
+    }
+    return replace(spec, **{name: value for name, value in asked.items() if value is not None})
+
+
 @record
 class Node:
     """A node of a cluster: a slot for one run at a time on this host."""
 
     id: str
-    #: idle, running, leaving
+    #: idle or running
     state: str
     run_id: Optional[str]
     since: int

@@ -128,15 +128,6 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub(r"\1***@", text)
 
 
-def shown_lock(lock: Lock) -> Lock:
-    """The lock as anyone may see it: without credentials. It cannot build a private package any more."""
-    return replace(
-        lock,
-        requirements=tuple(without_credentials(line) for line in lock.requirements),
-        options=tuple(without_credentials(line) for line in lock.options),
-    )
-
-
 #: What stands before the last '@' of a URL's authority; and "user:password@" even where the password has a bare '/'.
 _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)(?:[^\s/?#'\"<>`]*|[^\s/?#:@]+:(?!\d+[/?#])[^\s@]*)@")
 

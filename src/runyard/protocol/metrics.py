@@ -16,7 +16,6 @@ little-endian.
 import json
 import struct
 import sys
-import zlib
 from array import array
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -96,11 +95,6 @@ class MetricSummary:
     last: float
     minimum: float
     maximum: float
-
-
-def encode_record(payload: bytes) -> bytes:
-    """A spool record around ``payload``."""
-    return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def encode_batch(batch: Batch) -> bytes:

@@ -1,7 +1,5 @@
 """What a server tells of itself."""
 
-from typing import Tuple
-
 from runyard.protocol.record import record
 
 
@@ -24,4 +22,3 @@ class ServerInfo:
     url: str
     started_at: int
     active_runs: int
-    warnings: Tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
-from runyard.files.processes import with_variable
+from runyard.files.processes import parents, signal_group, with_variable
 
 #: prctl(2): orphans below us become our children, so that none escapes.
 _PR_SET_CHILD_SUBREAPER = 36
@@ -51,7 +51,7 @@ class Script:
 
     def terminate(self) -> None:
         """Ask its whole session to end."""
-        _signal_group(self._process.pid, signal.SIGTERM)
+        signal_group(self._process.pid, signal.SIGTERM)
 
 
 def end_all(key: str, grace_s: float) -> int:
@@ -102,21 +102,11 @@ def _reap() -> bool:
 
 
 def _descendants(root: int) -> Set[int]:
-    parents: Dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    text = file.read()
-            except OSError:
-                continue
-            state, parent = text[text.rindex(b")") + 2 :].split(None, 2)[:2]
-            if state != b"Z":
-                parents[int(entry)] = int(parent)
+    known = parents()
     found = {root}
     grown = True
     while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
+        more = {pid for pid, parent in known.items() if parent in found} - found
         found |= more
         grown = bool(more)
     return found - {root}
@@ -125,12 +115,5 @@ def _descendants(root: int) -> Set[int]:
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         pass

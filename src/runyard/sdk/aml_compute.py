@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from runyard.errors import ComputeTargetException, ConflictError
-from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec
+from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.details import iso_time
 from runyard.sdk.workspace import Workspace
@@ -79,7 +79,7 @@ class AmlComputeProvisioningConfiguration:
     """A cluster as asked; kept until ``ComputeTarget.create``."""
 
     def __init__(self, **settings: Any) -> None:
-        self.vm_size = settings["vm_size"] or "STANDARD_D2_V2"
+        self.vm_size = settings["vm_size"] or DEFAULT_VM_SIZE
         self.vm_priority = settings["vm_priority"]
         self.min_nodes = settings["min_nodes"]
         self.max_nodes = DEFAULT_MAX_NODES if settings["max_nodes"] is None else settings["max_nodes"]

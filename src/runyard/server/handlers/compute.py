@@ -5,7 +5,7 @@ from typing import List
 
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException
-from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, find_vm_size
+from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, changed_spec, find_vm_size
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 
@@ -47,7 +47,7 @@ def get_cluster(call: Call) -> Cluster:
 def change_cluster(call: Call) -> Cluster:
     """Change its bounds; nodes beyond them leave once they are idle."""
     change: ClusterChange = call.body
-    spec = fleet.changed_spec(get_cluster(call).spec, change)
+    spec = changed_spec(get_cluster(call).spec, change)
     _check(spec)
     cluster = call.parts.database.write(
         lambda c: fleet.change_cluster(c, call.workspace, call.path["name"], spec, call.now)

@@ -3,7 +3,7 @@
 from typing import List
 
 from runyard.db import environments, workspaces
-from runyard.environments.curated import find_curated, is_reserved, list_curated
+from runyard.environments.curated import get_curated, is_reserved, list_curated
 from runyard.errors import UserErrorException
 from runyard.protocol.environments import Environment, EnvironmentBody, EnvironmentSpec, spec_digest
 from runyard.protocol.workspaces import Workspace
@@ -40,9 +40,8 @@ def get_environment(call: Call) -> Environment:
     name = call.path["name"]
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
-        ours = find_curated(name)
-        if ours is not None:
-            return _curated(ours, workspace)
+        if is_reserved(name):
+            return _curated(get_curated(name), workspace)
         return environments.get_environment(connection, call.workspace, name, call.query.get("version") or None)
 
 

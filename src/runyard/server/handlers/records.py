@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from runyard.db import metrics, runs
 from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
-from runyard.files.layout import folder_name
+from runyard.files.layout import DISK_FULL, folder_name
 from runyard.protocol.blobs import DigestList, Offset, Upload
 from runyard.protocol.bundles import split_bundle
 from runyard.protocol.datastores import DatastoreFile
@@ -256,6 +256,6 @@ def _log_path(call: Call) -> Path:
 
 
 def _disk_error(error: OSError, what: str) -> Exception:
-    if error.errno in (28, 122):
+    if error.errno in DISK_FULL:
         return StorageFullError(f"The server's disk is full, so {what} was not kept; free some space.")
     return UserErrorException(f"{what} cannot be kept: {error.strerror}.")
