@@ -146,6 +146,27 @@ def test_refused_values_are_remembered_and_other_writers_go_on(tmp_path: Path, w
     assert taker.values == [2.0]
 
 
+@pytest.mark.parametrize("what", ["refused", "damaged"])
+def test_nobody_waits_for_values_that_the_server_will_never_have(
+    tmp_path: Path, writer: SpoolWriter, what: str
+) -> None:
+    taker = Taker()
+    shipper = MetricsShipper(str(tmp_path), 1, taker)
+    writer.log("m", 1.0)
+    if what == "refused":
+        taker.failure = UserErrorException("Too many names.")
+    else:
+        (path,) = tmp_path.glob("*.spool")
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    for i in range(3):
+        writer.log("m", float(i))
+        shipper.ship()
+        size = writer.sizes()[writer.writer]
+        assert shipper.shipped_bytes(writer.writer) == read_mark(str(tmp_path), writer.writer) == size
+    assert (shipper.refused or shipper.damaged).keys() == {writer.writer}
+    assert taker.requests == (what == "refused")
+
+
 def test_attempt_that_is_over_is_told_to_the_runner(tmp_path: Path, writer: SpoolWriter) -> None:
     taker = Taker()
     taker.failure = ConflictError("Attempt 1 is over.")

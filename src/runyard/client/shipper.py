@@ -44,7 +44,7 @@ class MetricsShipper:
         self._spools: Dict[str, _Spool] = {}
         #: Writers whose spool was found damaged, with the offset up to which it was read.
         self.damaged: Dict[str, int] = {}
-        #: Writers whose values the server refuses (too many names, say), and its sentence.
+        #: Writers whose values the server refuses from some point on (too many names, say), and its sentence.
         self.refused: Dict[str, str] = {}
 
     def ship(self) -> int:
@@ -101,6 +101,9 @@ class MetricsShipper:
                     spool.state = ahead
                 else:
                     spool.state = _rewind(file.name, writer, mark)
+        if spool.state.is_torn:
+            # The server will never have what follows, so nobody may wait for it.
+            spool.state.offset = os.path.getsize(os.path.join(self._folder, name))
         if spool.state.offset > before:
             write_mark(self._folder, writer, spool.state.offset)
         return shipped

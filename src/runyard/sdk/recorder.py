@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from runyard.client.spool import SpoolWriter, read_mark
+from runyard.errors import UserErrorException
 
 if TYPE_CHECKING:
     from runyard.sdk.run import Run
@@ -54,8 +55,10 @@ class DeliveredWriter:
         threading.Thread(target=self._deliver_often, name="runyard-metrics", daemon=True).start()
 
     def flush(self) -> None:
-        """Deliver now."""
+        """Deliver now; UserErrorException, once, where the server refuses what was logged."""
         self._deliver()
+        if self._shipper.refused:
+            raise UserErrorException(self._shipper.refused.popitem()[1])
 
     def is_stored(self) -> bool:
         """Has the server taken all that was written?"""

@@ -337,9 +337,12 @@ class Run:
         return self._writer
 
     def _end(self, status: str, error: Optional[str]) -> None:
-        self.flush()
-        if self._owns_end:
-            self._change(status=status, error=error)
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+        try:
+            self.flush()
+        finally:
+            # Also where metrics were refused: a run whose program is done must not look as if it went on.
+            if self._owns_end:
+                self._change(status=status, error=error)
+                if self._writer is not None:
+                    self._writer.close()
+                    self._writer = None
