@@ -1,6 +1,7 @@
 """v1's nouns as scripts use them, against a real server of their own."""
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,18 @@ open("logs/own.txt", "w").write("mine")
 open("outputs/result.txt", "w").write("result")
 print(run.get_metrics(), run.experiment.name, run.input_datasets, sys.argv[1:])
 sys.exit(int(os.environ.get("CODE", "0")))
+"""
+
+#: Says a word in its own log, waits for the test at a pipe, and says another.
+WAITING = """
+import os, sys
+os.makedirs("logs", exist_ok=True)
+with open("logs/own.txt", "w") as log:
+    log.write("early")
+    log.flush()
+    open(sys.argv[1]).read()
+    log.write(", late")
+open("outputs/result.txt", "w").write("result")
 """
 
 
@@ -215,6 +228,33 @@ def test_cluster_is_made_described_resized_and_deleted(workspace: Workspace) -> 
     assert cluster.get_status().scale_settings.maximum_node_count == 3
     cluster.delete()
     assert "small" not in workspace.compute_targets
+
+
+def test_empty_cluster_grows_for_a_run(workspace: Workspace, source: str) -> None:
+    config = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", min_nodes=0, max_nodes=1)
+    cluster = ComputeTarget.create(workspace, "empty", config)
+    assert cluster.get_status().current_node_count == 0
+    asked = _config(source)
+    asked.run_config.target = "empty"
+    found = Experiment(workspace, "nouns").submit(asked)
+    found.wait_for_completion()
+    assert found.get_details()["target"] == "empty"
+    assert cluster.get_status().current_node_count == 1
+
+
+def test_own_logs_are_read_while_the_script_still_runs(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "train.py").write_text(WAITING)
+    (tmp_path / "gate").mkdir()
+    gate = tmp_path / "gate" / "fifo"
+    os.mkfifo(gate)
+    found = Experiment(workspace, "nouns").submit(_config(str(tmp_path / "source"), str(gate)))
+    early = found._call("read_log", query={"offset": 0, "wait_s": 50}, path="logs/own.txt")
+    assert (early, found.get_status()) == (b"early", "Running")
+    gate.write_text("go on")
+    found.wait_for_completion()
+    assert {"logs/own.txt", "outputs/result.txt"} <= set(found.get_file_names())
+    assert found._call("read_log", query={"offset": 0}, path="logs/own.txt") == b"early, late"
 
 
 def test_local_model_is_registered_found_and_deleted(workspace: Workspace, tmp_path: Path) -> None:

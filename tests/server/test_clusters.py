@@ -1,0 +1,57 @@
+"""Clusters over the wire: the sizes of virtual machines, and what becomes of a size that this host has not."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.protocol.compute import ClusterChange, ClusterSpec, VmSize, changed_spec, find_vm_size
+from tests.server.application import Application
+
+#: More CPUs than the host of these tests has, which is told that it has two.
+LARGE = "Standard_D64s_v3"
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    found = Application(tmp_path / "home")
+    found.add_workspace("lenient")
+    found.ask("create_workspace", {"name": "strict", "tags": {"compute": "strict"}})
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("name", ["STANDARD_NC6", "standard_nc6", "Standard_NC6", "nc6"])
+def test_size_of_any_case_has_its_processors_memory_and_cards(name: str) -> None:
+    assert find_vm_size(name) == VmSize("STANDARD_NC6", cpus=6, memory_gib=56, gpus=1)
+
+
+def test_size_that_azure_never_had_is_refused(app: Application) -> None:
+    reply = app.ask("create_cluster", {"name": "odd", "vm_size": "STANDARD_NC7"}, workspace="lenient")
+    assert (reply.status, "'STANDARD_NC7' is not known" in reply.error["message"]) == (400, True)
+
+
+def test_what_the_host_lacks_is_said_and_emulated(app: Application) -> None:
+    made = app.ask("create_cluster", {"name": "large", "vm_size": LARGE}, workspace="lenient").json
+    (warning,) = made["warnings"]
+    assert warning == f"{LARGE} is emulated: this host lacks 64 CPUs (it has 2); runs use what it has."
+    assert app.ask("get_cluster", workspace="lenient", name="large").json["warnings"] == [warning]
+
+
+def test_strict_workspace_refuses_what_the_host_lacks_and_takes_what_it_has(app: Application) -> None:
+    reply = app.ask("create_cluster", {"name": "large", "vm_size": LARGE}, workspace="strict")
+    assert reply.error["type"] == "ComputeTargetException"
+    assert "lacks 64 CPUs" in reply.error["message"]
+    assert "compute=strict" in reply.error["message"]
+    assert app.ask("list_clusters", workspace="strict").json == []
+    fitting: dict[str, Any] = {"name": "fitting", "vm_size": "STANDARD_D2_V2"}
+    assert app.ask("create_cluster", fitting, workspace="strict").json["warnings"] == []
+
+
+def test_change_leaves_what_it_does_not_name() -> None:
+    spec = ClusterSpec("one", min_nodes=1, max_nodes=3, description="ours", tags={"a": "b"})
+    changed = changed_spec(spec, ClusterChange(min_nodes=0))
+    assert changed == ClusterSpec("one", min_nodes=0, max_nodes=3, description="ours", tags={"a": "b"})
