@@ -1,50 +1,28 @@
 """A stage for the articles: digits on a web server of this machine, the scripts, the config file, the conda file."""
 
-import gzip
 import http.server
 import os
-import shutil
-import struct
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from examples.digits import write_digits
 
 ROOT = Path(__file__).resolve().parents[2]
-MNIST_FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four idx files: real MNIST where a folder beside the project has it, else scikit-learn's own digits."""
+    """The four idx files, as the quickstart makes them; a folder of data beside the project may have those of MNIST."""
     folder = tmp_path_factory.mktemp("digits")
-    shared = ROOT.parent / "shared" / "data" / "mnist"
-    if (shared / MNIST_FILES[0]).exists():
-        for name in MNIST_FILES:
-            shutil.copy(shared / name, folder / name)
-    else:
-        _write_digits(folder)
+    beside = ROOT.parent / "shared" / "data" / "mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        if "QUICKSTART_MNIST" not in os.environ and beside.is_dir():
+            patch.setenv("QUICKSTART_MNIST", str(beside))
+        write_digits(folder)
     return folder
-
-
-def _write_digits(folder: Path) -> None:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = (images.reshape(-1, 8, 8) * (255 / 16)).astype("uint8")
-    for prefix, chosen in (("train", slice(0, 1440)), ("t10k", slice(1440, None))):
-        some, names = pixels[chosen], labels[chosen].astype("uint8")
-        with gzip.open(folder / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">IIII", 0x803, len(some), 8, 8) + some.tobytes())
-        with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">II", 0x801, len(names)) + names.tobytes())
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
