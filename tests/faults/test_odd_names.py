@@ -32,8 +32,8 @@ run.log("survived", 1)
     assert house.wait(run_id).status == RunStatus.COMPLETED
     assert house.metric(run_id, "survived") == [1]
     found = _artifacts(house, run_id)
-    assert {"logs/a%5Cb.txt", "logs/100%25.txt", "logs/line%0Abreak.txt", "logs/changing/inner.txt"} <= set(found)
-    assert "logs/" + "x" * 255 in found
+    assert {"logs/a%5Cb.txt", "logs/line%0Abreak.txt", "logs/changing/inner.txt"} <= set(found)
+    assert {"logs/100%.txt", "logs/" + "x" * 255} <= set(found)
 
 
 def test_name_that_is_too_long_once_it_is_quoted_is_cut_and_kept(house: House) -> None:
@@ -61,3 +61,37 @@ open("kept.txt", "w").write("kept")
     assert house.wait(run_id).status == RunStatus.COMPLETED
     assert [one for one in _artifacts(house, run_id) if one.startswith("outputs/")] == ["outputs/kept.txt"]
     assert "Runyard: A path has at most" in house.log(run_id)
+
+
+@pytest.mark.parametrize("top", ["outputs", "logs"])
+def test_link_in_place_of_a_folder_of_the_record_takes_nothing_from_where_it_leads(house: House, top: str) -> None:
+    mine = house.stage / "mine"
+    mine.mkdir()
+    (mine / "big.bin").write_bytes(b"1" * (3 << 20))
+    run_id = house.submit(f'os.rmdir("{top}"); os.symlink({str(mine)!r}, "{top}")')
+    assert house.wait(run_id).status == RunStatus.COMPLETED
+    assert (mine / "big.bin").stat().st_size == 3 << 20
+    assert not [path for path in _artifacts(house, run_id) if path.startswith(top)]
+    assert f"Runyard: {top!r} was replaced by a link" in house.log(run_id)
+
+
+def test_pipes_and_sockets_are_no_files_and_hold_nothing_up(house: House) -> None:
+    run_id = house.submit(
+        """
+import socket
+for folder in ("logs", "outputs"):
+    os.mkfifo(folder + "/pipe")
+    socket.socket(socket.AF_UNIX).bind(folder + "/socket")
+time.sleep(0.5)
+run.log("survived", 1)
+"""
+    )
+    assert house.wait(run_id).status == RunStatus.COMPLETED
+    assert house.metric(run_id, "survived") == [1]
+    assert not [path for path in _artifacts(house, run_id) if path.startswith(("logs", "outputs"))]
+
+
+def test_link_to_a_folder_is_not_followed_and_said(house: House) -> None:
+    run_id = house.submit('os.mkdir("outputs/ck-1"); os.symlink("ck-1", "outputs/latest")')
+    assert house.wait(run_id).status == RunStatus.COMPLETED
+    assert "Runyard: 'outputs/latest' is a link to a folder" in house.log(run_id)

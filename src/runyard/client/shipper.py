@@ -161,6 +161,11 @@ def _rewind(path: str, writer: str, mark: int) -> SpoolState:
     return state
 
 
+def _open_file(path: str, flags: int) -> int:
+    """As ``os.open``, but never through a link, and never waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
 def _fsync(path: str) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -7,35 +7,23 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.client.http import Server, file_resolver
-from runyard.client.shipper import LogShipper, MetricsShipper
 from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
-from runyard.errors import (
-    AuthenticationException,
-    AzureMLException,
-    ConflictError,
-    EnvironmentBuildError,
-    NotFoundError,
-    RunyardError,
-    ServiceException,
-    StorageFullError,
-    UserErrorException,
-)
+from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
-from runyard.protocol.runs import Artifact
 from runyard.runner.folder import AttemptFolder, claim
 from runyard.runner.inputs import bind_inputs
-from runyard.runner.outputs import STD_LOG, Outputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
-from runyard.runner.report import STALE, Reporter, Superseded, ask, insist
+from runyard.runner.record import HEARTBEAT_S, Record, tail_of
+from runyard.runner.report import Reporter, Superseded, insist
 from runyard.runner.variables import job_command, job_variables
 
-#: How often new metrics and log bytes are sent, a sign of life is given, spools reach the disk, outputs are looked at.
-SHIP_S, HEARTBEAT_S, SYNC_S, OUTPUTS_S = 0.2, 5.0, 1.0, 10.0
+#: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
+SHIP_S, SYNC_S, OUTPUTS_S = 0.2, 1.0, 10.0
 #: How long a request may look for a server that is away while the script runs, seconds.
 PATIENCE_S = 0.3
 #: How many lines of the log an error shows.
@@ -82,18 +70,7 @@ class Attempt:
         self._is_told_to_stop = False
         self._can_raise = True
         self.reporter = Reporter(folder, server)
-        plan = folder.plan
-        names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
-        self._metrics = MetricsShipper(
-            str(folder.spool), plan.attempt, lambda body: server.call("add_metrics", body, **names).sequence
-        )
-        self._logs = LogShipper(
-            lambda name, offset, data: server.call("append_log", data, {"offset": offset}, path=name, **names).offset
-        )
-        self._outputs = Outputs(folder, server)
-        #: Logs that cannot be followed.
-        self._unsent: Set[str] = set()
-        self._told: Set[str] = set()
+        self._record = Record(folder, server, self.reporter)
 
     def on_terminate(self, _signal: int, _frame: Any) -> None:
         """TERM: end the script; during the preparation, end that."""
@@ -110,7 +87,8 @@ class Attempt:
             script = Script(command, variables, self._folder.work, self._folder.log)
         except Stopped:
             self._end_processes(0.0)
-            self._exited(None, ExitCause.CANCELED, "Canceled before its script started.")
+            cause = self._why_stopped()
+            self._exited(None, cause, *self._explain(None, cause))
             return
         except RunyardError as error:
             self._can_raise = False
@@ -139,11 +117,11 @@ class Attempt:
         """Bring everything to the server, however long it is away; the run's end is its last word."""
         self._can_raise = False
         say = self._folder.say
-        if not self._outputs.is_small():
+        if not self._record.is_small():
             self.reporter.try_send()
         if self.reporter.find(ReportKind.STORED) is None:
-            insist(self._ship, say)
-            failure, artifacts = self._store()
+            insist(self._record.ship, say)
+            failure, artifacts = self._record.store()
             code = "StorageError" if failure else ""
             self.reporter.add(ReportKind.STORED, failure, error_code=code, artifacts=artifacts)
         try:
@@ -191,7 +169,7 @@ class Attempt:
             if kill_at is None:
                 is_late = limit is not None and now >= limit
                 if is_late or self._is_told_to_stop or self.reporter.cancel_requested:
-                    cause = ExitCause.TIME_LIMIT if is_late else ExitCause.CANCELED
+                    cause = ExitCause.TIME_LIMIT if is_late else self._why_stopped()
                     script.terminate()
                     kill_at = now + plan.grace_s
             elif now >= kill_at:
@@ -201,10 +179,10 @@ class Attempt:
     def _do_due(self, next_at: Any, now: float) -> None:
         """Whatever is due: each failure is said and tried again, since training must not suffer from it."""
         work = {
-            "ship": (SHIP_S, self._ship),
+            "ship": (SHIP_S, self._record.ship),
             "heartbeat": (HEARTBEAT_S, self.reporter.send),
-            "sync": (SYNC_S, self._metrics.sync),
-            "outputs": (OUTPUTS_S, self._outputs.ship_changed),
+            "sync": (SYNC_S, self._record.sync),
+            "outputs": (OUTPUTS_S, self._record.ship_outputs),
         }
         for name, (every_s, do) in work.items():
             if now >= next_at[name]:
@@ -216,64 +194,17 @@ class Attempt:
                 else:
                     next_at[name] = time.monotonic() + every_s
 
-    def _ship(self) -> None:
-        self._logs.ship(STD_LOG, str(self._folder.log))
-        for name, path in self._outputs.logs():
-            if name not in self._unsent:
-                self._ship_log(name, path)
-        self._metrics.ship()
-
-    def _ship_log(self, name: str, path: str) -> None:
-        """One of the script's own logs. One that the server refuses is not followed; it is stored at the end."""
-        try:
-            self._logs.ship(name, path)
-        except (UserErrorException, OSError) as error:
-            if isinstance(error, (ConflictError, NotFoundError, AuthenticationException)):
-                raise
-            self._unsent.add(name)
-            self._folder.say(f"{name} is not followed any more: {error}")
+    def _why_stopped(self) -> str:
+        """A user's wish, or else this machine's: whoever shuts it down sends TERM too."""
+        if not self.reporter.cancel_requested:
+            self.reporter.try_send()
+        return ExitCause.CANCELED if self.reporter.cancel_requested else ExitCause.RUNNER_LOST
 
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
         if has_children():
             count = end_all(self._folder.key, grace_s)
             self._folder.say(f"{count} processes were still running and were ended")
-
-    def _store(self) -> Tuple[str, Tuple[Artifact, ...]]:
-        """Store the record; returns '' or why it is not complete, and what the last report has to record.
-
-        A full disk is waited for, and said.
-        """
-        pause_s, told = 0.5, False
-        while True:
-            try:
-                return "", ask(self._store_record, STALE)
-            except ServiceException as error:
-                if isinstance(error, StorageFullError) and not told:
-                    self._say(str(error))
-                    told = True
-            except (RunyardError, OSError) as error:
-                return f"Its outputs could not be stored: {error}", ()
-            time.sleep(pause_s)
-            pause_s = min(5.0, pause_s * 1.5)
-
-    def _store_record(self) -> Tuple[Artifact, ...]:
-        rest = self._outputs.store_files()
-        self._tell_losses()
-        return rest + self._outputs.store_log()
-
-    def _tell_losses(self) -> None:
-        """Say in the run's own log what its record lacks, each once."""
-        losses = list(self._outputs.notices)
-        for writer, offset in self._metrics.damaged.items():
-            losses.append(f"The metrics of writer {writer} are damaged after {offset} bytes; what follows is lost.")
-        for why in self._metrics.refused.values():
-            losses.append(f"Metrics were refused: {why}")
-        with open(str(self._folder.log), "a", encoding="utf-8", errors="replace") as log:
-            for loss in losses:
-                if loss not in self._told:
-                    self._told.add(loss)
-                    log.write(f"Runyard: {loss}\n")
 
     def _exited(
         self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""
@@ -288,6 +219,8 @@ class Attempt:
         if cause == ExitCause.TIME_LIMIT:
             text = f"It ran longer than max_run_duration_seconds ({plan.max_run_duration_s}) and was ended."
             return text, "TimeLimit", self._tail()
+        if cause == ExitCause.RUNNER_LOST:
+            return "It was ended by its machine (a shutdown, say), not by a user.", "SystemError", self._tail()
         if cause == ExitCause.CANCELED or code == 0:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
@@ -299,12 +232,7 @@ class Attempt:
         return f"{what!r} ended with exit code {code}: {last[0][:500]}", "UserError", tail
 
     def _tail(self) -> str:
-        try:
-            with open(str(self._folder.log), "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-                return "\n".join(file.read().decode("utf-8", "replace").replace("\0", "").splitlines()[-TAIL_LINES:])
-        except OSError:
-            return ""
+        return tail_of(str(self._folder.log), TAIL_LINES, TAIL_BYTES)
 
 
 def _code(error: RunyardError) -> str:

@@ -59,8 +59,11 @@ class AttemptFolder:
         restore_tree(store, decode_tree(store.read(digest)), str(self.work))
 
     def say(self, text: str) -> None:
-        """A line in the runner's own log."""
-        os.write(2, (text + "\n").encode("utf-8", "replace"))
+        """A line in the runner's own log; a full disk swallows it."""
+        try:
+            os.write(2, (text + "\n").encode("utf-8", "replace"))
+        except OSError:
+            pass
 
 
 def claim(folder: str) -> None:

@@ -30,7 +30,9 @@ QUIET_NS = 2 * 10**9
 #: What is kept of a name that is longer than the record allows, UTF-8 bytes.
 NAME_BYTES_MAX = 200
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\%]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+#: What a quoted character looks like: a name that holds one already is quoted too, so that no two become one.
+_QUOTED = re.compile("%[0-9A-F]{2}")
 
 
 class Outputs:
@@ -90,14 +92,24 @@ class Outputs:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
         root = os.path.realpath(str(self._folder.work))
         for top in tops or RECORDED:
+            if os.path.islink(os.path.join(root, top)):
+                self.notices[f"{top!r} was replaced by a link, so nothing of it was kept."] = None
+                continue
             for parent, folders, names in os.walk(os.path.join(root, top)):
                 folders.sort()
+                self._notice_links(parent, folders, root)
                 for name in sorted(names):
                     path = os.path.join(parent, name)
                     if self._is_recordable(path, root):
                         recorded = _record_name(os.path.relpath(path, root))
                         if self._is_allowed(recorded):
                             yield recorded, path
+
+    def _notice_links(self, parent: str, folders: List[str], root: str) -> None:
+        for name in folders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                self.notices[f"{os.path.relpath(path, root)!r} is a link to a folder, which is not followed."] = None
 
     def _is_recordable(self, path: str, root: str) -> bool:
         if os.path.islink(path):
@@ -141,12 +153,14 @@ class Outputs:
 
 
 def _record_name(path: str) -> str:
-    """A name that every store and page can show: control characters, backslashes and '%' as %XX.
+    """A name that every store and page can show: control characters and backslashes as %XX.
 
     A part that is too long is cut, and told from its like by a digest.
     """
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text)
+    quoted = text
+    if _UNSAFE.search(text) or _QUOTED.search(text):
+        quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text.replace("%", "%25"))
     return "/".join(_shortened(part) if len(part.encode()) > PART_BYTES_MAX else part for part in quoted.split("/"))
 
 

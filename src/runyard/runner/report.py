@@ -5,8 +5,15 @@ import time
 from typing import Any, List, Optional, Tuple, Type
 
 from runyard.client.http import Server
-from runyard.errors import AuthenticationException, ConflictError, NotFoundError, RunyardError, ServiceException
-from runyard.files.layout import write_atomically
+from runyard.errors import (
+    AuthenticationException,
+    ConflictError,
+    NotFoundError,
+    RunyardError,
+    ServiceException,
+    StorageFullError,
+)
+from runyard.files.layout import DISK_FULL, write_atomically
 from runyard.protocol.plan import Report, ReportBatch, ReportKind
 from runyard.protocol.wire import dumps, loads
 from runyard.runner.folder import AttemptFolder
@@ -29,6 +36,9 @@ class Reporter:
         self._folder = folder
         self._server = server
         self._reports: List[Report] = _read(folder)
+        self._kept = len(self._reports)
+        #: Must the file be written anew? Its last line may be torn.
+        self._is_torn = self._kept > 0
         self._acknowledged = 0
         #: The user wants the run to end.
         self.cancel_requested = False
@@ -39,25 +49,43 @@ class Reporter:
 
     def add(self, kind: str, message: str = "", **details: Any) -> None:
         """Make a report; ``send`` brings it to the server."""
-        report = Report(self._folder.plan.attempt, len(self._reports) + 1, kind, message, **details)
-        with open(self._folder.reports, "a") as file:
-            file.write(dumps(report) + "\n")
-        self._reports.append(report)
+        self._reports.append(Report(self._folder.plan.attempt, len(self._reports) + 1, kind, message, **details))
+        try:
+            self._keep()
+        except StorageFullError as error:
+            self._folder.say(str(error))
 
     def replace_last(self, message: str, error_code: str) -> None:
         """Say the last report again without what the server refused; it was never acknowledged."""
         last = self._reports.pop()
-        text = "".join(dumps(one) + "\n" for one in self._reports)
-        write_atomically(self._folder.reports, text.encode())
+        self._is_torn, self._kept = True, len(self._reports)
         self.add(last.kind, message, error_code=error_code)
 
     def send(self) -> None:
         """Send what is not acknowledged, or a sign of life. Raises ServiceException where the server is away."""
+        self._keep()
         batch = ReportBatch(tuple(self._reports[self._acknowledged :]))
         plan = self._folder.plan
         reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
         self._acknowledged = max(self._acknowledged, reply.acknowledged)
         self.cancel_requested = reply.cancel_requested
+
+    def _keep(self) -> None:
+        """Write down what is not on disk yet, before it is sent: a runner in this one's place must know its numbers."""
+        if self._kept == len(self._reports):
+            return
+        try:
+            if self._is_torn:
+                write_atomically(self._folder.reports, _lines(self._reports).encode())
+            else:
+                self._is_torn = True
+                with open(self._folder.reports, "a") as file:
+                    file.write(_lines(self._reports[self._kept :]))
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise StorageFullError("The node's disk is full, so a report waits; free some space.") from None
+            raise
+        self._is_torn, self._kept = False, len(self._reports)
 
     def try_send(self) -> bool:
         """As ``send``, but a server that is away is no error: it is tried again later."""
@@ -78,15 +106,21 @@ def ask(request: Any, over: Tuple[Type[Exception], ...] = OVER) -> Any:
 
 
 def insist(request: Any, say: Any) -> Any:
-    """The request's value, however long the server is away or its disk is full."""
+    """The request's value, however long the server is away or a disk is full, here or there."""
     pause_s = RETRY_FIRST_S
     while True:
         try:
             return ask(request)
-        except ServiceException as error:
+        except (ServiceException, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in DISK_FULL:
+                raise
             say(f"tried again in {pause_s:.1f} s: {error}")
             time.sleep(pause_s)
             pause_s = min(RETRY_LAST_S, pause_s * 1.6)
+
+
+def _lines(reports: List[Report]) -> str:
+    return "".join(dumps(one) + "\n" for one in reports)
 
 
 def _read(folder: AttemptFolder) -> List[Report]:
