@@ -31,10 +31,20 @@ Body = Union[bytes, None]
 
 
 class Server:
-    """A connection a thread to one server. ``resolve`` gives the present address, ``token`` who we are."""
+    """A connection a thread to one server. ``resolve`` gives the present address, ``token`` who we are.
 
-    def __init__(self, resolve: Callable[[], str], token: str, patience_s: float = PATIENCE_S) -> None:
+    ``shown`` gives the address for links where others reach it by another one.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[], str],
+        token: str,
+        patience_s: float = PATIENCE_S,
+        shown: Optional[Callable[[], str]] = None,
+    ) -> None:
         self._resolve = resolve
+        self._shown = shown or resolve
         self._token = token
         self._patience_s = patience_s
         self._local = threading.local()
@@ -95,12 +105,12 @@ class Server:
             raise ServiceException(f"The transfer ended after {seen} of {expected} bytes; try again.")
 
     def url(self, request: str, **path: Any) -> str:
-        """The absolute address of a request."""
-        return self._resolve() + _path(routes.BY_NAME[request], path)
+        """The absolute address of a request, for a link."""
+        return self._shown() + _path(routes.BY_NAME[request], path)
 
     def address(self) -> str:
-        """The server's present address."""
-        return self._resolve()
+        """The server's present address, for links."""
+        return self._shown()
 
     def close(self) -> None:
         """Close the connections of every thread; a later call opens another."""
@@ -178,14 +188,17 @@ class Server:
             self._opened.remove(connection)
 
 
-def file_resolver(path: Path, fallback: str = "") -> Callable[[], str]:
-    """Finds a local server's address in the file that it keeps; the last known one while there is none."""
+def file_resolver(path: Path, fallback: str = "", name: str = "url") -> Callable[[], str]:
+    """Finds a local server's address in the file that it keeps; the last known one while there is none.
+
+    ``name`` is ``public_url`` for the address that links show.
+    """
     known = [fallback]
 
     def resolve() -> str:
         found = read_server_file(path)
         if found is not None:
-            known[0] = str(found["url"])
+            known[0] = str(found.get(name) or found["url"])
         return known[0] or "http://127.0.0.1:9"
 
     return resolve

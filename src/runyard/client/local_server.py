@@ -3,6 +3,7 @@
 import fcntl
 import http.client
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ def connect(start: bool = True) -> Server:
         ensure_running(home)
     elif not is_running(home):
         raise ServerUnreachableError(f"No server runs for {home}.", hint="Start it with: runyard up")
-    return Server(file_resolver(server_file(home)), os.environ.get("RUNYARD_TOKEN") or read_token(token_file(home)))
+    token = os.environ.get("RUNYARD_TOKEN") or read_token(token_file(home))
+    shown = file_resolver(server_file(home), name="public_url")
+    return Server(file_resolver(server_file(home)), token, shown=shown)
 
 
 def is_running(home: Path) -> bool:
@@ -91,6 +94,11 @@ def _start(home: Path, port: Optional[int]) -> None:
 def _answers(url: str) -> bool:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    if parts.scheme == "https":
+        # Who it is does not matter here: nothing secret is sent.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=5, context=context)
     try:
         connection.request("GET", PREFIX + "/ping")
         return connection.getresponse().status == 200

@@ -33,7 +33,8 @@ def is_in_run() -> bool:
 def _of_job() -> Server:
     url, token = os.environ.get("RUNYARD_SERVER", ""), os.environ["AZUREML_RUN_TOKEN"]
     path = os.environ.get("RUNYARD_SERVER_FILE")
-    return Server(file_resolver(Path(path), url) if path else lambda: url, token)
+    shown = file_resolver(Path(path), url, "public_url") if path else None
+    return Server(file_resolver(Path(path), url) if path else lambda: url, token, shown=shown)
 
 
 def _of_user() -> Server:

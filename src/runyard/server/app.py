@@ -30,6 +30,7 @@ class Parts:
     events: Events
     keys: Keys
     started_at: int
+    #: The address for people.
     url: str = ""
     stopping: bool = False
 
@@ -58,7 +59,7 @@ class Parts:
 
 
 def make_parts(settings: Settings, url: str) -> Parts:
-    """Open the home's parts and start its loop."""
+    """Open the home's parts and start its loop; ``url`` is where this machine's processes reach the server."""
     home = settings.home
     cache = home / "cache"
     for folder in (cache, home / "logs", home / "datastores", home / "tmp"):
@@ -87,4 +88,5 @@ def make_parts(settings: Settings, url: str) -> Parts:
     )
     store = BlobStore(home / "store")
     keys = Keys(database)
-    return Parts(settings, database, store, local, loop, builds, events, keys, time.time_ns() // 1000, url)
+    shown = settings.public_url or url
+    return Parts(settings, database, store, local, loop, builds, events, keys, time.time_ns() // 1000, shown)

@@ -79,9 +79,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    scheme = "https" if arguments.certificate else "http"
-    url = settings.public_url or f"{scheme}://{shown}:{port}"
+    url = _local_url(settings, host, port, bool(arguments.certificate))
     parts = make_parts(settings, url)
     _ensure_owner(parts)
     config = uvicorn.Config(
@@ -103,6 +101,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     record = {
         **process_identity(os.getpid()),
         "url": url,
+        "public_url": parts.url,
         "version": __version__,
         "home": str(settings.home),
         "port": port,
@@ -114,6 +113,14 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     gc.enable()
     server.run(sockets=[listener])
     (settings.home / "server.json").unlink(missing_ok=True)
+
+
+def _local_url(settings: Settings, host: str, port: int, is_tls: bool) -> str:
+    """Where this machine's clients and runners reach the server: past a proxy; by its certificate's name with TLS."""
+    if is_tls and settings.public_url:
+        return settings.public_url
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, settings.host if is_tls else host)
+    return "{}://{}:{}".format("https" if is_tls else "http", f"[{name}]" if ":" in name else name, port)
 
 
 class _Server(uvicorn.Server):
