@@ -1,7 +1,7 @@
 """DataReference: a path of a datastore, and how a run reads it."""
 
 import re
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from runyard.errors import UserErrorException
 from runyard.protocol.runs import InputMode, InputSpec
@@ -48,7 +48,12 @@ class DataReference:
         name = self.data_reference_name
         return DataReference(self.datastore, name, self.path_on_datastore, mode, path_on_compute, overwrite)
 
-    def _input(self) -> InputSpec:
+    def _named(self, name: str) -> "DataReference":
+        return DataReference(
+            self.datastore, name, self.path_on_datastore, self.mode, self.path_on_compute, self.overwrite
+        )
+
+    def _input(self, _workspace: Any = None) -> InputSpec:
         return InputSpec(
             name=self.data_reference_name,
             mode=self.mode,

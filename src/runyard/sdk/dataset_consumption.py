@@ -31,6 +31,9 @@ class DatasetConsumptionConfig:
         """The dataset itself, without files."""
         return DatasetConsumptionConfig(self.name, self.dataset, InputMode.DIRECT)
 
+    def _named(self, name: str) -> "DatasetConsumptionConfig":
+        return DatasetConsumptionConfig(name, self.dataset, self.mode, self.path_on_compute)
+
     def _input(self, workspace: Any) -> InputSpec:
         dataset_id = self.dataset._ensure_saved(workspace)
         return InputSpec(self.name, self.mode, dataset_id=dataset_id, path_on_compute=self.path_on_compute)

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
@@ -122,17 +123,16 @@ def _arguments(config: ScriptRunConfig, workspace: Any) -> Tuple[Tuple[str, ...]
 
 
 def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
-    """The argument, with its data noted as an input; two data sets of one name get names of their own."""
-    if isinstance(one, DatasetConsumptionConfig):
-        name, number = one.name, 1
-        while name in inputs and inputs[name] != one._input(workspace):
-            number += 1
-            name = f"{one.name}_{number}"
-            one = DatasetConsumptionConfig(name, one.dataset, one.mode, one.path_on_compute)
-        inputs[name] = one._input(workspace)
-    elif isinstance(one, DataReference):
-        inputs[one.data_reference_name] = one._input()
-    return one
+    """The argument, with its data noted as an input; two different ones of one name get names of their own."""
+    if not isinstance(one, (DatasetConsumptionConfig, DataReference)):
+        return one
+    asked = one._input(workspace)
+    name, number = asked.name, 1
+    while name in inputs and replace(inputs[name], name=asked.name) != asked:
+        number += 1
+        name = f"{asked.name}_{number}"
+    inputs[name] = replace(asked, name=name)
+    return one._named(name)
 
 
 def _command(command: Any) -> Tuple[str, ...]:
