@@ -105,6 +105,17 @@ def test_mistakes_end_with_one_sentence_and_a_stable_exit_code(runyard: Run) -> 
     assert "does not exist" in runyard("run", "submit", "src", "--target", "absent", code=1).stderr
 
 
+def test_broken_config_is_told_and_no_other_workspace_taken(runyard: Run, folder: Path) -> None:
+    config = folder / ".azureml" / "config.json"
+    before = config.read_text()
+    config.write_text("{")
+    try:
+        assert "is not a workspace config" in runyard("run", "list", code=1).stderr
+        runyard("run", "list", RUNYARD_WORKSPACE="terminal")
+    finally:
+        config.write_text(before)
+
+
 def test_clusters_are_made_listed_and_deleted(runyard: Run) -> None:
     runyard("compute", "create", "small", "--max-nodes", "2")
     (cluster,) = _json(runyard("compute", "list", "--json"))

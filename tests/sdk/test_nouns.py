@@ -15,6 +15,7 @@ from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.compute_target import ComputeTargetException
 from runyard.azureml.exceptions import ActivityFailedException, UserErrorException
 from runyard.client.local_server import connect
+from runyard.protocol.identity import TokenSpec
 from runyard.sdk.session import forget_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
@@ -93,6 +94,20 @@ def test_workspace_is_found_by_the_config_of_a_folder_above(
     assert Workspace.from_config(path=str(tmp_path / ".azureml" / "config.json")).name == "sdk"
 
 
+def test_token_of_one_workspace_finds_it_by_its_config(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.write_config(str(tmp_path))
+    token = workspace._call("create_token", TokenSpec("ci", role="reader")).secret
+    monkeypatch.setenv("RUNYARD_TOKEN", token)
+    forget_server()
+    try:
+        assert Workspace.from_config(path=str(tmp_path)).subscription_id == "sub"
+    finally:
+        monkeypatch.undo()
+        forget_server()
+
+
 def test_nearer_place_of_a_config_wins_in_v1s_order(workspace: Workspace, tmp_path: Path) -> None:
     for place in ("config.json", "aml_config/config.json", ".azureml/config.json"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
@@ -140,6 +155,11 @@ def test_files_of_the_record_are_listed_and_downloaded(run: Run, tmp_path: Path)
     assert (tmp_path / "deep" / "mine.txt").read_text() == "result"
     with pytest.raises(UserErrorException, match="was not found"):
         run.download_file("outputs/absent.txt")
+    run.upload_file("outputs/result.txt.old", str(tmp_path / "deep" / "mine.txt"))
+    run.download_files("outputs/result.txt", str(tmp_path / "one"))
+    assert [one.name for one in tmp_path.glob("one/outputs/*")] == ["result.txt"]
+    run.download_files("outputs/", str(tmp_path / "all"), append_prefix=False)
+    assert sorted(one.name for one in tmp_path.glob("all/*")) == ["result.txt", "result.txt.old"]
     assert any(path.endswith("own.txt") for path in run.get_all_logs(str(tmp_path / "logs")))
 
 

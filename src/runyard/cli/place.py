@@ -10,14 +10,14 @@ from runyard.sdk.workspace import Workspace
 
 
 def find_workspace(name: str | None) -> Workspace:
-    """The workspace that is named, of the folder's config, of RUNYARD_WORKSPACE, or the only one there is."""
+    """The workspace that is named, of RUNYARD_WORKSPACE, of the folder's config, or the only one there is."""
     name = name or os.environ.get("RUNYARD_WORKSPACE")
     if name:
         return Workspace.get(name)
     try:
         return Workspace.from_config()
-    except UserErrorException:
-        pass
+    except NotFoundError:
+        pass  # no config; one that is broken is told
     found = Workspace.list()
     if len(found) == 1:
         return next(iter(found.values()))[0]

@@ -255,7 +255,7 @@ def _labels(asked: Any) -> Optional[str]:
 
 
 def _is_below(path: str, prefix: str) -> bool:
-    return not prefix or path.startswith(prefix)
+    return not prefix or path == prefix or path.startswith(prefix + "/")
 
 
 def _receive(run: "Run", name: str, target: str, digest: Optional[str]) -> None:

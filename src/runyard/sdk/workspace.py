@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from runyard.errors import UserErrorException
+from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol import workspaces
 from runyard.sdk.details import Details, iso_time
 from runyard.sdk.session import current_server
@@ -76,7 +76,7 @@ class Workspace:
         """The workspace that a config.json names, one downloaded from Azure included; made here on first use.
 
         Looks for .azureml/config.json, aml_config/config.json and config.json in ``path`` (default: the current folder)
-        and in each folder above; ``path`` may also be the file. UserErrorException says where it looked.
+        and in each folder above; ``path`` may also be the file. NotFoundError says where it looked.
         """
         file = _find_config(path, _file_name)
         try:
@@ -91,7 +91,11 @@ class Workspace:
             raise UserErrorException(
                 f"{file} is not a workspace config: it needs JSON with a workspace_name."
             ) from None
-        return cls(_record=current_server().call("create_workspace", spec))
+        try:
+            return cls(_record=current_server().call("get_workspace", workspace=spec.name))
+        except NotFoundError:
+            # Asked second: a token of one workspace may read it, and make none.
+            return cls(_record=current_server().call("create_workspace", spec))
 
     @classmethod
     def get(
@@ -230,7 +234,7 @@ def _find_config(path: Optional[str], file_name: Optional[str]) -> Path:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-    raise UserErrorException(
+    raise NotFoundError(
         "No workspace config ({}) in {} or above it; write one with Workspace.write_config() or download it from "
         "Azure.".format(" or ".join((names[0], names[-1])), start)
     )
