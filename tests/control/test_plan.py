@@ -6,9 +6,11 @@ from pathlib import Path
 from runyard.control.plan import make_plan
 from runyard.protocol.datasets import Dataset
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
+from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import LaunchPlan, Source
 from runyard.protocol.runs import InputMode, InputSpec, RunSpec
 from runyard.protocol.wire import loads, to_wire
+from runyard.protocol.workspaces import Workspace
 
 GOLDEN = Path(__file__).parent / "launch_plan.json"
 SPEC = RunSpec(
@@ -26,17 +28,20 @@ SPEC = RunSpec(
     environment_variables={"B": "of the run"},
     max_run_duration_s=3600,
     tags={"not": "part of the plan"},
+    properties={"azureml.git.commit": "abc", "mine": "not part of the plan"},
 )
 DATASETS = {
     "dataset-1": Dataset(
         "dataset-1", "ws", "file", (Source(url="https://example.org/a.gz"), Source(file="/data/*.csv")), "ann", 1
     )
 }
+WORKSPACE = Workspace("workspace-1", "ws", "1b2", "my rg", "local", "", "", "ann", 1)
+EXPERIMENT = Experiment("experiment-1", "tf-mnist", "ws", "ann", 1)
 LOCK = Lock("2" * 64, python="3.11", requirements=("six==1.17.0",), notes=(Note("keras", "keras<=2.3.1", "", "gone"),))
 
 
 def _plan() -> LaunchPlan:
-    return make_plan(SPEC, "ws", 2, LOCK, "0.1.0-abc", DATASETS, True)
+    return make_plan(SPEC, WORKSPACE, EXPERIMENT, 2, LOCK, "0.1.0-abc", DATASETS, True)
 
 
 def test_plan_is_the_golden_one() -> None:

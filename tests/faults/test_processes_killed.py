@@ -1,6 +1,7 @@
 """kill -9 of a runner, a script, the nursery, and the machine itself: the right cause, soon, and nothing left over."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,3 +165,51 @@ def test_process_that_took_the_pid_of_a_runner_is_left_alone(house: House) -> No
     finally:
         foreign.kill()
         foreign.wait()
+
+
+def test_stopped_runner_is_not_responding_until_it_goes_on_and_holds_up_no_cancel(house: House) -> None:
+    waiting, canceled = house.submit("tell('one'); await_file('go')"), house.submit("tell('two'); await_file('never')")
+    house.hear("one")
+    house.hear("two")
+    for run_id in (waiting, canceled):
+        house.wait(run_id, RunStatus.RUNNING)
+        os.kill(house.runner_pid(run_id), signal.SIGSTOP)
+    house.server.call("cancel_run", workspace=WORKSPACE, run_id=canceled)
+    assert house.wait(canceled).status == RunStatus.CANCELED
+    run = house.wait(waiting, RunStatus.NOT_RESPONDING)
+    assert "was not heard of" in (run.reason or "")
+    os.kill(house.runner_pid(waiting), signal.SIGCONT)
+    house.wait(waiting, RunStatus.RUNNING)
+    house.tell("go")
+    assert house.wait(waiting).status == RunStatus.COMPLETED
+
+
+def test_runner_that_its_machine_ends_fails_the_run_and_is_no_cancel(house: House) -> None:
+    run_id = house.submit("tell('ready'); await_file('never')")
+    house.hear("ready")
+    house.wait(run_id, RunStatus.RUNNING)
+    os.kill(house.runner_pid(run_id), signal.SIGTERM)
+    run = house.wait(run_id)
+    assert run.status == RunStatus.FAILED
+    assert run.error is not None
+    assert "ended by its machine" in run.error.message
+    wait_until(lambda: not house.script_pids(), "nothing of the run is left")
+
+
+def test_daemon_without_its_environment_does_not_outlive_a_killed_runner(house: House) -> None:
+    run_id = house.submit(
+        """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        tell("daemon", os.getpid())
+        os.execve("/bin/sleep", ["sleep", "1000"], {})
+    os._exit(0)
+await_file("never")
+"""
+    )
+    daemon = int(house.hear("daemon"))
+    house.wait(run_id, RunStatus.RUNNING)
+    kill(house.runner_pid(run_id))
+    assert house.wait(run_id).status == RunStatus.FAILED
+    wait_until(lambda: not is_running(daemon), "the daemon is gone")

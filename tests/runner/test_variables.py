@@ -1,6 +1,7 @@
 """What a script finds in its environment."""
 
 import os
+import time
 
 import pytest
 
@@ -65,3 +66,18 @@ def test_command_is_words_and_never_a_shell_s_line(make_attempt: MakeAttempt) ->
     assert job_command(plan, "/env/bin/python", {"DATA": "/d e"}) == [
         "/env/bin/python", "train.py", "--data", "/d e", "a b; c", "",
     ]  # fmt: skip
+
+
+def test_user_s_pythonpath_goes_before_the_kit_and_does_not_replace_it(make_attempt: MakeAttempt) -> None:
+    found = job_variables(make_attempt(variables={"PYTHONPATH": "./lib"}), "/env/bin/python", {})
+    first, kit = found["PYTHONPATH"].split(os.pathsep)
+    assert first == "./lib"
+    assert kit.endswith("/kits/kit")
+
+
+def test_variables_that_the_record_decides_are_there(make_attempt: MakeAttempt) -> None:
+    folder = make_attempt(v1_variables={"AZUREML_GIT_COMMIT": "abc", "AZUREML_ARM_SUBSCRIPTION": "1b2"})
+    found = job_variables(folder, "/env/bin/python", {})
+    assert (found["AZUREML_GIT_COMMIT"], found["AZUREML_ARM_SUBSCRIPTION"]) == ("abc", "1b2")
+    assert float(found["AZUREML_RUN_TOKEN_EXPIRY"]) > time.time() + 86_400
+    assert found["AZ_BATCHAI_JOB_TEMP"] == found["TMPDIR"]

@@ -12,17 +12,23 @@ class Compute(Protocol):
         """Begin the attempt; ``secret`` is the token of its run.
 
         May block for some milliseconds. Idempotent: a key whose runner lives is left alone. Raises ServiceException
-        where the engine refuses; control tries again.
+        where the engine refuses; control tries again, and for a StorageFullError as often as it takes.
         """
 
     def recover(self, key: str) -> None:
-        """Finish an attempt whose runner is gone: end what it left behind, send what it had not sent. Idempotent."""
+        """Finish an attempt whose runner is gone: end what it left behind, send what it had not sent. Idempotent.
+
+        StorageFullError where the engine's disk is full: control tries again until there is space.
+        """
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
         """What is seen of each key now; Unknown for one never started. Never blocks for long, never raises."""
 
     def stop(self, key: str) -> None:
         """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine."""
+
+    def kill(self, key: str) -> None:
+        """End the attempt's runner at once, where it does not listen to ``stop``; ``recover`` ends its processes."""
 
     def forget(self, key: str) -> None:
         """Remove what an ended attempt left on the engine. Idempotent; does nothing while its runner lives."""

@@ -12,8 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from runyard.errors import ServiceException
-from runyard.files.layout import attempt_folder
+from runyard.errors import ServiceException, StorageFullError
+from runyard.files.layout import DISK_FULL, attempt_folder
 from runyard.files.processes import boot_id, is_alive
 from runyard.protocol.plan import LaunchPlan, NodeFacts, Observation, ObservedState
 from runyard.protocol.wire import dumps
@@ -38,9 +38,12 @@ class LocalCompute:
             return
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Nobody reads them before the fork below; a start that broke off between them is made again as a whole.
-        _write(folder / "token", secret)
-        _write(folder / "node.json", dumps(self._facts))
-        _write(folder / "plan.json", dumps(plan))
+        try:
+            _write(folder / "token", secret)
+            _write(folder / "node.json", dumps(self._facts))
+            _write(folder / "plan.json", dumps(plan))
+        except OSError as error:
+            raise _refusal(error.errno or 0, str(error)) from None
         self._nursery.fork(folder, recover=False)
 
     def recover(self, key: str) -> None:
@@ -52,12 +55,10 @@ class LocalCompute:
         return {key: self._observe(key) for key in keys}
 
     def stop(self, key: str) -> None:
-        record = self._record(key)
-        if record is not None and is_alive(record):
-            try:
-                os.kill(int(record["pid"]), signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+        self._signal(key, signal.SIGTERM)
+
+    def kill(self, key: str) -> None:
+        self._signal(key, signal.SIGKILL)
 
     def forget(self, key: str) -> None:
         if self._observe(key).state != ObservedState.ALIVE:
@@ -78,6 +79,14 @@ class LocalCompute:
     def _folder(self, key: str) -> Path:
         run_id, _, attempt = key.rpartition("/")
         return attempt_folder(self._runs_folder, run_id, int(attempt))
+
+    def _signal(self, key: str, number: int) -> None:
+        record = self._record(key)
+        if record is not None and is_alive(record):
+            try:
+                os.kill(int(record["pid"]), number)
+            except ProcessLookupError:
+                pass
 
     def _record(self, key: str) -> Optional[Dict[str, Any]]:
         try:
@@ -100,6 +109,12 @@ def _write(path: Path, text: str) -> None:
     """A file that only its owner reads."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _refusal(number: int, text: str) -> ServiceException:
+    if number in DISK_FULL:
+        return StorageFullError("The disk of this machine is full, so the runner waits for space; free some.")
+    return ServiceException(f"The runner could not be started: {text}.")
 
 
 class _Nursery:
@@ -128,7 +143,7 @@ class _Nursery:
                     if attempt == 2:
                         raise ServiceException(f"The runner could not be started: {error}.") from None
         if not reply.get("ok"):
-            raise ServiceException("The runner could not be started: {}.".format(reply.get("error")))
+            raise _refusal(int(str(reply.get("errno"))), str(reply.get("error")))
 
     def close(self) -> None:
         with self._lock:

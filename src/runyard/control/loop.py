@@ -5,22 +5,24 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
 from runyard.control import runs as life
 from runyard.control.builds import Builds
 from runyard.control.plan import make_plan
 from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
-from runyard.db import datasets, fleet, identity, runs
+from runyard.db import datasets, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
-from runyard.errors import AzureMLException
+from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
 from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
+from runyard.protocol.workspaces import Workspace
 
 #: Between two looks at everything when no bell rings, seconds.
 TICK_S = 1.0
@@ -28,6 +30,9 @@ TICK_S = 1.0
 RECOVERIES_MAX, STARTS_MAX = 3, 5
 #: Most runs that come to the queue in one round, so that one transaction never holds the writer up for long.
 PREPARED_MAX = 32
+
+#: How long a runner that lives may say nothing (six of its signs of life), and after a cancel before it is killed.
+SILENT_S, DEAF_S = 30, 15
 
 _UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
 
@@ -59,6 +64,8 @@ class Loop(threading.Thread):
         self._on_event = on_event
         self._bell = threading.Event()
         self._is_stopping = False
+        self._started_at = _now_us()
+        self._places: Dict[Tuple[str, str], Tuple[Workspace, Experiment]] = {}
         #: By attempt, while it is active.
         self._starts: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
@@ -206,19 +213,33 @@ class Loop(threading.Thread):
                 for one in spec.inputs
                 if one.dataset_id is not None
             }
+            place = self._place_of(connection, row.workspace, spec.experiment)
         if lock is None:
             self._write(
                 life.fail, run_id, RunError("SystemError", "The lock of its environment is gone; submit again.")
             )
             return
         try:
-            plan = make_plan(spec, row.workspace, row.attempt, lock, self._kit(), found, self._allow_private_urls)
+            plan = make_plan(spec, *place, row.attempt, lock, self._kit(), found, self._allow_private_urls)
             self._compute.start(row.key, plan, secret)
+        except StorageFullError as error:
+            _log.warning("run %s cannot be started yet: %s", run_id, error)
         except (AzureMLException, OSError) as error:
             self._starts[row.key] += 1
             _log.warning("run %s could not be started: %s", run_id, error)
             if self._starts[row.key] >= STARTS_MAX:
                 self._write(life.fail, run_id, RunError("SystemError", f"It could not be started: {error}"))
+
+    def _place_of(self, connection: Connection, workspace: str, experiment: str) -> Tuple[Workspace, Experiment]:
+        """Where a run belongs; only what never changes is asked of it, so it is read once."""
+        found = self._places.get((workspace, experiment))
+        if found is None:
+            found = (
+                workspaces.get_workspace(connection, workspace),
+                experiments.get_experiment(connection, workspace, experiment),
+            )
+            self._places[workspace, experiment] = found
+        return found
 
     def _poll(self) -> None:
         with self._database.read() as connection:
@@ -229,8 +250,8 @@ class Loop(threading.Thread):
         for key, seen in self._compute.poll(list(rows)).items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
-                continue
-            if seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
+                self._listen(row)
+            elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
             elif (
                 seen.state == ObservedState.UNKNOWN and row.status == RunStatus.CANCEL_REQUESTED and not row.started_at
@@ -238,6 +259,16 @@ class Loop(threading.Thread):
                 self._write(life.fail, row.id, RunError("SystemError", "It was canceled before it started."))
             else:
                 self._recover(row, seen.detail)
+
+    def _listen(self, row: Row[Any]) -> None:
+        """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""
+        now = _now_us()
+        silent_s = _seconds(now, max(row.heard_at or 0, self._started_at))
+        if row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
+            self._write(life.miss, row.id, f"Its runner lives, but was not heard of for {silent_s} seconds.")
+        elif row.status == RunStatus.CANCEL_REQUESTED and min(silent_s, _seconds(now, row.reason_at)) >= DEAF_S:
+            _log.warning("the runner of %s does not listen to a cancel; it is killed", row.key)
+            self._compute.kill(row.key)
 
     def _restart(self, row: Row[Any]) -> None:
         """The key was stored but the attempt never started: start it now, with a new token.
@@ -250,14 +281,17 @@ class Loop(threading.Thread):
 
     def _recover(self, row: Row[Any], detail: str) -> None:
         """The runner is gone without having finished: another one completes its record, a few times at the most."""
-        self._recoveries[row.key] += 1
-        if self._recoveries[row.key] <= RECOVERIES_MAX:
+        if self._recoveries[row.key] < RECOVERIES_MAX:
             _log.warning("the runner of %s is gone; its record is being completed", row.key)
             try:
                 self._compute.recover(row.key)
+            except StorageFullError as error:
+                _log.warning("run %s cannot be recovered yet: %s", row.id, error)
                 return
             except (AzureMLException, OSError) as error:
                 _log.warning("run %s could not be recovered: %s", row.id, error)
+            self._recoveries[row.key] += 1
+            return
         message = f"Its runner is gone and its record could not be completed. {detail}"
         self._write(life.fail, row.id, RunError("SystemError", message.strip()))
 
@@ -276,6 +310,10 @@ def _tail(path: Path, lines: int = 20) -> str:
         return "\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def _seconds(now: int, since: int) -> int:
+    return (now - since) // 1_000_000
 
 
 def _now_us() -> int:

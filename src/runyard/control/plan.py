@@ -4,13 +4,20 @@ from typing import Dict, Tuple
 
 from runyard.protocol.datasets import Dataset
 from runyard.protocol.environments import Lock
+from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import InputPlan, LaunchPlan, Source
 from runyard.protocol.runs import InputSpec, RunSpec
+from runyard.protocol.workspaces import Workspace
+
+#: Properties of a run that say what was checked out where it was submitted.
+_GIT = "azureml.git."
+_NO_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 
 
 def make_plan(
     spec: RunSpec,
-    workspace: str,
+    workspace: Workspace,
+    experiment: Experiment,
     attempt: int,
     lock: Lock,
     kit: str,
@@ -20,7 +27,7 @@ def make_plan(
     """The plan of that attempt; ``datasets`` holds every dataset that the spec's inputs name, by id."""
     return LaunchPlan(
         run_id=spec.run_id,
-        workspace=workspace,
+        workspace=workspace.name,
         experiment=spec.experiment,
         attempt=attempt,
         kit=kit,
@@ -31,11 +38,27 @@ def make_plan(
         snapshot=spec.snapshot,
         inputs=tuple(_plan_input(one, datasets) for one in spec.inputs),
         variables={**spec.environment.variables, **spec.environment_variables},
+        v1_variables=_v1_variables(spec, workspace, experiment),
         max_run_duration_s=spec.max_run_duration_s,
         target=spec.target,
         target_type="local" if spec.target == "local" else "AmlCompute",
         allow_private_urls=allow_private_urls,
     )
+
+
+def _v1_variables(spec: RunSpec, workspace: Workspace, experiment: Experiment) -> Dict[str, str]:
+    found = {
+        "AZUREML_ARM_SUBSCRIPTION": workspace.subscription_id or _NO_SUBSCRIPTION,
+        "AZUREML_ARM_RESOURCEGROUP": workspace.resource_group or workspace.name,
+        "AZUREML_ARM_WORKSPACE_NAME": workspace.name,
+        "AZUREML_ARM_PROJECT_NAME": experiment.name,
+        "AZUREML_WORKSPACE_ID": workspace.id,
+        "AZUREML_EXPERIMENT_ID": experiment.id,
+    }
+    for name, text in spec.properties.items():
+        if name.startswith(_GIT):
+            found["AZUREML_GIT_" + name[len(_GIT) :].upper()] = text
+    return found
 
 
 def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset]) -> InputPlan:

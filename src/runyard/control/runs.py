@@ -33,6 +33,9 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
     in_order = [report for place, report in enumerate(new, known + 1) if report.sequence == place]
     runs.add_reports(connection, row, in_order or batch.reports[:1], now)
     touch(connection, run_id, report_seq=known + len(in_order), heard_at=now)
+    if row.status == RunStatus.NOT_RESPONDING:
+        advance(connection, run_id, RunStatus.NOT_RESPONDING, RunStatus.RUNNING, now)
+        row = runs.get_row(connection, workspace, run_id)
     for report in in_order:
         if row.status not in TERMINAL:
             _apply(connection, row, report, now)
@@ -120,6 +123,11 @@ def cancel(connection: Connection, run_id: str, now: int) -> bool:
         return True
     _end(connection, row, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
     return False
+
+
+def miss(connection: Connection, run_id: str, reason: str, now: int) -> None:
+    """Running -> NotResponding: its runner lives and says nothing; its next report brings it back."""
+    advance(connection, run_id, RunStatus.RUNNING, RunStatus.NOT_RESPONDING, now, reason=reason)
 
 
 def request_cancel(connection: Connection, workspace: str, run_id: str, user: str, now: int) -> Run:

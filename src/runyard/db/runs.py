@@ -36,7 +36,10 @@ DISPLAY_NAME_MAX = 1_000
 # Built once: to build a statement costs several times as much as to execute it, and these run at every step of a run.
 _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner"))
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
-_ACTIVE_COLUMNS = ("id", "workspace", "status", "reason", "target", "key", "attempt", "cancel_requested", "started_at")
+_ACTIVE_COLUMNS = (
+    "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested", "started_at",
+    "heard_at",
+)  # fmt: skip
 _ACTIVE_ROWS = (
     select(*[runs.c[name] for name in _ACTIVE_COLUMNS])
     .where(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)

@@ -56,6 +56,8 @@ class LaunchPlan:
     snapshot: Optional[str] = None
     inputs: Tuple[InputPlan, ...] = ()
     variables: Dict[str, str] = field(default_factory=dict)
+    #: Variables of v1's contract that the run's record decides: ids of workspace and experiment, what git said.
+    v1_variables: Dict[str, str] = field(default_factory=dict)
     max_run_duration_s: Optional[int] = None
     #: Seconds between TERM and KILL.
     grace_s: float = 10.0

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, Dict
+from typing import Any, Dict, Set
 
 from runyard.protocol.blobs import Offset
 from runyard.protocol.metrics import MetricsReply
@@ -20,6 +20,7 @@ from runyard.protocol.runs import Count
 from runyard.protocol.wire import prepare
 from runyard.runner.__main__ import main as run_attempt
 from runyard.runner.folder import claim
+from runyard.runner.processes import adopt_orphans
 
 MESSAGE_BYTES = 65_536
 
@@ -30,7 +31,10 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     # Ended runners are reaped by the kernel: one fork does, and the nursery keeps no list of children.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # What a killed runner leaves behind comes to us, also a daemon that cleared its environment.
+    adopt_orphans()
     _prepare()
+    runners: Set[int] = set()
     spare = _Spare(connection)
     while True:
         try:
@@ -46,7 +50,18 @@ def main(descriptor: int) -> None:
             spare = _Spare(connection)
             answer = spare.become(message)
         connection.send(json.dumps(answer).encode())
+        runners.add(spare.pid)
         spare = _Spare(connection)
+        _end_orphans(runners, spare.pid)
+
+
+def _end_orphans(runners: Set[int], spare: int) -> None:
+    """End the children that are no runner of ours: each was left by a runner that was killed."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        children = {int(pid) for pid in file.read().split()}
+    runners &= children
+    for pid in children - runners - {spare}:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _prepare() -> None:
@@ -63,7 +78,8 @@ class _Spare:
     def __init__(self, connection: socket.socket) -> None:
         told, self._tell = os.pipe()
         self._answer, answering = os.pipe()
-        if os.fork() == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             try:
                 for descriptor in (self._tell, self._answer):
                     os.close(descriptor)
@@ -82,9 +98,10 @@ class _Spare:
             finally:
                 os.close(self._tell)
             answer = pipe.read()
-        return (
-            {"ok": True} if answer == b"ok" else {"ok": False, "error": answer.decode("utf-8", "replace") or "it died"}
-        )
+        if answer == b"ok":
+            return {"ok": True}
+        number, _, text = answer.decode("utf-8", "replace").partition(" ")
+        return {"ok": False, "errno": int(number or 0), "error": text or "it died"}
 
 
 def _wait(told: int, answering: int) -> None:
@@ -124,7 +141,7 @@ def _replace_standard_files(log_path: str) -> None:
 def _last_words(writing: int, error: BaseException) -> None:
     traceback.print_exc()
     try:
-        os.write(writing, str(error).encode("utf-8", "replace")[:1000])
+        os.write(writing, f"{getattr(error, 'errno', None) or 0} {error}".encode("utf-8", "replace")[:1000])
     except OSError:
         pass
 

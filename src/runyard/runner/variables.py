@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Dict, List
 
@@ -13,6 +14,9 @@ from runyard.runner.folder import AttemptFolder
 KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_")
 KEPT_ANY_CASE = ("http_proxy", "https_proxy", "no_proxy")
+
+#: A run's token works until the run has ended; how far ahead v1's variable for its end says that is, seconds.
+TOKEN_SHOWN_S = 30 * 86_400
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
@@ -41,8 +45,10 @@ def job_variables(folder: AttemptFolder, interpreter: str, inputs: Dict[str, str
         # An input called "path" or "home" must not become the PATH or the HOME of the script.
         for short in (name, name.upper()):
             values.setdefault(short, path)
-    values.update({name: expand(text, values) for name, text in plan.variables.items()})
-    return values
+    mine = {name: expand(text, values) for name, text in plan.variables.items()}
+    if "PYTHONPATH" in mine:
+        mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])
+    return {**values, **mine}
 
 
 def expand(text: str, values: Dict[str, str]) -> str:
@@ -68,12 +74,11 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
     return {
         "AZUREML_RUN_ID": plan.run_id,
         "AZUREML_RUN_TOKEN": folder.secret,
-        "AZUREML_ARM_SUBSCRIPTION": "00000000-0000-0000-0000-000000000000",
-        "AZUREML_ARM_RESOURCEGROUP": plan.workspace,
-        "AZUREML_ARM_WORKSPACE_NAME": plan.workspace,
-        "AZUREML_ARM_PROJECT_NAME": plan.experiment,
-        "AZUREML_EXPERIMENT_ID": plan.experiment,
-        "AZUREML_WORKSPACE_ID": plan.workspace,
+        **plan.v1_variables,
+        # The token works until the run has ended. The SDK of v1 wanted the other three beside it; they carry nothing.
+        "AZUREML_RUN_TOKEN_EXPIRY": str(int(time.time()) + TOKEN_SHOWN_S),
+        "AZUREML_RUN_TOKEN_RAND": plan.run_id,
+        "AZUREML_RUN_TOKEN_PASS": plan.run_id,
         "AZUREML_SERVICE_ENDPOINT": url,
         "AZUREML_DISCOVERY_SERVICE_ENDPOINT": url,
         "AZUREML_EXPERIMENTATION_HOST": url,
@@ -83,5 +88,9 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
         "AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(folder.work),
         "AZUREML_OUTPUT_DIRECTORY": str(folder.work / "outputs"),
         "AZUREML_LOGDIRECTORY_PATH": str(folder.work / "logs"),
+        "AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(one.name for one in plan.inputs if one.dataset_id is not None),
+        "AZUREML_DATASET_FILE_OUTPUTS": "",
+        "AZ_BATCHAI_TASK_TYPE": "worker",
         "AZ_BATCHAI_TASK_INDEX": "0",
+        "AZ_BATCHAI_JOB_TEMP": str(folder.path / "tmp"),
     }
