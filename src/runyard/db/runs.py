@@ -183,9 +183,15 @@ def _filtered(statement: Select[Any], query: RunQuery) -> Select[Any]:
         statement = statement.where(runs.c.row < int(query.cursor))
     for column, labels in ((runs.c.tags, query.tags), (runs.c.properties, query.properties)):
         for key, value in labels.items():
-            found = func.json_extract(column, '$."{}"'.format(key.replace('"', '\\"')))
-            statement = statement.where(found.is_not(None) if value is None else found == value)
+            statement = statement.where(_has_label(column, key, value))
     return statement
+
+
+def _has_label(column: Any, key: str, value: Optional[str]) -> Any:
+    """Is that label there, of that value if one is given? A path of SQLite's JSON could not name every key."""
+    label = func.json_each(column).table_valued("key", "value")
+    found = select(label.c.key).where(label.c.key == key).correlate(runs)
+    return (found if value is None else found.where(label.c.value == value)).exists()
 
 
 def advance(
