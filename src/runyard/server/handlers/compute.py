@@ -3,6 +3,8 @@
 import os
 from typing import List
 
+from sqlalchemy import Connection
+
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, changed_spec, find_vm_size
@@ -47,11 +49,15 @@ def get_cluster(call: Call) -> Cluster:
 def change_cluster(call: Call) -> Cluster:
     """Change its bounds; nodes beyond them leave once they are idle."""
     change: ClusterChange = call.body
-    spec = changed_spec(get_cluster(call).spec, change)
-    _check(spec)
-    cluster = call.parts.database.write(
-        lambda c: fleet.change_cluster(c, call.workspace, call.path["name"], spec, call.now)
-    )
+    name = call.path["name"]
+
+    def write(connection: Connection) -> Cluster:
+        # Read here, where nobody else writes: two changes at once must both hold.
+        spec = changed_spec(fleet.get_cluster(connection, call.workspace, name).spec, change)
+        _check(spec)
+        return fleet.change_cluster(connection, call.workspace, name, spec, call.now)
+
+    cluster = call.parts.database.write(write)
     call.parts.loop.ring()
     return cluster
 
