@@ -7,11 +7,11 @@ from typing import Dict, List, Optional, Tuple
 from sqlalchemy import Connection
 
 from runyard.control import runs as life
+from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, runs
-from runyard.errors import NotFoundError, SnapshotException, UserErrorException
+from runyard.errors import ComputeTargetException, NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.runs import (
     SPEC_SCHEMA,
-    TERMINAL,
     Explanation,
     InputMode,
     Run,
@@ -134,34 +134,42 @@ def list_events(call: Call) -> List[RunEvent]:
 def explain_run(call: Call) -> Explanation:
     """What the run waits for."""
     run = get_run(call)
-    unblocked = "" if run.status in TERMINAL else _unblocked_by(run)
-    return Explanation(run.id, run.status, life.explain(run) + _place(call, run), unblocked, run.reason_at)
+    waits_for, unblocked = life.explain(run), ""
+    if run.status == RunStatus.QUEUED and run.node is None:
+        with call.parts.database.read() as connection:
+            waits_for += _place(connection, run)
+            unblocked = _node_from(connection, run)
+    elif run.status == RunStatus.PREPARING:
+        unblocked = f"Its build; follow it with: runyard run logs {run.id} -f"
+    elif run.status == RunStatus.FINALIZING and "disk is full" in (run.reason or ""):
+        unblocked = "Free space on the disk that the sentence names."
+    return Explanation(run.id, run.status, waits_for, unblocked, run.reason_at)
 
 
-def _place(call: Call, run: Run) -> str:
-    """How many runs come before it, where that is what it waits for."""
-    if run.status != RunStatus.QUEUED or run.node is not None:
-        return ""
-    with call.parts.database.read() as connection:
-        rows = runs.active_rows(connection)
-    queue = [r.id for r in rows if r.status == RunStatus.QUEUED and r.key is None and r.target == run.target]
+def _place(connection: Connection, run: Run) -> str:
+    """How many runs come before it."""
+    queue = [
+        row.id
+        for row in runs.active_rows(connection)
+        if row.status == RunStatus.QUEUED
+        and row.key is None
+        and row.target == run.target
+        # This machine's places are for every workspace; a cluster belongs to one.
+        and (run.target == LOCAL or row.workspace == run.workspace)
+    ]
     before = queue.index(run.id) if run.id in queue else 0
     return " It is the next one." if before == 0 else f" {before} come before it."
 
 
-def _unblocked_by(run: Run) -> str:
-    reason = run.reason or ""
-    if "does not exist" in reason:
-        return f"Cancel it, or create the compute target {run.target!r} again."
-    if "busy" in reason:
-        return f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
-    if "place" in reason:
+def _node_from(connection: Connection, run: Run) -> str:
+    """What gives a queued run its node."""
+    if run.target == LOCAL:
         return "A local run that ends, or a cluster with more nodes."
-    if "environment" in reason:
-        return f"Its build; follow it with: runyard run logs {run.id} -f"
-    if "disk is full" in reason:
-        return "Free space on the disk that the sentence names."
-    return ""
+    try:
+        fleet.get_cluster(connection, run.workspace, run.target)
+    except ComputeTargetException:
+        return f"Cancel it, or create the compute target {run.target!r} again."
+    return f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
 
 
 def _check_spec(call: Call, spec: RunSpec) -> None:
@@ -189,7 +197,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
     with call.parts.database.read() as connection:
         if spec.parent_run_id is not None:
             runs.get_run(connection, call.workspace, names.check_run_id(spec.parent_run_id))
-        if spec.target != "local":
+        if spec.target != LOCAL:
             names.check_compute_name(spec.target)
             fleet.get_cluster(connection, call.workspace, spec.target)
         for one in spec.inputs:

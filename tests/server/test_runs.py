@@ -1,0 +1,94 @@
+"""Runs as users see them: found by their labels, and told what they wait for."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from runyard.db import runs
+from tests.server.application import Application, now_us
+
+KEYS = ["plain", 'with "quotes"', "back\\slash", "a.b[0]", "$", "", "'", "\U0001f9e8", "%"]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Application]:
+    found = Application(tmp_path / "home")
+    for workspace in ("here", "there"):
+        found.add_workspace(workspace)
+    yield found
+    found.close()
+
+
+def _found(app: Application, labels: dict[str, str | None], name: str = "tags") -> list[str]:
+    page = app.ask("list_runs", workspace="here", query=f"{name}={quote(json.dumps(labels))}").json
+    return [one["id"] for one in page["runs"]]
+
+
+@pytest.mark.parametrize("name", ["tags", "properties"])
+@pytest.mark.parametrize("key", [one for one in KEYS if one])
+def test_runs_are_found_by_a_label_whatever_its_key(app: Application, key: str, name: str) -> None:
+    app.add_run("here", "run-1", **{name: {key: "1", "more": "x"}})
+    app.add_run("here", "run-2", **{name: {key: "2"}})
+    app.add_run("here", "run-3")
+    assert _found(app, {key: "1"}, name) == ["run-1"]
+    assert _found(app, {key: None}, name) == ["run-2", "run-1"]
+    assert _found(app, {key: "1", "more": None}, name) == ["run-1"]
+    assert _found(app, {key: "2", "more": "x"}, name) == []
+
+
+def _advance(app: Application, run_id: str, *path: str, **changes: Any) -> None:
+    def write(connection: Any) -> None:
+        for before, after in pairwise(path):
+            runs.advance(connection, run_id, before, after, now_us(), **(changes if after == path[-1] else {}))
+
+    app.parts.database.write(write)
+
+
+def _queue(app: Application, workspace: str, run_id: str, target: str, reason: str = "Waits.", **more: Any) -> None:
+    app.add_run(workspace, run_id, target=target)
+    _advance(app, run_id, "Starting", "Preparing", "Queued", reason=reason, **more)
+
+
+def _why(app: Application, run_id: str) -> tuple[str, str]:
+    found = app.ask("explain_run", workspace="here", run_id=run_id).json
+    return found["waits_for"], found["unblocked_by"]
+
+
+def test_place_counts_the_runs_of_the_same_cluster_only(app: Application) -> None:
+    for workspace in ("here", "there"):
+        assert app.ask("create_cluster", {"name": "small"}, workspace=workspace).status == 200
+    _queue(app, "there", "other-1", "small")
+    _queue(app, "here", "run-1", "small")
+    _queue(app, "here", "run-2", "small")
+    assert _why(app, "run-1")[0].endswith("It is the next one.")
+    assert _why(app, "run-2")[0].endswith(" 1 come before it.")
+
+
+def test_places_of_this_machine_are_for_every_workspace(app: Application) -> None:
+    _queue(app, "there", "other-1", "local")
+    _queue(app, "here", "run-1", "local")
+    assert _why(app, "run-1")[0].endswith(" 1 come before it.")
+
+
+def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
+    assert app.ask("create_cluster", {"name": "small"}, workspace="here").status == 200
+    _queue(app, "here", "run-1", "small")
+    _queue(app, "here", "run-2", "gone")
+    _queue(app, "here", "run-3", "local")
+    app.add_run("here", "run-4")
+    _advance(app, "run-4", "Starting", "Preparing", reason="Its environment is being built.")
+    assert "update(max_nodes=...)" in _why(app, "run-1")[1]
+    assert "create the compute target 'gone' again" in _why(app, "run-2")[1]
+    assert "A local run that ends" in _why(app, "run-3")[1]
+    assert "runyard run logs run-4 -f" in _why(app, "run-4")[1]
+
+
+@pytest.mark.parametrize("word", ["marketplace.csv", "busy.csv", "environment.yml", "what does not exist"])
+def test_words_of_a_sentence_unblock_nothing(app: Application, word: str) -> None:
+    _queue(app, "here", "run-1", "local", reason=f"Downloading {word}.", node="local", key="run-1/1")
+    assert _why(app, "run-1") == (f"Downloading {word}.", "")
