@@ -30,5 +30,5 @@ class Compute(Protocol):
     def kill(self, key: str) -> None:
         """End the attempt's runner at once, where it does not listen to ``stop``; ``recover`` ends its processes."""
 
-    def forget(self, key: str) -> None:
-        """Remove what an ended attempt left on the engine. Idempotent; does nothing while its runner lives."""
+    def tidy(self, keys: Iterable[str], before: float) -> None:
+        """Remove what attempts other than ``keys`` left and did not touch since ``before``, seconds since 1970."""

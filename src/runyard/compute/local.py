@@ -60,13 +60,16 @@ class LocalCompute:
     def kill(self, key: str) -> None:
         self._signal(key, signal.SIGKILL)
 
-    def forget(self, key: str) -> None:
-        if self._observe(key).state != ObservedState.ALIVE:
-            shutil.rmtree(self._folder(key), ignore_errors=True)
-            try:
-                self._folder(key).parent.rmdir()
-            except OSError:
-                pass
+    def tidy(self, keys: Iterable[str], before: float) -> None:
+        kept = {self._folder(key) for key in keys}
+        for folder in self._runs_folder.glob("*/*"):
+            is_old = folder.is_dir() and folder.stat().st_mtime < before
+            if is_old and folder not in kept and not is_alive(_read_record(folder) or {}):
+                shutil.rmtree(folder, ignore_errors=True)
+                try:
+                    folder.parent.rmdir()
+                except OSError:
+                    pass  # another attempt's folder is there
 
     def prepare(self) -> None:
         """Start the nursery ahead of the first run."""
@@ -89,11 +92,7 @@ class LocalCompute:
                 pass
 
     def _record(self, key: str) -> Optional[Dict[str, Any]]:
-        try:
-            found = json.loads((self._folder(key) / "runner.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        return _read_record(self._folder(key))
 
     def _observe(self, key: str) -> Observation:
         record = self._record(key)
@@ -103,6 +102,15 @@ class LocalCompute:
             return Observation(key, ObservedState.ALIVE)
         why = "The machine was started again." if record.get("boot_id") != boot_id() else "Its process is gone."
         return Observation(key, ObservedState.GONE, why)
+
+
+def _read_record(folder: Path) -> Optional[Dict[str, Any]]:
+    """Which process an attempt's runner is; None before it has said so."""
+    try:
+        found = json.loads((folder / "runner.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _write(path: Path, text: str) -> None:

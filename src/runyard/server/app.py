@@ -8,6 +8,7 @@ from typing import Dict
 from runyard.compute.local import LocalCompute
 from runyard.control.builds import Builds
 from runyard.control.loop import Loop
+from runyard.control.sweep import Sweeper
 from runyard.db.engine import Database
 from runyard.environments.kit import Kit, make_kit
 from runyard.files.blobs import BlobStore
@@ -27,6 +28,7 @@ class Parts:
     compute: LocalCompute
     loop: Loop
     builds: Builds
+    sweeper: Sweeper
     events: Events
     keys: Keys
     started_at: int
@@ -52,6 +54,7 @@ class Parts:
         """End everything but the runs."""
         self.stopping = True
         self.events.notify()
+        self.sweeper.stop()
         self.loop.stop()
         self.builds.close()
         self.compute.close()
@@ -89,4 +92,5 @@ def make_parts(settings: Settings, url: str) -> Parts:
     store = BlobStore(home / "store")
     keys = Keys(database)
     shown = settings.public_url or url
-    return Parts(settings, database, store, local, loop, builds, events, keys, time.time_ns() // 1000, shown)
+    sweeper = Sweeper(database, local, home)
+    return Parts(settings, database, store, local, loop, builds, sweeper, events, keys, time.time_ns() // 1000, shown)

@@ -106,6 +106,7 @@ class Application:
                 loop = asyncio.get_running_loop()
                 self._parts.events.attach(loop)
                 self._parts.loop.start()
+                self._parts.sweeper.start()
                 loop.run_in_executor(None, self._parts.compute.prepare)
                 await send({"type": "lifespan.startup.complete"})
             else:

@@ -1,0 +1,111 @@
+"""What the sweep removes, and what it never touches."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.compute.local import LocalCompute
+from runyard.control import runs as life
+from runyard.control.sweep import ATTEMPT_KEPT_S, LOG_KEPT_S, UNFINISHED_KEPT_S, Sweeper
+from runyard.db import experiments, runs, workspaces
+from runyard.db.engine import Database
+from runyard.files.processes import identity
+from runyard.protocol.plan import NodeFacts
+from runyard.protocol.runs import Artifact, RunError, RunSpec
+from runyard.protocol.wire import dumps
+from runyard.protocol.workspaces import WorkspaceSpec
+
+NOW = 1_000_000_000.0
+LONG_AGO = NOW - 10 * ATTEMPT_KEPT_S
+
+
+class Stage:
+    """A home as a server leaves it, with one run that is active and one that ended long ago."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        for name in ("logs", "runs", "cache/envs", "cache/kits", "tmp", "store/uploads", "store/tmp"):
+            (home / name).mkdir(parents=True)
+        self.database = Database(home / "runyard.db")
+        compute = LocalCompute(home / "runs", NodeFacts(str(home / "cache"), None, None, None, "", "local"))
+        self.sweeper = Sweeper(self.database, compute, home)
+        self.do(lambda c: workspaces.create_workspace(c, WorkspaceSpec("ws"), "ann", 1))
+        self.do(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", 1))
+        for run_id in ("active", "ended"):
+            self.do(lambda c, run_id=run_id: runs.create_run(c, RunSpec(run_id, "trial", script="t.py"), "ws", "a", 1))
+            self.do(lambda c, run_id=run_id: life.queue(c, run_id, "lock", "waits", 1))
+            self.do(lambda c, run_id=run_id: life.assign(c, run_id, "", "secret of " + run_id, 1))
+        self.do(lambda c: life.fail(c, "ended", RunError("SystemError", "lost"), int(LONG_AGO * 1e6)))
+
+    def do(self, operation: object) -> None:
+        self.database.write(operation)  # type: ignore[arg-type]
+
+    def write(self, path: str, age_s: float = 0.0) -> Path:
+        """A file below the home that old, with its folder."""
+        found = self.home / path
+        found.parent.mkdir(parents=True, exist_ok=True)
+        found.write_text("content")
+        for one in (found, found.parent):
+            os.utime(one, (NOW - age_s, NOW - age_s))
+        return found
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    found = Stage(tmp_path / "home")
+    yield found
+    found.database.close()
+
+
+def test_log_of_an_ended_run_goes_once_its_record_holds_it(stage: Stage) -> None:
+    stored, only_here = stage.write("logs/ended/user_logs/std_log.txt"), stage.write("logs/ended/azureml-logs/20.txt")
+    growing = stage.write("logs/active/user_logs/std_log.txt")
+    with stage.database.read() as connection:
+        row = runs.find_row(connection, "ended")
+    artifact = Artifact("user_logs/std_log.txt", "sha256:" + "0" * 64, 7)
+    stage.do(lambda c: runs.add_artifacts(c, row, [artifact], "a", 1))
+    stage.sweeper.sweep(LONG_AGO + LOG_KEPT_S - 1)
+    assert stored.exists(), "somebody may still follow it"
+    stage.sweeper.sweep(NOW)
+    assert (stored.parent.exists(), only_here.exists(), growing.exists()) == (False, True, True)
+
+
+def test_attempt_without_a_record_keeps_its_folder_for_a_week(stage: Stage) -> None:
+    young = stage.write("runs/ended/1/work/outputs/model.bin")
+    os.utime(stage.home / "runs/ended/1", (NOW - ATTEMPT_KEPT_S + 60,) * 2)
+    stage.sweeper.sweep(NOW)
+    assert young.exists()
+    os.utime(stage.home / "runs/ended/1", (NOW - ATTEMPT_KEPT_S - 60,) * 2)
+    stage.sweeper.sweep(NOW)
+    assert not (stage.home / "runs/ended").exists()
+
+
+def test_attempt_that_is_active_or_alive_is_left_alone(stage: Stage) -> None:
+    active = stage.write("runs/active/1/work/t.py", 2 * ATTEMPT_KEPT_S)
+    alive = stage.write("runs/ended/1/runner.json", 2 * ATTEMPT_KEPT_S)
+    alive.write_text(dumps(identity(os.getpid())))
+    for folder in (stage.home / "runs/active/1", stage.home / "runs/ended/1"):
+        os.utime(folder, (LONG_AGO, LONG_AGO))
+    stage.sweeper.sweep(NOW)
+    assert (active.exists(), alive.exists()) == (True, True)
+
+
+@pytest.mark.parametrize("path", ["tmp/a", "store/tmp/a", "store/uploads/a", "cache/kits/.making-a/file"])
+def test_what_was_given_up_half_way_goes_after_a_day(stage: Stage, path: str) -> None:
+    old = stage.write(path, UNFINISHED_KEPT_S + 60)
+    stage.sweeper.sweep(NOW)
+    assert not old.exists()
+    young = stage.write(path, UNFINISHED_KEPT_S - 60)
+    stage.sweeper.sweep(NOW)
+    assert young.exists()
+
+
+def test_sweeper_ends_at_once(stage: Stage) -> None:
+    stage.sweeper.start()
+    began = time.monotonic()
+    stage.sweeper.stop()
+    stage.sweeper.join(10)
+    assert time.monotonic() - began < 10
