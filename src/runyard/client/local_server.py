@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import Callable, List, Optional
 from urllib.parse import urlsplit
 
 from runyard.client.home import home_folder, read_server_file, read_token, server_file, token_file
@@ -39,9 +39,10 @@ def connect(start: bool = True) -> Server:
         ensure_running(home)
     elif not is_running(home):
         raise ServerUnreachableError(f"No server runs for {home}.", hint="Start it with: runyard up")
+    resolve = _reviving_resolver(home) if start else file_resolver(server_file(home))
     token = os.environ.get("RUNYARD_TOKEN") or read_token(token_file(home))
     shown = file_resolver(server_file(home), name="public_url")
-    return Server(file_resolver(server_file(home)), token, shown=shown)
+    return Server(resolve, token, shown=shown)
 
 
 def is_running(home: Path) -> bool:
@@ -61,6 +62,20 @@ def ensure_running(home: Path, port: Optional[int] = None) -> bool:
             return False
         _start(home, port)
     return True
+
+
+def _reviving_resolver(home: Path) -> Callable[[], str]:
+    """The address of the home's server; one that was killed is started again, one that was stopped stays down."""
+    find = file_resolver(server_file(home))
+
+    def resolve() -> str:
+        found = read_server_file(server_file(home))
+        # A server that is stopped takes its file with it.
+        if found is not None and not is_alive(found):
+            ensure_running(home)
+        return find()
+
+    return resolve
 
 
 def _start(home: Path, port: Optional[int]) -> None:

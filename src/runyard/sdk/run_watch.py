@@ -11,6 +11,7 @@ from runyard.sdk.run_record import details, error_document
 from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
+    from runyard.client.http import Server
     from runyard.sdk.run import Run
 
 #: How long one request waits at the server, seconds.
@@ -26,9 +27,10 @@ def wait_for_completion(run: "Run", show_output: bool, raise_on_error: bool) -> 
     """The run's details once it has ended."""
     if show_output:
         _show(run)
-    record = run._known()
+    # Taken once: a server that somebody stops is not started again by those who only wait.
+    record, server = run._known(), current_server()
     while record.status not in TERMINAL:
-        record = _wait(run, {"ended": 1})
+        record = _wait(run, server, {"ended": 1})
     if show_output:
         _summarise(run, record)
     if record.status == RunStatus.FAILED and raise_on_error:
@@ -38,11 +40,12 @@ def wait_for_completion(run: "Run", show_output: bool, raise_on_error: bool) -> 
 
 def wait_for_event(run: "Run") -> RunRecord:
     """The run as soon as something has happened to it that we have not seen, or after some seconds."""
-    return _wait(run, {"after": run._known().event_seq})
+    return _wait(run, current_server(), {"after": run._known().event_seq})
 
 
-def _wait(run: "Run", until: Dict[str, Any]) -> RunRecord:
-    record: RunRecord = run._call("wait_run", query={**until, "wait_s": WAIT_S})
+def _wait(run: "Run", server: "Server", until: Dict[str, Any]) -> RunRecord:
+    names: Dict[str, Any] = {"workspace": run.experiment.workspace.name, "run_id": run.id}
+    record: RunRecord = server.call("wait_run", query={**until, "wait_s": WAIT_S}, **names)
     run._cached = record
     return record
 

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 from typing import Optional
 
+from runyard.client.home import home_folder, server_file
 from runyard.client.http import Server, file_resolver
 
 _server: Optional[Server] = None
+#: The file of the local server that this process uses; None inside a job, and where RUNYARD_SERVER names another.
+_record: Optional[Path] = None
 
 
 def current_server() -> Server:
@@ -14,15 +17,18 @@ def current_server() -> Server:
     global _server
     if _server is None:
         _server = _of_job() if is_in_run() else _of_user()
+    elif _record is not None and not _record.exists():
+        # It was stopped since: what is asked now starts it again, as the first request did.
+        _start_again(_record.parent)
     return _server
 
 
 def forget_server() -> None:
     """Look for the server anew at the next request (the home folder or RUNYARD_SERVER changed)."""
-    global _server
+    global _server, _record
     if _server is not None:
         _server.close()
-    _server = None
+    _server = _record = None
 
 
 def is_in_run() -> bool:
@@ -41,4 +47,13 @@ def _of_user() -> Server:
     # Loaded only here: a job never starts a server.
     from runyard.client.local_server import connect
 
-    return connect()
+    global _record
+    found = connect()
+    _record = None if os.environ.get("RUNYARD_SERVER") else server_file(home_folder())
+    return found
+
+
+def _start_again(home: Path) -> None:
+    from runyard.client.local_server import ensure_running
+
+    ensure_running(home)

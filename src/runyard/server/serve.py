@@ -112,7 +112,6 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     gc.enable()
     server.run(sockets=[listener])
-    (settings.home / "server.json").unlink(missing_ok=True)
 
 
 def _local_url(settings: Settings, host: str, port: int, is_tls: bool) -> str:
@@ -134,6 +133,14 @@ class _Server(uvicorn.Server):
         self._parts.stopping = True
         self._parts.events.notify()
         super().handle_exit(sig if sig != signal.SIGHUP else signal.SIGTERM, frame)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take the record away here: after run(), uvicorn ends the process by the signal that it was told to stop by.
+
+        By a record without its process, clients know a server that was killed.
+        """
+        await super().shutdown(sockets)
+        (self._parts.settings.home / "server.json").unlink(missing_ok=True)
 
 
 def _listen(settings: Settings) -> socket.socket:
