@@ -1,43 +1,106 @@
-"""What a submission makes of a configuration's arguments."""
+"""What a submission makes of a ScriptRunConfig, against a real server of its own."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from runyard.azureml.core import ScriptRunConfig
-from runyard.protocol.runs import InputMode
-from runyard.sdk.data_reference import DataReference
-from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
-from runyard.sdk.submission import _arguments
+import pytest
 
-STORE: Any = SimpleNamespace(name="store")
+from runyard.azureml.core import Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
+from runyard.azureml.exceptions import UserErrorException
+from runyard.client.local_server import connect
+from runyard.sdk.session import forget_server
 
-
-def _dataset(number: int) -> Any:
-    return SimpleNamespace(_ensure_saved=lambda _workspace: f"id-{number}")
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
-def _inputs(folder: Path, *arguments: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    words, inputs = _arguments(ScriptRunConfig(str(folder), "train.py", list(arguments)), None)
-    return words, {one.name: one for one in inputs}
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("submission-home")))
+        forget_server()
+        yield Experiment(Workspace.create("submission", exist_ok=True), "trial")
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
 
 
-def test_mount_and_download_of_one_path_are_two_inputs(tmp_path: Path) -> None:
-    reference = DataReference(STORE, path_on_datastore="data")
-    words, inputs = _inputs(tmp_path, reference.as_mount(), reference.as_download(overwrite=True), reference.as_mount())
-    mount, download = "store_data", "store_data_2"
-    assert words == tuple(f"$AZUREML_DATAREFERENCE_{name}" for name in (mount, download, mount))
-    assert {name: one.mode for name, one in inputs.items()} == {mount: InputMode.MOUNT, download: InputMode.DOWNLOAD}
-    assert (inputs[download].path, inputs[download].overwrite) == ("data", True)
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "t.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    return tmp_path
 
 
-def test_data_of_one_name_are_numbered_from_that_name(tmp_path: Path) -> None:
-    asked = [DatasetConsumptionConfig("x", _dataset(number), InputMode.MOUNT) for number in (1, 2, 3, 2)]
-    words, inputs = _inputs(tmp_path, *asked, DataReference(STORE, "x"))
-    assert {name: one.dataset_id or one.datastore for name, one in inputs.items()} == {
-        "x": "id-1",
-        "x_2": "id-2",
-        "x_3": "id-3",
-        "x_4": "store",
-    }
-    assert [word.rpartition("_x")[2] for word in words] == ["", "_2", "_3", "_2", "_4"]
+def as_it_is() -> Environment:
+    found = Environment("mine")
+    found.python.user_managed_dependencies = True
+    return found
+
+
+def output(run: Run, folder: Path) -> str:
+    run.wait_for_completion()
+    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
+    return (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("script", ["./t.py", "package/../t.py", "{folder}/t.py"])
+def test_script_is_found_however_its_path_is_written(experiment: Experiment, source: Path, script: str) -> None:
+    for given in (script.format(folder=source), Path(script.format(folder=source))):
+        run = experiment.submit(ScriptRunConfig(source, given, environment=as_it_is()))
+        assert run._known().spec.script == "t.py"
+        run.cancel()
+
+
+def test_script_outside_the_folder_is_not_in_it(experiment: Experiment, source: Path) -> None:
+    with pytest.raises(UserErrorException, match="is not in"):
+        experiment.submit(ScriptRunConfig(source / "package", "../t.py"))
+
+
+def test_arguments_may_be_one_text_and_nothing_but_a_list_else(source: Path) -> None:
+    assert ScriptRunConfig(source, "t.py", "--a 'b c'").arguments == ["--a", "b c"]
+    assert ScriptRunConfig(source, "t.py", run_config=RunConfiguration(arguments="--a 1")).arguments == ["--a", "1"]
+    with pytest.raises(UserErrorException, match="arguments is a list"):
+        ScriptRunConfig(source, "t.py", {"--a": 1})
+    with pytest.raises(UserErrorException, match="No closing quotation"):
+        ScriptRunConfig(source, "t.py", "--a 'b")
+
+
+def test_time_limit_beside_a_run_configuration_is_kept(source: Path) -> None:
+    limited = ScriptRunConfig(source, "t.py", run_config=RunConfiguration(), max_run_duration_seconds=77)
+    assert limited.run_config.max_run_duration_seconds == 77
+
+
+def test_command_with_operators_goes_to_a_shell(experiment: Experiment, source: Path) -> None:
+    command = 'python t.py --a "b c" && echo done'
+    run = experiment.submit(ScriptRunConfig(source, command=command, environment=as_it_is()))
+    assert output(run, source) == "['--a', 'b c']\ndone\n"
+    assert run.get_details()["runDefinition"]["command"] == "bash -c " + command
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("python t.py --a 'b && c' \"d; $e\" f\\;", ("python", "t.py", "--a", "b && c", "d; $e", "f;")),
+        (["python", "t.py", "&&"], ("python", "t.py", "&&")),
+        ('python t.py "$(date)"', ("bash", "-c", 'python t.py "$(date)"')),
+        ("A=1 python t.py", ("bash", "-c", "A=1 python t.py")),
+    ],
+)
+def test_command_without_operators_is_its_words(
+    experiment: Experiment, source: Path, command: Any, words: tuple[str, ...]
+) -> None:
+    run = experiment.submit(ScriptRunConfig(source, command=command, environment=as_it_is()))
+    assert run._known().spec.command == words
+    run.cancel()
+
+
+def test_wrong_kind_of_an_option_is_one_sentence(experiment: Experiment, source: Path) -> None:
+    wrong: Any = "a-name"
+    with pytest.raises(UserErrorException, match="environment is an Environment"):
+        ScriptRunConfig(source, "t.py", environment=wrong)
+    with pytest.raises(UserErrorException, match="compute_target is a compute target or its name"):
+        ScriptRunConfig(source, "t.py", compute_target=5)
+    with pytest.raises(UserErrorException, match="tags is a dict"):
+        experiment.submit(ScriptRunConfig(source, "t.py"), tags=[wrong])  # type: ignore[arg-type]

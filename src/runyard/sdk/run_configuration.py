@@ -1,6 +1,6 @@
 """RunConfiguration: where and how a script runs, the older of v1's two ways to say it."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from runyard.sdk.environment import Environment
 
@@ -22,7 +22,8 @@ class RunConfiguration:
         **_: Any,
     ) -> None:
         self.script = script
-        self.arguments: List[Any] = list(arguments or [])
+        #: A list, or a text, as ScriptRunConfig takes them.
+        self.arguments: Any = arguments if arguments is not None else []
         self.command = command
         self.framework = framework or "Python"
         self.communicator = communicator or "None"

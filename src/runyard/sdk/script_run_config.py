@@ -1,6 +1,8 @@
 """ScriptRunConfig: a source folder, a script or command, and where it runs."""
 
-from typing import Any, Optional
+import os
+import shlex
+from typing import Any, List, Optional
 
 from runyard.errors import UserErrorException
 from runyard.sdk.environment import Environment
@@ -17,8 +19,8 @@ class ScriptRunConfig:
 
     def __init__(
         self,
-        source_directory: Optional[str] = None,
-        script: Optional[str] = None,
+        source_directory: Any = None,
+        script: Any = None,
         arguments: Any = None,
         run_config: Optional[RunConfiguration] = None,
         _telemetry_values: Any = None,
@@ -33,6 +35,12 @@ class ScriptRunConfig:
     ) -> None:
         if script is not None and command is not None:
             raise UserErrorException("Give a script or a command, not both.")
+        if environment is not None and not isinstance(environment, Environment):
+            raise UserErrorException(
+                f"environment is an Environment, not {environment!r}; Environment.get(workspace, name) finds one."
+            )
+        if compute_target is not None and not isinstance(getattr(compute_target, "name", compute_target), str):
+            raise UserErrorException(f"compute_target is a compute target or its name, not {compute_target!r}.")
         if run_config is not None and (compute_target is not None or environment is not None):
             raise UserErrorException(
                 "compute_target and environment stand in run_config already; give one or the other."
@@ -41,14 +49,31 @@ class ScriptRunConfig:
             raise UserErrorException("Distributed jobs come in a later release; docs/v1_coverage.md lists what works.")
         if resume_from is not None:
             raise UserErrorException("resume_from comes in a later release; docs/v1_coverage.md lists what works.")
-        self.source_directory = source_directory or "."
+        self.source_directory = os.fspath(source_directory or ".")
         self.run_config = run_config or RunConfiguration()
-        self.script = script if script is not None else self.run_config.script
+        asked = script if script is not None else self.run_config.script
+        self.script: Optional[str] = None if asked is None else os.fspath(asked)
         self.command = command if command is not None else self.run_config.command
-        self.arguments = list(arguments if arguments is not None else self.run_config.arguments)
+        self.arguments = _words(arguments if arguments is not None else self.run_config.arguments)
         if run_config is None:
             self.run_config.target = compute_target if compute_target is not None else "local"
             self.run_config.environment = environment if environment is not None else Environment()
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
+        elif max_run_duration_seconds != MAX_DURATION_SECONDS_DEFAULT:
+            self.run_config.max_run_duration_seconds = max_run_duration_seconds
         if not self.script and not self.command:
             raise UserErrorException("A ScriptRunConfig needs a script or a command.")
+
+
+def _words(arguments: Any) -> List[Any]:
+    """The arguments one by one; a text is split as a shell would."""
+    if isinstance(arguments, str):
+        try:
+            return list(shlex.split(arguments))
+        except ValueError as error:
+            raise UserErrorException(f"The arguments {arguments!r} cannot be split: {error}.") from None
+    if not isinstance(arguments, (list, tuple)):
+        raise UserErrorException(
+            f"arguments is a list such as ['--rate', 0.1], not {type(arguments).__name__} {arguments!r}."
+        )
+    return list(arguments)

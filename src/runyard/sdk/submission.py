@@ -1,6 +1,7 @@
 """From a ScriptRunConfig to an accepted run: checked, its folder sent as far as the server lacks it, submitted."""
 
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -8,7 +9,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from runyard.client.home import home_folder
 from runyard.client.transfer import send_blobs, send_bytes
@@ -17,6 +18,7 @@ from runyard.protocol.environments import EnvironmentSpec, without_credentials
 from runyard.protocol.runs import InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.environment import Environment
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
 from runyard.sdk.script_run_config import ScriptRunConfig
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 
 #: How long git may take to say what is checked out, seconds; a repository that takes longer is left out.
 GIT_TIMEOUT_S = 2.0
+
+#: What makes a command's text one for a shell: operators, redirections, substitutions, a variable set in front.
+_SHELL = re.compile(r"[|&;<>()`\n]|^\s*[A-Za-z_]\w*=")
+#: What stands for itself in such a text: a word in quotes (in double ones, without a substitution), a quoted character.
+_QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\`$]|\$(?!\())*\"|\\.")
 
 
 def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]], **options: Any) -> Run:
@@ -44,13 +51,13 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     workspace = experiment.workspace
     git = _GitFacts(config.source_directory)
     snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
-    _check_script(config, snapshot)
-    arguments, inputs = _arguments(config, workspace)
+    script = _script(config, snapshot)
+    command, arguments, inputs = _command_line(config, workspace)
     spec = RunSpec(
         run_id=options.get("run_id") or new_run_id(experiment.name),
         experiment=experiment.name,
-        script=config.script,
-        command=_command(config.command),
+        script=script,
+        command=command,
         arguments=arguments,
         target=_target(config.run_config.target),
         environment=_environment(config),
@@ -60,7 +67,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
         node_count=int(config.run_config.node_count),
         max_run_duration_s=config.run_config.max_run_duration_seconds,
         display_name=options.get("display_name"),
-        tags={str(key): "" if value is None else str(value) for key, value in (tags or {}).items()},
+        tags=_tags(tags),
         properties=git.properties(),
     )
     return Run(experiment, spec.run_id, _record=_send(workspace, spec, snapshot))
@@ -99,27 +106,32 @@ def _send(workspace: Any, spec: RunSpec, snapshot: "Snapshot") -> Any:
     return workspace._call("submit_run", spec)
 
 
-def _check_script(config: ScriptRunConfig, snapshot: "Snapshot") -> None:
+def _script(config: ScriptRunConfig, snapshot: "Snapshot") -> Optional[str]:
+    """The script's path in the snapshot; it may be given as './train.py', or as an absolute path."""
     if config.script is None:
-        return
-    script = config.script.replace(os.sep, "/")
-    if any(entry.path == script for entry in snapshot.tree.entries):
-        return
-    if (Path(config.source_directory) / config.script).is_file():
+        return None
+    root = os.path.realpath(config.source_directory)
+    absolute = os.path.join(root, config.script)
+    parent, name = os.path.split(absolute)
+    for place in (os.path.normpath(absolute), os.path.join(os.path.realpath(parent), name)):
+        script = os.path.relpath(place, root).replace(os.sep, "/")
+        if any(entry.path == script for entry in snapshot.tree.entries):
+            return script
+    if os.path.isfile(absolute) and not script.startswith("../"):
         raise UserErrorException(f"The script {config.script!r} is left out by the folder's ignore rules.")
     raise UserErrorException(f"The script {config.script!r} is not in {config.source_directory!r}.")
 
 
-def _arguments(config: ScriptRunConfig, workspace: Any) -> Tuple[Tuple[str, ...], Tuple[InputSpec, ...]]:
-    """The words of the command line, and the inputs that they or the configuration name."""
-    words: List[str] = []
+def _command_line(
+    config: ScriptRunConfig, workspace: Any
+) -> Tuple[Tuple[str, ...], Tuple[str, ...], Tuple[InputSpec, ...]]:
+    """The words of the command and of its arguments, and the inputs that they or the configuration name."""
     inputs: Dict[str, InputSpec] = {}
-    for one in config.arguments:
-        one = _bound(one, inputs, workspace)
-        words.append(str(one))
+    command = tuple(str(_bound(one, inputs, workspace)) for one in _command(config))
+    arguments = tuple(str(_bound(one, inputs, workspace)) for one in config.arguments)
     for one in list(config.run_config.data_references.values()) + list(config.run_config.data.values()):
         _bound(one, inputs, workspace)
-    return tuple(words), tuple(inputs.values())
+    return command, arguments, tuple(inputs.values())
 
 
 def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
@@ -135,19 +147,41 @@ def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
     return one._named(name)
 
 
-def _command(command: Any) -> Tuple[str, ...]:
+def _command(config: ScriptRunConfig) -> Sequence[Any]:
+    """The command's words. A list is taken as it is; in a text, what a shell would act on needs one."""
+    command = config.command
     if not command:
         return ()
-    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(str(word) for word in command)
+    if not isinstance(command, str):
+        return list(command)
+    if not _SHELL.search(_QUOTED.sub("", command)):
+        try:
+            return shlex.split(command)
+        except ValueError as error:
+            raise UserErrorException(f"The command {command!r} cannot be split: {error}.") from None
+    if config.arguments:
+        raise UserErrorException("A command for a shell takes no arguments; write them into the command.")
+    return ["bash", "-c", command]
 
 
 def _target(target: Any) -> str:
-    return target if isinstance(target, str) else str(target.name)
+    name = getattr(target, "name", target)
+    if not isinstance(name, str):
+        raise UserErrorException(f"A run's target is a compute target or its name, not {target!r}.")
+    return name
+
+
+def _tags(tags: Any) -> Dict[str, str]:
+    if tags is not None and not isinstance(tags, dict):
+        raise UserErrorException(f"tags is a dict of names and values, not {tags!r}.")
+    return {str(key): "" if value is None else str(value) for key, value in (tags or {}).items()}
 
 
 def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
-    spec: EnvironmentSpec = config.run_config.environment._spec()
-    return spec
+    found = config.run_config.environment
+    if not isinstance(found, Environment):
+        raise UserErrorException(f"A run's environment is an Environment, not {found!r}.")
+    return found._spec()
 
 
 class _GitFacts:
