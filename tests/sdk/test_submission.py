@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
 from runyard.azureml.exceptions import UserErrorException
 from runyard.client.local_server import connect
 from runyard.sdk.session import forget_server
@@ -94,6 +94,24 @@ def test_command_without_operators_is_its_words(
     run = experiment.submit(ScriptRunConfig(source, command=command, environment=as_it_is()))
     assert run._known().spec.command == words
     run.cancel()
+
+
+DIRECT = """
+import sys
+from azureml.core import Dataset, Run
+run = Run.get_context()
+found = run.input_datasets["words"]
+print(sys.argv[1:] == [found.id], found.to_path(), open(found.download()[0]).read())
+print(Dataset.get_by_id(run.experiment.workspace, sys.argv[1]).name)
+"""
+
+
+def test_named_input_without_a_mode_is_the_dataset_itself(experiment: Experiment, source: Path) -> None:
+    (source / "direct.py").write_text(DIRECT)
+    (source / "words.txt").write_text("some words")
+    dataset = Dataset.File.from_files(str(source / "words.txt")).register(experiment.workspace, "words-of-it")
+    config = ScriptRunConfig(source, "direct.py", [dataset.as_named_input("words")], environment=as_it_is())
+    assert output(experiment.submit(config), source) == "True ['/words.txt'] some words\nwords-of-it\n"
 
 
 def test_wrong_kind_of_an_option_is_one_sentence(experiment: Experiment, source: Path) -> None:

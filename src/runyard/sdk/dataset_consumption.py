@@ -7,7 +7,7 @@ from runyard.protocol.runs import InputMode, InputSpec
 
 
 class DatasetConsumptionConfig:
-    """A dataset and the way it is read; as an argument it becomes the path on the node."""
+    """A dataset and the way it is read; as an argument it becomes the path on the node, or its id if it is read directly."""
 
     def __init__(
         self, name: str, dataset: Any, mode: str = InputMode.DIRECT, path_on_compute: Optional[str] = None
@@ -40,5 +40,5 @@ class DatasetConsumptionConfig:
 
     def __str__(self) -> str:
         if self.mode == InputMode.DIRECT:
-            return f"DatasetConsumptionConfig:{self.name}"
+            return self.dataset.id or f"DatasetConsumptionConfig:{self.name}"
         return f"$AZUREML_DATAREFERENCE_{self.name}"

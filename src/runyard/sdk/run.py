@@ -113,10 +113,11 @@ class Run:
         return dict(self._refresh().properties)
 
     @property
-    def input_datasets(self) -> Dict[str, str]:
-        """Inside the script: the path of each input, by its name."""
+    def input_datasets(self) -> Dict[str, Any]:
+        """Inside the script: the path of each input, by its name; the dataset itself where it is read directly."""
         prefix = "AZUREML_DATAREFERENCE_"
-        return {name[len(prefix) :]: path for name, path in os.environ.items() if name.startswith(prefix)}
+        found = {name[len(prefix) :]: text for name, text in os.environ.items() if name.startswith(prefix)}
+        return {name: text if os.path.isabs(text) else self._dataset(text) for name, text in found.items()}
 
     def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
         """Log a metric: a number, with its step if it has one; the same name again makes a series.
@@ -316,6 +317,11 @@ class Run:
 
     def _call(self, request: str, body: Any = None, query: Optional[Dict[str, Any]] = None, **path: Any) -> Any:
         return self.experiment.workspace._call(request, body, query, run_id=self._run_id, **path)
+
+    def _dataset(self, dataset_id: str) -> Any:
+        from runyard.sdk.dataset import Dataset
+
+        return Dataset.get_by_id(self.experiment.workspace, dataset_id)
 
     def _known(self) -> "RunRecord":
         return self._cached if self._cached is not None else self._refresh()

@@ -15,7 +15,7 @@ from runyard.client.home import home_folder
 from runyard.client.transfer import send_blobs, send_bytes
 from runyard.errors import ExperimentExecutionException, SnapshotException, UserErrorException
 from runyard.protocol.environments import EnvironmentSpec, without_credentials
-from runyard.protocol.runs import InputSpec, RunKind, RunSpec
+from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment
@@ -63,7 +63,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
         environment=_environment(config),
         snapshot=snapshot.digest,
         inputs=inputs,
-        environment_variables={str(k): str(v) for k, v in config.run_config.environment_variables.items()},
+        environment_variables=_variables(config, inputs),
         node_count=int(config.run_config.node_count),
         max_run_duration_s=config.run_config.max_run_duration_seconds,
         display_name=options.get("display_name"),
@@ -175,6 +175,14 @@ def _tags(tags: Any) -> Dict[str, str]:
     if tags is not None and not isinstance(tags, dict):
         raise UserErrorException(f"tags is a dict of names and values, not {tags!r}.")
     return {str(key): "" if value is None else str(value) for key, value in (tags or {}).items()}
+
+
+def _variables(config: ScriptRunConfig, inputs: Tuple[InputSpec, ...]) -> Dict[str, str]:
+    """The user's variables, and the ids of the datasets that have no path on the node."""
+    direct = [one for one in inputs if one.mode == InputMode.DIRECT]
+    found = {"AZUREML_DATAREFERENCE_" + one.name: str(one.dataset_id) for one in direct}
+    found.update({str(key): str(value) for key, value in config.run_config.environment_variables.items()})
+    return found
 
 
 def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
