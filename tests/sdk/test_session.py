@@ -40,6 +40,7 @@ def test_a_server_that_was_killed_is_started_by_the_next_request(home: Path) -> 
     assert run.tags == {"mood": "good"}
     _end(home, signal.SIGKILL)
     assert Workspace.create("again", exist_ok=True).name == "again"
+    run.complete()
 
 
 def test_a_server_that_was_stopped_is_started_by_the_next_request(home: Path) -> None:
@@ -66,6 +67,7 @@ def test_who_only_waits_does_not_start_a_server_that_was_stopped(home: Path, mon
         with pytest.raises(ServerUnreachableError):
             waiting.result(20)
     assert read_server_file(server_file(home)) is None
+    run.complete()
 
 
 def _end(home: Path, number: int) -> None:

@@ -7,7 +7,7 @@ from runyard.protocol.runs import InputMode, InputSpec
 
 
 class DatasetConsumptionConfig:
-    """A dataset and the way it is read; as an argument it becomes the path on the node, or its id if it is read directly."""
+    """A dataset and the way it is read; as an argument it is the path on the node, or the id if it is read directly."""
 
     def __init__(
         self, name: str, dataset: Any, mode: str = InputMode.DIRECT, path_on_compute: Optional[str] = None

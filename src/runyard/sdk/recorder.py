@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict
 
 from runyard.client.spool import SpoolWriter, read_mark
 from runyard.errors import UserErrorException
@@ -44,14 +44,17 @@ class DeliveredWriter:
     """Writes to a spool of its own, and delivers it from a thread while this process lives."""
 
     def __init__(self, run: "Run") -> None:
+        # Loaded here: a job's metrics are sent by its runner.
         from runyard.client.shipper import MetricsShipper
+        from runyard.sdk import observer
 
-        self._folder: Optional[str] = tempfile.mkdtemp(prefix="runyard-metrics-")
+        self._folder = tempfile.mkdtemp(prefix="runyard-metrics-")
         self._spool = SpoolWriter(self._folder)
         self._guard = threading.Lock()
         self._ended = threading.Event()
         self._shipper = MetricsShipper(self._folder, 1, lambda body: run._call("add_metrics", body).sequence)
         self.log = self._spool.log
+        observer.observe_folder(run.experiment.workspace.name, run.id, self._folder)
         threading.Thread(target=self._deliver_often, name="runyard-metrics", daemon=True).start()
 
     def flush(self) -> None:
@@ -67,11 +70,13 @@ class DeliveredWriter:
 
     def close(self) -> None:
         """Deliver, and end."""
+        from runyard.sdk import observer
+
         self._deliver()
         self._ended.set()
         self._spool.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        observer.forget(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _deliver(self) -> None:
         with self._guard:

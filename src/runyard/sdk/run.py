@@ -348,7 +348,10 @@ class Run:
         finally:
             # Also where metrics were refused: a run whose program is done must not look as if it went on.
             if self._owns_end:
+                from runyard.sdk import observer
+
                 self._change(status=status, error=error)
+                observer.forget(self._run_id)
                 if self._writer is not None:
                     self._writer.close()
                     self._writer = None

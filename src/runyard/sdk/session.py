@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Optional
 
 from runyard.client.home import home_folder, server_file
 from runyard.client.http import Server, file_resolver
@@ -29,6 +29,12 @@ def forget_server() -> None:
     if _server is not None:
         _server.close()
     _server = _record = None
+
+
+def server_place() -> Dict[str, str]:
+    """Where another process finds this one's server: its home's folder, or its address."""
+    address = current_server().address()
+    return {"url": address} if _record is None else {"home": str(_record.parent)}
 
 
 def is_in_run() -> bool:

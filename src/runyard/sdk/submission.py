@@ -19,6 +19,7 @@ from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment
+from runyard.sdk.observer import observe_run
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
 from runyard.sdk.script_run_config import ScriptRunConfig
@@ -83,6 +84,7 @@ def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> 
         environment=EnvironmentSpec(),
     )
     record = experiment.workspace._call("submit_run", spec)
+    observe_run(experiment.workspace.name, spec.run_id)
     return Run(experiment, spec.run_id, _record=record, _is_interactive=True)
 
 
