@@ -236,6 +236,22 @@ def test_reserved_environment_must_get_a_name_of_its_own(workspace: Workspace, t
     assert "my-tensorflow" in workspace.environments
 
 
+def test_environment_that_is_fetched_has_its_version_and_changed_becomes_the_next(
+    workspace: Workspace, source: str
+) -> None:
+    made = Environment("versioned")
+    made.python.user_managed_dependencies = True
+    assert made.register(workspace).version == "1"
+    found = Environment.get(workspace, "versioned")
+    assert (found.version, workspace.environments["versioned"].version) == ("1", "1")
+    assert found.register(workspace).version == "1"
+    run = Experiment(workspace, "nouns").submit(ScriptRunConfig(source, "train.py", environment=found))
+    assert run.get_details()["runDefinition"]["environment"]["version"] == "1"
+    run.cancel()
+    found.environment_variables["MOOD"] = "good"
+    assert found.register(workspace).version == "2"
+
+
 def test_cluster_is_made_described_resized_and_deleted(workspace: Workspace) -> None:
     with pytest.raises(ComputeTargetException, match="ComputeTargetNotFound"):
         ComputeTarget(workspace, "absent")

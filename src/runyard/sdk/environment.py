@@ -1,9 +1,11 @@
 """Environment: packages, variables and image of a run, as v1 described them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from runyard.errors import UserErrorException
+from runyard.protocol import environments
 from runyard.protocol.environments import DockerSpec, EnvironmentBody, EnvironmentSpec, PythonSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
 
@@ -66,6 +68,8 @@ class Environment:
     def __init__(self, name: Optional[str] = None, **_: Any) -> None:
         self.name = name
         self.version: Optional[str] = None
+        #: The version that the server gave it; None for one that it does not have.
+        self._stored_version: Optional[str] = None
         self.python = PythonSection()
         self.docker = DockerSection()
         self.environment_variables: Dict[str, str] = {}
@@ -80,6 +84,12 @@ class Environment:
         found.python = PythonSection(spec.python)
         found.docker = DockerSection(spec.docker)
         found.environment_variables = dict(spec.variables)
+        return found
+
+    @classmethod
+    def _of_stored(cls, stored: environments.Environment) -> "Environment":
+        found = cls._of(stored.spec)
+        found.version = found._stored_version = stored.version or None
         return found
 
     @staticmethod
@@ -106,21 +116,22 @@ class Environment:
     @staticmethod
     def get(workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None) -> "Environment":
         """A registered or curated environment (default: its latest version)."""
-        return Environment._of(workspace._call("get_environment", query={"version": version}, name=name).spec)
+        return Environment._of_stored(workspace._call("get_environment", query={"version": version}, name=name))
 
     @staticmethod
     def list(workspace: Any) -> "Dict[str, Environment]":
         """Registered and curated environments by name."""
-        return {one.name: Environment._of(one.spec) for one in workspace._call("list_environments")}
+        return {one.name: Environment._of_stored(one) for one in workspace._call("list_environments")}
 
     def register(self, workspace: Any) -> "Environment":
         """Register it as its name's next version; the same content again is the version that exists."""
         if not self.name:
             raise UserErrorException("An environment needs a name to be registered.")
-        stored = workspace._call("register_environment", EnvironmentBody(self._spec()))
-        found = Environment._of(stored.spec)
-        found.version = stored.version
-        return found
+        spec = self._spec()
+        if self.version == self._stored_version:
+            # The version that it came from; changed since, it becomes the next one.
+            spec = replace(spec, version="")
+        return Environment._of_stored(workspace._call("register_environment", EnvironmentBody(spec)))
 
     def clone(self, new_name: str) -> "Environment":
         """A copy under another name, to be changed."""
