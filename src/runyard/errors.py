@@ -18,12 +18,12 @@
         ├── SnapshotException
         ├── EnvironmentBuildError
         ├── ComputeTargetException
-        ├── ModelNotFoundException
         ├── DatasetTimestampMissingError
         ├── IntegrityError                bytes differ from their digest
         ├── TrainingException
         ├── HyperDriveConfigException
         └── WebserviceException
+            └── ModelNotFoundException    v1 asked one service for models and for web services
 
 This module knows no HTTP. The server has a table from these classes to status codes; a refusal carries the name of its
 class, and the client raises the class of that name.
@@ -110,10 +110,6 @@ class ComputeTargetException(AzureMLException):
     """The compute target does not exist or refused the request."""
 
 
-class ModelNotFoundException(AzureMLException):
-    """The model does not exist."""
-
-
 class DatasetTimestampMissingError(AzureMLException):
     """The dataset has no timestamp column."""
 
@@ -132,3 +128,7 @@ class HyperDriveConfigException(AzureMLException):
 
 class WebserviceException(AzureMLException):
     """The web service refused the request."""
+
+
+class ModelNotFoundException(WebserviceException):
+    """The model does not exist."""

@@ -11,7 +11,7 @@ import pytest
 
 from runyard import errors
 from runyard.client.http import Server, file_resolver
-from runyard.errors import RunyardError, ServerUnreachableError, ServiceException
+from runyard.errors import RunyardError, ServerUnreachableError, ServiceException, UserErrorException
 from runyard.server.dispatch import _STATUS, _error
 
 
@@ -116,8 +116,11 @@ def test_name_that_is_no_error_of_ours_is_a_service_error(peer: Peer, server: Se
 def test_names_are_quoted_into_the_address(peer: Peer, server: Server) -> None:
     peer.body = b"[]"
     with pytest.raises(RunyardError):
-        server.call("get_datastore", workspace="a/b", name="../x?y#z")
-    assert peer.seen[-1] == ("GET", "/api/1/workspaces/a%2Fb/datastores/..%2Fx%3Fy%23z")
+        server.call("get_datastore", workspace="a b", name="..x?y#z")
+    assert peer.seen[-1] == ("GET", "/api/1/workspaces/a%20b/datastores/..x%3Fy%23z")
+    for name in ("", "a/b", None):
+        with pytest.raises(UserErrorException, match="a name is a text without"):
+            server.call("get_datastore", workspace="a", name=name)
 
 
 def test_request_that_may_be_repeated_is_sent_again(peer: Peer, server: Server) -> None:

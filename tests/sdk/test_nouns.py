@@ -13,7 +13,7 @@ import pytest
 from runyard.azureml.core import Dataset, Environment, Experiment, Model, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.compute_target import ComputeTargetException
-from runyard.azureml.exceptions import ActivityFailedException, UserErrorException
+from runyard.azureml.exceptions import ActivityFailedException, UserErrorException, WebserviceException
 from runyard.client.local_server import connect
 from runyard.protocol.identity import TokenSpec
 from runyard.sdk.session import forget_server
@@ -291,6 +291,30 @@ def test_own_logs_are_read_while_the_script_still_runs(workspace: Workspace, tmp
     found.wait_for_completion()
     assert {"logs/own.txt", "outputs/result.txt"} <= set(found.get_file_names())
     assert found._call("read_log", query={"offset": 0}, path="logs/own.txt") == b"early, late"
+
+
+def test_errors_are_of_v1s_classes(workspace: Workspace) -> None:
+    with pytest.raises(WebserviceException, match="does not exist"):
+        Model(workspace, "none")
+    with pytest.raises(ComputeTargetException, match="cannot be a compute target's name"):
+        ComputeTarget.create(workspace, "bad_name", AmlCompute.provisioning_configuration())
+    with pytest.raises(ComputeTargetException, match="max_nodes is a whole number, not 'x'"):
+        ComputeTarget.create(workspace, "good", AmlCompute.provisioning_configuration(max_nodes="x"))  # type: ignore[arg-type]
+    for name in ("", "a/b"):
+        with pytest.raises(ComputeTargetException, match="ComputeTargetNotFound"):
+            ComputeTarget(workspace, name)
+        with pytest.raises(UserErrorException, match="a name is a text"):
+            Model(workspace, name)
+    for wrong in ("", "a/b", None):
+        with pytest.raises(UserErrorException, match="An experiment's name has"):
+            Experiment(workspace, wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserErrorException, match="whole number or 'latest'"):
+        Dataset.get_by_name(workspace, "letters", version="x")
+
+
+def test_runs_are_listed_by_their_type(workspace: Workspace, run: Run) -> None:
+    assert run.id in [one.id for one in run.experiment.get_runs(type="azureml.scriptrun")]
+    assert not list(run.experiment.get_runs(type="hyperdrive"))
 
 
 def test_local_model_is_registered_found_and_deleted(workspace: Workspace, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from runyard import errors
 from runyard.client.home import read_server_file
-from runyard.errors import RunyardError, ServerUnreachableError, ServiceException
+from runyard.errors import RunyardError, ServerUnreachableError, ServiceException, UserErrorException
 from runyard.protocol import routes
 from runyard.protocol.wire import from_wire, to_wire
 
@@ -222,6 +222,8 @@ def _encode(route: routes.Route, body: Any) -> Tuple[Any, str]:
 def _path(route: routes.Route, values: Dict[str, Any]) -> str:
     filled = route.path
     for key, value in values.items():
+        if "{" + key + "}" in filled and (value in ("", None) or "/" in str(value)):
+            raise UserErrorException(f"{value!r} cannot be a name here: a name is a text without '/', and not empty.")
         filled = filled.replace("{" + key + ":path}", quote(str(value), safe="/"))
         filled = filled.replace("{" + key + "}", quote(str(value), safe=""))
     return filled

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from runyard.errors import ComputeTargetException, ConflictError
+from runyard.errors import ComputeTargetException, ConflictError, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.details import iso_time
@@ -92,15 +92,15 @@ class AmlComputeProvisioningConfiguration:
             name=name,
             vm_size=self.vm_size,
             vm_priority=self.vm_priority,
-            min_nodes=int(self.min_nodes or 0),
-            max_nodes=int(self.max_nodes),
-            idle_seconds_before_scaledown=int(self.idle_seconds_before_scaledown),
+            min_nodes=_whole("min_nodes", self.min_nodes or 0),
+            max_nodes=_whole("max_nodes", self.max_nodes),
+            idle_seconds_before_scaledown=_whole("idle_seconds_before_scaledown", self.idle_seconds_before_scaledown),
             description=self.description or "",
             tags={str(key): str(value) for key, value in (self.tags or {}).items()},
         )
         try:
             cluster = workspace._call("create_cluster", spec)
-        except ConflictError as error:
+        except UserErrorException as error:
             raise ComputeTargetException(error.message) from None
         for warning in cluster.warnings:
             print("Warning: " + warning, file=sys.stderr)
@@ -111,6 +111,8 @@ class AmlCompute(ComputeTarget):
     """A cluster."""
 
     def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ComputeTargetException(f"ComputeTargetNotFound: {name!r} cannot be a compute target's name.")
         self._workspace = workspace
         self._record: Cluster = _record or workspace._call("get_cluster", name=name)
         self._name = name
@@ -216,7 +218,10 @@ class AmlCompute(ComputeTarget):
     ) -> None:
         """Change its bounds."""
         change = ClusterChange(min_nodes, max_nodes, idle_seconds_before_scaledown)
-        self._record = self._workspace._call("change_cluster", change, name=self._name)
+        try:
+            self._record = self._workspace._call("change_cluster", change, name=self._name)
+        except UserErrorException as error:
+            raise ComputeTargetException(error.message) from None
 
     def delete(self) -> None:
         """Delete it; ComputeTargetException while runs use it."""
@@ -250,3 +255,10 @@ class AmlCompute(ComputeTarget):
 
     def __repr__(self) -> str:
         return f"AmlCompute(workspace={self._workspace.name!r}, name={self._name!r})"
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ComputeTargetException(f"{name} is a whole number, not {value!r}.") from None

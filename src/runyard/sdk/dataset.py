@@ -43,7 +43,9 @@ class Dataset:
     @staticmethod
     def get_by_name(workspace: Workspace, name: str, version: Union[int, str] = "latest") -> FileDataset:
         """The registered dataset of that name; UserErrorException if there is none."""
-        wanted = None if version in ("latest", None) else int(version)
+        wanted = None if version in ("latest", None) else str(version)
+        if wanted is not None and not (wanted.isascii() and wanted.isdigit()):
+            raise UserErrorException(f"A dataset's version is a whole number or 'latest', not {version!r}.")
         return FileDataset._of(workspace, workspace._call("find_dataset", query={"version": wanted}, name=name))
 
     @staticmethod

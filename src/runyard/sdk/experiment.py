@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Iterator, Optional
 
+from runyard.errors import ExperimentNameError
 from runyard.sdk.run import Run
 from runyard.sdk.workspace import Workspace
 
@@ -20,6 +21,8 @@ class Experiment:
         _experiment_dto: Any = None,
         **_: Any,
     ) -> None:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ExperimentNameError()
         self._workspace = workspace
         self._name = name
         self._id = _id
@@ -67,13 +70,18 @@ class Experiment:
         include_children: bool = False,
         status: Optional[str] = None,
     ) -> Iterator[Run]:
-        """The experiment's runs, newest first; ``tags`` is a key, or a dict of keys and values."""
+        """The experiment's runs, newest first; ``tags`` is a key, or a dict of keys and values.
+
+        ``type`` is what ``Run.type`` gives, with or without its 'azureml.'.
+        """
         from runyard.sdk.run_record import iterate_runs
 
         query = {"experiment": self._name, "status": status, "tags": tags, "properties": properties}
         for record in iterate_runs(self._workspace, query):
-            if include_children or record.spec.parent_run_id is None:
-                yield Run(self, record.id, _record=record)
+            run = Run(self, record.id, _record=record)
+            is_asked_for = type is None or type.lower() in (run.type, run.type.partition(".")[2])
+            if is_asked_for and (include_children or record.spec.parent_run_id is None):
+                yield run
 
     @staticmethod
     def list(workspace: Workspace) -> Any:
