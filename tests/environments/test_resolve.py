@@ -109,9 +109,21 @@ def test_a_local_file_that_is_not_there_is_refused(lock_of: Any, line: str) -> N
         lock_of(line)
 
 
-def test_python_3_6_fails_with_the_pythons_that_exist(lock_of: Any) -> None:
-    with pytest.raises(EnvironmentBuildError, match=r"asks for Python 3\.6\.2, and this host has .*3\."):
-        lock_of("tiny", packages=("python=3.6.2",))
+def test_python_that_no_run_can_use_becomes_the_oldest_that_it_can(
+    uv: str, cache_folder: str, wheels: Path, log: Any
+) -> None:
+    here = [Interpreter(sys.executable, sys.version_info[:3])]
+    spec = spec_of(*source_of(wheels), "tiny", packages=("python=3.6.2",))
+    lock = resolve(spec, uv=uv, cache_folder=cache_folder, log=log, interpreters=here)
+    assert lock.python == running_minor()
+    (note,) = (note for note in lock.notes if note.subject == "python")
+    assert (note.asked, note.got) == ("3.6.2", running_minor())
+    assert "3.7 is the oldest" in note.why
+
+
+def test_exact_only_refuses_another_python(lock_of: Any) -> None:
+    with pytest.raises(EnvironmentBuildError, match=r"asks for Python 3\.6\.2 exactly, and there would be 3"):
+        lock_of("tiny", packages=("python=3.6.2",), exact_only=True)
 
 
 def test_another_patch_release_is_a_note(uv: str, cache_folder: str, log: Any) -> None:

@@ -23,7 +23,7 @@ SPEAKING_ROOMS = {"cli", "sdk"}
 #: The third-party libraries that a room may import, wherever in a file the import stands.
 ALLOWED_THIRD_PARTY = {
     "files": {"fsspec", "pathspec"},
-    "environments": {"uv", "yaml"},
+    "environments": {"packaging", "uv", "yaml"},
     "sdk": {"pathspec", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
     "db": {"sqlalchemy"},

@@ -83,7 +83,7 @@ def choose_interpreter(wanted: str, available: Sequence[Interpreter], default: s
     """The interpreter for conda's constraint ``wanted``: its minor version must be here.
 
     ``default`` is the minor version taken when ``wanted`` leaves the choice. EnvironmentBuildError says which Pythons
-    this host has. Taking the nearest minor version instead is a later builder's decision, and belongs here.
+    this host has.
     """
     usable = [one for one in available if one.version[:2] >= OLDEST_PYTHON]
     fitting = [one for one in usable if _allows(wanted, one.version)]
@@ -96,6 +96,13 @@ def choose_interpreter(wanted: str, available: Sequence[Interpreter], default: s
         f"The environment asks for Python {asked}, and this host has {here} (3.7 is the oldest that a run can use).",
         hint=f"Install that Python, or change the line to python={default}.",
     )
+
+
+def wanted_minor(wanted: str) -> Optional[str]:
+    """The one minor version that conda's constraint names ("=3.6.2" -> "3.6"); None where it leaves a choice."""
+    text = wanted.lstrip("=").split("=")[0].strip()
+    found = re.match(r"^(\d+\.\d+)(?:\.[\d*]+)*$", text)
+    return found.group(1) if found else None
 
 
 def python_note(wanted: str, taken: Interpreter) -> Optional[Note]:
@@ -118,7 +125,7 @@ _PASSED_OPTIONS = (
 def _take_pip_line(line: str, requirements: List[str], options: List[str], notes: List[Note]) -> None:
     name = requirement_name(line)
     if name == "azureml" or name.startswith("azureml-"):
-        notes.append(Note(name, line, "", "Runyard's own kit provides it"))
+        notes.append(Note(name, without_credentials(line), "", "Runyard's own kit provides it"))
     elif not line.startswith("-"):
         requirements.append(line)
     elif re.split(r"[\s=]", line, maxsplit=1)[0] not in _PASSED_OPTIONS:

@@ -6,16 +6,17 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager
-from typing import Collection, Iterator, List, Optional
+from typing import Collection, Iterator, List, Mapping, Optional
 
 from runyard.environments.blame import error_of
 from runyard.environments.bytecode import compile_environment, forget_unused
 from runyard.environments.pythons import find_interpreters, find_minor, minor_of
+from runyard.environments.recipes import missing_programs
 from runyard.environments.resolve import index_arguments, user_interpreter
 from runyard.environments.uv import Log, UvResult, run_uv, uv_cache_folder
 from runyard.errors import EnvironmentBuildError, StorageFullError
 from runyard.files.layout import DISK_FULL
-from runyard.protocol.environments import Builder, Lock
+from runyard.protocol.environments import Builder, Lock, SourceBuild
 from runyard.protocol.record import record
 
 #: TensorFlow's wheels of 600 MB on a slow line, and sources that compile, fit.
@@ -157,6 +158,9 @@ def _build(lock: Lock, root_folder: str, uv: str, cache_folder: str, log: Log, t
         call.make(interpreter.path)
         if lock.requirements:
             call.install()
+        for source in lock.sources:
+            call.build(source)
+        if lock.requirements or lock.sources:
             _compile(temporary, lock.python, _bytecode_folder(root_folder), log, timeout_s)
         _write_marker(temporary, lock.digest)
         # A run may have a uid of its own.
@@ -198,7 +202,7 @@ class _Install:
         path = os.path.join(self.folder, "runyard-requirements.txt")
         options = [line for line in self.lock.options if line != "--pre"]
         arguments = ["pip", "install", "--link-mode", "hardlink", "--no-deps"]
-        arguments += ["--python", _python_in(self.folder), "--cache-dir", self.cache_folder]
+        arguments += self._place()
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
                 stream.write("\n".join([*options, *self.lock.requirements]) + "\n")
@@ -207,8 +211,30 @@ class _Install:
             # It may hold an index's password, and serves only this call.
             os.unlink(path)
 
-    def _run(self, arguments: List[str]) -> UvResult:
-        result = run_uv(self.uv, arguments, folder=self.folder, log=self.log, timeout_s=self.timeout_s)
+    def build(self, source: SourceBuild) -> None:
+        """Build a package whose build must see what is installed; its needs are looked for first."""
+        name = source.requirement
+        missing = missing_programs(source, os.environ.get("PATH", os.defpath).split(os.pathsep))
+        if missing:
+            raise EnvironmentBuildError(
+                "{} is built from its source, which needs {}, not on this host.".format(name, " and ".join(missing)),
+                hint="On Debian: apt install {}".format(" ".join(missing.values())),
+            )
+        self.log(f"Building {name} from its source; this takes minutes, once.")
+        options = [line for line in self.lock.options if line != "--pre"]
+        arguments = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", name.split("==")[0]]
+        arguments += [*self._place(), *index_arguments(options), *options, "--", name]
+        self._run(arguments, source.variables)
+
+    def _place(self) -> List[str]:
+        found = ["--python", _python_in(self.folder), "--cache-dir", self.cache_folder]
+        # Sources are built with the tools of their day: those of today no longer take them.
+        return found if self.lock.as_of is None else [*found, "--exclude-newer", self.lock.as_of]
+
+    def _run(self, arguments: List[str], variables: Optional[Mapping[str, str]] = None) -> UvResult:
+        result = run_uv(
+            self.uv, arguments, folder=self.folder, log=self.log, timeout_s=self.timeout_s, variables=variables
+        )
         if result.code:
             raise error_of(result, self.lock.python, newest=_unknown, from_conda={})
         return result

@@ -7,15 +7,18 @@ import sys
 import tempfile
 import urllib.parse
 from dataclasses import replace
-from typing import List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from runyard.environments.blame import error_of
-from runyard.environments.pins import PipWish, choose_interpreter, python_note, translate
-from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe, running_minor
+from runyard.environments.pins import PipWish, translate
+from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe
 from runyard.environments.uv import Log, UvResult, run_uv
 from runyard.errors import EnvironmentBuildError
-from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, lock_digest
+from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, Note, lock_digest
 from runyard.protocol.record import record
+
+if TYPE_CHECKING:
+    from runyard.environments.journey import Journey
 
 #: Old pins may need their sources fetched and built to learn what they depend on.
 RESOLVE_TIMEOUT_S = 900.0
@@ -33,33 +36,46 @@ def resolve(
     timeout_s: float = RESOLVE_TIMEOUT_S,
     interpreters: Optional[Sequence[Interpreter]] = None,
 ) -> Lock:
-    """The lock of ``spec`` on this host, today; the same spec gives the same digest all day.
+    """The lock of ``spec`` on this host; the same spec gives the same digest all day, and with old pins for ever.
 
     Blocks for seconds. EnvironmentBuildError names the package that cannot be had and what would work;
     ``interpreters`` replaces the search for this host's Pythons.
     """
     if spec.python.user_managed:
         return _user_managed(spec)
+    # Loaded here: a node that builds from a lock has no use for it.
+    from runyard.environments.journey import plan_journey
+
     wish = translate(spec.python.conda)
     available = find_interpreters() if interpreters is None else interpreters
-    interpreter = choose_interpreter(wish.python, available, running_minor())
-    log(f"Resolving for Python {minor_of(interpreter)}; packages asked for: {len(wish.requirements)}.")
-    call = _Call(uv, _compile_arguments(interpreter, cache_folder, spec.python.as_of, wish.options), log, timeout_s)
-    requirements = _pinned(wish, interpreter, call)
-    notes = wish.notes
-    patch = python_note(wish.python, interpreter)
+    journey = plan_journey(spec.python, wish, available, uv, log)
+    if spec.python.exact_only:
+        _refuse_changes(journey.notes)
+    for note in journey.notes:
+        log("{}: asked {}, got {}: {}.".format(note.subject, note.asked, note.got or "nothing", note.why))
+    minor = minor_of(journey.interpreter)
+    log(f"Resolving for Python {minor}; packages asked for: {len(journey.requirements)}.")
+    call = _Call(uv, _compile_arguments(journey, cache_folder, wish.options), log, timeout_s)
     lock = Lock(
         digest="",
         builder=Builder.UV,
-        python=minor_of(interpreter),
-        requirements=requirements,
+        python=minor,
+        requirements=_pinned(wish, journey, call),
         options=wish.options,
-        as_of=spec.python.as_of,
-        notes=notes if patch is None else (patch,) + notes,
+        as_of=journey.as_of,
+        notes=journey.notes,
+        sources=journey.sources,
     )
-    for note in lock.notes:
-        log("{}: asked {}, got {}: {}.".format(note.subject, note.asked, note.got or "nothing", note.why))
     return replace(lock, digest=lock_digest(lock))
+
+
+def _refuse_changes(notes: Sequence[Note]) -> None:
+    """Another Python is a change; packages are what the file pins, or were left open by it."""
+    for note in notes:
+        if note.subject == "python":
+            raise EnvironmentBuildError(
+                f"The environment asks for Python {note.asked} exactly, and there would be {note.got}: {note.why}."
+            )
 
 
 def user_interpreter(interpreter_path: str) -> str:
@@ -108,16 +124,16 @@ class _Call:
     timeout_s: float
 
 
-def _pinned(wish: PipWish, interpreter: Interpreter, call: _Call) -> Tuple[str, ...]:
-    if not wish.requirements:
+def _pinned(wish: PipWish, journey: "Journey", call: _Call) -> Tuple[str, ...]:
+    if not journey.requirements:
         return ()
     options = [line for line in wish.options if line != "--pre"]
     with tempfile.TemporaryDirectory(prefix="runyard-resolve-") as folder:
-        result = _compile(call, options + [_with_content(line) for line in wish.requirements], folder)
+        result = _compile(call, options + [_with_content(line) for line in journey.requirements], folder)
         if result.code:
             raise error_of(
                 result,
-                minor_of(interpreter),
+                minor_of(journey.interpreter),
                 newest=lambda name: _newest(call, options, name, folder),
                 from_conda=dict(wish.from_conda),
             )
@@ -125,13 +141,11 @@ def _pinned(wish: PipWish, interpreter: Interpreter, call: _Call) -> Tuple[str, 
     return tuple(sorted(pin for pin in pins if pin and not pin.startswith(("#", "-"))))
 
 
-def _compile_arguments(
-    interpreter: Interpreter, cache_folder: str, as_of: Optional[str], options: Sequence[str]
-) -> List[str]:
+def _compile_arguments(journey: "Journey", cache_folder: str, options: Sequence[str]) -> List[str]:
     arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-python-downloads"]
-    arguments += ["--python", interpreter.path, "--cache-dir", cache_folder]
-    if as_of is not None:
-        arguments += ["--exclude-newer", as_of]
+    arguments += ["--python", journey.interpreter.path, "--cache-dir", cache_folder]
+    if journey.as_of is not None:
+        arguments += ["--exclude-newer", journey.as_of]
     if "--pre" in options:
         arguments += ["--prerelease", "allow"]
     return arguments + index_arguments(options)

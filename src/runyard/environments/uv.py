@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import IO, Callable, Deque, Dict, List, Mapping, Sequence, Tuple
+from typing import IO, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from runyard.errors import EnvironmentBuildError
 from runyard.files.processes import signal_group
@@ -97,21 +97,38 @@ def _is_index_setting(name: str) -> bool:
     return name.startswith(("UV_", "PIP_")) and name not in _DROPPED
 
 
-def run_uv(uv: str, arguments: Sequence[str], *, folder: str, log: Log, timeout_s: float) -> UvResult:
+def run_uv(
+    uv: str,
+    arguments: Sequence[str],
+    *,
+    folder: str,
+    log: Log,
+    timeout_s: float,
+    variables: Optional[Mapping[str, str]] = None,
+) -> UvResult:
     """Run uv in ``folder``; each line of its messages goes to ``log`` as it comes, without credentials.
 
+    ``variables`` are added to its environment.
     Blocks until it ends. On timeout (EnvironmentBuildError), or when the caller is interrupted, its whole process
     group is ended.
     """
-    return run_tool([uv, "--no-progress", "--color", "never", *arguments], folder=folder, log=log, timeout_s=timeout_s)
+    command = [uv, "--no-progress", "--color", "never", *arguments]
+    return run_tool(command, folder=folder, log=log, timeout_s=timeout_s, variables=variables)
 
 
-def run_tool(command: Sequence[str], *, folder: str, log: Log, timeout_s: float) -> UvResult:
+def run_tool(
+    command: Sequence[str],
+    *,
+    folder: str,
+    log: Log,
+    timeout_s: float,
+    variables: Optional[Mapping[str, str]] = None,
+) -> UvResult:
     """As run_uv, for any program that builds."""
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=tool_environment(os.environ),
+        env={**tool_environment(os.environ), **(variables or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

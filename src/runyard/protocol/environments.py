@@ -30,8 +30,10 @@ class PythonSpec:
     #: Only for user_managed: a path, a name on the PATH, or "python" for the one that Runyard itself runs on.
     interpreter_path: str = "python"
     conda: CondaSpec = field(default_factory=CondaSpec)
-    #: Resolve as if it were this day (YYYY-MM-DD); None: today.
+    #: Resolve as if it were this day (YYYY-MM-DD); None: today, or the day of pins that are old.
     as_of: Optional[str] = None
+    #: Refuse to take another Python or other versions than the file names.
+    exact_only: bool = False
 
 
 @record
@@ -77,6 +79,18 @@ class Note:
 
 
 @record
+class SourceBuild:
+    """A package that is built from its source on the node, after the others are installed."""
+
+    #: Pinned: "horovod==0.19.5".
+    requirement: str
+    #: Environment variables of the build.
+    variables: Dict[str, str] = field(default_factory=dict)
+    #: Programs that it needs, each with the Debian package that has it.
+    programs: Dict[str, str] = field(default_factory=dict)
+
+
+@record
 class Lock:
     """All that a node needs to make the interpreter; equal digests are equal environments."""
 
@@ -91,6 +105,8 @@ class Lock:
     options: Tuple[str, ...] = ()
     as_of: Optional[str] = None
     notes: Tuple[Note, ...] = ()
+    #: Built in this order, without isolation, after ``requirements``.
+    sources: Tuple[SourceBuild, ...] = ()
 
 
 @record

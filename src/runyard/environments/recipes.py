@@ -1,0 +1,53 @@
+"""Packages that are built from source in a way of their own: the data file beside this says how."""
+
+import json
+import os
+from functools import lru_cache
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from runyard.environments.pins import requirement_name
+from runyard.protocol.environments import SourceBuild
+
+
+def split_sources(requirements: Iterable[str]) -> Tuple[List[str], List[str]]:
+    """(what the resolver is asked for, the lines that have a recipe). What a recipe needs is asked for too."""
+    lines = list(requirements)
+    special = [line for line in lines if requirement_name(line) in _recipes()]
+    plain = [line for line in lines if line not in special]
+    named = {requirement_name(line) for line in plain}
+    for line in special:
+        for needed in _recipes()[requirement_name(line)]["requires"]:
+            if requirement_name(needed) not in named:
+                plain.append(needed)
+                named.add(requirement_name(needed))
+    return plain, special
+
+
+def source_build(name: str, version: str, beside: Collection[str]) -> SourceBuild:
+    """How to build that version; ``beside`` are the names of the packages that are installed with it."""
+    recipe = _recipes()[name]
+    variables: Dict[str, str] = dict(recipe["variables"])
+    for case in recipe["beside"]:
+        variables.update(case["present" if set(case["packages"]) & set(beside) else "absent"])
+    return SourceBuild(f"{name}=={version}", variables, dict(recipe["programs"]))
+
+
+def why_built(name: str) -> str:
+    """Why that package has a recipe."""
+    return str(_recipes()[name]["why"])
+
+
+def missing_programs(build: SourceBuild, folders: Sequence[str]) -> Mapping[str, str]:
+    """The programs that the build needs and that none of ``folders`` has, with the Debian package of each."""
+    return {
+        program: package
+        for program, package in build.programs.items()
+        if not any(os.access(os.path.join(folder, program), os.X_OK) for folder in folders)
+    }
+
+
+@lru_cache(maxsize=1)
+def _recipes() -> Dict[str, Any]:
+    with open(os.path.join(os.path.dirname(__file__), "recipes.json"), encoding="utf-8") as stream:
+        found: Dict[str, Any] = json.load(stream)
+    return found

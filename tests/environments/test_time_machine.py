@@ -1,0 +1,169 @@
+"""Old pins on today's index: which Python, which day, and what the user is told."""
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.environments.index import Index, index_urls
+from runyard.environments.journey import Journey, plan_journey
+from runyard.environments.pins import translate
+from runyard.environments.pythons import Interpreter, running_minor
+from runyard.environments.resolve import resolve
+from runyard.environments.time_machine import find_pins
+from runyard.errors import EnvironmentBuildError
+from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
+from tests.environments.old_index import OldIndex, serving
+from tests.environments.packages import make_wheel
+
+HERE = tuple(Interpreter(f"/pythons/3.{minor}", (3, minor, 4)) for minor in (11, 7, 8, 13))
+YESTERDAY = (datetime.date.today() - datetime.timedelta(days=1)).isoformat()
+
+
+@pytest.fixture(params=["json", "html"])
+def index(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[OldIndex]:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    found = OldIndex(folder, is_json=request.param == "json")
+    for name, version, day, tags in (
+        ("flow", "2.2.0", "2020-05-06", ["cp35-cp35m", "cp36-cp36m", "cp37-cp37m", "cp38-cp38"]),
+        ("flow", "2.19.0", YESTERDAY, ["cp311-cp311", "cp313-cp313"]),
+        ("deep", "1.0", "2019-01-01", ["cp37-cp37m"]),
+        ("pure", "1.5", "2020-06-10", ["py3-none-any"]),
+    ):
+        for tag in tags:
+            whole = tag if tag.endswith("any") else tag + "-manylinux2010_x86_64"
+            found.add(make_wheel(folder, name, version, tag=whole), day)
+    found.add(make_wheel(folder, "horovod", "0.19.5", tag="cp27-none-win32"), "2020-06-24")
+    (folder / "horovod-0.19.5.tar.gz").write_bytes(b"a source")
+    found.add(folder / "horovod-0.19.5.tar.gz", "2020-06-24")
+    with serving(found):
+        yield found
+
+
+def _journey(index: OldIndex, log: Any, *pip: str, python: str = "", here: Any = HERE, **spec: Any) -> Journey:
+    options = ("--index-url " + index.url + "/simple",)
+    conda = CondaSpec(packages=(f"python{python}",) if python else (), pip=options + pip)
+    return plan_journey(PythonSpec(conda=conda, **spec), translate(conda), here, "/no/uv", log)
+
+
+@pytest.fixture(autouse=True)
+def _stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_FETCH_PYTHON", "0")
+
+
+def test_python_that_is_gone_becomes_the_nearest_that_every_pin_fits(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "flow==2.2.0", python="=3.6.2")
+    assert found.interpreter.version[:2] == (3, 7)
+    assert (found.notes[0].asked, found.notes[0].got) == ("3.6.2", "3.7")
+    assert "3.7 is the oldest" in found.notes[0].why
+
+
+def test_python_that_is_missing_here_becomes_the_nearest(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "pure<2", python="=3.9")
+    assert found.interpreter.version[:2] == (3, 8)
+    assert "this host has no Python 3.9" in found.notes[0].why
+
+
+def test_file_without_a_python_gets_one_that_its_pins_fit(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "flow==2.2.0")
+    assert found.interpreter.version[:2] == (3, 8)
+    assert found.notes[0].why == "flow==2.2.0 has wheels for Python 3.7, 3.8"
+
+
+def test_exact_python_stays_although_a_pin_does_not_fit_it(index: OldIndex, log: Any) -> None:
+    assert _journey(index, log, "flow==2.2.0", python="=3.11").interpreter.version[:2] == (3, 11)
+
+
+def test_pins_that_no_python_fits_together_are_named_with_theirs(index: OldIndex, log: Any) -> None:
+    with pytest.raises(EnvironmentBuildError, match=r"No Python fits every pin: flow==2\.19\.0 has 3\.11, 3\.13; deep"):
+        _journey(index, log, "flow==2.19.0", "deep==1.0", python="=3.6")
+
+
+def test_python_that_would_fit_is_named_where_this_host_lacks_it(index: OldIndex, log: Any) -> None:
+    with pytest.raises(EnvironmentBuildError, match=r"the pins need Python 3\.7, and this host has 3\.11"):
+        _journey(index, log, "deep==1.0", python="=3.6", here=HERE[:1])
+
+
+def test_old_pins_are_resolved_as_of_the_newest_of_them(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "flow==2.2.0", "pure<=1.5", "open", python="=3.8")
+    assert found.as_of == "2020-07-10"
+    assert "pure<=1.5, is of 2020-06-10" in found.notes[-1].why
+
+
+def test_new_pins_and_open_lines_are_resolved_as_of_today(index: OldIndex, log: Any) -> None:
+    assert _journey(index, log, "flow==2.19.0", "deep").as_of is None
+    assert _journey(index, log, "flow==2.19.0", "deep==1.0", python="=3.11").as_of is None
+
+
+def test_day_that_the_user_names_goes_before(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "flow==2.2.0", python="=3.8", as_of="2021-01-01")
+    assert (found.as_of, found.notes[1:]) == ("2021-01-01", ())
+
+
+def test_only_pins_are_asked_about(index: OldIndex, log: Any) -> None:
+    _journey(index, log, "open", "flow>=2")
+    assert index.requests == []
+
+
+def test_package_with_a_recipe_is_built_beside_what_it_must_see(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "flow==2.2.0", "tensorflow-gpu", "horovod==0.19.5", "psutil==5.7.2", python="=3.8")
+    assert "horovod" not in " ".join(found.requirements)
+    assert {"cloudpickle", "cffi>=1.4.0", "psutil==5.7.2"} <= set(found.requirements)
+    assert "psutil" not in found.requirements, "the file's own pin goes before the recipe's line"
+    (source,) = found.sources
+    assert source.requirement == "horovod==0.19.5"
+    assert source.variables["HOROVOD_WITH_TENSORFLOW"] == source.variables["HOROVOD_WITHOUT_PYTORCH"] == "1"
+    assert found.as_of == "2020-07-24"
+
+
+def test_yanked_and_foreign_files_are_no_releases(index: OldIndex, log: Any) -> None:
+    index.days["flow_extras-9.0-py3-none-any.whl"] = "2020-01-01"
+    (index.folder / "flow_extras-9.0-py3-none-any.whl").write_bytes(b"")
+    found = Index([index.url + "/simple"], log).releases("flow")
+    assert [str(one.version) for one in found] == ["2.19.0", "2.2.0"]
+
+
+def test_index_that_cannot_be_asked_is_said_and_stands_in_nobody_s_way(log: Any) -> None:
+    secret = Index(["http://user:canary@127.0.0.1:9/simple"], log)
+    assert find_pins(["flow==2.2.0"], secret) == ()
+    assert "What http://***@127.0.0.1:9/simple has of flow is not known" in log.text
+    assert "canary" not in log.text
+
+
+def test_credentials_of_an_index_are_sent_as_such(index: OldIndex, log: Any) -> None:
+    Index([index.url.replace("http://", "http://us%40er:pass@") + "/simple"], log).releases("flow")
+    assert index.requests == [("/simple/flow/", "Basic dXNAZXI6cGFzcw==")]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "expected"),
+    [
+        ((), {}, ("https://pypi.org/simple",)),
+        ((), {"UV_DEFAULT_INDEX": "https://a/simple", "UV_INDEX": "b=https://b/s https://c/s?x=1"},
+         ("https://b/s", "https://c/s?x=1", "https://a/simple")),
+        (("-i https://mine",), {"UV_DEFAULT_INDEX": "https://a"}, ("https://mine",)),
+        (("--index-url=https://mine", "--extra-index-url https://more"), {}, ("https://more", "https://mine")),
+        (("--no-index", "--find-links /wheels"), {}, ()),
+    ],
+)  # fmt: skip
+def test_indexes_are_those_that_uv_would_ask(options: Any, settings: Any, expected: Any) -> None:
+    assert index_urls(options, settings) == expected
+
+
+def test_what_old_pins_leave_open_is_taken_as_of_their_day(uv: str, tmp_path: Path, log: Any) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    index = OldIndex(folder)
+    index.add(make_wheel(folder, "pinned", "1.0", needs=["beneath"]), "2020-06-10")
+    index.add(make_wheel(folder, "beneath", "1.0"), "2020-06-20")
+    index.add(make_wheel(folder, "beneath", "2.0"), "2023-01-01")
+    with serving(index):
+        conda = CondaSpec(packages=(f"python={running_minor()}",), pip=(f"-i {index.url}/simple", "pinned==1.0"))
+        spec = EnvironmentSpec("old", python=PythonSpec(conda=conda))
+        lock = resolve(spec, uv=uv, cache_folder=str(tmp_path / "cache"), log=log)
+    assert lock.requirements == ("beneath==1.0", "pinned==1.0")
+    assert lock.as_of == "2020-07-10"
+    assert "as of 2020-07-10" in log.text
