@@ -48,6 +48,7 @@ class PythonSection:
         self.interpreter_path = known.interpreter_path
         self.conda_dependencies = CondaDependencies(_underlying_structure=known.conda)
         self.as_of = known.as_of
+        self.exact_only = known.exact_only
         self.conda_dependencies_file: Optional[str] = None
 
     def _spec(self) -> PythonSpec:
@@ -59,6 +60,7 @@ class PythonSection:
             interpreter_path=self.interpreter_path or "python",
             conda=conda,
             as_of=self.as_of,
+            exact_only=self.exact_only,
         )
 
 
