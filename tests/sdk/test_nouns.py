@@ -4,6 +4,7 @@ import json
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ import pytest
 from runyard.azureml.core import Dataset, Environment, Experiment, Model, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.compute_target import ComputeTargetException
-from runyard.azureml.exceptions import ActivityFailedException, UserErrorException, WebserviceException
+from runyard.azureml.core.conda_dependencies import CondaDependencies
+from runyard.azureml.core.run import _OfflineRun
+from runyard.azureml.exceptions import (
+    ActivityFailedException,
+    RunEnvironmentException,
+    UserErrorException,
+    WebserviceException,
+)
 from runyard.client.local_server import connect
 from runyard.protocol.identity import TokenSpec
 from runyard.sdk.session import forget_server
@@ -194,6 +202,12 @@ def test_offline_run_prints_what_it_would_have_recorded(capsys: pytest.CaptureFi
     offline.log("loss", 0.5)
     assert capsys.readouterr().out == "Attempted to log scalar metric loss:\n0.5\n"
     assert offline.get_metrics() == {"loss": 0.5}
+    offline.set_tags({"mood": "good"})
+    offline.add_properties({"made": "here"})
+    assert (offline.tags, offline.properties) == ({"mood": "good"}, {"made": "here"})
+    assert (offline.get_status(), type(offline)) == ("Running", _OfflineRun)
+    with pytest.raises(RunEnvironmentException, match="belongs to no experiment"):
+        offline.experiment  # noqa: B018
     assert offline.child_run("part").id == offline.id + ".part"
 
 
@@ -250,6 +264,13 @@ def test_environment_that_is_fetched_has_its_version_and_changed_becomes_the_nex
     run.cancel()
     found.environment_variables["MOOD"] = "good"
     assert found.register(workspace).version == "2"
+
+
+def test_tensorflow_of_conda_is_added_by_its_kind() -> None:
+    found = CondaDependencies()
+    found.add_tensorflow_conda_package()
+    found.add_tensorflow_conda_package(core_type="gpu", version="1.13")
+    assert list(found.conda_packages) == ["tensorflow", "tensorflow-gpu=1.13"]
 
 
 def test_cluster_is_made_described_resized_and_deleted(workspace: Workspace) -> None:
@@ -310,6 +331,32 @@ def test_errors_are_of_v1s_classes(workspace: Workspace) -> None:
             Experiment(workspace, wrong)  # type: ignore[arg-type]
     with pytest.raises(UserErrorException, match="whole number or 'latest'"):
         Dataset.get_by_name(workspace, "letters", version="x")
+
+
+def test_cluster_tells_its_runs_its_sizes_and_settings(workspace: Workspace, source: str) -> None:
+    cluster = ComputeTarget.create(workspace, "told", AmlCompute.provisioning_configuration(max_nodes=3))
+    assert (cluster.id, cluster.scale_settings.maximum_node_count) == ("told", 3)
+    assert cluster.status.vm_size == "STANDARD_D2_V2"
+    assert {"name": "STANDARD_NC6", "vCPUs": 6, "gpus": 1, "memoryGB": 56.0} in AmlCompute.supported_vmsizes(workspace)
+    config = ScriptRunConfig(source, command=["sleep", "60"], compute_target=cluster)
+    config.run_config.environment.python.user_managed_dependencies = True
+    submitted = Experiment(workspace, "nouns").submit(config)
+    assert [one.id for one in cluster.get_active_runs()] == [submitted.id]
+    assert not list(cluster.get_active_runs(type="hyperdrive"))
+    submitted.cancel()
+    submitted.wait_for_completion()
+    assert not list(cluster.get_active_runs())
+
+
+def test_submitted_folder_comes_back_as_a_zip_file(workspace: Workspace, run: Run, tmp_path: Path) -> None:
+    path = run.restore_snapshot(path=str(tmp_path))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["train.py"]
+        assert archive.read("train.py").decode() == SCRIPT
+    interactive = Experiment(workspace, "by-hand").start_logging()
+    with pytest.raises(UserErrorException, match="has no snapshot"):
+        interactive.restore_snapshot()
+    interactive.complete()
 
 
 def test_runs_are_listed_by_their_type(workspace: Workspace, run: Run) -> None:

@@ -89,6 +89,11 @@ def find_vm_size(name: str) -> Optional[VmSize]:
     return _SIZES.get(key if key.startswith(("STANDARD_", "BASIC_")) else "STANDARD_" + key)
 
 
+def list_vm_sizes() -> Tuple[VmSize, ...]:
+    """Every size that is known, by name."""
+    return tuple(_SIZES[name] for name in sorted(_SIZES))
+
+
 def _table() -> Dict[str, VmSize]:
     rows = (
         ("A1_V2", 1, 2, 0), ("A2_V2", 2, 4, 0), ("A4_V2", 4, 8, 0), ("A8_V2", 8, 16, 0),

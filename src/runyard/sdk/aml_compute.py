@@ -2,12 +2,15 @@
 
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from runyard.errors import ComputeTargetException, ConflictError, UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec
+from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec, list_vm_sizes
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.details import iso_time
+from runyard.sdk.experiment import Experiment
+from runyard.sdk.run import Run
+from runyard.sdk.run_record import iterate_runs
 from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
@@ -175,6 +178,29 @@ class AmlCompute(ComputeTarget):
         return self._record.spec.vm_size
 
     @property
+    def id(self) -> str:
+        """The cluster's name: it is the only one of that name in the workspace."""
+        return self._name
+
+    @property
+    def status(self) -> AmlComputeStatus:
+        """The cluster when it was last looked at; ``get_status()`` looks again."""
+        return AmlComputeStatus(self._record)
+
+    @property
+    def scale_settings(self) -> ScaleSettings:
+        """How far it grows and how long its nodes idle."""
+        return self.status.scale_settings
+
+    @staticmethod
+    def supported_vmsizes(workspace: Workspace, location: Optional[str] = None) -> List[Dict[str, Any]]:
+        """The sizes of nodes that are known, in v1's keys."""
+        return [
+            {"name": one.name, "vCPUs": one.cpus, "gpus": one.gpus, "memoryGB": one.memory_gib}
+            for one in list_vm_sizes()
+        ]
+
+    @property
     def tags(self) -> Dict[str, str]:
         """The cluster's tags."""
         return dict(self._record.spec.tags)
@@ -229,6 +255,17 @@ class AmlCompute(ComputeTarget):
             self._workspace._call("delete_cluster", name=self._name)
         except ConflictError as error:
             raise ComputeTargetException(error.message) from None
+
+    def get_active_runs(
+        self, type: Optional[str] = None, tags: Any = None, properties: Any = None, status: Optional[str] = None
+    ) -> Iterator[Run]:
+        """The cluster's runs that have not ended, newest first."""
+        for record in iterate_runs(self._workspace, {"tags": tags, "properties": properties, "status": status}):
+            if record.target == self._name and record.ended_at is None:
+                experiment = Experiment(self._workspace, record.experiment, _create_in_cloud=False)
+                run = Run(experiment, record.id, _record=record)
+                if type is None or type.lower() in (run.type, run.type.partition(".")[2]):
+                    yield run
 
     def list_nodes(self) -> List[Dict[str, Any]]:
         """Its nodes, and the run of each."""

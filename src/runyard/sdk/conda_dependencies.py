@@ -66,6 +66,13 @@ class CondaDependencies:
         """Add a conda package; one of that name is replaced."""
         self._change(packages=_replaced(self._spec.packages, conda_package))
 
+    def add_tensorflow_conda_package(self, core_type: str = "cpu", version: Optional[str] = None) -> None:
+        """Add conda's tensorflow, or tensorflow-gpu where ``core_type`` is 'gpu'."""
+        if core_type not in ("cpu", "gpu"):
+            raise UserErrorException(f"core_type is 'cpu' or 'gpu', not {core_type!r}.")
+        name = "tensorflow" if core_type == "cpu" else "tensorflow-gpu"
+        self.add_conda_package(name if version is None else f"{name}={version}")
+
     def add_pip_package(self, pip_package: str) -> None:
         """Add a requirement for pip; one of that name is replaced."""
         self._change(pip=_replaced(self._spec.pip, pip_package))

@@ -3,6 +3,8 @@
 import uuid
 from typing import Any, Dict, Optional
 
+from runyard.errors import RunEnvironmentException
+
 
 class OfflineRun:
     """A run that nobody records: a script works on a desk as it does when submitted."""
@@ -22,6 +24,17 @@ class OfflineRun:
     def status(self) -> str:
         """It always runs."""
         return "Running"
+
+    def get_status(self) -> str:
+        """It always runs."""
+        return self.status
+
+    @property
+    def experiment(self) -> Any:
+        """It belongs to none: RunEnvironmentException."""
+        raise RunEnvironmentException(
+            "This run is offline and belongs to no experiment; Workspace.from_config() finds the workspace."
+        )
 
     @property
     def input_datasets(self) -> Dict[str, str]:
@@ -47,6 +60,16 @@ class OfflineRun:
         """Tags set in this process."""
         return dict(self._tags)
 
+    def set_tags(self, tags: Dict[str, Any]) -> None:
+        """Print the tags."""
+        for key, value in tags.items():
+            self.tag(key, value)
+
+    @property
+    def tags(self) -> Dict[str, str]:
+        """Tags set in this process."""
+        return self.get_tags()
+
     def add_properties(self, properties: Dict[str, Any]) -> None:
         """Print the properties."""
         print(f"Attempted to add properties:\n{properties}")
@@ -55,6 +78,11 @@ class OfflineRun:
     def get_properties(self) -> Dict[str, str]:
         """Properties added in this process."""
         return dict(self._properties)
+
+    @property
+    def properties(self) -> Dict[str, str]:
+        """Properties added in this process."""
+        return self.get_properties()
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: Any = None) -> None:
         """Print what would be uploaded."""

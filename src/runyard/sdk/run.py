@@ -286,6 +286,12 @@ class Run:
             datasets, resource_configuration,
         )  # fmt: skip
 
+    def restore_snapshot(self, snapshot_id: Optional[str] = None, path: Optional[str] = None) -> str:
+        """Download the submitted folder as a zip file into ``path`` (default: here); returns the file's path."""
+        from runyard.sdk.run_snapshot import restore_snapshot
+
+        return restore_snapshot(self, snapshot_id, path)
+
     def get_portal_url(self) -> str:
         """The run's page."""
         from runyard.sdk.session import current_server
