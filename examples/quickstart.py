@@ -125,7 +125,7 @@ def show_metrics(metrics):
     """A small table, and a plot of the accuracy."""
     series = {name: values for name, values in metrics.items() if isinstance(values, list)}
     print("      epoch  " + "  ".join(f"{name:>16}" for name in series))
-    for epoch, row in enumerate(zip(*series.values(), strict=False)):
+    for epoch, row in enumerate(zip(*series.values(), strict=False), start=1):
         print(f"      {epoch:>5}  " + "  ".join(f"{value:>16.4f}" for value in row))
     try:
         import plotext

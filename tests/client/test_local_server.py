@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runyard.client.local_server import connect, ensure_running, is_running
+from runyard.errors import ServiceException, UserErrorException
 
 pytestmark = [pytest.mark.e2e]
 
@@ -76,3 +77,15 @@ def test_server_behind_a_proxy_is_reached_past_it_and_its_links_lead_through_it(
     assert (info.home, info.url, server.address()) == (str(home), "https://yard.example", "https://yard.example")
     assert server.url("ping") == "https://yard.example/api/1/ping"
     server.close()
+
+
+def test_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UserErrorException, match=r"cannot be written \(Not a directory\)\. Choose one"):
+        ensure_running(tmp_path / "file" / "home")
+
+
+def test_server_that_ends_at_once_is_quoted_by_its_error(tmp_path: Path) -> None:
+    (tmp_path / "runyard.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(ServiceException, match="file is not a database"):
+        ensure_running(tmp_path)

@@ -29,7 +29,7 @@ class _Site(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/loop")
             self.end_headers()
-        elif self.path == "/file":
+        elif self.path in ("/file", "/a%20file?name=%C3%A9%20b&c=1"):
             self.send_response(200)
             self.send_header("ETag", '"1"')
             self.send_header("Content-Length", "4")
@@ -50,6 +50,12 @@ def site() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("path", ["/a file?name=é b&c=1", "/a%20file?name=%C3%A9%20b&c=1"])
+def test_blanks_and_letters_of_an_address_are_quoted_once(site: str, tmp_path: Path, path: str) -> None:
+    fetch(site + path, str(tmp_path / "file"), allow_private=True)
+    assert (tmp_path / "file").read_bytes() == b"data"
 
 
 def test_file_is_fetched_whole_through_a_redirect(site: str, tmp_path: Path) -> None:

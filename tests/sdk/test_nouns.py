@@ -1,8 +1,10 @@
 """v1's nouns as scripts use them, against a real server of their own."""
 
+import contextlib
 import json
 import os
 import re
+import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -122,6 +124,30 @@ def test_nearer_place_of_a_config_wins_in_v1s_order(workspace: Workspace, tmp_pa
         name = "from-" + place.split("/")[0].strip(".").replace(".", "-").replace("_", "-")
         (tmp_path / place).write_text(json.dumps({"workspace_name": name, "more": "is ignored"}))
         assert Workspace.from_config(path=str(tmp_path)).name == name
+
+
+def test_config_without_a_name_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"workspace_name": None}))
+    with pytest.raises(UserErrorException, match="needs JSON with a workspace_name"):
+        Workspace.from_config(path=str(tmp_path))
+
+
+def test_log_of_a_run_that_goes_on_is_downloaded_as_it_is(workspace: Workspace, source: str, tmp_path: Path) -> None:
+    config = ScriptRunConfig(source, command=["sh", "-c", "echo begun; sleep 60"])
+    config.run_config.environment.python.user_managed_dependencies = True
+    going = Experiment(workspace, "nouns").submit(config)
+    for name in ("user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"):
+        ends_at = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(UserErrorException):
+                going.download_file(name, str(tmp_path / "log.txt"))
+                if (tmp_path / "log.txt").read_text() == "begun\n":
+                    break
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+    with pytest.raises(UserErrorException, match="was not found"):
+        going.download_file("outputs/absent")
+    going.cancel()
 
 
 def test_missing_config_says_where_it_looked(

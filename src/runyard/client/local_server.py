@@ -3,17 +3,18 @@
 import fcntl
 import http.client
 import os
+import re
 import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import IO, Callable, List, Optional
 from urllib.parse import urlsplit
 
 from runyard.client.home import home_folder, read_server_file, read_token, server_file, token_file
 from runyard.client.http import Server, file_resolver
-from runyard.errors import AuthenticationException, ServerUnreachableError, ServiceException
+from runyard.errors import AuthenticationException, ServerUnreachableError, ServiceException, UserErrorException
 from runyard.files.processes import is_alive
 from runyard.protocol.routes import PREFIX
 
@@ -21,6 +22,9 @@ from runyard.protocol.routes import PREFIX
 START_TIMEOUT_S = 60.0
 #: A home's name for the lock that lets only one process start its server.
 START_LOCK = "starting.lock"
+
+#: A line that begins as Python's and our own errors do.
+_ERROR = re.compile(r"runyard: |[A-Za-z_][\w.]*(Error|Exception)\b")
 
 #: Servers that this process started. They outlive it; kept, so that nobody warns that they do.
 _started: List["subprocess.Popen[bytes]"] = []
@@ -55,13 +59,22 @@ def ensure_running(home: Path, port: Optional[int] = None) -> bool:
     """Start the home's server unless it runs; returns whether it was started now. It outlives its starter."""
     if is_running(home):
         return False
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(home / START_LOCK, "w") as lock:
+    with _open_lock(home) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_running(home):
             return False
         _start(home, port)
     return True
+
+
+def _open_lock(home: Path) -> IO[str]:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return open(home / START_LOCK, "w")
+    except OSError as error:
+        raise UserErrorException(
+            f"The home folder {home} cannot be written ({error.strerror}).", hint="Choose one with RUNYARD_HOME."
+        ) from None
 
 
 def _reviving_resolver(home: Path) -> Callable[[], str]:
@@ -85,6 +98,7 @@ def _start(home: Path, port: Optional[int]) -> None:
     # Without byte code each start compiles every module anew.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with open(home / "server.log", "ab") as log:
+        begin = log.tell()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=variables, start_new_session=True
         )
@@ -96,7 +110,7 @@ def _start(home: Path, port: Optional[int]) -> None:
             return
         if process.poll() is not None and not is_running(home):
             raise ServiceException(
-                "The server ended at once (exit {}): {}".format(process.returncode, _last_line(home / "server.log")),
+                f"The server ended at once (exit {process.returncode}): {_last_words(home, begin)}",
                 hint="Its log is {}.".format(home / "server.log"),
             )
         time.sleep(pause_s)
@@ -123,6 +137,11 @@ def _answers(url: str) -> bool:
         connection.close()
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+def _last_words(home: Path, begin: int) -> str:
+    """What ended a server: the last error that it wrote from ``begin`` on, else its last line."""
+    with open(home / "server.log", "rb") as file:
+        file.seek(begin)
+        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    # An error may be followed by lines that explain it.
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["it said nothing"])[-1]

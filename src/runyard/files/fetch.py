@@ -12,7 +12,7 @@ import ssl
 import time
 from hashlib import sha256
 from typing import Any, Callable, List, Optional, Tuple
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
 from runyard.files.layout import DISK_FULL
@@ -50,6 +50,10 @@ def resolve(host: str, port: int) -> List[str]:
     """The addresses of a host."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(one[4][0]) for one in found]
+
+
+#: What stands as it is in the path and query of an address.
+_URL_SAFE = "/?%:@!$&'()*+,;=~-._"
 
 
 def is_private(address: str) -> bool:
@@ -135,7 +139,8 @@ def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) 
 
 def _ask(connection: http.client.HTTPConnection, url: str) -> http.client.HTTPResponse:
     parts = _split(url)
-    path = (parts.path or "/") + ("?" + parts.query if parts.query else "")
+    # A blank or a letter beyond ASCII is sent as browsers do; what is quoted already stays.
+    path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_SAFE)
     try:
         connection.request("GET", path, headers={"Accept-Encoding": "identity", "User-Agent": "runyard"})
         return connection.getresponse()

@@ -10,15 +10,22 @@ from runyard.protocol.mounts import GLOB, fixed_part
 def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
     """(absolute path, path below the mount) of each file; empty where nothing is there.
 
+    A path that exists is that file or folder, whatever brackets its name has. Links that lead nowhere, pipes and
+    sockets are left out.
     ``base``: the folder that the paths below the mount are relative to; None: the source's own.
     """
-    if GLOB.search(path):
+    if is_pattern(path):
         base = base or fixed_part(path) or "/"
-        found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+        found = sorted(glob.glob(path, recursive=True))
     elif os.path.isdir(path):
         base = base or path
         found = [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in sorted(names)]
     else:
         base = base or os.path.dirname(path)
-        found = [path] if os.path.isfile(path) else []
-    return [(one, os.path.relpath(one, base)) for one in found]
+        found = [path]
+    return [(one, os.path.relpath(one, base)) for one in found if os.path.isfile(one)]
+
+
+def is_pattern(path: str) -> bool:
+    """Does the path stand for what it matches, and not for a file or folder of that very name?"""
+    return GLOB.search(path) is not None and not os.path.exists(path)

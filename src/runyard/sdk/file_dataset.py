@@ -7,9 +7,9 @@ from typing import Any, Dict, List, Optional
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
-from runyard.files.listing import list_source
+from runyard.files.listing import is_pattern, list_source
 from runyard.protocol import datasets, labels
-from runyard.protocol.mounts import GLOB, Layout, layout_of, url_path
+from runyard.protocol.mounts import Layout, layout_of, url_path
 from runyard.protocol.plan import Source
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
@@ -179,7 +179,7 @@ def _source(path: Any, validate: bool) -> Any:
             raise UserErrorException(f"{text!r} is not an address that this version can read: http or https.")
         return Source(url=text), None
     local = os.path.abspath(os.path.expanduser(unquote(text[7:]) if text.startswith("file://") else text))
-    if validate and not (glob.glob(local, recursive=True) if GLOB.search(local) else os.path.exists(local)):
+    if validate and not (glob.glob(local, recursive=True) if is_pattern(local) else os.path.exists(local)):
         raise UserErrorException(f"The local path {text!r} does not exist.")
     return Source(file=local), None
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from runyard.sdk.run import Run
 
 
+#: Other names of a log, which it has while the run goes on too.
+LOG_NAMES = {"azureml-logs/70_driver_log.txt": "user_logs/std_log.txt"}
+
+
 def iterate_runs(workspace: Any, query: Dict[str, Any]) -> Iterator[RunRecord]:
     """Runs of a workspace, page by page, newest first."""
     asked = dict(query)
@@ -102,9 +106,13 @@ def download_file(run: "Run", name: str, output_file_path: Optional[str]) -> Non
     try:
         _receive(run, name, target, digests.get(name))
     except NotFoundError:
-        raise UserErrorException(
-            f"File with path {name} was not found; run.get_file_names() lists what there is."
-        ) from None
+        log = LOG_NAMES.get(name, name)
+        if all(one.path != log for one in run._call("list_logs")):
+            raise UserErrorException(
+                f"File with path {name} was not found; run.get_file_names() lists what there is."
+            ) from None
+        # It still grows: what is there now.
+        receive_file(iter([read_log(run, log)]), target, None)
 
 
 def download_files(

@@ -82,10 +82,12 @@ class Workspace:
         try:
             found = json.loads(file.read_text("utf-8-sig"))
             name = found["workspace_name"]
+            if not isinstance(name, str) or not name:
+                raise ValueError("no name")
             spec = workspaces.WorkspaceSpec(
-                name=str(name),
-                subscription_id=str(found.get("subscription_id", "")),
-                resource_group=str(found.get("resource_group", "")),
+                name=name,
+                subscription_id=str(found.get("subscription_id") or ""),
+                resource_group=str(found.get("resource_group") or ""),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserErrorException(
