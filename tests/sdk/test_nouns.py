@@ -251,6 +251,28 @@ def test_dataset_keeps_its_version_until_its_files_are_others(workspace: Workspa
         Dataset.get_by_name(workspace, "absent")
 
 
+def test_addresses_that_differ_in_their_query_are_two_files() -> None:
+    site = "https://example.org"
+    found = Dataset.File.from_files([site + "/get?id=1", site + "/get?id=2", site + "/get?id=1"])
+    assert found.to_path() == ["/example.org/get_id=1", "/example.org/get_id=2"]
+    signed = Dataset.File.from_files([site + "/a/b.tar.gz?sv=1&sig=secret", site + "/c.tar.gz?v=2"])
+    assert signed.to_path() == ["/example.org/a/b.tar.gz", "/example.org/c_v=2.tar.gz"]
+    with pytest.raises(UserErrorException, match=r"have one path, 'example\.org/a'"):
+        Dataset.File.from_files([site + "/a?sig=1", site + "/a?sig=2"])
+    odd = Dataset.File.from_files([site + "/get?name=a/b", site + "/get?name=a%2Fb", site + "/get?" + "x" * 500])
+    assert len(set(odd.to_path())) == 3
+    assert all(len(path) < 120 and path.count("/") == 2 for path in odd.to_path())
+
+
+def test_file_that_two_sources_hold_comes_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text(name)
+    found = Dataset.File.from_files([str(tmp_path / "a"), str(tmp_path / "a" / "x.txt")])
+    assert found.to_path() == ["/a/x.txt"]
+    assert [Path(one).read_text() for one in found.download(str(tmp_path / "got"))] == ["a"]
+
+
 def test_datastore_files_go_up_and_come_down(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "up" / "sub").mkdir(parents=True)
     (tmp_path / "up" / "sub" / "b.txt").write_text("b")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from hashlib import sha256
 from typing import List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
@@ -12,10 +13,28 @@ from runyard.protocol.record import record
 GLOB = re.compile(r"[*?\[]")
 
 
+#: A query with one of these parameters is a signature: it names no other file, and belongs in no file's name.
+_SIGNED = re.compile(r"(^|&)(sig|signature|token|[\w-]*-signature)=", re.IGNORECASE)
+#: What of a query stands in a file's name as it is, and how many characters of it.
+_QUERY_FORBIDDEN, _QUERY_MAX = re.compile(r"[^A-Za-z0-9=&.,+_-]"), 80
+
+
 def url_path(url: str) -> str:
-    """A file of the web keeps its host and path, as v1's mounts did."""
+    """A file of the web keeps its host and path, as v1's mounts did; a query goes before the last part's endings."""
     parts = urlsplit(url)
-    return "{}/{}".format(parts.hostname, unquote(parts.path).strip("/") or "index")
+    folder, slash, name = (unquote(parts.path).strip("/") or "index").rpartition("/")
+    if parts.query and not _SIGNED.search(parts.query):
+        stem, dot, endings = name.partition(".")
+        name = f"{stem}_{_query_name(parts.query)}{dot}{endings}"
+    return f"{parts.hostname}/{folder}{slash}{name}"
+
+
+def _query_name(query: str) -> str:
+    """The query as part of a file's name; one that had to be changed for it is told from others by a digest."""
+    name = _QUERY_FORBIDDEN.sub("_", unquote(query))
+    if name == query and len(name) <= _QUERY_MAX:
+        return name
+    return "{}_{}".format(name[:_QUERY_MAX], sha256(query.encode("utf-8", "replace")).hexdigest()[:8])
 
 
 @record

@@ -10,7 +10,6 @@ from runyard.client.transfer import receive_file
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
-from runyard.protocol.mounts import layout_of
 from runyard.protocol.plan import Source
 from runyard.protocol.trees import check_path
 from runyard.sdk import file_dataset
@@ -24,20 +23,18 @@ def download(
     root = Path(target_path or tempfile.mkdtemp(prefix="runyard-dataset-"))
     root.mkdir(parents=True, exist_ok=True)
     paths = []
-    layout = layout_of(sources)
-    for source in sources:
-        for origin, relative in file_dataset.files_of(source, workspace, layout):
-            target = join_inside(root, check_path(relative.replace(os.sep, "/")))
-            if target.exists() and not overwrite:
-                raise UserErrorException(f"{target} exists already; pass overwrite=True.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _bring(source, origin, target, workspace)
-            except NotFoundError:
-                if not ignore_not_found:
-                    raise
-                continue
-            paths.append(str(target))
+    for source, origin, relative in file_dataset.placed_files(sources, workspace):
+        target = join_inside(root, check_path(relative.replace(os.sep, "/")))
+        if target.exists() and not overwrite:
+            raise UserErrorException(f"{target} exists already; pass overwrite=True.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _bring(source, origin, target, workspace)
+        except NotFoundError:
+            if not ignore_not_found:
+                raise
+            continue
+        paths.append(str(target))
     return paths
 
 

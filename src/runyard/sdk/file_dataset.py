@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
@@ -125,11 +125,7 @@ class FileDataset:
         return self._record.id
 
     def _paths(self) -> List[str]:
-        found: List[str] = []
-        layout = layout_of(self._sources)
-        for source in self._sources:
-            found.extend(relative for _, relative in files_of(source, self._workspace, layout))
-        return found
+        return [relative for _, _, relative in placed_files(self._sources, self._workspace)]
 
     def __repr__(self) -> str:
         what = ", ".join(_shown(source) for source in self._sources[:3])
@@ -149,6 +145,8 @@ def make_file_dataset(path: Any, validate: bool) -> FileDataset:
         source, found = _source(one, validate)
         workspace = workspace or found
         sources.append(source)
+    # Other files are looked at when they are read; addresses are told apart by themselves.
+    list(placed_files([source for source in sources if source.url is not None], workspace))
     dataset = FileDataset(sources, workspace)
     if validate and workspace is not None:
         for source in sources:
@@ -182,6 +180,26 @@ def _source(path: Any, validate: bool) -> Any:
     if validate and not (glob.glob(local, recursive=True) if is_pattern(local) else os.path.exists(local)):
         raise UserErrorException(f"The local path {text!r} does not exist.")
     return Source(file=local), None
+
+
+def placed_files(sources: Sequence[Source], workspace: Any) -> Iterator[Tuple[Source, str, str]]:
+    """(source, where it is, path below the mount) of each file; one that two sources hold comes once.
+
+    UserErrorException names two files that have one path.
+    """
+    layout = layout_of(sources)
+    placed: Dict[str, str] = {}
+    for source in sources:
+        for origin, relative in files_of(source, workspace, layout):
+            known = os.path.realpath(origin) if source.file else source.url or f"{source.datastore}/{origin}"
+            other = placed.get(relative)
+            if other is None:
+                placed[relative] = known
+                yield source, origin, relative
+            elif other != known:
+                # A query may hold a signature, which no message should.
+                both = " and ".join(re.sub(r"\?.*", "?...", one) if source.url else one for one in (other, known))
+                raise UserErrorException(f"{both} have one path, {relative!r}; rename one of them.")
 
 
 def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
