@@ -119,6 +119,17 @@ def test_amlignore_wins_over_gitignore_and_the_default_list(folder: Path) -> Non
     assert _paths(_snapshot(folder)) == [".amlignore", ".gitignore", "docs/page.md", "keep.bin", "train.py"]
 
 
+def test_folders_of_a_run_are_left_out_unless_a_rule_takes_them_back(folder: Path) -> None:
+    for name in ("outputs", "logs", "package/logs"):
+        (folder / name).mkdir()
+        (folder / name / "old").write_text("of an earlier run")
+    assert _paths(_snapshot(folder)) == ["package/logs/old", "package/run.sh", "train.py"]
+    (folder / ".gitignore").write_text("*.tmp\n")
+    assert _paths(_snapshot(folder)) == [".gitignore", "package/logs/old", "package/run.sh", "train.py"]
+    (folder / ".gitignore").write_text("!/logs/\n")
+    assert _paths(_snapshot(folder)) == [".gitignore", "logs/old", "package/logs/old", "package/run.sh", "train.py"]
+
+
 def test_ignored_folder_is_never_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "secret" / "deep").mkdir(parents=True)
     (folder / ".amlignore").write_text("secret/\n")

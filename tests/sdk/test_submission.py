@@ -58,6 +58,12 @@ def test_script_outside_the_folder_is_not_in_it(experiment: Experiment, source: 
         experiment.submit(ScriptRunConfig(source / "package", "../t.py"))
 
 
+def test_file_where_a_folder_of_the_run_goes_is_refused(experiment: Experiment, source: Path) -> None:
+    (source / "logs").write_text("no folder")
+    with pytest.raises(UserErrorException, match="stands where the run's folder 'logs' goes"):
+        experiment.submit(ScriptRunConfig(source, "t.py"))
+
+
 def test_arguments_may_be_one_text_and_nothing_but_a_list_else(source: Path) -> None:
     assert ScriptRunConfig(source, "t.py", "--a 'b c'").arguments == ["--a", "b c"]
     assert ScriptRunConfig(source, "t.py", run_config=RunConfiguration(arguments="--a 1")).arguments == ["--a", "1"]

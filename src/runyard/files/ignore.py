@@ -2,11 +2,12 @@
 
 ``.amlignore`` wins over ``.gitignore`` where both lie in the folder, and only one of them is used; its patterns are
 git's, relative to the folder. v1's own list of folders is left out only where the folder has neither file: whoever
-writes rules means those rules.
+writes rules means those rules. `outputs` and `logs` at the top are left out all the same, unless a rule takes them back
+in: they are the run's own, and what lies there from an earlier run would be recorded as this one's.
 """
 
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, FrozenSet, Optional, Tuple
 
 #: Left out at the top of a folder that has no ignore file.
 DEFAULT_IGNORED = (".ipynb_checkpoints", "azureml-logs", ".azureml", ".git", "outputs", "azureml-setup", "docs")
@@ -14,18 +15,26 @@ DEFAULT_IGNORED = (".ipynb_checkpoints", "azureml-logs", ".azureml", ".git", "ou
 ALWAYS_IGNORED = (".git", "__pycache__")
 
 
+#: Folders at the top that a run fills.
+RUN_FOLDERS = ("outputs", "logs")
+
+
 class IgnoreRules:
     """The rules of one folder."""
 
-    def __init__(self, source: Optional[str], patterns: Any) -> None:
+    def __init__(self, source: Optional[str], patterns: Any, wanted: FrozenSet[str] = frozenset()) -> None:
         #: The file that the rules came from; None: the default list.
         self.source = source
         self._patterns = patterns
+        #: Which of the run's folders the rules take back in.
+        self._wanted = wanted
 
     def is_ignored(self, path: str, is_folder: bool) -> bool:
         """Is ``path`` (relative, '/') left out? An ignored folder is never entered, so its files are not asked for."""
         name = path.rpartition("/")[2]
         if name in ALWAYS_IGNORED and is_folder:
+            return True
+        if is_folder and path in RUN_FOLDERS and path not in self._wanted:
             return True
         if self._patterns is None:
             return path in DEFAULT_IGNORED
@@ -40,7 +49,8 @@ def read_rules(folder: Path) -> IgnoreRules:
             # Only here is a third-party package needed, and only where a folder is sent.
             import pathspec
 
-            return IgnoreRules(name, pathspec.GitIgnoreSpec.from_lines(lines))
+            wanted = {line.strip().lstrip("!/").rstrip("/") for line in lines if line.startswith("!")}
+            return IgnoreRules(name, pathspec.GitIgnoreSpec.from_lines(lines), frozenset(wanted))
     return IgnoreRules(None, None)
 
 

@@ -52,6 +52,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     workspace = experiment.workspace
     git = _GitFacts(config.source_directory)
     snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
+    _check_run_folders(config, snapshot)
     script = _script(config, snapshot)
     command, arguments, inputs = _command_line(config, workspace)
     spec = RunSpec(
@@ -106,6 +107,17 @@ def _send(workspace: Any, spec: RunSpec, snapshot: "Snapshot") -> Any:
     # The tree goes last: where it is, everything that it names is.
     send_bytes(current_server(), workspace.name, [encode_snapshot(snapshot)])
     return workspace._call("submit_run", spec)
+
+
+def _check_run_folders(config: ScriptRunConfig, snapshot: "Snapshot") -> None:
+    from runyard.files.ignore import RUN_FOLDERS
+
+    for entry in snapshot.tree.entries:
+        if entry.path in RUN_FOLDERS:
+            raise UserErrorException(
+                f"The file {entry.path!r} in {config.source_directory!r} stands where the run's folder {entry.path!r} "
+                "goes; rename it, or name it in .amlignore."
+            )
 
 
 def _script(config: ScriptRunConfig, snapshot: "Snapshot") -> Optional[str]:
