@@ -180,3 +180,30 @@ def test_every_command_stands_in_the_reference() -> None:
         below = getattr(command, "commands", None)
         names += [f"runyard {name} {one}" for one in below] if below else [f"runyard {name}"]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_conda_file_is_solved_built_and_compared(runyard: Run, folder: Path) -> None:
+    here = "{}.{}".format(*sys.version_info[:2])
+    for name, pin in (("one", "1.16.0"), ("two", "1.17.0")):
+        text = f"dependencies:\n- python={here}\n- pip:\n  - azureml-defaults\n  - six=={pin}\n"
+        (folder / f"{name}.yml").write_text(text)
+    solved = runyard("env", "solve", "one.yml").stdout
+    assert f"Python  {here}" in solved
+    assert "azureml-defaults -> left out; Runyard's own kit provides it." in solved
+    lock = _json(runyard("env", "solve", "one.yml", "--json"))
+    assert lock["requirements"] == ["six==1.16.0"]
+    interpreter = _json(runyard("env", "build", "one.yml", "--json"))["interpreter"]
+    assert subprocess.run([interpreter, "-c", "import six"], check=False).returncode == 0
+    assert lock["digest"] in [one["digest"] for one in _json(runyard("env", "list", "--built", "--json"))]
+    changed = _json(runyard("env", "diff", "one.yml", "two.yml", "--json"))
+    assert changed == [{"package": "six", "first": "1.16.0", "second": "1.17.0"}]
+    assert _json(runyard("env", "prune", "--days", "0", "--json")) == [], "what was used within the hour stays"
+
+
+def test_pin_that_cannot_be_had_is_answered_with_what_can(runyard: Run, folder: Path) -> None:
+    (folder / "old.yml").write_text("dependencies:\n- python=3.11\n- pip:\n  - tensorflow==2.2.0\n")
+    said = runyard("env", "solve", "old.yml", code=1).stderr
+    assert "tensorflow==2.2.0 has no wheel for Python 3.11; it has wheels for Python 3.5, 3.6, 3.7, 3.8." in said
+    (folder / "never.yml").write_text("dependencies:\n- python=3.5\n- pip:\n  - torch==1.4.0\n  - tensorflow==2.16.1\n")
+    said = runyard("env", "solve", "never.yml", code=1).stderr
+    assert "No Python fits every pin: torch==1.4.0 has 3.7, 3.8; tensorflow==2.16.1 has 3.9 to 3.12." in said

@@ -1,4 +1,4 @@
-"""runyard workspace, dataset, env, model ..."""
+"""runyard workspace, dataset, model ..."""
 
 from typing import Annotated, Optional
 
@@ -8,14 +8,12 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, shown_time
 from runyard.sdk.dataset import Dataset
-from runyard.sdk.environment import Environment
 from runyard.sdk.model import Model
 from runyard.sdk.session import current_server
 from runyard.sdk.workspace import Workspace
 
 workspaces = typer.Typer(no_args_is_help=True, help="Workspaces of the server.")
 datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
-environments = typer.Typer(no_args_is_help=True, help="Registered and curated environments.")
 models = typer.Typer(no_args_is_help=True, help="Registered models.")
 
 
@@ -67,29 +65,6 @@ def register_dataset(
     found = Dataset.File.from_files(path=list(path)).register(place, name, description, create_new_version=True)
     record = found._record
     show(record, as_json, ("Dataset", "Version"), [(found.name, found.version)])
-
-
-@environments.command("list")
-def list_environments(workspace: WorkspaceName = None, as_json: Json = False) -> None:
-    """List environments."""
-    found = find_workspace(workspace)._call("list_environments")
-    rows = [(e.name, e.version, "curated" if e.is_curated else e.created_by) for e in found]
-    show(found, as_json, ("Environment", "Version", "By"), rows)
-
-
-@environments.command("show")
-def show_environment(
-    name: str,
-    version: Annotated[Optional[str], typer.Option(help="Else the latest.")] = None,
-    workspace: WorkspaceName = None,
-    as_json: Json = False,
-) -> None:
-    """Show an environment's conda file."""
-    found = Environment.get(find_workspace(workspace), name, version)
-    if as_json:
-        show(found._spec(), True)
-    else:
-        print(found.python.conda_dependencies.serialize_to_string(), end="")
 
 
 @models.command("list")

@@ -111,6 +111,31 @@ def reap_unfinished(root_folder: str) -> int:
     return removed
 
 
+@record
+class Built:
+    """An environment on this host."""
+
+    digest: str
+    #: Minor version, as "3.11".
+    python: str
+    size_bytes: int
+    #: Seconds since 1970.
+    used_at: float
+
+
+def built_environments(root_folder: str) -> List[Built]:
+    """What is built and ready under ``root_folder``, the last used first. Looks at every file: seconds."""
+    envs = os.path.join(root_folder, "envs")
+    found = []
+    for name in _names(envs):
+        folder = os.path.join(envs, name)
+        if _is_ready(folder, name):
+            (library,) = _names(os.path.join(folder, "lib"))[:1] or [""]
+            used_at = os.stat(os.path.join(folder, _MARKER)).st_mtime
+            found.append(Built(name, library[len("python") :], _size_bytes(folder), used_at))
+    return sorted(found, key=lambda one: -one.used_at)
+
+
 def prune(
     root_folder: str,
     keep_days: float,

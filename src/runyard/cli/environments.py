@@ -1,0 +1,181 @@
+"""runyard env ...: what environments there are, and what a conda file comes to on this machine."""
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from runyard.cli.place import find_workspace
+from runyard.cli.server import Json, WorkspaceName
+from runyard.cli.shown import say, show, show_facts
+from runyard.client.home import home_folder
+from runyard.environments.realise import built_environments, prune, realise
+from runyard.environments.resolve import resolve
+from runyard.environments.uv import find_uv, uv_cache_folder
+from runyard.protocol.environments import EnvironmentSpec, Lock, without_credentials
+from runyard.sdk.environment import Environment
+
+commands = typer.Typer(no_args_is_help=True, help="Environments: registered, curated, or a conda file's.")
+
+Wanted = Annotated[str, typer.Argument(metavar="ENV", help="A conda file, or an environment's name or name:version.")]
+AsOf = Annotated[Optional[str], typer.Option(help="Resolve as if it were that day, YYYY-MM-DD.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Refuse another Python than the one that is asked for.")]
+GIB = 1 << 30
+
+
+@commands.command("list")
+def list_environments(
+    built: Annotated[bool, typer.Option("--built", help="Those that are built on this machine.")] = False,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """List environments."""
+    if built:
+        here = built_environments(str(home_folder() / "cache"))
+        built_rows = [(one.digest[:12], one.python, _size(one.size_bytes), _ago(one.used_at)) for one in here]
+        show(here, as_json, ("Built", "Python", "Size", "Last used"), built_rows)
+        return
+    found = find_workspace(workspace)._call("list_environments")
+    rows = [(e.name, e.version, "curated" if e.is_curated else e.created_by) for e in found]
+    show(found, as_json, ("Environment", "Version", "By"), rows)
+
+
+@commands.command("show")
+def show_environment(
+    name: str,
+    version: Annotated[Optional[str], typer.Option(help="Else the latest.")] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Show an environment's conda file."""
+    found = Environment.get(find_workspace(workspace), name, version)
+    if as_json:
+        show(found._spec(), True)
+    else:
+        print(found.python.conda_dependencies.serialize_to_string(), end="")
+
+
+@commands.command()
+def solve(
+    env: Wanted, as_of: AsOf = None, exact: Exact = False, workspace: WorkspaceName = None, as_json: Json = False
+) -> None:
+    """Say what would be installed, what is changed against the file and why, or which pin cannot be had."""
+    lock = _solve(_spec(env, workspace, as_of, exact))
+    if as_json:
+        show(lock, True)
+        return
+    _show_lock(lock)
+    pins = [tuple(pin.split("==", 1)) if "==" in pin else (pin, "") for pin in map(without_credentials, _pins(lock))]
+    show(lock, False, ("Package", "Version"), pins)
+
+
+@commands.command()
+def build(
+    env: Wanted, as_of: AsOf = None, exact: Exact = False, workspace: WorkspaceName = None, as_json: Json = False
+) -> None:
+    """Build an environment on this machine now, ahead of the run that needs it."""
+    lock = _solve(_spec(env, workspace, as_of, exact))
+    done = realise(lock, str(home_folder() / "cache"), uv=find_uv(), log=say)
+    facts = [("Environment", lock.digest[:12]), ("Python", done.interpreter), ("Was there", "yes" * done.reused)]
+    show_facts(done, as_json, facts)
+
+
+@commands.command()
+def diff(
+    first: Wanted,
+    second: Wanted,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Say in which packages two environments differ, once they are resolved."""
+    before, after = _solve(_spec(first, workspace)), _solve(_spec(second, workspace))
+    left, right = _versions(before), _versions(after)
+    changed = [
+        {"package": name, "first": left.get(name), "second": right.get(name)}
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]
+    show(changed, as_json, ("Package", Path(first).name, Path(second).name), [tuple(one.values()) for one in changed])
+
+
+@commands.command("prune")
+def prune_environments(
+    days: Annotated[float, typer.Option(help="Remove those unused for so many days ...")] = 30,
+    keep_gib: Annotated[
+        float, typer.Option(help="... then the longest unused until the rest fits in so many GiB.")
+    ] = 50,
+    as_json: Json = False,
+) -> None:
+    """Remove environments that are built on this machine and not used any more; a later run builds them again."""
+    root = str(home_folder() / "cache")
+    removed = prune(root, days, int(keep_gib * GIB), now=time.time(), in_use=_in_use())
+    show(removed, as_json, ("Removed",), [(digest[:12],) for digest in removed])
+
+
+def _spec(wanted: str, workspace: Optional[str], as_of: Optional[str] = None, exact: bool = False) -> EnvironmentSpec:
+    """A file's environment, or the registered or curated one of that name."""
+    if os.path.exists(wanted):
+        found = Environment.from_conda_specification(Path(wanted).stem, wanted)
+    else:
+        name, _, version = wanted.partition(":")
+        found = Environment.get(find_workspace(workspace), name, version or None)
+    found.python.as_of = as_of or found.python.as_of
+    found.python.exact_only = exact or found.python.exact_only
+    return found._spec()
+
+
+def _solve(spec: EnvironmentSpec) -> Lock:
+    cache = uv_cache_folder(str(home_folder() / "cache"))
+    if not sys.stderr.isatty():
+        return resolve(spec, uv=find_uv(), cache_folder=cache, log=lambda _line: None)
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(f"Resolving {spec.name}") as status:
+        return resolve(spec, uv=find_uv(), cache_folder=cache, log=lambda line: status.update(line[:100]))
+
+
+def _show_lock(lock: Lock) -> None:
+    facts = [("Python", lock.python or lock.interpreter_path), ("As of", lock.as_of), ("Key", lock.digest[:12])]
+    show_facts(lock, False, facts)
+    for note in lock.notes:
+        print(f"{note.subject}: {note.asked} -> {note.got or 'left out'}; {note.why}.")
+    for source in lock.sources:
+        print(f"{source.requirement} is built from its source; that needs {', '.join(source.programs)}.")
+
+
+def _pins(lock: Lock) -> list[str]:
+    return sorted([*lock.requirements, *(source.requirement for source in lock.sources)])
+
+
+def _versions(lock: Lock) -> dict[str, str]:
+    found = {"python": lock.python}
+    for pin in map(without_credentials, _pins(lock)):
+        name, _, version = re.split(r"(==| @ )", pin, maxsplit=1) if re.search(r"==| @ ", pin) else (pin, "", "")
+        found[name] = version
+    return found
+
+
+def _in_use() -> set[str]:
+    """The environments that processes of this machine run in."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            found.update(re.findall(r"/envs/([0-9a-f]{64})/bin/", words))
+    return found
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
+
+
+def _ago(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
