@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Dataset, Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
+from runyard.azureml.core import (
+    Dataset,
+    Environment,
+    Experiment,
+    Model,
+    Run,
+    RunConfiguration,
+    ScriptRunConfig,
+    Workspace,
+)
 from runyard.azureml.exceptions import UserErrorException
 from runyard.client.local_server import connect
 from runyard.sdk.session import forget_server
@@ -118,6 +127,29 @@ def test_named_input_without_a_mode_is_the_dataset_itself(experiment: Experiment
     dataset = Dataset.File.from_files(str(source / "words.txt")).register(experiment.workspace, "words-of-it")
     config = ScriptRunConfig(source, "direct.py", [dataset.as_named_input("words")], environment=as_it_is())
     assert output(experiment.submit(config), source) == "True ['/words.txt'] some words\nwords-of-it\n"
+
+
+INSIDE = """
+from azureml.core import Model, Run
+run = Run.get_context()
+workspace = run.experiment.workspace
+open("outputs/m.pkl", "w").write("weights")
+print(Model.register(workspace, "outputs/m.pkl", "inside").run_id == run.id)
+try:
+    workspace.get_default_datastore().upload_files(["outputs/m.pkl"])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_run_registers_a_model_of_its_own_and_is_told_where_to_write(experiment: Experiment, source: Path) -> None:
+    (source / "inside.py").write_text(INSIDE)
+    run = experiment.submit(ScriptRunConfig(source, "inside.py", environment=as_it_is()))
+    told = output(run, source)
+    assert told.startswith("True\nPermissionDeniedError A run writes no datastore by its token. Write to ./outputs")
+    model = Model(experiment.workspace, "inside")
+    assert (model.run_id, model.experiment_name) == (run.id, "trial")
+    assert Path(model.download(str(source / "got"))).read_text() == "weights"
 
 
 def test_wrong_kind_of_an_option_is_one_sentence(experiment: Experiment, source: Path) -> None:

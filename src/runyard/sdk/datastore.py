@@ -4,11 +4,11 @@ import os
 from typing import Any, Iterator, List, Optional
 
 from runyard.client.transfer import receive_file
-from runyard.errors import ConflictError, UserErrorException
+from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.protocol import datastores
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
-from runyard.sdk.session import current_server
+from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.workspace import Workspace
 
 #: Pieces in which files are sent, bytes.
@@ -72,6 +72,11 @@ class AzureBlobDatastore:
         show_progress: bool = True,
     ) -> DataReference:
         """Upload files; their paths relative to ``relative_root`` (default: their common folder) are kept."""
+        if is_in_run():
+            raise PermissionDeniedError(
+                "A run writes no datastore by its token. Write to ./outputs, which is kept with the run, or give the "
+                "run the datastore's folder as an argument, datastore.path('...').as_mount(), and write there."
+            )
         missing = [path for path in files if not os.path.isfile(path)]
         if missing:
             raise UserErrorException(f"The file {missing[0]!r} does not exist.")

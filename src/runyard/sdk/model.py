@@ -9,7 +9,7 @@ from runyard.files.hashing import hash_file
 from runyard.protocol import labels, models
 from runyard.protocol.runs import Artifact
 from runyard.sdk.resource_configuration import ResourceConfiguration
-from runyard.sdk.session import current_server
+from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -148,12 +148,15 @@ class Model:
         resource_configuration: Optional[ResourceConfiguration] = None,
         **_: Any,
     ) -> "Model":
-        """Register a local file or folder as the next version; only contents that the server lacks are sent."""
+        """Register a local file or folder as the next version; only contents that the server lacks are sent.
+
+        Inside a run the model is the run's: its ``run`` is the one that registered it.
+        """
         files, blobs = _local_files(model_path)
         send_blobs(current_server(), workspace.name, blobs)
         spec = _spec(
             model_name, tags, properties, model_framework, model_framework_version, description, datasets,
-            resource_configuration, files=tuple(files),
+            resource_configuration, files=tuple(files), run_id=os.environ["AZUREML_RUN_ID"] if is_in_run() else None,
         )  # fmt: skip
         return Model(workspace, _record=workspace._call("register_model", spec))
 

@@ -1,6 +1,6 @@
 """Models."""
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from runyard.db import models, runs
 from runyard.errors import IntegrityError, ModelNotFoundException, NotFoundError, UserErrorException
@@ -21,16 +21,19 @@ def register_model(call: Call) -> Model:
     """A run's files, or contents sent before, as a model's next version; copies nothing."""
     spec: ModelSpec = call.body
     names.check_asset_name(spec.name)
-    if call.principal is not None and call.principal.kind == PrincipalKind.RUN and spec.run_id != call.principal.run_id:
+    is_run = call.principal is not None and call.principal.kind == PrincipalKind.RUN
+    if is_run and call.principal is not None and spec.run_id != call.principal.run_id:
         raise UserErrorException("A run registers models from its own files only.")
+    if spec.run_id is not None and spec.files and not is_run:
+        raise UserErrorException("A model comes from a run's record or from files that were sent, not from both.")
     if spec.framework_version is not None and spec.framework == "Custom":
         raise UserErrorException("A framework_version needs a framework.")
-    experiment = None
-    if spec.run_id is not None:
+    experiment: Optional[str]
+    if spec.run_id is not None and not spec.files:
         names.check_run_id(spec.run_id)
         experiment, files = _run_files(call, spec)
     else:
-        files = _sent_files(call, spec)
+        experiment, files = _run_experiment(call, spec), _sent_files(call, spec)
     entries = tuple(TreeEntry(one.path, one.digest, one.size_bytes) for one in files)
     made = Tree(tuple(sorted(entries, key=lambda entry: entry.path)))
     check_distinct(made)
@@ -97,6 +100,14 @@ def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:
     parent = path.rpartition("/")[0]
     skip = len(parent) + 1 if parent else 0
     return run.experiment, [Artifact(one.path[skip:], one.digest, one.size_bytes) for one in found]
+
+
+def _run_experiment(call: Call, spec: ModelSpec) -> Optional[str]:
+    """The experiment of the run that sent the files; None where a user did."""
+    if spec.run_id is None:
+        return None
+    with call.parts.database.read() as connection:
+        return runs.get_run(connection, call.workspace, spec.run_id).experiment
 
 
 def _sent_files(call: Call, spec: ModelSpec) -> List[Artifact]:
