@@ -1,6 +1,7 @@
 """Runs on this host: a folder an attempt, a runner forked by the nursery, liveness by pid, start time and boot id."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -84,12 +85,16 @@ class LocalCompute:
         return attempt_folder(self._runs_folder, run_id, int(attempt))
 
     def _signal(self, key: str, number: int) -> None:
-        record = self._record(key)
-        if record is not None and is_alive(record):
-            try:
-                os.kill(int(record["pid"]), number)
-            except ProcessLookupError:
-                pass
+        """Signal the attempt's runner, but never a process that has left the attempt and serves another by now."""
+        try:
+            with open(self._folder(key) / "runner.json", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                is_here = os.fstat(file.fileno()).st_nlink > 0
+                record = _decode(file.read())
+                if is_here and record is not None and is_alive(record):
+                    os.kill(int(record["pid"]), number)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
 
     def _record(self, key: str) -> Optional[Dict[str, Any]]:
         return _read_record(self._folder(key))
@@ -107,8 +112,15 @@ class LocalCompute:
 def _read_record(folder: Path) -> Optional[Dict[str, Any]]:
     """Which process an attempt's runner is; None before it has said so."""
     try:
-        found = json.loads((folder / "runner.json").read_bytes())
-    except (OSError, ValueError):
+        return _decode((folder / "runner.json").read_bytes())
+    except OSError:
+        return None
+
+
+def _decode(record: bytes) -> Optional[Dict[str, Any]]:
+    try:
+        found = json.loads(record)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -15,7 +15,7 @@ from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
-from runyard.runner.folder import AttemptFolder, claim
+from runyard.runner.folder import AttemptFolder, claim, leave
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record, tail_of
@@ -34,14 +34,15 @@ class Stopped(Exception):
     """The attempt was told to stop while it was being prepared."""
 
 
-def main(path: str, is_recovery: bool = False) -> int:
-    """Carry out the attempt in that folder; returns the runner's own exit code."""
+def main(path: str, is_recovery: bool = False) -> None:
+    """Carry out the attempt in that folder; nothing of it is left in this process when it returns."""
     folder = AttemptFolder(path)
     facts = folder.facts
     resolve = (
         file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
     )
-    attempt = Attempt(folder, Server(resolve, folder.secret, PATIENCE_S))
+    server = Server(resolve, folder.secret, PATIENCE_S)
+    attempt = Attempt(folder, server)
     signal.signal(signal.SIGTERM, attempt.on_terminate)
     adopt_orphans()
     try:
@@ -53,12 +54,14 @@ def main(path: str, is_recovery: bool = False) -> int:
     except Superseded as error:
         folder.say(f"not wanted any more: {error}")
         end_all(folder.key, 0)
+    server.close()
+    leave(path)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     shutil.rmtree(path, ignore_errors=True)
     try:
         os.rmdir(os.path.dirname(path))
     except OSError:
         pass  # another attempt's folder is there
-    return 0
 
 
 class Attempt:
@@ -102,6 +105,7 @@ class Attempt:
         self.reporter.add(ReportKind.STARTED)
         self.reporter.try_send()
         code, cause = self._watch(script)
+        script.close()
         # Without a code the script was given its grace already; its children are given no second one.
         self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
         self._exited(code, cause, *self._explain(code, cause))
@@ -250,4 +254,4 @@ def _signal_name(number: int) -> str:
 
 if __name__ == "__main__":
     claim(sys.argv[1])
-    sys.exit(main(sys.argv[1], "--recover" in sys.argv[2:]))
+    main(sys.argv[1], "--recover" in sys.argv[2:])

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Optional
 
@@ -33,7 +34,6 @@ class AttemptFolder:
         self.inputs = self.path / "inputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
-        self._store: Optional[BlobStore] = None
 
     def make(self) -> None:
         """Make the folders that must be there when the script starts."""
@@ -42,9 +42,7 @@ class AttemptFolder:
 
     def store(self) -> Optional[BlobStore]:
         """The blob store, where this node shares its disk with the server."""
-        if self._store is None and self.facts.store_folder:
-            self._store = BlobStore(Path(self.facts.store_folder), is_first=False)
-        return self._store
+        return _opened(self.facts.store_folder) if self.facts.store_folder else None
 
     def lay_out_source(self, server: Server) -> None:
         """Put the snapshot into the working folder."""
@@ -66,17 +64,37 @@ class AttemptFolder:
             pass
 
 
-def claim(folder: str) -> None:
+def claim(folder: str) -> int:
     """Become this attempt's one runner, and say so on disk; BlockingIOError where another lives.
 
-    The lock is the process's own, so that the kernel takes it back whatever ends it.
+    The lock is the process's own, so that the kernel takes it back whatever ends it. Returns its descriptor, to be
+    closed after the attempt.
     """
-    # Open as long as this process lives.
-    fcntl.flock(os.open(os.path.join(folder, "runner.lock"), os.O_RDWR | os.O_CREAT, 0o600), _AT_ONCE)
+    lock = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, _AT_ONCE)
     path = os.path.join(folder, "runner.json")
     with open(path + ".new", "w") as file:
         json.dump(identity(os.getpid()), file)
     os.replace(path + ".new", path)
+    return lock
+
+
+def leave(folder: str) -> None:
+    """Be this attempt's runner no more, now that it is over: nothing of it is recovered, no signal for it comes here.
+
+    Whoever sends a signal holds the same lock from its look at the file until it has sent it.
+    """
+    os.unlink(os.path.join(folder, "plan.json"))
+    path = os.path.join(folder, "runner.json")
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.unlink(path)
+
+
+@cache
+def _opened(root: str) -> BlobStore:
+    """The store that this node shares with the server; once a process, since all its attempts use the same."""
+    return BlobStore(Path(root), is_first=False)
 
 
 def _fetched_store(server: Server, workspace: str, digest: str, folder: Path) -> BlobStore:

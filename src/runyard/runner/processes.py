@@ -49,6 +49,10 @@ class Script:
             pass
         return self._process.poll()
 
+    def close(self) -> None:
+        """Forget it; whatever is left of it lives on."""
+        os.close(self._descriptor)
+
     def terminate(self) -> None:
         """Ask its whole session to end."""
         signal_group(self._process.pid, signal.SIGTERM)
