@@ -311,6 +311,9 @@ def test_environment_that_is_fetched_has_its_version_and_changed_becomes_the_nex
     assert run.get_details()["runDefinition"]["environment"]["version"] == "1"
     run.cancel()
     found.environment_variables["MOOD"] = "good"
+    changed = Experiment(workspace, "nouns").submit(ScriptRunConfig(source, "train.py", environment=found))
+    assert changed.get_details()["runDefinition"]["environment"]["version"] == ""
+    changed.cancel()
     assert found.register(workspace).version == "2"
 
 

@@ -70,8 +70,8 @@ class Environment:
     def __init__(self, name: Optional[str] = None, **_: Any) -> None:
         self.name = name
         self.version: Optional[str] = None
-        #: The version that the server gave it; None for one that it does not have.
-        self._stored_version: Optional[str] = None
+        #: What the server has under that version; None where it was not fetched.
+        self._stored: Optional[EnvironmentSpec] = None
         self.python = PythonSection()
         self.docker = DockerSection()
         self.environment_variables: Dict[str, str] = {}
@@ -91,7 +91,8 @@ class Environment:
     @classmethod
     def _of_stored(cls, stored: environments.Environment) -> "Environment":
         found = cls._of(stored.spec)
-        found.version = found._stored_version = stored.version or None
+        found.version = stored.version or None
+        found._stored = found._spec()
         return found
 
     @staticmethod
@@ -129,11 +130,7 @@ class Environment:
         """Register it as its name's next version; the same content again is the version that exists."""
         if not self.name:
             raise UserErrorException("An environment needs a name to be registered.")
-        spec = self._spec()
-        if self.version == self._stored_version:
-            # The version that it came from; changed since, it becomes the next one.
-            spec = replace(spec, version="")
-        return Environment._of_stored(workspace._call("register_environment", EnvironmentBody(spec)))
+        return Environment._of_stored(workspace._call("register_environment", EnvironmentBody(self._spec())))
 
     def clone(self, new_name: str) -> "Environment":
         """A copy under another name, to be changed."""
@@ -155,13 +152,17 @@ class Environment:
         return Environment._of(load_from_directory(path))
 
     def _spec(self) -> EnvironmentSpec:
-        return EnvironmentSpec(
+        spec = EnvironmentSpec(
             name=self.name or "",
             version=self.version or "",
             python=self.python._spec(),
             docker=self.docker._spec(),
             variables={str(key): str(value) for key, value in self.environment_variables.items()},
         )
+        if self._stored is not None and spec.version == self._stored.version and spec != self._stored:
+            # Changed since it was fetched: it is that version no more, and registered it becomes the next one.
+            return replace(spec, version="")
+        return spec
 
     def __repr__(self) -> str:
         return f"Environment(name={self.name!r}, version={self.version!r})"
