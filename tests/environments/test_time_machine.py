@@ -167,3 +167,24 @@ def test_what_old_pins_leave_open_is_taken_as_of_their_day(uv: str, tmp_path: Pa
     assert lock.requirements == ("beneath==1.0", "pinned==1.0")
     assert lock.as_of == "2020-07-10"
     assert "as of 2020-07-10" in log.text
+
+
+def test_pins_that_are_not_old_go_back_only_where_today_does_not_fit_them(uv: str, tmp_path: Path, log: Any) -> None:
+    days = [(datetime.date.today() - datetime.timedelta(days=ago)).isoformat() for ago in (365, 350, 20)]
+    folder = tmp_path / "index"
+    folder.mkdir()
+    index = OldIndex(folder)
+    index.add(make_wheel(folder, "pinned", "1.0", needs=["beneath"]), days[0])
+    index.add(make_wheel(folder, "beneath", "1.0"), days[1])
+    with serving(index):
+        conda = CondaSpec(packages=(f"python={running_minor()}",), pip=(f"-i {index.url}/simple", "pinned==1.0"))
+        spec = EnvironmentSpec("young", python=PythonSpec(conda=conda))
+        today = resolve(spec, uv=uv, cache_folder=str(tmp_path / "one"), log=log)
+        assert (today.as_of, today.requirements) == (None, ("beneath==1.0", "pinned==1.0"))
+        (folder / "beneath-2.0.tar.gz").write_bytes(b"no archive at all")
+        index.add(folder / "beneath-2.0.tar.gz", days[2])
+        back = resolve(spec, uv=uv, cache_folder=str(tmp_path / "two"), log=log)
+    assert back.requirements == today.requirements
+    assert back.as_of is not None
+    assert "cannot be resolved with the packages of today" in log.text
+    assert back.notes[-1].got == f"as of {back.as_of}"

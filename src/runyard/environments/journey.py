@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from dataclasses import replace
 from typing import List, Optional, Sequence, Tuple
 
 from packaging.requirements import Requirement
@@ -47,6 +48,15 @@ class Journey:
     sources: Tuple[SourceBuild, ...]
     #: What differs from the file, and why.
     notes: Tuple[Note, ...]
+    #: The newest pin's day and what to tell of it: for pins that are not old, and may be beyond today's packages still.
+    earlier: Optional[Tuple[str, Note]] = None
+
+    def back_in_time(self) -> Optional["Journey"]:
+        """As of the pins' day, where today's packages do not fit them; None where that is no other day."""
+        if self.as_of is not None or self.earlier is None:
+            return None
+        day, note = self.earlier
+        return replace(self, as_of=day, notes=(*self.notes, note), earlier=None)
 
 
 def plan_journey(spec: PythonSpec, wish: PipWish, available: Sequence[Interpreter], uv: str, log: Log) -> Journey:
@@ -56,10 +66,14 @@ def plan_journey(spec: PythonSpec, wish: PipWish, available: Sequence[Interprete
     pins = find_pins(wish.requirements, index)
     interpreter, python = _interpreter(wish, pins, available, uv, log)
     notes = list(wish.notes) + ([] if python is None else [python])
-    then = spec.as_of or _day(pins, notes)
+    earlier, is_due = _day(pins)
+    then = spec.as_of
+    if then is None and earlier is not None and is_due:
+        then, note = earlier
+        notes.append(note)
     plain, special = split_sources(wish.requirements)
     sources = tuple(_source(line, index, then, plain, log) for line in special)
-    return Journey(interpreter, then, tuple(plain), sources, tuple(notes))
+    return Journey(interpreter, then, tuple(plain), sources, tuple(notes), earlier)
 
 
 def _interpreter(
@@ -99,15 +113,13 @@ def _fetch(minor: str, uv: str, log: Log) -> List[Interpreter]:
     return [] if result.code else [one for one in find_interpreters() if minor_of(one) == minor]
 
 
-def _day(pins: Sequence[Pin], notes: List[Note]) -> Optional[str]:
-    """The day to resolve for, where the pins are old; None: today."""
+def _day(pins: Sequence[Pin]) -> Tuple[Optional[Tuple[str, Note]], bool]:
+    """The day that suits the pins, with its note; and whether the pins are so old that today need not be tried."""
     found, today = day_of(pins), datetime.datetime.now(datetime.timezone.utc).date()
-    if found is None or not is_old(found[0], today):
-        return None
-    then = as_of(found[0], today)
-    if then is not None:
-        notes.append(as_of_note(*found, then))
-    return then
+    then = None if found is None else as_of(found[0], today)
+    if found is None or then is None:
+        return None, False
+    return (then, as_of_note(*found, then)), is_old(found[0], today)
 
 
 def _source(line: str, index: Index, then: Optional[str], beside: Sequence[str], log: Log) -> SourceBuild:

@@ -51,22 +51,36 @@ def resolve(
     journey = plan_journey(spec.python, wish, available, uv, log)
     if spec.python.exact_only:
         _refuse_changes(journey.notes)
-    for note in journey.notes:
-        log("{}: asked {}, got {}: {}.".format(note.subject, note.asked, note.got or "nothing", note.why))
+    _tell(journey.notes, log)
     minor = minor_of(journey.interpreter)
     log(f"Resolving for Python {minor}; packages asked for: {len(journey.requirements)}.")
     call = _Call(uv, _compile_arguments(journey, cache_folder, wish.options), log, timeout_s)
+    try:
+        requirements = _pinned(wish, journey, call)
+    except EnvironmentBuildError:
+        earlier = journey.back_in_time()
+        if earlier is None:
+            raise
+        log("That cannot be resolved with the packages of today.")
+        _tell(earlier.notes[-1:], log)
+        call = replace(call, arguments=_compile_arguments(earlier, cache_folder, wish.options))
+        requirements, journey = _pinned(wish, earlier, call), earlier
     lock = Lock(
         digest="",
         builder=Builder.UV,
         python=minor,
-        requirements=_pinned(wish, journey, call),
+        requirements=requirements,
         options=wish.options,
         as_of=journey.as_of,
         notes=journey.notes,
         sources=journey.sources,
     )
     return replace(lock, digest=lock_digest(lock))
+
+
+def _tell(notes: Sequence[Note], log: Log) -> None:
+    for note in notes:
+        log("{}: asked {}, got {}: {}.".format(note.subject, note.asked, note.got or "nothing", note.why))
 
 
 def _refuse_changes(notes: Sequence[Note]) -> None:
