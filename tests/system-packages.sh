@@ -2,10 +2,11 @@
 # Installs the Debian packages that tests need and that are not there yet; says so where it may not.
 set -euo pipefail
 
-needed=(git)
+# A program, and the package that has it.
+needed=(git:git g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin)
 missing=()
-for package in "${needed[@]}"; do
-    command -v "$package" >/dev/null || missing+=("$package")
+for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -4,6 +4,8 @@ import argparse
 import os
 
 import keras
+import numpy as np
+import tensorflow as tf
 from azureml.core import Run
 from utils import load_digits
 
@@ -32,13 +34,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
 
-    keras.utils.set_random_seed(1)
+    np.random.seed(1)
     images, labels, test_images, test_labels = load_digits(args.data_folder)
-    print(f"Keras {keras.__version__}: {len(images)} images to learn from, {len(test_images)} to test with")
+    on = f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
+    print(f"{on}: {len(images)} images to learn from, {len(test_images)} to test with")
     model = keras.Sequential(
         [
-            keras.layers.Input((images.shape[1],)),
-            keras.layers.Dense(args.first_layer_neurons, activation="relu"),
+            keras.layers.Dense(args.first_layer_neurons, activation="relu", input_shape=(images.shape[1],)),
             keras.layers.Dense(args.second_layer_neurons, activation="relu"),
             keras.layers.Dense(10, activation="softmax"),
         ]

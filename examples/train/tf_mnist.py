@@ -7,16 +7,18 @@ import tensorflow as tf
 from azureml.core import Run
 from utils import load_digits
 
+MOMENTUM = 0.9
+
 
 class Network(tf.Module):
     """Dense layers with ReLU between them; the last gives the logits of ten digits."""
 
     def __init__(self, sizes):
         super().__init__()
-        draw = tf.random.Generator.from_seed(1)
+        tf.random.set_seed(1)
         self.layers = [
             (
-                tf.Variable(draw.normal([before, after], stddev=(2.0 / before) ** 0.5), name="weights"),
+                tf.Variable(tf.random.normal([before, after], stddev=(2.0 / before) ** 0.5), name="weights"),
                 tf.Variable(tf.zeros([after]), name="biases"),
             )
             for before, after in zip(sizes, sizes[1:])
@@ -30,13 +32,15 @@ class Network(tf.Module):
         return images @ weights + biases
 
     @tf.function
-    def train_step(self, images, labels, rate):
-        """One step of gradient descent; returns the mean loss before it."""
+    def train_step(self, images, labels, rate, velocities):
+        """One step of gradient descent with momentum; returns the mean loss before it."""
         with tf.GradientTape() as tape:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.logits(images))
             loss = tf.reduce_mean(losses)
-        for variable, gradient in zip(self.trainable_variables, tape.gradient(loss, self.trainable_variables)):
-            variable.assign_sub(rate * gradient)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        for variable, gradient, velocity in zip(self.trainable_variables, gradients, velocities):
+            velocity.assign(MOMENTUM * velocity + gradient)
+            variable.assign_sub(rate * velocity)
         return loss
 
 
@@ -55,13 +59,15 @@ def main():
     images, labels, test_images, test_labels = load_digits(args.data_folder)
     print(f"TensorFlow {tf.__version__}: {len(images)} images to learn from, {len(test_images)} to test with")
     network = Network([images.shape[1], args.first_layer_neurons, args.second_layer_neurons, 10])
+    velocities = [tf.Variable(tf.zeros_like(one), trainable=False) for one in network.trainable_variables]
+    rate = tf.constant(args.learning_rate)
     order = np.random.default_rng(1)
     for epoch in range(args.epochs):
         losses = []
         shuffled = order.permutation(len(images))
         for start in range(0, len(images), args.batch_size):
             some = shuffled[start : start + args.batch_size]
-            losses.append(float(network.train_step(images[some], labels[some], tf.constant(args.learning_rate))))
+            losses.append(float(network.train_step(images[some], labels[some], rate, velocities)))
         guesses = np.argmax(network.logits(test_images), axis=1)
         accuracy = float(np.mean(guesses == test_labels))
         run.log("training_loss", float(np.mean(losses)), step=epoch)

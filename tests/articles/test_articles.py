@@ -1,7 +1,8 @@
 """The articles' code blocks run as they stand: one after the other, in one namespace, as a reader pastes them.
 
 What differs is listed here and nowhere else: the names that the articles leave undefined are supplied, the address of
-the digits is this machine's, and the conda files' lines for Python, TensorFlow and Keras are today's.
+the digits is this machine's. The conda files are taken as they are printed, and once more with the lines for Python,
+TensorFlow and Keras of today.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import pytest
 
 from runyard.client.http import Server
 from runyard.client.local_server import connect
+from runyard.environments.pythons import find_minor
 from runyard.sdk.session import forget_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +31,25 @@ MNIST_FILES = [
     "t10k-labels-idx1-ubyte.gz",
 ]
 
-#: What the articles' pinned lines become until the next release builds them as they are.
+#: What the articles' pinned lines become for the packages of today; as printed they need a Python of their time.
 TODAY = {
     r"python=3\.6\.2": f"python={sys.version_info[0]}.{sys.version_info[1]}",
     r"tensorflow-gpu==2\.\d\.0": "tensorflow-cpu",
     r"keras<=2\.3\.1": "keras",
 }
+#: The oldest Python that a run can use; every pin of the articles has a wheel for it.
+OLD_PYTHON = "3.7"
+#: The conda file of the section on Horovod, as printed.
+HOROVOD = """
+channels:
+- conda-forge
+dependencies:
+- python=3.6.2
+- pip:
+  - azureml-defaults
+  - tensorflow-gpu==2.2.0
+  - horovod==0.19.5
+"""
 #: The articles' old address of the digits.
 OLD_ADDRESS = "http://yann.lecun.com/exdb/mnist"
 
@@ -55,13 +70,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
         forget_server()
 
 
-def _stage(folder: Path, article: str) -> dict[str, Any]:
+def _stage(folder: Path, article: str, is_printed: bool) -> dict[str, Any]:
     """A reader's folder: the workspace's config from Azure, the conda file of the article, the sample scripts."""
     (folder / "config.json").write_text(
         json.dumps({"subscription_id": "1", "resource_group": "group", "workspace_name": "articles"})
     )
     conda = next(BLOCKS.glob(f"{article}_*.yml")).read_text()
-    for pinned, today in TODAY.items():
+    for pinned, today in {} if is_printed else TODAY.items():
         conda = re.sub(pinned, today, conda)
     (folder / "conda_dependencies.yml").write_text(conda)
     shutil.copytree(ROOT / "examples" / "train", folder / "scripts")
@@ -77,9 +92,11 @@ def _run_blocks(article: str, folder: Path, names: dict[str, Any], mnist_url: st
     return names
 
 
-def _follow(article: str, folder: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str) -> dict[str, Any]:
+def _follow(
+    article: str, folder: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, is_printed: bool
+) -> dict[str, Any]:
     monkeypatch.chdir(folder)
-    return _run_blocks(article, folder, _stage(folder, article), mnist_url)
+    return _run_blocks(article, folder, _stage(folder, article, is_printed), mnist_url)
 
 
 def _assert_learned(run: Any) -> None:
@@ -94,15 +111,38 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.fixture(params=["as printed", "today"])
+def is_printed(request: pytest.FixtureRequest) -> bool:
+    """The article's conda file as it stands, or with the packages of today."""
+    if request.param == "today":
+        return False
+    _need_old_python()
+    return True
+
+
+def _need_old_python() -> None:
+    if find_minor(OLD_PYTHON) is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must have Python {OLD_PYTHON}: the articles' pins need it.")
+        pytest.skip(f"This host has no Python {OLD_PYTHON}.")
+
+
+def _script_log(run: Any, folder: Path) -> str:
+    run.download_file("user_logs/std_log.txt", str(folder / "std_log.txt"))
+    return (folder / "std_log.txt").read_text()
+
+
 def test_tensorflow_article_runs_up_to_its_model(
-    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, is_printed: bool
 ) -> None:
-    names = _follow("a1", tmp_path, monkeypatch, mnist_url)
+    names = _follow("a1", tmp_path, monkeypatch, mnist_url, is_printed)
     run, model = names["run"], names["model"]
     _assert_learned(run)
+    if is_printed:
+        assert "TensorFlow 2.2.0:" in _script_log(run, tmp_path)
     assert [path.rsplit("/", 1)[-1] for path in names["dataset"].to_path()] == MNIST_FILES
-    assert names["dataset"].version == 1
-    assert (model.name, model.version, model.model_framework) == ("tf-mnist", 1, "TensorFlow")
+    assert names["dataset"].version >= 1
+    assert (model.name, model.model_framework) == ("tf-mnist", "TensorFlow")
     assert model.resource_configuration.memory_in_gb == 0.5
     assert model.run_id == run.id
     assert (tmp_path / "AzureML-TensorFlow-2.2-GPU").is_dir()
@@ -120,13 +160,20 @@ def _assert_same_files(run: Any, downloaded: Path, registered: Path) -> None:
 
 
 def test_keras_article_runs_from_top_to_end(
-    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, capsys: pytest.CaptureFixture[str]
+    server: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mnist_url: str,
+    capsys: pytest.CaptureFixture[str],
+    is_printed: bool,
 ) -> None:
-    names = _follow("a2", tmp_path, monkeypatch, mnist_url)
+    names = _follow("a2", tmp_path, monkeypatch, mnist_url, is_printed)
     run, model = names["run"], names["model"]
     _assert_learned(run)
+    if is_printed:
+        assert "Keras 2.3.1 on TensorFlow 2.0.0:" in _script_log(run, tmp_path)
     assert run.experiment.name == "Tutorial-Keras-Minst"
-    assert (model.name, model.version) == ("keras-mnist", 1)
+    assert model.name == "keras-mnist"
     shown = capsys.readouterr().out
     assert f"RunId: {run.id}" in shown
     assert "Streaming user_logs/std_log.txt\n===============================" in shown
@@ -137,3 +184,24 @@ def test_keras_article_runs_from_top_to_end(
             for path in Path(model.download(str(tmp_path / "again"), exist_ok=True)).rglob("*")
             if path.is_file()
         }
+
+
+def test_horovod_file_builds_as_printed_and_its_ranks_reduce(server: None, tmp_path: Path) -> None:
+    from azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
+
+    _need_old_python()
+    (tmp_path / "conda.yml").write_text(HOROVOD)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "train.py").write_text(
+        "import horovod.tensorflow as hvd\nimport tensorflow as tf\n\nhvd.init()\n"
+        "print('TensorFlow', tf.__version__, 'sum', float(hvd.allreduce(tf.constant(2.0), op=hvd.Sum)), flush=True)\n"
+    )
+    environment = Environment.from_conda_specification("horovod", str(tmp_path / "conda.yml"))
+    source = ScriptRunConfig(str(tmp_path / "source"), "train.py", environment=environment)
+    run = Experiment(Workspace.create("articles", exist_ok=True), "horovod").submit(source)
+    run.wait_for_completion()
+    assert "TensorFlow 2.2.0 sum 2.0" in _script_log(run, tmp_path)
+    run.download_file("azureml-logs/20_image_build_log.txt", str(tmp_path / "build.txt"))
+    build = (tmp_path / "build.txt").read_text()
+    assert "python: asked 3.6.2, got 3.7" in build
+    assert "horovod is built from its source" in build
