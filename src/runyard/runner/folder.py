@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
@@ -91,7 +91,7 @@ def leave(folder: str) -> None:
         os.unlink(path)
 
 
-@cache
+@lru_cache(maxsize=None)
 def _opened(root: str) -> BlobStore:
     """The store that this node shares with the server; once a process, since all its attempts use the same."""
     return BlobStore(Path(root), is_first=False)
