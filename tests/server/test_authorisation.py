@@ -69,6 +69,7 @@ DECIDED = {
     "register_environment": "co",
     "list_environments": "rcoj",
     "get_environment": "rcoj",
+    "build_environment": "co",
     "create_cluster": "co",
     "list_clusters": "rco",
     "get_cluster": "rco",

@@ -77,6 +77,7 @@ BODIES: dict[str, Any] = {
     "save_dataset": {"sources": [{"url": "http://127.0.0.1/x"}], "name": "set"},
     "create_cluster": {"name": "cpu"},
     "register_environment": {"spec": {"name": "env"}},
+    "build_environment": {"spec": {"python": {"user_managed": True}}},
     "change_run": {"tags": {"a": "b"}},
     "change_cluster": {"max_nodes": 2},
     "change_dataset": {"tags": {"a": "b"}},

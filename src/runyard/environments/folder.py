@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from typing import Any, Dict, List
 
 from runyard.environments.spec import MAX_FILE_BYTES, read_conda_yaml, write_conda_yaml
@@ -37,10 +38,7 @@ def load_from_directory(path: str) -> EnvironmentSpec:
     conda_file = os.path.join(path, CONDA_FILE)
     if not os.path.isfile(conda_file):
         return spec
-    python = PythonSpec(
-        spec.python.user_managed, spec.python.interpreter_path, read_conda_yaml(_text(conda_file), conda_file)
-    )
-    return EnvironmentSpec(spec.name, spec.version, python, spec.docker, spec.variables)
+    return replace(spec, python=replace(spec.python, conda=read_conda_yaml(_text(conda_file), conda_file)))
 
 
 def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
@@ -78,6 +76,7 @@ def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
         },
         "spark": {"repositories": [], "packages": [], "precachePackages": True},
         "r": None,
+        **{name: json.loads(text) for name, text in spec.kept_sections.items()},
     }
 
 
@@ -104,6 +103,7 @@ def read_definition(data: Any) -> EnvironmentSpec:
             gpu_support=bool(docker.get("gpuSupport")),
         ),
         variables={str(key): str(value) for key, value in _section(data, "environmentVariables").items()},
+        kept_sections={name: json.dumps(data[name], sort_keys=True) for name in ("spark", "r") if data.get(name)},
     )
 
 

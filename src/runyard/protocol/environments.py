@@ -58,6 +58,8 @@ class EnvironmentSpec:
     docker: DockerSpec = field(default_factory=DockerSpec)
     #: Environment variables of every run that uses it.
     variables: Dict[str, str] = field(default_factory=dict)
+    #: Sections of v1 that mean nothing here ("spark", "r"), each as JSON: kept, and given back.
+    kept_sections: Dict[str, str] = field(default_factory=dict)
 
 
 class Builder:
@@ -129,9 +131,30 @@ class EnvironmentBody:
     spec: EnvironmentSpec
 
 
+class BuildStatus:
+    """How far an environment is; v1's words for the build of its image."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@record
+class EnvironmentBuild:
+    """An environment on the server's machine."""
+
+    status: str
+    #: What the build has said so far; the end of it, where it is long.
+    log: str = ""
+    error: str = ""
+    #: Once it has succeeded.
+    lock: Optional[Lock] = None
+
+
 def spec_digest(spec: EnvironmentSpec) -> str:
-    """Key of a spec's content, 64 hex digits: everything but its name and version."""
-    return _digest(asdict(replace(spec, name="", version="")))
+    """Key of a spec's content, 64 hex digits: everything but its name and version, and what means nothing here."""
+    return _digest(asdict(replace(spec, name="", version="", kept_sections={})))
 
 
 def lock_digest(lock: Lock) -> str:

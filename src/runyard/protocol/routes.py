@@ -191,6 +191,15 @@ TABLE: Tuple[Route, ...] = (
         environments.Environment,
         query=("version",),
     ),
+    Route(
+        "build_environment",
+        "POST",
+        _W + "/environment-builds",
+        _WRITE,
+        environments.EnvironmentBody,
+        environments.EnvironmentBuild,
+        query=("look",),
+    ),
     # compute
     Route("create_cluster", "POST", _W + "/clusters", _WRITE, compute.ClusterSpec, compute.Cluster),
     Route("list_clusters", "GET", _W + "/clusters", _READ, None, compute.Cluster, many=True),

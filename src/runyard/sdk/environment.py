@@ -1,67 +1,18 @@
 """Environment: packages, variables and image of a run, as v1 described them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from runyard.errors import UserErrorException
 from runyard.protocol import environments
-from runyard.protocol.environments import DockerSpec, EnvironmentBody, EnvironmentSpec, PythonSpec
+from runyard.protocol.environments import EnvironmentBody, EnvironmentSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
+from runyard.sdk.environment_sections import DockerSection, PythonSection, RSection, SparkSection, kept_sections
 
-#: v1's default images, by name; kept with a run, used by a docker builder.
-DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"
-DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-cuda10.1-cudnn7-ubuntu18.04"
-
-
-class DockerSection:
-    """``environment.docker``: accepted, kept and shown; this version builds with uv and no container."""
-
-    def __init__(self, spec: Optional[DockerSpec] = None) -> None:
-        known = spec or DockerSpec(base_image=DEFAULT_CPU_IMAGE)
-        self.enabled = known.enabled
-        self.base_image = known.base_image
-        self.base_dockerfile = known.base_dockerfile
-        self.arguments: List[str] = list(known.arguments)
-        self.shm_size = known.shm_size
-        self.gpu_support = known.gpu_support
-        self.shared_volumes = True
-        self.base_image_registry: Any = None
-
-    def _spec(self) -> DockerSpec:
-        return DockerSpec(
-            enabled=bool(self.enabled),
-            base_image=self.base_image,
-            base_dockerfile=self.base_dockerfile,
-            arguments=tuple(str(one) for one in self.arguments or ()),
-            shm_size=self.shm_size,
-            gpu_support=bool(self.gpu_support),
-        )
-
-
-class PythonSection:
-    """``environment.python``."""
-
-    def __init__(self, spec: Optional[PythonSpec] = None) -> None:
-        known = spec or PythonSpec()
-        self.user_managed_dependencies = known.user_managed
-        self.interpreter_path = known.interpreter_path
-        self.conda_dependencies = CondaDependencies(_underlying_structure=known.conda)
-        self.as_of = known.as_of
-        self.exact_only = known.exact_only
-        self.conda_dependencies_file: Optional[str] = None
-
-    def _spec(self) -> PythonSpec:
-        conda = self.conda_dependencies._spec
-        if self.conda_dependencies_file is not None:
-            conda = read_file(self.conda_dependencies_file)
-        return PythonSpec(
-            user_managed=bool(self.user_managed_dependencies),
-            interpreter_path=self.interpreter_path or "python",
-            conda=conda,
-            as_of=self.as_of,
-            exact_only=self.exact_only,
-        )
+if TYPE_CHECKING:
+    from runyard.sdk.environment_build import EnvironmentBuildDetails
 
 
 class Environment:
@@ -76,8 +27,8 @@ class Environment:
         self.docker = DockerSection()
         self.environment_variables: Dict[str, str] = {}
         self.inferencing_stack_version: Optional[str] = None
-        self.spark: Any = None
-        self.r: Any = None
+        self.spark = SparkSection()
+        self.r: Optional[RSection] = None
 
     @classmethod
     def _of(cls, spec: EnvironmentSpec) -> "Environment":
@@ -86,6 +37,9 @@ class Environment:
         found.python = PythonSection(spec.python)
         found.docker = DockerSection(spec.docker)
         found.environment_variables = dict(spec.variables)
+        kept = {name: json.loads(text) for name, text in spec.kept_sections.items()}
+        found.spark = SparkSection(**kept.get("spark", {}))
+        found.r = RSection(**kept["r"]) if "r" in kept else None
         return found
 
     @classmethod
@@ -107,14 +61,59 @@ class Environment:
         """An environment from a requirements file."""
         from runyard.environments.spec import read_pip_requirements
 
-        try:
-            text = Path(file_path).read_text("utf-8-sig")
-        except OSError as error:
-            raise UserErrorException(f"The file {file_path!r} cannot be read: {error.strerror}.") from None
         found = Environment(name)
-        spec = read_pip_requirements(text, f"The requirements file {file_path!r}")
+        spec = read_pip_requirements(_read(file_path), f"The requirements file {file_path!r}")
         found.python.conda_dependencies = CondaDependencies(_underlying_structure=spec)
         return found
+
+    @staticmethod
+    def from_existing_conda_environment(name: str, conda_environment_name: str) -> "Environment":
+        """An environment with the packages of a conda environment of this machine.
+
+        UserErrorException where there is no conda, or it has none of that name.
+        """
+        from runyard.sdk.conda_export import export
+
+        found = Environment(name)
+        found.python.conda_dependencies = CondaDependencies(_underlying_structure=export(conda_environment_name))
+        return found
+
+    @staticmethod
+    def from_docker_image(
+        name: str,
+        image: str,
+        container_registry: Any = None,
+        conda_specification: Optional[str] = None,
+        pip_requirements: Optional[str] = None,
+    ) -> "Environment":
+        """An environment on a base image, with the packages of a conda or requirements file."""
+        found = Environment._with_packages(name, conda_specification, pip_requirements)
+        found.docker.base_image, found.docker.base_image_registry = image, container_registry
+        return found
+
+    @staticmethod
+    def from_dockerfile(
+        name: str,
+        dockerfile: str,
+        conda_specification: Optional[str] = None,
+        pip_requirements: Optional[str] = None,
+    ) -> "Environment":
+        """An environment on the image of a Dockerfile: its path, or its text."""
+        found = Environment._with_packages(name, conda_specification, pip_requirements)
+        is_text = "\n" in dockerfile or dockerfile.lstrip().upper().startswith("FROM ")
+        found.docker.base_image = None
+        found.docker.base_dockerfile = dockerfile if is_text else _read(dockerfile)
+        return found
+
+    @staticmethod
+    def _with_packages(name: str, conda_file: Optional[str], pip_file: Optional[str]) -> "Environment":
+        if conda_file is not None and pip_file is not None:
+            raise UserErrorException("Give conda_specification or pip_requirements, not both.")
+        if conda_file is not None:
+            return Environment.from_conda_specification(name, conda_file)
+        if pip_file is not None:
+            return Environment.from_pip_requirements(name, pip_file)
+        return Environment(name)
 
     @staticmethod
     def get(workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None) -> "Environment":
@@ -138,6 +137,27 @@ class Environment:
         found.name, found.version = new_name, None
         return found
 
+    def build(self, workspace: Any, image_build_compute: Any = None) -> "EnvironmentBuildDetails":
+        """Have it built on the server's machine now, ahead of the run that needs it."""
+        from runyard.sdk.environment_build import begin
+
+        return begin(workspace, self._spec())
+
+    def build_local(self, workspace: Any = None, platform: Any = None, **_: Any) -> "EnvironmentBuildDetails":
+        """Build it on this machine, into the home folder; returns once that is done."""
+        from runyard.sdk.environment_build import build_here
+
+        return build_here(self._spec())
+
+    def get_image_details(self, workspace: Any) -> "Dict[str, Any]":
+        """What was built: its key, Python, packages, and what was changed against the environment and why.
+
+        UserErrorException while it is not built.
+        """
+        from runyard.sdk.environment_build import image_details
+
+        return image_details(workspace, self._spec())
+
     def save_to_directory(self, path: str, overwrite: bool = False) -> None:
         """Write the definition into a folder: conda_dependencies.yml and azureml_environment.json."""
         from runyard.environments.folder import save_to_directory
@@ -158,6 +178,7 @@ class Environment:
             python=self.python._spec(),
             docker=self.docker._spec(),
             variables={str(key): str(value) for key, value in self.environment_variables.items()},
+            kept_sections=kept_sections(self.spark, self.r),
         )
         if self._stored is not None and spec.version == self._stored.version and spec != self._stored:
             # Changed since it was fetched: it is that version no more, and registered it becomes the next one.
@@ -166,3 +187,10 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"Environment(name={self.name!r}, version={self.version!r})"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except OSError as error:
+        raise UserErrorException(f"The file {path!r} cannot be read: {error.strerror}.") from None

@@ -1,14 +1,26 @@
 """Environments: those that users register, and the curated ones."""
 
+import os
+from pathlib import Path
 from typing import List
 
 from runyard.db import environments, workspaces
 from runyard.environments.curated import get_curated, is_reserved, list_curated
 from runyard.errors import UserErrorException
-from runyard.protocol.environments import Environment, EnvironmentBody, EnvironmentSpec, spec_digest
+from runyard.protocol.environments import (
+    BuildStatus,
+    Environment,
+    EnvironmentBody,
+    EnvironmentBuild,
+    EnvironmentSpec,
+    spec_digest,
+)
 from runyard.protocol.workspaces import Workspace
 from runyard.server import names
 from runyard.server.call import Call
+
+#: What one answer shows of a build's log, bytes.
+LOG_BYTES = 256 * 1024
 
 
 def register_environment(call: Call) -> Environment:
@@ -43,6 +55,33 @@ def get_environment(call: Call) -> Environment:
         if is_reserved(name):
             return _curated(get_curated(name), workspace)
         return environments.get_environment(connection, call.workspace, name, call.query.get("version") or None)
+
+
+def build_environment(call: Call) -> EnvironmentBuild:
+    """Have it built, or say how far that is; called again and again by whoever waits. ``look=1`` begins nothing."""
+    body: EnvironmentBody = call.body
+    builds = call.parts.builds
+    lock = builds.find_ready(body.spec)
+    if lock is not None:
+        builds.forget(body.spec)
+        return EnvironmentBuild(BuildStatus.SUCCEEDED, lock=lock)
+    if call.query.get("look") == "1":
+        return EnvironmentBuild(BuildStatus.QUEUED)
+    state = builds.request(body.spec)
+    log = _end_of(state.log_path)
+    if state.state != "failed":
+        return EnvironmentBuild(BuildStatus.RUNNING, log)
+    builds.forget(body.spec)
+    return EnvironmentBuild(BuildStatus.FAILED, log, state.error)
+
+
+def _end_of(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _curated(spec: EnvironmentSpec, workspace: Workspace) -> Environment:

@@ -1,0 +1,137 @@
+"""Environments as v1's scripts make, keep and build them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.azureml.core import Environment, Workspace
+from runyard.azureml.core.environment import RSection, SparkPackage
+from runyard.client.local_server import connect
+from runyard.errors import EnvironmentBuildError, UserErrorException
+from runyard.sdk.session import forget_server
+from tests.environments.packages import make_wheel, source_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
+
+HERE = "{}.{}".format(*sys.version_info[:2])
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("environments-home")))
+        forget_server()
+        yield Workspace.create("sdk", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Environment:
+    """An environment of one small wheel of this machine."""
+    (tmp_path / "wheels").mkdir()
+    make_wheel(tmp_path / "wheels", "tiny", "1.0")
+    found = Environment("tiny")
+    found.python.conda_dependencies.set_python_version(HERE)
+    found.python.conda_dependencies.set_pip_requirements([*source_of(tmp_path / "wheels"), "tiny", "azureml-defaults"])
+    return found
+
+
+def test_environment_is_built_ahead_of_its_runs(
+    workspace: Workspace, tiny: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserErrorException, match="not built yet"):
+        tiny.get_image_details(workspace)
+    details = tiny.build(workspace)
+    assert details.status in ("Running", "Succeeded")
+    details.wait_for_completion(show_output=True)
+    assert details.status == "Succeeded"
+    found = tiny.get_image_details(workspace)
+    assert (found["python"], found["packages"]) == (HERE, ["tiny==1.0"])
+    assert found["notes"][0]["subject"] == "azureml-defaults"
+    assert tiny.build(workspace).status == "Succeeded", "it is there already"
+
+
+def test_failed_build_says_why(workspace: Workspace, tiny: Environment) -> None:
+    tiny.python.conda_dependencies.add_pip_package("nowhere")
+    details = tiny.build(workspace)
+    with pytest.raises(EnvironmentBuildError, match="nowhere"):
+        details.wait_for_completion(show_output=False)
+    assert details.status == "Failed"
+
+
+def test_environment_is_built_on_this_machine(
+    workspace: Workspace, tiny: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.environment_variables = {"MAKES": "another key, and so a log of its own"}
+    assert tiny.build_local(workspace).status == "Succeeded"
+    assert f"Resolving for Python {HERE}" in capsys.readouterr().out
+    built = list(Path(os.environ["RUNYARD_HOME"]).glob("cache/envs/*/bin/python"))
+    assert any(subprocess.run([one, "-c", "import tiny"], check=False).returncode == 0 for one in built)
+
+
+def test_sections_that_mean_nothing_here_are_kept_and_change_no_build(workspace: Workspace, tiny: Environment) -> None:
+    tiny.build(workspace).wait_for_completion(show_output=False)
+    tiny.spark.packages = [SparkPackage("com.microsoft.azure", "synapseml", "0.9")]
+    tiny.r = RSection()
+    tiny.r.cran_packages = [{"name": "caret", "version": "6.0"}]
+    kept = Environment.get(workspace, tiny.register(workspace).name or "")
+    assert [vars(one) for one in kept.spark.packages] == [
+        {"group": "com.microsoft.azure", "artifact": "synapseml", "version": "0.9"}
+    ]
+    assert kept.r is not None
+    assert kept.r.cran_packages == [{"name": "caret", "version": "6.0"}]
+    assert kept.get_image_details(workspace)["packages"] == ["tiny==1.0"]
+
+
+def test_sections_are_saved_and_read_as_v1_s_json(tiny: Environment, tmp_path: Path) -> None:
+    tiny.spark.repositories = ["https://mmlspark.azureedge.net/maven"]
+    tiny.docker.base_image = "ubuntu:20.04"
+    tiny.save_to_directory(str(tmp_path / "saved"))
+    found = Environment.load_from_directory(str(tmp_path / "saved"))
+    assert (found.spark.repositories, found.r) == (["https://mmlspark.azureedge.net/maven"], None)
+    assert found.docker.base_image == "ubuntu:20.04"
+
+
+def test_environment_on_an_image_keeps_image_and_packages(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "conda.yml").write_text("dependencies:\n- python=3.11\n- pip:\n  - six\n")
+    (tmp_path / "requirements.txt").write_text("six==1.16.0\n")
+    (tmp_path / "Dockerfile").write_text("FROM ubuntu:20.04\nRUN true\n")
+    image = Environment.from_docker_image("image", "ubuntu:20.04", conda_specification=str(tmp_path / "conda.yml"))
+    assert (image.docker.base_image, image.python.conda_dependencies.python_version) == ("ubuntu:20.04", "3.11")
+    file = Environment.from_dockerfile(
+        "file", str(tmp_path / "Dockerfile"), pip_requirements=str(tmp_path / "requirements.txt")
+    )
+    text = Environment.from_dockerfile("text", "FROM ubuntu:20.04\nRUN true\n")
+    assert file.docker.base_dockerfile == text.docker.base_dockerfile == "FROM ubuntu:20.04\nRUN true\n"
+    assert list(file.python.conda_dependencies.pip_packages) == ["six==1.16.0"]
+    kept = Environment.get(workspace, file.register(workspace).name or "")
+    assert (kept.docker.base_image, kept.docker.base_dockerfile) == (None, file.docker.base_dockerfile)
+    with pytest.raises(UserErrorException, match="not both"):
+        Environment.from_docker_image("x", "y", None, str(tmp_path / "conda.yml"), str(tmp_path / "requirements.txt"))
+    with pytest.raises(UserErrorException, match="cannot be read"):
+        Environment.from_dockerfile("x", str(tmp_path / "nowhere"))
+
+
+def test_conda_s_environment_is_taken_as_conda_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserErrorException, match="none is on the PATH"):
+        Environment.from_existing_conda_environment("mine", "science")
+    tool = tmp_path / "conda"
+    tool.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "if sys.argv[1:] != ['env', 'export', '--name', 'science', '--no-builds']:\n"
+        "    sys.exit('EnvironmentLocationNotFound: Not a conda environment')\n"
+        "print('name: science\\ndependencies:\\n- python=3.8.5\\n- numpy=1.19.2\\nprefix: /opt/conda/envs/science')\n"
+    )
+    tool.chmod(0o755)
+    found = Environment.from_existing_conda_environment("mine", "science").python.conda_dependencies
+    assert (found.python_version, list(found.conda_packages)) == ("3.8.5", ["python=3.8.5", "numpy=1.19.2"])
+    with pytest.raises(UserErrorException, match="Not a conda environment"):
+        Environment.from_existing_conda_environment("mine", "other")
