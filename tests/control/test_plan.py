@@ -1,10 +1,12 @@
 """The plan of an attempt, held in a golden file: a change of what nodes are told is seen in the diff."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from runyard.control.plan import make_plan
 from runyard.protocol.datasets import Dataset
+from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import LaunchPlan, Source
@@ -35,13 +37,18 @@ DATASETS = {
         "dataset-1", "ws", "file", (Source(url="https://example.org/a.gz"), Source(file="/data/*.csv")), "ann", 1
     )
 }
+DATASTORES = {
+    "workspaceblobstore": Datastore("workspaceblobstore", "ws", "folder", True, "ann", 1),
+    "bucket": Datastore("bucket", "ws", "s3", False, "ann", 1, "data/mnist"),
+    "share": Datastore("share", "ws", "folder", False, "ann", 1, "/srv/share"),
+}
 WORKSPACE = Workspace("workspace-1", "ws", "1b2", "my rg", "local", "", "", "ann", 1)
 EXPERIMENT = Experiment("experiment-1", "tf-mnist", "ws", "ann", 1)
 LOCK = Lock("2" * 64, python="3.11", requirements=("six==1.17.0",), notes=(Note("keras", "keras<=2.3.1", "", "gone"),))
 
 
 def _plan() -> LaunchPlan:
-    return make_plan(SPEC, WORKSPACE, EXPERIMENT, 2, LOCK, "0.1.0-abc", DATASETS, True)
+    return make_plan(SPEC, WORKSPACE, EXPERIMENT, 2, LOCK, "0.1.0-abc", DATASETS, DATASTORES, True)
 
 
 def test_plan_is_the_golden_one() -> None:
@@ -60,3 +67,11 @@ def test_plan_names_no_path_of_this_machine_and_no_secret() -> None:
     text = GOLDEN.read_text()
     for word in ("/home", "/tmp", "token", "127.0.0.1", "secret"):
         assert word not in text
+
+
+def test_plan_says_where_the_files_of_a_datastore_are() -> None:
+    inputs = tuple(InputSpec(name, InputMode.MOUNT, datastore=name, path="a") for name in DATASTORES)
+    spec = replace(SPEC, inputs=inputs)
+    plan = make_plan(spec, WORKSPACE, EXPERIMENT, 1, LOCK, "kit", DATASETS, DATASTORES, True)
+    found = {one.name: (one.sources[0].is_remote, one.sources[0].root) for one in plan.inputs}
+    assert found == {"workspaceblobstore": (False, None), "bucket": (True, None), "share": (False, "/srv/share")}

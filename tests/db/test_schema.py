@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from runyard.db.engine import SCHEMA_FILE, Database, schema_text
+from runyard.db.migrations import STEPS
+from runyard.db.tables import SCHEMA
 from runyard.errors import VersionMismatchError
 
 
@@ -33,5 +35,39 @@ def test_database_whose_first_start_broke_off_is_made_whole(tmp_path: Path) -> N
     connection.close()
     database = Database(tmp_path / "runyard.db")
     with database.read() as found:
-        assert found.exec_driver_sql("SELECT number FROM schema_number").scalar() == 1
+        assert found.exec_driver_sql("SELECT number FROM schema_number").scalar() == SCHEMA
     database.close()
+
+
+def test_database_of_the_first_schema_becomes_one_of_this(tmp_path: Path) -> None:
+    old, new = sqlite3.connect(tmp_path / "old.db"), tmp_path / "new.db"
+    old.executescript((Path(__file__).parent / "schema_1.sql").read_text("utf-8"))
+    old.execute("INSERT INTO datastores VALUES ('ws', 'ann', 1, 'workspaceblobstore', 'folder', 1)")
+    old.commit()
+    old.close()
+    Database(tmp_path / "old.db").close()
+    Database(new).close()
+    assert _columns(tmp_path / "old.db") == _columns(new)
+    row = sqlite3.connect(tmp_path / "old.db").execute("SELECT * FROM datastores").fetchone()
+    assert row == ("ws", "ann", 1, "workspaceblobstore", "folder", 1, "", "", "", "")
+
+
+def test_migration_that_breaks_off_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = sqlite3.connect(tmp_path / "old.db")
+    old.executescript((Path(__file__).parent / "schema_1.sql").read_text("utf-8"))
+    old.close()
+    before = _columns(tmp_path / "old.db")
+    monkeypatch.setitem(STEPS, 1, (*STEPS[1], "ALTER TABLE nowhere ADD COLUMN x"))
+    with pytest.raises(sqlite3.OperationalError):
+        Database(tmp_path / "old.db")
+    assert _columns(tmp_path / "old.db") == before
+
+
+def _columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Name, type, whether it may be null and default of each column, by table."""
+    connection = sqlite3.connect(path)
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    number = connection.execute("SELECT number FROM schema_number").fetchall()
+    found = {name: [row[1:5] for row in connection.execute(f"PRAGMA table_info({name})")] for name in sorted(tables)}
+    connection.close()
+    return {**found, "number": number}

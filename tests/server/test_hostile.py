@@ -76,6 +76,7 @@ BODIES: dict[str, Any] = {
     "create_token": {"name": "ci", "role": "reader"},
     "save_dataset": {"sources": [{"url": "http://127.0.0.1/x"}], "name": "set"},
     "create_cluster": {"name": "cpu"},
+    "register_datastore": {"name": "bucket", "kind": "s3", "root": "bucket", "skip_validation": True},
     "register_environment": {"spec": {"name": "env"}},
     "build_environment": {"spec": {"python": {"user_managed": True}}},
     "change_run": {"tags": {"a": "b"}},

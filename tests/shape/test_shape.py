@@ -22,11 +22,12 @@ SPEAKING_ROOMS = {"cli", "sdk"}
 
 #: The third-party libraries that a room may import, wherever in a file the import stands.
 ALLOWED_THIRD_PARTY = {
-    "files": {"fsspec", "pathspec"},
+    "files": {"pathspec"},
     "environments": {"packaging", "uv", "yaml"},
     "sdk": {"pathspec", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
     "db": {"sqlalchemy"},
+    "storage": {"cryptography", "fsspec"},
     "control": {"sqlalchemy"},
     "server": {"starlette", "uvicorn", "sqlalchemy"},
 }

@@ -61,6 +61,8 @@ class Builds:
             if state is None:
                 state = BuildState("resolving", self._folder / (key + ".log"))
                 self._states[key] = state
+                # A new file from the first look on: the last build's is linked into the records of those who waited.
+                state.log_path.unlink(missing_ok=True)
                 self._pool.submit(self._work, key, spec, state.log_path)
             return state
 
@@ -78,8 +80,6 @@ class Builds:
         state = BuildState("failed", log_path, None, "The build ended without a word; see the server's log.")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # A new file: the last build's log is linked into the records of the runs that waited for it.
-            log_path.unlink(missing_ok=True)
             with open(log_path, "a", buffering=1, encoding="utf-8") as log:
                 lock = self._resolve(key, spec, lambda line: print(line, file=log))
             self._set(key, BuildState("building", log_path, lock))

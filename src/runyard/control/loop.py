@@ -14,7 +14,7 @@ from runyard.control import runs as life
 from runyard.control.builds import Builds
 from runyard.control.plan import make_plan
 from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
-from runyard.db import datasets, experiments, fleet, identity, runs, workspaces
+from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
@@ -213,6 +213,12 @@ class Loop(threading.Thread):
                 for one in spec.inputs
                 if one.dataset_id is not None
             }
+            # Most runs have no input at all.
+            stores = (
+                {}
+                if not spec.inputs
+                else {one.name: one for one in datastores.list_datastores(connection, row.workspace)}
+            )
             place = self._place_of(connection, row.workspace, spec.experiment)
         if lock is None:
             self._write(
@@ -220,7 +226,7 @@ class Loop(threading.Thread):
             )
             return
         try:
-            plan = make_plan(spec, *place, row.attempt, lock, self._kit(), found, self._allow_private_urls)
+            plan = make_plan(spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls)
             self._compute.start(row.key, plan, secret)
         except StorageFullError as error:
             _log.warning("run %s cannot be started yet: %s", run_id, error)

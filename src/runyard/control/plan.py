@@ -1,8 +1,10 @@
 """From a run as stored to the plan of one attempt. Pure: what it needs is handed in."""
 
+from dataclasses import replace
 from typing import Dict, Tuple
 
 from runyard.protocol.datasets import Dataset
+from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Lock
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import InputPlan, LaunchPlan, Source
@@ -22,9 +24,10 @@ def make_plan(
     lock: Lock,
     kit: str,
     datasets: Dict[str, Dataset],
+    datastores: Dict[str, Datastore],
     allow_private_urls: bool,
 ) -> LaunchPlan:
-    """The plan of that attempt; ``datasets`` holds every dataset that the spec's inputs name, by id."""
+    """The plan of that attempt; ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs name."""
     return LaunchPlan(
         run_id=spec.run_id,
         workspace=workspace.name,
@@ -36,7 +39,7 @@ def make_plan(
         command=spec.command,
         arguments=spec.arguments,
         snapshot=spec.snapshot,
-        inputs=tuple(_plan_input(one, datasets) for one in spec.inputs),
+        inputs=tuple(_plan_input(one, datasets, datastores) for one in spec.inputs),
         variables={**spec.environment.variables, **spec.environment_variables},
         v1_variables=_v1_variables(spec, workspace, experiment),
         max_run_duration_s=spec.max_run_duration_s,
@@ -61,7 +64,7 @@ def _v1_variables(spec: RunSpec, workspace: Workspace, experiment: Experiment) -
     return found
 
 
-def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset]) -> InputPlan:
+def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset], datastores: Dict[str, Datastore]) -> InputPlan:
     sources: Tuple[Source, ...]
     if asked.dataset_id is not None:
         sources = datasets[asked.dataset_id].sources
@@ -70,9 +73,17 @@ def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset]) -> InputPlan:
     return InputPlan(
         name=asked.name,
         mode=asked.mode,
-        sources=sources,
+        sources=tuple(_placed(source, datastores) for source in sources),
         path_on_compute=asked.path_on_compute,
         overwrite=asked.overwrite,
         is_reference=asked.dataset_id is None,
         dataset_id=asked.dataset_id,
     )
+
+
+def _placed(source: Source, datastores: Dict[str, Datastore]) -> Source:
+    """A datastore's source, with where its files are."""
+    store = datastores.get(source.datastore or "")
+    if store is None:
+        return source
+    return replace(source, is_remote=store.is_remote, root=None if store.is_remote else store.root or None)

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Deque, Iterator, List, Tuple, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, select
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from runyard.db import tables
+from runyard.db.migrations import migrate
 from runyard.errors import ServiceException, StorageFullError, VersionMismatchError
 
 T = TypeVar("T")
@@ -74,8 +75,10 @@ class Database:
         with self._engine.connect() as connection:
             driver: Any = connection.connection.dbapi_connection
             if driver.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (tables.schema.name,)).fetchone():
-                found = connection.execute(select(tables.schema.c.number)).scalar()
-                _check_schema(found or 0)
+                (found,) = driver.execute(f"SELECT number FROM {tables.schema.name}").fetchone()
+                _check_schema(found)
+                if found != tables.SCHEMA:
+                    migrate(driver, found)
                 return
             driver.executescript(f"BEGIN; {SCHEMA_FILE.read_text('utf-8')} COMMIT;")
 
@@ -93,7 +96,7 @@ def schema_text() -> str:
 
 
 def _check_schema(found: int) -> None:
-    if found != tables.SCHEMA:
+    if not 1 <= found <= tables.SCHEMA:
         raise VersionMismatchError(
             f"The database has schema {found} and this Runyard knows schema {tables.SCHEMA}; "
             "start the version that wrote it."

@@ -43,6 +43,10 @@ CREATE TABLE datastores (
 	name VARCHAR NOT NULL,
 	kind VARCHAR NOT NULL,
 	is_default BOOLEAN NOT NULL,
+	root TEXT DEFAULT '' NOT NULL,
+	account TEXT DEFAULT '' NOT NULL,
+	endpoint TEXT DEFAULT '' NOT NULL,
+	secret TEXT DEFAULT '' NOT NULL,
 	UNIQUE (workspace, name)
 );
 
@@ -256,5 +260,5 @@ CREATE TABLE workspaces (
 	UNIQUE (name)
 );
 
-INSERT INTO schema_number (number) VALUES (1);
+INSERT INTO schema_number (number) VALUES (2);
 

@@ -18,8 +18,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-#: Raised with every change of these tables; a database of any other number is refused.
-SCHEMA = 1
+#: Raised with every change of these tables; ``migrations.py`` brings older databases here, newer ones are refused.
+SCHEMA = 2
 
 metadata = MetaData()
 
@@ -173,6 +173,11 @@ datastores = _table(
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("is_default", Boolean, nullable=False),
+    Column("root", Text, nullable=False, server_default=""),
+    Column("account", Text, nullable=False, server_default=""),
+    Column("endpoint", Text, nullable=False, server_default=""),
+    #: Credentials, encrypted.
+    Column("secret", Text, nullable=False, server_default=""),
     UniqueConstraint("workspace", "name"),
 )
 

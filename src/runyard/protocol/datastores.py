@@ -1,8 +1,42 @@
 """A datastore, and the files in it."""
 
+from dataclasses import field
+from typing import Dict
+
 from runyard.protocol.record import record
 
 DEFAULT_DATASTORE = "workspaceblobstore"
+
+
+class DatastoreKind:
+    """What holds a datastore's files."""
+
+    #: A folder of the server's machine: its own, or one that its owner registered.
+    FOLDER = "folder"
+    S3 = "s3"
+    AZURE_BLOB = "azure_blob"
+    ADLS_GEN2 = "adls_gen2"
+    GCS = "gcs"
+
+
+@record
+class DatastoreSpec:
+    """A datastore as asked."""
+
+    name: str
+    kind: str
+    #: The bucket or container, with a folder in it after a slash; a folder's absolute path.
+    root: str
+    #: Azure's storage account.
+    account: str = ""
+    #: The service's address, where it is not the cloud's own.
+    endpoint: str = ""
+    #: What lets us in ("account_key", "sas_token", "key", "secret", ...): kept encrypted, never given back.
+    credentials: Dict[str, str] = field(default_factory=dict)
+    #: Replace one of that name.
+    overwrite: bool = False
+    #: Do not look whether it can be reached.
+    skip_validation: bool = False
 
 
 @record
@@ -15,6 +49,15 @@ class Datastore:
     is_default: bool
     created_by: str
     created_at: int
+    #: As in the spec; empty: the server's own folder for it.
+    root: str = ""
+    account: str = ""
+    endpoint: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Are its files reached through the server?"""
+        return self.kind != DatastoreKind.FOLDER
 
 
 @record

@@ -18,6 +18,10 @@ class Source:
     datastore: Optional[str] = None
     #: Path or glob inside the datastore.
     path: str = ""
+    #: Must the datastore's files be asked of the server, wherever this node is?
+    is_remote: bool = False
+    #: The folder of a datastore that its owner registered on this machine; None: the server's own for it.
+    root: Optional[str] = None
 
 
 @record

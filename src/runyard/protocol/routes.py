@@ -144,6 +144,9 @@ TABLE: Tuple[Route, ...] = (
     # datastores
     Route("list_datastores", "GET", _W + "/datastores", _ASSETS, None, datastores.Datastore, many=True),
     Route("get_datastore", "GET", _W + "/datastores/{name}", _ASSETS, None, datastores.Datastore),
+    Route("register_datastore", "POST", _W + "/datastores", _WRITE, datastores.DatastoreSpec, datastores.Datastore),
+    Route("unregister_datastore", "DELETE", _W + "/datastores/{name}", _WRITE),
+    Route("set_default_datastore", "PUT", _W + "/datastores/{name}/default", _WRITE, None, datastores.Datastore),
     Route(
         "list_datastore_files",
         "GET",

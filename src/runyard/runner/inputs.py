@@ -45,7 +45,7 @@ class _Binding:
 
     def make(self) -> str:
         asked = self._asked
-        if asked.is_reference and asked.mode == InputMode.MOUNT and self._folder.facts.datastores_folder:
+        if asked.is_reference and asked.mode == InputMode.MOUNT and self._is_here(asked.sources[0]):
             return str(self._reference(asked.sources[0]))
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,10 @@ class _Binding:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
         return str(self._root)
+
+    def _is_here(self, source: Source) -> bool:
+        """Do the datastore's files lie on this machine's disk?"""
+        return not source.is_remote and self._folder.facts.datastores_folder is not None
 
     def _target(self) -> Path:
         own = self._folder.inputs / self._asked.name
@@ -76,7 +80,7 @@ class _Binding:
     def _bind(self, source: Source) -> int:
         if source.url is not None:
             return self._download(source.url)
-        if source.file is None and self._folder.facts.datastores_folder is None:
+        if source.file is None and not self._is_here(source):
             return self._receive(source)
         found = self._local_files(source)
         for path, relative in found:
@@ -113,6 +117,8 @@ class _Binding:
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
     def _datastore_root(self, source: Source) -> Path:
+        if source.root is not None:
+            return Path(source.root)
         return Path(self._folder.facts.datastores_folder or "") / self._folder.plan.workspace / str(source.datastore)
 
     def _link_or_copy(self, origin: str, relative: str) -> None:

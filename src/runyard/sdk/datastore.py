@@ -1,7 +1,7 @@
 """Datastore: files of a workspace, uploaded and downloaded with progress, mounted by runs."""
 
 import os
-from typing import Any, Iterator, List, Optional
+from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from runyard.client.transfer import receive_file
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
@@ -37,18 +37,23 @@ class AzureBlobDatastore:
 
     @property
     def datastore_type(self) -> str:
-        """v1's word for what the default datastore was."""
-        return "AzureBlob"
+        """v1's word for the kind; "AzureBlob" for the default one, as it was there."""
+        return _TYPES[self._record.kind]
 
     @property
     def account_name(self) -> str:
-        """There is no account; the workspace's name stands for it."""
-        return self._workspace.name
+        """Azure's storage account; where there is none, the workspace's name stands for it."""
+        return self._record.account or self._workspace.name
 
     @property
     def container_name(self) -> str:
-        """There is no container; the datastore's name stands for it."""
-        return self._name
+        """The container or bucket; where there is none, the datastore's name stands for it."""
+        return self._record.root.split("/", 1)[0] if self._record.is_remote else self._name
+
+    @property
+    def endpoint(self) -> str:
+        """The service's address, where it is not the cloud's own."""
+        return self._record.endpoint
 
     @property
     def is_default(self) -> bool:
@@ -111,6 +116,14 @@ class AzureBlobDatastore:
                 progress.add_file()
         return count
 
+    def unregister(self) -> None:
+        """Take it off the workspace's list; its files stay where they are."""
+        self._workspace._call("unregister_datastore", name=self._name)
+
+    def set_as_default(self) -> None:
+        """Use it where none is named."""
+        self._record = self._workspace._call("set_default_datastore", name=self._name)
+
     def path(self, path: Optional[str] = None, data_reference_name: Optional[str] = None) -> DataReference:
         """A path of the datastore."""
         return DataReference(self, data_reference_name, path)
@@ -163,6 +176,135 @@ class Datastore:
         """The workspace's default datastore."""
         found: AzureBlobDatastore = workspace.get_default_datastore()
         return found
+
+    @staticmethod
+    def register(
+        workspace: Workspace,
+        datastore_name: str,
+        url: str,
+        endpoint: str = "",
+        overwrite: bool = False,
+        skip_validation: bool = False,
+        account_name: str = "",
+        **credentials: str,
+    ) -> AzureBlobDatastore:
+        """Register any place: ``s3://bucket/folder``, ``abfs://container/folder``, ``gs://bucket``, or a folder.
+
+        ``credentials``: key and secret; account_key or sas_token; token. They are kept encrypted and never shown.
+        """
+        kind, root = _kind_and_root(url)
+        return _register(
+            workspace, datastore_name, kind, root, account_name, endpoint, credentials, overwrite, skip_validation
+        )
+
+    @staticmethod
+    def register_azure_blob_container(
+        workspace: Workspace,
+        datastore_name: str,
+        container_name: str,
+        account_name: str,
+        sas_token: Optional[str] = None,
+        account_key: Optional[str] = None,
+        protocol: Optional[str] = None,
+        endpoint: Optional[str] = None,
+        overwrite: bool = False,
+        create_if_not_exists: bool = False,
+        skip_validation: bool = False,
+        **_: Any,
+    ) -> AzureBlobDatastore:
+        """Register a container of Azure Blob Storage. ``endpoint``: a service's whole address, for one that is not
+        Azure's own; a domain such as core.windows.net, as in v1."""
+        secrets = {"sas_token": sas_token, "account_key": account_key}
+        address = _azure_address(account_name, endpoint, protocol, "blob")
+        kind = datastores.DatastoreKind.AZURE_BLOB
+        return _register(
+            workspace, datastore_name, kind, container_name, account_name, address, secrets, overwrite, skip_validation
+        )
+
+    @staticmethod
+    def register_azure_data_lake_gen2(
+        workspace: Workspace,
+        datastore_name: str,
+        filesystem: str,
+        account_name: str,
+        tenant_id: Optional[str] = None,
+        client_id: Optional[str] = None,
+        client_secret: Optional[str] = None,
+        endpoint: Optional[str] = None,
+        protocol: Optional[str] = None,
+        overwrite: bool = False,
+        skip_validation: bool = False,
+        **_: Any,
+    ) -> AzureBlobDatastore:
+        """Register a file system of Azure Data Lake Storage Gen2, by a service principal."""
+        secrets = {"tenant_id": tenant_id, "client_id": client_id, "client_secret": client_secret}
+        address = _azure_address(account_name, endpoint, protocol, "blob")
+        kind = datastores.DatastoreKind.ADLS_GEN2
+        return _register(
+            workspace, datastore_name, kind, filesystem, account_name, address, secrets, overwrite, skip_validation
+        )
+
+    @staticmethod
+    def register_azure_file_share(
+        workspace: Workspace, datastore_name: str, file_share_name: str, *_: Any, **__: Any
+    ) -> AzureBlobDatastore:
+        """Not read by this version; the sentence says what to do instead."""
+        raise UserErrorException(
+            f"Azure file shares such as {file_share_name!r} are not read by this version: mount the share on the "
+            f"server's machine, then Datastore.register(workspace, {datastore_name!r}, url='/mnt/share')."
+        )
+
+
+#: v1's words for the kinds, and ours where it had none.
+_TYPES = {
+    datastores.DatastoreKind.FOLDER: "AzureBlob",
+    datastores.DatastoreKind.AZURE_BLOB: "AzureBlob",
+    datastores.DatastoreKind.ADLS_GEN2: "AzureDataLakeGen2",
+    datastores.DatastoreKind.S3: "AmazonS3",
+    datastores.DatastoreKind.GCS: "GoogleCloudStorage",
+}
+_SCHEMES = {
+    "s3": datastores.DatastoreKind.S3,
+    "abfs": datastores.DatastoreKind.AZURE_BLOB,
+    "abfss": datastores.DatastoreKind.AZURE_BLOB,
+    "az": datastores.DatastoreKind.AZURE_BLOB,
+    "gs": datastores.DatastoreKind.GCS,
+    "gcs": datastores.DatastoreKind.GCS,
+}
+
+
+def _register(
+    workspace: Workspace,
+    name: str,
+    kind: str,
+    root: str,
+    account: str,
+    endpoint: str,
+    credentials: Mapping[str, Optional[str]],
+    overwrite: bool,
+    skip_validation: bool,
+) -> AzureBlobDatastore:
+    given = {key: str(text) for key, text in credentials.items() if text is not None}
+    spec = datastores.DatastoreSpec(name, kind, root, account, endpoint, given, overwrite, skip_validation)
+    return datastore_of(workspace, workspace._call("register_datastore", spec))
+
+
+def _kind_and_root(url: str) -> Tuple[str, str]:
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme == "file":
+        return datastores.DatastoreKind.FOLDER, os.path.abspath(os.path.expanduser(rest if mark else url))
+    if scheme not in _SCHEMES:
+        raise UserErrorException(
+            f"{url!r} is no place that this version knows: {', '.join(one + '://' for one in _SCHEMES)}, or a folder."
+        )
+    return _SCHEMES[scheme], rest.strip("/")
+
+
+def _azure_address(account: str, endpoint: Optional[str], protocol: Optional[str], service: str) -> str:
+    """'' for Azure's own; v1 gave the domain alone, an emulator has an address of its own."""
+    if not endpoint or endpoint == "core.windows.net":
+        return ""
+    return endpoint if "://" in endpoint else f"{protocol or 'https'}://{account}.{service}.{endpoint}"
 
 
 def datastore_of(workspace: Workspace, record: datastores.Datastore) -> AzureBlobDatastore:

@@ -189,6 +189,10 @@ class Workspace:
 
         return {one.name: one for one in Model.list(self, latest=True)}
 
+    def set_default_datastore(self, name: str) -> None:
+        """Use that datastore where none is named."""
+        self._call("set_default_datastore", name=name)
+
     def get_default_datastore(self) -> Any:
         """The datastore that is used where none is named."""
         from runyard.sdk.datastore import datastore_of

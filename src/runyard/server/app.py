@@ -16,6 +16,7 @@ from runyard.protocol.plan import NodeFacts
 from runyard.server.auth import Keys
 from runyard.server.events import Events
 from runyard.server.settings import Settings
+from runyard.storage.vault import Vault
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Parts:
     sweeper: Sweeper
     events: Events
     keys: Keys
+    vault: Vault
     started_at: int
     #: The address for people.
     url: str = ""
@@ -91,6 +93,9 @@ def make_parts(settings: Settings, url: str) -> Parts:
     )
     store = BlobStore(home / "store")
     keys = Keys(database)
+    vault = Vault(home / "vault.key")
     shown = settings.public_url or url
     sweeper = Sweeper(database, local, home)
-    return Parts(settings, database, store, local, loop, builds, sweeper, events, keys, time.time_ns() // 1000, shown)
+    return Parts(
+        settings, database, store, local, loop, builds, sweeper, events, keys, vault, time.time_ns() // 1000, shown
+    )

@@ -1,0 +1,29 @@
+"""From an older schema to this one: one list of statements a step, each carried out whole or not at all."""
+
+import sqlite3
+
+from runyard.db import tables
+
+#: What makes schema N+1 of schema N.
+STEPS = {
+    1: (
+        "ALTER TABLE datastores ADD COLUMN root TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE datastores ADD COLUMN account TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE datastores ADD COLUMN endpoint TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE datastores ADD COLUMN secret TEXT NOT NULL DEFAULT ''",
+    ),
+}
+
+
+def migrate(connection: sqlite3.Connection, found: int) -> None:
+    """Bring a database of schema ``found`` to the present one, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for number in range(found, tables.SCHEMA):
+            for statement in STEPS[number]:
+                connection.execute(statement)
+        connection.execute(f"UPDATE {tables.schema.name} SET number = ?", (tables.SCHEMA,))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,1 @@
+"""Storage services: buckets and containers as datastores, and what lets us in."""

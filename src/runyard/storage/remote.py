@@ -1,0 +1,124 @@
+"""A datastore in a bucket or container, over fsspec: the same four calls as a folder's."""
+
+import datetime
+import re
+from typing import Any, BinaryIO, Dict, List, Tuple
+
+from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
+from runyard.protocol.datastores import Datastore, DatastoreFile
+from runyard.protocol.mounts import GLOB, fixed_part
+from runyard.protocol.trees import check_path
+from runyard.storage.services import SERVICES, options
+
+#: Most files in one listing; pieces in which a file is read, bytes.
+LISTING_MAX, PIECE_BYTES = 200_000, 4 << 20
+
+
+class RemoteDatastore:
+    """The files of one bucket or container, below its root."""
+
+    def __init__(self, store: Datastore, credentials: Dict[str, str]) -> None:
+        self._store = store
+        self._secrets = [text for text in credentials.values() if text]
+        self._root = store.root.strip("/")
+        self._system = self._open_system(credentials)
+
+    def check(self) -> None:
+        """Can it be reached, and does its bucket or container exist? UserErrorException says what is wrong."""
+        bucket = self._root.split("/", 1)[0]
+        with self._telling():
+            if not self._system.exists(bucket):
+                raise NotFoundError(f"{self._store.kind} has no bucket or container {bucket!r}, or does not show it.")
+
+    def list(self, path: str) -> List[DatastoreFile]:
+        """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
+        clean = path.replace("\\", "/").strip("/")
+        if clean in ("", "."):
+            return self._below("")
+        check_path(clean)
+        if not GLOB.search(clean):
+            return self._below(clean)
+        from fsspec.utils import glob_translate
+
+        pattern = re.compile(glob_translate(clean))
+        return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
+
+    def open(self, path: str) -> Tuple[BinaryIO, int]:
+        """The file to read, and its size; NotFoundError where there is none."""
+        place = self._place(check_path(path))
+        with self._telling():
+            size = int(self._system.info(place)["size"])
+            file: BinaryIO = self._system.open(place, "rb", block_size=PIECE_BYTES, cache_type="readahead")
+            return file, size
+
+    def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
+        """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
+        place = self._place(check_path(path))
+        with self._telling():
+            if not overwrite and self._system.exists(place):
+                raise ConflictError(f"The datastore has a file {path!r} already; pass overwrite=True.")
+            # By its name: what sends a file in parts reads it more than once.
+            self._system.put_file(source.name, place)
+            return self._describe({**self._system.info(place), "name": place})
+
+    def _below(self, path: str) -> List[DatastoreFile]:
+        place = self._place(path)
+        with self._telling():
+            found = self._system.find(place, detail=True)
+        if len(found) > LISTING_MAX:
+            raise UserErrorException(f"More than {LISTING_MAX} files; name a folder or a glob.")
+        is_below = place + "/"
+        kept = [
+            {**facts, "name": name}
+            for name, facts in sorted(found.items())
+            if facts.get("type") == "file" and (name == place or name.startswith(is_below))
+        ]
+        return [self._describe(one) for one in kept]
+
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _describe(self, facts: Dict[str, Any]) -> DatastoreFile:
+        changed = facts.get("LastModified") or facts.get("last_modified") or facts.get("mtime")
+        at = int(changed.timestamp() * 1e6) if isinstance(changed, datetime.datetime) else 0
+        return DatastoreFile(facts["name"][len(self._root) + 1 :], int(facts["size"] or 0), at)
+
+    def _open_system(self, credentials: Dict[str, str]) -> Any:
+        service = SERVICES[self._store.kind]
+        try:
+            import fsspec
+
+            known = options(self._store.kind, self._store.account, self._store.endpoint, credentials)
+            with self._telling():
+                return fsspec.filesystem(service.protocol, **known)
+        except ImportError:
+            raise UserErrorException(
+                f"Datastores of the kind {self._store.kind} need an extra on the server's machine: "
+                f"pip install 'runyard[{service.extra}]'."
+            ) from None
+
+    def _telling(self) -> "_Telling":
+        return _Telling(self._store.name, self._secrets)
+
+
+class _Telling:
+    """Turns whatever a service's library raises into one sentence, without a credential in it."""
+
+    def __init__(self, name: str, secrets: List[str]) -> None:
+        self._name = name
+        self._secrets = secrets
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        if error is None or isinstance(error, (RunyardError, ImportError, KeyboardInterrupt)):
+            return
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"Datastore {self._name!r} has no such file.") from None
+        text = " ".join(str(error).split()) or kind.__name__
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        if isinstance(error, PermissionError) or "uthenticat" in kind.__name__ or "Forbidden" in text:
+            raise UserErrorException(f"Datastore {self._name!r} does not let us in: {text[:300]}") from None
+        raise ServiceException(f"Datastore {self._name!r} does not answer as it should: {text[:300]}") from None
