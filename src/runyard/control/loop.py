@@ -5,20 +5,20 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
 from runyard.control import runs as life
-from runyard.control.builds import Builds
+from runyard.control.builds import Builds, BuildState
 from runyard.control.plan import make_plan
 from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
 from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
-from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
@@ -127,33 +127,41 @@ class Loop(threading.Thread):
     def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
         """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
         found: Dict[str, str] = {}
-        failed: List[EnvironmentSpec] = []
+        seen: Dict[str, Tuple[EnvironmentSpec, BuildState]] = {}
         for row in rows:
             with self._database.read() as connection:
                 spec = runs.get_spec(connection, row.id).environment
-            lock = self._lock_of(row, spec, failed)
+            lock = self._lock_of(row, spec, seen)
             if lock:
                 found[row.id] = lock
             if len(found) == PREPARED_MAX:
                 self.ring()
                 break
-        for spec in failed:
-            # Only now, so that every run that waited for it hears of one failure; the next submission tries again.
-            self._builds.forget(spec)
+        for spec, state in seen.values():
+            if state.state == "failed":
+                # Every run that waited for it has heard; the next submission tries again.
+                self._builds.forget(spec)
         return found
 
-    def _lock_of(self, row: Row[Any], spec: EnvironmentSpec, failed: List[EnvironmentSpec]) -> str:
-        """The digest of the spec's lock if its environment is ready; '' while it is not. Adds to ``failed``."""
+    def _lock_of(
+        self, row: Row[Any], spec: EnvironmentSpec, seen: Dict[str, Tuple[EnvironmentSpec, BuildState]]
+    ) -> str:
+        """The digest of the spec's lock if its environment is ready; '' while it is not.
+
+        ``seen``: how far each environment is in this round, the same for all who wait for it.
+        """
         lock = self._builds.find_ready(spec)
         if lock is not None:
             self._builds.forget(spec)
             return lock.digest
-        state = self._builds.request(spec)
+        key = spec_digest(spec)
+        if key not in seen:
+            seen[key] = spec, self._builds.request(spec)
+        state = seen[key][1]
         self._show_build_log(row.id, state.log_path)
         if state.state == "ready" and state.lock is not None:
             return state.lock.digest
         if state.state == "failed":
-            failed.append(spec)
             error = RunError("EnvironmentError", state.error, _tail(state.log_path))
             self._write(life.fail, row.id, error)
         else:
