@@ -1,6 +1,7 @@
 """The life of one run, step by step, on a real database: reports in any order, wishes in any state."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -407,3 +408,44 @@ def test_tokens_that_expired_are_forgotten(stage: Stage) -> None:
     stage.do(lambda c: c.execute(insert(tokens).values(secret_digest="b", expires_at=NOW + 1, **row)) and None)
     stage.do(lambda c: identity.forget_expired(c, NOW))
     assert stage.do(count) == 1
+
+
+def test_start_that_is_told_with_the_end_happened_when_the_runner_saw_it(stage: Stage) -> None:
+    stage.submit()
+    stage.start()
+    seen = (replace(STARTED, at=50_000), replace(EXITED, at=50_300), replace(STORED, at=50_310))
+    batch = ReportBatch(seen, sent_at=50_400)
+    stage.do(lambda c: life.take_reports(c, "ws", "run", batch, NOW + 1_000))
+    run = stage.run()
+    assert (run.status, run.started_at, run.ended_at) == (RunStatus.COMPLETED, NOW + 600, NOW + 910)
+    with stage.database.read() as connection:
+        times = [event.at for event in runs.list_events(connection, "ws", "run", 0)]
+    assert times[-3:] == [NOW + 600, NOW + 900, NOW + 910]
+
+
+@pytest.mark.parametrize(("at", "sent_at"), [(0, 10**15), (10**15, 0), (None, 5), (5, None)])
+def test_time_that_cannot_be_lies_between_the_last_event_and_now(stage: Stage, at: Any, sent_at: Any) -> None:
+    stage.submit()
+    stage.start()
+    batch = ReportBatch((replace(STARTED, at=at),), sent_at)
+    stage.do(lambda c: life.take_reports(c, "ws", "run", batch, NOW + 7))
+    assert stage.run().started_at in (NOW, NOW + 7)
+
+
+def test_rows_to_decide_about_are_those_that_move_and_the_first_that_wait(stage: Stage) -> None:
+    for number in range(4):
+        stage.submit(f"local_{number}")
+        stage.submit(f"cheap_{number}", target="cheap")
+    stage.submit("new")
+    for number in range(4):
+        for run_id in (f"local_{number}", f"cheap_{number}"):
+            stage.do(partial(life.queue, run_id=run_id, lock="lock", reason="waits", now=NOW))
+    stage.do(lambda c: life.assign(c, "local_0", "", "secret", NOW))
+    stage.do(lambda c: runs.request_cancel(c, "ws", "cheap_3", "ann", NOW))
+    with stage.database.read() as connection:
+        places = [(None, "local", 2), ("ws", "cheap", 1), ("other", "cheap", 3)]
+        found = [row.id for row in runs.next_rows(connection, places)]
+        every = [row.id for row in runs.active_rows(connection)]
+    assert found == ["local_0", "cheap_0", "local_1", "local_2", "cheap_3", "new"]
+    assert [one for one in every if one in found] == found
+    assert len(every) == 9

@@ -18,6 +18,7 @@ from runyard.db import datasets, datastores, experiments, fleet, identity, runs,
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
+from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
@@ -35,6 +36,9 @@ PREPARED_MAX = 32
 SILENT_S, DEAF_S = 30, 15
 
 _UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
+
+#: Settings of clusters, each with its workspace.
+Clusters = List[Tuple[str, ClusterSpec]]
 
 _log = logging.getLogger("runyard.control")
 
@@ -106,18 +110,27 @@ class Loop(threading.Thread):
 
     def tick(self, do_poll: bool) -> None:
         """One round: wishes, environments, the queue, and what the compute target sees."""
-        rows = self._active_rows()
+        clusters, nodes, rows = self._look(do_poll)
         self._carry_out_cancels([row for row in rows if row.cancel_requested])
         unprepared = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
         ready = self._prepare(unprepared)
         if do_poll or ready or any(row.status == RunStatus.QUEUED and row.key is None for row in rows):
-            self._schedule(rows, ready)
+            self._schedule(rows, ready, clusters, nodes)
         if do_poll and rows:
             self._poll()
 
-    def _active_rows(self) -> Sequence[Row[Any]]:
+    def _look(self, at_all: bool) -> Tuple[Clusters, Sequence[Row[Any]], Sequence[Row[Any]]]:
+        """Clusters, nodes and the runs to decide about.
+
+        No more runs of one target can start at once than it has places, so the first ones of its queue are enough;
+        each second all are looked at, since that for which they wait may have changed.
+        """
         with self._database.read() as connection:
-            return runs.active_rows(connection)
+            clusters, nodes = fleet.read_fleet(connection)
+            if at_all:
+                return clusters, nodes, runs.active_rows(connection)
+            places = [(workspace, one.name, one.max_nodes) for workspace, one in clusters]
+            return clusters, nodes, runs.next_rows(connection, [(None, LOCAL, self._local_slots), *places])
 
     def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
         for row in rows:
@@ -178,10 +191,14 @@ class Loop(threading.Thread):
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.hardlink_to(log_path)
 
-    def _schedule(self, rows: Sequence[Row[Any]], ready: Dict[str, str]) -> None:
+    def _schedule(
+        self,
+        rows: Sequence[Row[Any]],
+        ready: Dict[str, str],
+        clusters: Clusters,
+        nodes: Sequence[Row[Any]],
+    ) -> None:
         """Decide, write the whole decision down, then start what it starts."""
-        with self._database.read() as connection:
-            clusters, nodes = fleet.read_fleet(connection)
         waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
         views = [
             ClusterView(workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown)

@@ -38,7 +38,7 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
         row = runs.get_row(connection, workspace, run_id)
     for report in in_order:
         if row.status not in TERMINAL:
-            _apply(connection, row, report, now)
+            _apply(connection, row, report, in_order, _time_of(report, batch, row, now))
         if report is not in_order[-1]:
             row = runs.get_row(connection, workspace, run_id)
     return ReportReply(known + len(in_order), row.cancel_requested)
@@ -162,7 +162,17 @@ def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None
         _end(connection, row, row.status, status, now, error=None if status == RunStatus.CANCELED else dumps(error))
 
 
-def _apply(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
+def _time_of(report: Report, batch: ReportBatch, row: Row[Any], now: int) -> int:
+    """When a report's event happened, by this server's clock: as long ago as the runner says, after the run's last one.
+
+    A runner may be away for hours, and the start of a brief script comes with its end.
+    """
+    if report.at is None or batch.sent_at is None:
+        return now
+    return min(now, max(now - (batch.sent_at - report.at), row.reason_at or 0))
+
+
+def _apply(connection: Connection, row: Row[Any], report: Report, batch: Sequence[Report], now: int) -> None:
     if report.kind == ReportKind.PREPARING:
         runs.set_reason(connection, row.id, row.status, report.message, now)
     elif report.kind == ReportKind.STARTED:
@@ -170,7 +180,7 @@ def _apply(connection: Connection, row: Row[Any], report: Report, now: int) -> N
     elif report.kind == ReportKind.EXITED:
         _exited(connection, row, report, now)
     elif report.kind == ReportKind.STORED:
-        _stored(connection, row, report, now)
+        _stored(connection, row, report, _exit_report(connection, row, batch), now)
 
 
 def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
@@ -185,9 +195,8 @@ def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> 
         touch(connection, row.id, **changes)
 
 
-def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
+def _stored(connection: Connection, row: Row[Any], report: Report, exited: Optional[Report], now: int) -> None:
     """The attempt's record is complete and verified: the run ends, or goes back to the queue."""
-    exited = _exit_report(connection, row)
     if exited is None:
         return
     runs.add_artifacts(connection, row, report.artifacts, "run:" + row.id, now)
@@ -210,9 +219,13 @@ def _stored(connection: Connection, row: Row[Any], report: Report, now: int) -> 
         _end(connection, row, row.status, status, now, **changes)
 
 
-def _exit_report(connection: Connection, row: Row[Any]) -> Optional[Report]:
-    found: Sequence[Report] = runs.list_reports(connection, row.id, row.attempt, 0)
-    return next((report for report in found if report.kind == ReportKind.EXITED), None)
+def _exit_report(connection: Connection, row: Row[Any], batch: Sequence[Report]) -> Optional[Report]:
+    """How the attempt's script ended, as said in this batch or in one before it."""
+    for found in (batch, runs.list_reports(connection, row.id, row.attempt, 0)):
+        for report in found:
+            if report.kind == ReportKind.EXITED:
+                return report
+    return None
 
 
 def _may_retry(connection: Connection, row: Row[Any]) -> bool:

@@ -4,7 +4,22 @@ import json
 from functools import cache
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from sqlalchemy import BigInteger, Connection, Row, Select, String, Update, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Select,
+    String,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.labels import check_labels
@@ -37,13 +52,24 @@ DISPLAY_NAME_MAX = 1_000
 _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner"))
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
 _ACTIVE_COLUMNS = (
-    "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested", "started_at",
-    "heard_at",
+    "row", "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested",
+    "started_at", "heard_at",
 )  # fmt: skip
-_ACTIVE_ROWS = (
-    select(*[runs.c[name] for name in _ACTIVE_COLUMNS])
-    .where(runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT)
+_ACTIVE = select(*[runs.c[name] for name in _ACTIVE_COLUMNS]).where(
+    runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT
+)
+_IS_WAITING = and_(runs.c.status == RunStatus.QUEUED, runs.c.key.is_(None), runs.c.cancel_requested.is_(False))
+# By an expression, since SQLite would read every run that ever was in the order of the column itself.
+_ACTIVE_ROWS = _ACTIVE.order_by(runs.c.row + 0)
+_MOVING_ROWS = _ACTIVE.where(not_(_IS_WAITING))
+_FIRST_WAITING = (
+    _ACTIVE.where(
+        _IS_WAITING,
+        runs.c.target == bindparam("named"),
+        or_(bindparam("owner", type_=String).is_(None), runs.c.workspace == bindparam("owner")),
+    )
     .order_by(runs.c.row)
+    .limit(bindparam("most"))
 )
 _NEXT_NUMBER = (
     update(experiments)
@@ -287,12 +313,14 @@ def find_progress(connection: Connection, workspace: str, run_id: str) -> Option
 
 def add_reports(connection: Connection, row: Row[Any], batch: Sequence[Report], now: int) -> None:
     """Keep a runner's reports, each once. A stale attempt: ConflictError."""
+    owned = {"run_id": row.id, "workspace": row.workspace, "created_by": "run:" + row.id, "created_at": now}
+    rows = []
     for report in batch:
         if report.attempt != row.attempt:
             raise ConflictError(f"Attempt {report.attempt} of run {row.id} is over; it is now {row.attempt}.")
-        owned = {"workspace": row.workspace, "created_by": "run:" + row.id, "created_at": now}
-        key = {"run_id": row.id, "attempt": report.attempt, "sequence": report.sequence}
-        connection.execute(_ADD_REPORT, {**key, "body": dumps(report), **owned})
+        rows.append({"attempt": report.attempt, "sequence": report.sequence, "body": dumps(report), **owned})
+    if rows:
+        connection.execute(_ADD_REPORT, rows)
 
 
 def list_reports(connection: Connection, run_id: str, attempt: int, after: int) -> List[Report]:
@@ -304,6 +332,17 @@ def list_reports(connection: Connection, run_id: str, attempt: int, after: int) 
 def active_rows(connection: Connection) -> Sequence[Row[Any]]:
     """The runs that control moves, oldest first: what it decides by."""
     return connection.execute(_ACTIVE_ROWS).all()
+
+
+def next_rows(connection: Connection, places: Sequence[Tuple[Optional[str], str, int]]) -> Sequence[Row[Any]]:
+    """As ``active_rows``, but of the runs that wait for a node only the first ones of each target.
+
+    ``places``: (workspace, None for any; target; how many). To read a long queue costs more than to start a run.
+    """
+    found = list(connection.execute(_MOVING_ROWS))
+    for workspace, target, most in places:
+        found.extend(connection.execute(_FIRST_WAITING, {"owner": workspace, "named": target, "most": most}))
+    return sorted(found, key=lambda row: row.row)
 
 
 def find_row(connection: Connection, run_id: str) -> Optional[Row[Any]]:

@@ -124,6 +124,8 @@ class Report:
     details: str = ""
     #: With the last report: files of the record that are stored and not recorded yet, if they are few.
     artifacts: Tuple[Artifact, ...] = ()
+    #: When it was seen, by the runner's own clock, microseconds.
+    at: Optional[int] = None
 
 
 @record
@@ -131,6 +133,8 @@ class ReportBatch:
     """The reports that a runner sends in one request."""
 
     reports: Tuple[Report, ...]
+    #: When it was sent, by the clock of its reports: how long ago each was seen is certain where no two clocks agree.
+    sent_at: Optional[int] = None
 
 
 @record

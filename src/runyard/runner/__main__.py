@@ -24,6 +24,8 @@ from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
 SHIP_S, SYNC_S, OUTPUTS_S = 0.2, 1.0, 10.0
+#: A script that ends within this time is reported in one request, its start with its end, seconds.
+BRIEF_S = 0.1
 #: How long a request may look for a server that is away while the script runs, seconds.
 PATIENCE_S = 0.3
 #: How many lines of the log an error shows.
@@ -103,7 +105,6 @@ class Attempt:
             self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
             return
         self.reporter.add(ReportKind.STARTED)
-        self.reporter.try_send()
         code, cause = self._watch(script)
         script.close()
         # Without a code the script was given its grace already; its children are given no second one.
@@ -162,7 +163,7 @@ class Attempt:
         """Wait for the script, sending what it makes; end it when the user or its time limit says so."""
         plan, started = self._folder.plan, time.monotonic()
         limit = None if plan.max_run_duration_s is None else started + plan.max_run_duration_s
-        next_at = {"ship": started + SHIP_S, "heartbeat": started + HEARTBEAT_S, "sync": started + SYNC_S}
+        next_at = {"ship": started + SHIP_S, "heartbeat": started + BRIEF_S, "sync": started + SYNC_S}
         next_at["outputs"] = started + OUTPUTS_S
         kill_at, cause = None, ExitCause.SCRIPT
         while True:

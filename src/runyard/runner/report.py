@@ -49,7 +49,8 @@ class Reporter:
 
     def add(self, kind: str, message: str = "", **details: Any) -> None:
         """Make a report; ``send`` brings it to the server."""
-        self._reports.append(Report(self._folder.plan.attempt, len(self._reports) + 1, kind, message, **details))
+        number = len(self._reports) + 1
+        self._reports.append(Report(self._folder.plan.attempt, number, kind, message, at=_now_us(), **details))
         try:
             self._keep()
         except StorageFullError as error:
@@ -64,7 +65,7 @@ class Reporter:
     def send(self) -> None:
         """Send what is not acknowledged, or a sign of life. Raises ServiceException where the server is away."""
         self._keep()
-        batch = ReportBatch(tuple(self._reports[self._acknowledged :]))
+        batch = ReportBatch(tuple(self._reports[self._acknowledged :]), _now_us())
         plan = self._folder.plan
         reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
         self._acknowledged = max(self._acknowledged, reply.acknowledged)
@@ -121,6 +122,10 @@ def insist(request: Any, say: Any) -> Any:
 
 def _lines(reports: List[Report]) -> str:
     return "".join(dumps(one) + "\n" for one in reports)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _read(folder: AttemptFolder) -> List[Report]:
