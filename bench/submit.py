@@ -1,15 +1,18 @@
-"""Submitting: to the script's first line, to the end, many at once; beside a bare subprocess of the same Python."""
+"""Submitting: to the script's first line, to the end, many at once, a runner's memory; beside a bare subprocess."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from bench.measure import own_server, say
 
 SCRIPT = "import os, time\nopen(os.environ['OUT'], 'a').write('%f\\n' % time.time())\n"
+WAITING = "import os, time\nopen(os.environ['OUT'] + '.waits', 'w').close()\ntime.sleep(1000)\n"
 RUNS = 20
 MANY = 200
 
@@ -19,18 +22,22 @@ def main() -> None:
     with own_server() as home, tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, "t.py"), "w") as file:
             file.write(SCRIPT)
-        _measure(folder, str(home / "out.txt"))
+        with open(os.path.join(folder, "wait.py"), "w") as file:
+            file.write(WAITING)
+        _measure(folder, home)
 
 
-def _measure(folder: str, out: str) -> None:
+def _measure(folder: str, home: Path) -> None:
     from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
 
     experiment = Experiment(Workspace.create("bench", exist_ok=True), "submit")
     environment = Environment("bench")
     environment.python.user_managed_dependencies = True
 
-    def config() -> ScriptRunConfig:
-        found = ScriptRunConfig(folder, "t.py", environment=environment)
+    out = str(home / "out.txt")
+
+    def config(script: str = "t.py") -> ScriptRunConfig:
+        found = ScriptRunConfig(folder, script, environment=environment)
         found.run_config.environment_variables = {"OUT": out}
         return found
 
@@ -59,3 +66,17 @@ def _measure(folder: str, out: str) -> None:
     for run in runs:
         run.wait_for_completion()
     say(f"{MANY} runs that do nothing", f"{MANY / (time.time() - began):.1f} a second", "40 a second")
+    run = experiment.submit(config("wait.py"))
+    while not os.path.exists(out + ".waits"):
+        time.sleep(0.01)
+    memory = _private_mib(home / "runs" / run.id / "1" / "runner.json")
+    say("private memory of a live runner that has worked before", f"{memory:.1f} MiB", "2 MiB")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+
+
+def _private_mib(record: Path) -> float:
+    """The pages that the process of that identity shares with no other."""
+    pid = json.loads(record.read_text())["pid"]
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
