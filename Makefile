@@ -57,7 +57,7 @@ schema: $(VENV)/.ready-dev ## write the text of the database's schema anew from 
 
 lock: $(VENV)/.ready-dev ## pin the newest set of packages that we develop on
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra server --extra examples --group dev --output-file constraints.txt pyproject.toml
+		--extra server --extra examples --extra s3 --extra azure --group dev --output-file constraints.txt pyproject.toml
 
 $(UV): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Runyard needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
