@@ -1,4 +1,7 @@
-"""What every test gets: a home of its own, no variables of a surrounding run, and no network but this machine's."""
+"""What every test gets: a home of its own, no variables of a surrounding run, and no network but this machine's.
+
+And what a test may ask for in any folder: a server of cloud storage.
+"""
 
 import os
 import socket
@@ -8,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.emulators.servers import S3, Azurite, start_azurite, start_s3
+
 #: Where a test may connect to, apart from Unix sockets.
 LOOPBACK = ("127.", "::1", "localhost")
 
-#: Variables that would lead a test to somebody's server, or make it believe that it is inside a run.
-FOREIGN_PREFIXES = ("RUNYARD_", "AZUREML_", "AZ_BATCH")
+#: Variables that would lead a test to somebody's server or account, or make it believe that it is inside a run.
+FOREIGN_PREFIXES = ("RUNYARD_", "AZUREML_", "AZ_BATCH", "AZURE_", "AWS_")
 
 _connect = socket.socket.connect
 
@@ -37,3 +42,15 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         patch.setenv("RUNYARD_HOME", str(home))
         patch.setattr(socket.socket, "connect", _connect_on_this_machine)
         yield home
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    with start_azurite() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    with start_s3() as server:
+        yield server

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 # A program, and the package that has it.
-needed=(git:git g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin)
+needed=(git:git g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin node:nodejs npm:npm)
 missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
