@@ -1,6 +1,7 @@
 """A datastore in a bucket or container, over fsspec: the same four calls as a folder's."""
 
 import datetime
+import logging
 import re
 from typing import Any, BinaryIO, Dict, List, Tuple
 
@@ -12,6 +13,10 @@ from runyard.storage.services import SERVICES, options
 
 #: Most files in one listing; pieces in which a file is read, bytes.
 LISTING_MAX, PIECE_BYTES = 200_000, 4 << 20
+#: A folder that no datastore has, to be asked for.
+NOTHING = ".runyard-looks"
+#: Loggers that tell of every request; a server's log has room for what goes wrong.
+CHATTY = ("azure", "aiobotocore", "botocore", "s3fs", "adlfs", "gcsfs", "fsspec")
 
 
 class RemoteDatastore:
@@ -27,6 +32,11 @@ class RemoteDatastore:
         """Can it be reached, and does its bucket or container exist? UserErrorException says what is wrong."""
         bucket = self._root.split("/", 1)[0]
         with self._telling():
+            try:
+                # That a container exists is told to strangers too, and no answer is taken for none; a listing is frank.
+                self._system.ls(f"{bucket}/{NOTHING}", detail=False)
+            except FileNotFoundError:
+                pass
             if not self._system.exists(bucket):
                 raise NotFoundError(f"{self._store.kind} has no bucket or container {bucket!r}, or does not show it.")
 
@@ -65,6 +75,9 @@ class RemoteDatastore:
         place = self._place(path)
         with self._telling():
             found = self._system.find(place, detail=True)
+            if isinstance(found, list):
+                # What adlfs answers for a file; its facts are a second question.
+                found = {name: self._system.info(name) for name in found}
         if len(found) > LISTING_MAX:
             raise UserErrorException(f"More than {LISTING_MAX} files; name a folder or a glob.")
         is_below = place + "/"
@@ -88,6 +101,8 @@ class RemoteDatastore:
         try:
             import fsspec
 
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.WARNING)
             known = options(self._store.kind, self._store.account, self._store.endpoint, credentials)
             with self._telling():
                 return fsspec.filesystem(service.protocol, **known)

@@ -1,5 +1,6 @@
 """What fsspec needs to know of each kind of storage service, and which credentials each takes."""
 
+import json
 from typing import Any, Dict, Tuple
 from urllib.parse import urlsplit
 
@@ -45,8 +46,20 @@ def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
         raise UserErrorException(f"A datastore of the kind {spec.kind!r} takes {known}, not {unknown[0]!r}.")
     if spec.kind in (DatastoreKind.AZURE_BLOB, DatastoreKind.ADLS_GEN2) and not spec.account:
         raise UserErrorException("An Azure datastore needs account_name.")
+    if spec.kind == DatastoreKind.GCS and "token" in spec.credentials:
+        _check_token(spec.credentials["token"])
     if spec.endpoint:
         _check_endpoint(spec.endpoint, allow_private)
+
+
+def _check_token(text: str) -> None:
+    """Google's library would take a path too, and read that file of the server's machine."""
+    try:
+        is_key = isinstance(json.loads(text), dict)
+    except ValueError:
+        is_key = False
+    if not is_key:
+        raise UserErrorException("Google's token is the text of a service account's JSON key.")
 
 
 def _check_endpoint(endpoint: str, allow_private: bool) -> None:
@@ -79,7 +92,7 @@ def options(kind: str, account: str, endpoint: str, credentials: Dict[str, str])
     elif kind in (DatastoreKind.AZURE_BLOB, DatastoreKind.ADLS_GEN2):
         found.update(_azure(account, endpoint, credentials))
     elif kind == DatastoreKind.GCS:
-        found["token"] = credentials.get("token", "anon")
+        found["token"] = json.loads(credentials["token"]) if "token" in credentials else "anon"
         if endpoint:
             found["endpoint_url"] = endpoint
     return found

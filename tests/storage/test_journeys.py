@@ -1,0 +1,190 @@
+"""Data in a bucket and in a container: registered, uploaded, listed, mounted and downloaded by runs; real servers."""
+
+import gzip
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.client.local_server import connect
+from runyard.errors import ConflictError, NotFoundError, ServiceException, UserErrorException
+from runyard.sdk.session import forget_server
+from tests.emulators.servers import S3, STORAGE, Azurite
+
+pytestmark = STORAGE
+
+SCRIPT = """
+import os, sys
+for parent, _, names in sorted(os.walk(sys.argv[1])):
+    for name in sorted(names):
+        path = os.path.join(parent, name)
+        print(os.path.relpath(path, sys.argv[1]), open(path, "rb").read())
+print([name for name, text in os.environ.items() if "canary" in text or "Eby8vdM02xNOcqFlqUwJP" in text])
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("storage-home")))
+        forget_server()
+        yield Workspace.create("storage", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+@pytest.fixture(scope="module", params=["s3", "azure"])
+def store(workspace: Workspace, request: pytest.FixtureRequest) -> Any:
+    """A datastore on a real service."""
+    if request.param == "s3":
+        s3: S3 = request.getfixturevalue("s3")
+        s3.make_bucket("data")
+        return Datastore.register(
+            workspace, "bucket", "s3://data/below", endpoint=s3.endpoint, key=s3.key, secret=s3.secret
+        )
+    azurite: Azurite = request.getfixturevalue("azurite")
+    azurite.make_container("data")
+    return Datastore.register_azure_blob_container(
+        workspace, "container", "data/below", azurite.account_name, account_key=azurite.account_key,
+        endpoint=azurite.endpoint,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that was uploaded."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "deep").mkdir()
+    (folder / "a b.txt").write_bytes(b"blank")
+    (folder / "deep" / "ünï#%.txt").write_bytes(b"names")
+    (folder / "empty").write_bytes(b"")
+    with gzip.open(folder / "deep" / "big.gz", "wb", 1) as file:
+        file.write(os.urandom(9 << 20))
+    store.upload(str(folder), target_path="in", show_progress=False)
+    return folder
+
+
+def _run(workspace: Workspace, tmp_path: Path, argument: Any) -> str:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "look.py").write_text(SCRIPT)
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = sys.executable
+    run = Experiment(workspace, "storage").submit(
+        ScriptRunConfig(str(tmp_path / "source"), "look.py", arguments=[argument], environment=environment)
+    )
+    run.wait_for_completion()
+    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
+    return (tmp_path / "log.txt").read_text()
+
+
+def test_uploaded_files_are_listed_and_come_back_as_they_were(store: Any, files: Path, tmp_path: Path) -> None:
+    assert [one.path for one in store._list("")] == ["in/a b.txt", "in/deep/big.gz", "in/deep/ünï#%.txt", "in/empty"]
+    assert store.download(str(tmp_path), prefix="in", show_progress=False) == 4
+    for name in ("a b.txt", "deep/big.gz", "deep/ünï#%.txt", "empty"):
+        assert (tmp_path / "in" / name).read_bytes() == (files / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("in/a b.txt", ["in/a b.txt"]),
+        ("in/deep", ["in/deep/big.gz", "in/deep/ünï#%.txt"]),
+        ("in/*.txt", ["in/a b.txt"]),
+        ("in/**/*.txt", ["in/a b.txt", "in/deep/ünï#%.txt"]),
+        ("in/dee", []),
+        ("nowhere", []),
+    ],
+)
+def test_paths_and_patterns_mean_what_they_mean_in_a_folder(store: Any, files: Path, path: str, found: Any) -> None:
+    assert [one.path for one in store._list(path)] == found
+
+
+def test_file_that_is_there_stays_unless_it_is_overwritten(store: Any, files: Path, tmp_path: Path) -> None:
+    (tmp_path / "twice.txt").write_text("first")
+    store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", show_progress=False)
+    (tmp_path / "twice.txt").write_text("second")
+    store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", show_progress=False)
+    assert b"".join(store._read("twice/twice.txt")) == b"first"
+    store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", overwrite=True, show_progress=False)
+    assert b"".join(store._read("twice/twice.txt")) == b"second"
+
+
+@pytest.mark.parametrize("mode", ["as_mount", "as_download"])
+def test_dataset_on_it_is_bound_to_a_run(
+    workspace: Workspace, store: Any, files: Path, tmp_path: Path, mode: str
+) -> None:
+    dataset = Dataset.File.from_files((store, "in/**/*.txt"))
+    log = _run(workspace, tmp_path, getattr(dataset, mode)())
+    assert "a b.txt b'blank'" in log
+    assert "deep/ünï#%.txt b'names'" in log
+    assert log.splitlines()[-1] == "[]", "no credential is in a job's environment"
+
+
+def test_path_of_it_is_bound_to_a_run(workspace: Workspace, store: Any, files: Path, tmp_path: Path) -> None:
+    assert "a b.txt b'blank'" in _run(workspace, tmp_path, store.path("in").as_mount())
+
+
+def test_credentials_are_in_no_answer_and_not_in_the_database(workspace: Workspace, store: Any) -> None:
+    (record,) = (one for one in workspace._call("list_datastores") if one.name == store.name)
+    key = sqlite3.connect(Path(os.environ["RUNYARD_HOME"]) / "runyard.db")
+    (secret,) = key.execute("SELECT secret FROM datastores WHERE name = ?", (store.name,)).fetchone()
+    for text in (repr(record), secret):
+        assert "canary" not in text
+        assert "Eby8vdM02xNOcqFlqUwJP" not in text
+    assert secret
+
+
+def test_missing_file_is_said_before_the_script_starts(workspace: Workspace, store: Any, tmp_path: Path) -> None:
+    dataset = Dataset.File.from_files((store, "nowhere/*.csv"), validate=False)
+    with pytest.raises(Exception, match="nothing matches"):
+        _run(workspace, tmp_path, dataset.as_mount())
+    with pytest.raises(NotFoundError, match="no such file"):
+        b"".join(store._read("nowhere.csv"))
+
+
+def test_wrong_bucket_and_wrong_key_are_refused_in_one_sentence(workspace: Workspace, s3: S3, azurite: Azurite) -> None:
+    with pytest.raises(NotFoundError, match="no bucket or container 'nowhere'"):
+        Datastore.register(workspace, "b", "s3://nowhere", endpoint=s3.endpoint, key=s3.key, secret=s3.secret)
+    with pytest.raises((UserErrorException, ServiceException)) as caught:
+        Datastore.register_azure_blob_container(
+            workspace, "c", "data", azurite.account_name, account_key="Y2FuYXJ5", endpoint=azurite.endpoint
+        )
+    assert "Y2FuYXJ5" not in str(caught.value)
+    assert "b" not in workspace.datastores
+    with pytest.raises(ServiceException, match="does not answer"):
+        Datastore.register(workspace, "d", "s3://data", endpoint="http://127.0.0.1:9", key="k", secret="canary")
+
+
+def test_default_can_be_moved_and_what_came_with_the_workspace_stays(workspace: Workspace, store: Any) -> None:
+    store.set_as_default()
+    assert workspace.get_default_datastore().name == store.name
+    with pytest.raises(ConflictError, match="is the default"):
+        store.unregister()
+    workspace.set_default_datastore("workspaceblobstore")
+    with pytest.raises(ConflictError, match="came with the workspace"):
+        Datastore.get(workspace, "workspaceblobstore").unregister()
+
+
+def test_folder_of_this_machine_is_a_datastore_of_its_owner(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "x.txt").write_text("shared")
+    share = Datastore.register(workspace, "share", str(tmp_path / "share"))
+    assert [one.path for one in share._list("")] == ["x.txt"]
+    assert "x.txt b'shared'" in _run(workspace, tmp_path, Dataset.File.from_files((share, "*.txt")).as_mount())
+    home = os.environ["RUNYARD_HOME"]
+    for wrong in (home, os.path.join(home, "logs"), "/", str(tmp_path / "nowhere")):
+        with pytest.raises(UserErrorException, match=r"home folder|is no folder"):
+            Datastore.register(workspace, "wrong", wrong)
+    with pytest.raises(ConflictError, match="exists already"):
+        Datastore.register(workspace, "share", str(tmp_path / "share"))
+    share.unregister()
+    assert "share" not in workspace.datastores
+    assert (tmp_path / "share" / "x.txt").exists()
