@@ -200,6 +200,15 @@ def test_conda_file_is_solved_built_and_compared(runyard: Run, folder: Path) -> 
     assert _json(runyard("env", "prune", "--days", "0", "--json")) == [], "what was used within the hour stays"
 
 
+def test_snapshot_is_told_before_it_is_sent(runyard: Run, folder: Path) -> None:
+    (folder / "src" / ".env").write_text("SECRET=1")
+    said = runyard("snapshot", "src", "--dry-run").stdout
+    assert "2 files, " in said
+    assert "its name is like .env" in said
+    assert {one["path"] for one in _json(runyard("snapshot", "src", "--json"))["files"]} == {".env", "train.py"}
+    (folder / "src" / ".env").unlink()
+
+
 def test_pin_that_cannot_be_had_is_answered_with_what_can(runyard: Run, folder: Path) -> None:
     (folder / "old.yml").write_text("dependencies:\n- python=3.11\n- pip:\n  - tensorflow==2.2.0\n")
     said = runyard("env", "solve", "old.yml", code=1).stderr

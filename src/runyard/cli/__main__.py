@@ -8,7 +8,7 @@ import sys
 import typer
 
 from runyard import __version__
-from runyard.cli import assets, compute, environments, run, server, token
+from runyard.cli import assets, compute, environments, run, server, snapshot, token
 from runyard.errors import RunyardError, ServerUnreachableError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -18,6 +18,7 @@ app.command()(server.status)
 app.command()(server.doctor)
 app.command("open")(server.open_page)
 app.command()(run.why)
+app.command()(snapshot.snapshot)
 app.add_typer(run.commands, name="run")
 app.add_typer(compute.commands, name="compute")
 app.add_typer(assets.workspaces, name="workspace")

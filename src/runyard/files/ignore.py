@@ -22,23 +22,42 @@ RUN_FOLDERS = ("outputs", "logs")
 class IgnoreRules:
     """The rules of one folder."""
 
-    def __init__(self, source: Optional[str], patterns: Any, wanted: FrozenSet[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        source: Optional[str],
+        patterns: Any,
+        wanted: FrozenSet[str] = frozenset(),
+        lines: Tuple[str, ...] = (),
+    ) -> None:
         #: The file that the rules came from; None: the default list.
         self.source = source
         self._patterns = patterns
+        self._lines = lines
         #: Which of the run's folders the rules take back in.
         self._wanted = wanted
 
     def is_ignored(self, path: str, is_folder: bool) -> bool:
         """Is ``path`` (relative, '/') left out? An ignored folder is never entered, so its files are not asked for."""
-        name = path.rpartition("/")[2]
-        if name in ALWAYS_IGNORED and is_folder:
-            return True
-        if is_folder and path in RUN_FOLDERS and path not in self._wanted:
+        if is_folder and self._own_rule(path):
             return True
         if self._patterns is None:
             return path in DEFAULT_IGNORED
         return bool(self._patterns.match_file(path + "/" if is_folder else path))
+
+    def why_ignored(self, path: str, is_folder: bool) -> Optional[str]:
+        """The rule that leaves ``path`` out; None where it goes."""
+        if not self.is_ignored(path, is_folder):
+            return None
+        own = self._own_rule(path) if is_folder else ""
+        if own or self._patterns is None:
+            return own or "the default list of a folder without an ignore file"
+        found = self._patterns.check_file(path + "/" if is_folder else path)
+        return f"{self.source}: {self._lines[found.index]}"
+
+    def _own_rule(self, folder: str) -> str:
+        if folder.rpartition("/")[2] in ALWAYS_IGNORED:
+            return "never sent"
+        return "the run's own folder" if folder in RUN_FOLDERS and folder not in self._wanted else ""
 
 
 def read_rules(folder: Path) -> IgnoreRules:
@@ -50,7 +69,7 @@ def read_rules(folder: Path) -> IgnoreRules:
             import pathspec
 
             wanted = {line.strip().lstrip("!/").rstrip("/") for line in lines if line.startswith("!")}
-            return IgnoreRules(name, pathspec.GitIgnoreSpec.from_lines(lines), frozenset(wanted))
+            return IgnoreRules(name, pathspec.GitIgnoreSpec.from_lines(lines), frozenset(wanted), lines)
     return IgnoreRules(None, None)
 
 

@@ -52,7 +52,20 @@ class _Found(NamedTuple):
     stat: os.stat_result
 
 
-def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = SnapshotLimits()) -> Snapshot:
+def configured_limits() -> SnapshotLimits:
+    """The limits, as RUNYARD_SNAPSHOT_MAX_BYTES and RUNYARD_SNAPSHOT_MAX_FILES say; SnapshotException for no number."""
+    known = SnapshotLimits()
+    return SnapshotLimits(_setting("BYTES", known.max_bytes), _setting("FILES", known.max_files))
+
+
+def _setting(name: str, default: int) -> int:
+    text = os.environ.get("RUNYARD_SNAPSHOT_MAX_" + name, "")
+    if text and not text.isdigit():
+        raise SnapshotException(f"RUNYARD_SNAPSHOT_MAX_{name} is a whole number, not {text[:40]!r}.")
+    return int(text) if text else default
+
+
+def take_snapshot(folder: str, cache_folder: str, limits: Optional[SnapshotLimits] = None) -> Snapshot:
     """The folder's tree, with every ignored folder unread.
 
     SnapshotException names what cannot be sent: a link out of the folder, a device, too many or too large files.
@@ -63,7 +76,7 @@ def take_snapshot(folder: str, cache_folder: str, limits: SnapshotLimits = Snaps
     rules, counter = read_rules(Path(root)), [0]
     found: List[_Found] = []
     _walk(root, "", rules, counter, {_identity(os.stat(root))}, found)
-    _check_limits(found, limits)
+    _check_limits(found, limits or configured_limits())
     cache = _Cache(cache_folder, root)
     entries = [_entry(one, cache) for one in found]
     tree = Tree(tuple(sorted(entries, key=lambda entry: entry.path)))
@@ -143,7 +156,8 @@ def _check_limits(found: List[_Found], limits: SnapshotLimits) -> None:
     largest = sorted(found, key=lambda one: -one.stat.st_size)[:SHOWN]
     raise SnapshotException(
         "The source folder has {:,} files and {:,} bytes; the limits are {:,} and {:,}. "
-        "Name data in .amlignore and read them as a dataset. The largest: {}.".format(
+        "Name data in .amlignore and read them as a dataset, or raise RUNYARD_SNAPSHOT_MAX_BYTES or _FILES. "
+        "The largest: {}.".format(
             len(found),
             size,
             limits.max_files,

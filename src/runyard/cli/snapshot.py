@@ -1,0 +1,66 @@
+"""runyard snapshot: what would be sent of a source folder, and what would not."""
+
+from typing import Annotated
+
+import typer
+
+from runyard.cli.shown import show
+from runyard.files.snapshots import configured_limits
+from runyard.files.survey import Survey, survey
+from runyard.protocol.wire import to_wire
+
+#: Of each list a person is shown so many.
+SHOWN = 10
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="The source folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="The only way there is: nothing is ever sent by this.")]
+
+
+def snapshot(
+    folder: Folder = ".",
+    dry_run: DryRun = True,
+    every: Annotated[bool, typer.Option("--all", help="Show whole lists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what a submission of this folder would send, what it leaves out and by which rule, and what looks secret."""
+    found = survey(folder)
+    if as_json:
+        show({**to_wire(found), "size_bytes": found.size_bytes}, True)
+        return
+    limits = configured_limits()
+    print(f"{len(found.files):,} files, {_size(found.size_bytes)}; rules: {found.rules or 'the default list'}.")
+    if len(found.files) > limits.max_files or found.size_bytes > limits.max_bytes:
+        print(
+            f"That is over the limit of {limits.max_files:,} files and {_size(limits.max_bytes)}: it would be refused."
+        )
+    most = None if every else SHOWN
+    _table(
+        "The largest",
+        ("File", "Size"),
+        [(one.path, _size(one.size_bytes)) for one in found.largest(len(found.files))],
+        most,
+    )
+    _table("Left out", ("Path", "By"), [(one.path, one.rule) for one in found.left_out], most)
+    _table("These look like secrets", ("File", "Why"), [(one.path, one.why) for one in found.suspicions], None)
+    _table("These would be refused", ("Why",), [(one,) for one in found.problems], None)
+    _advise(found)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], most: int | None) -> None:
+    if rows:
+        print(f"\n{title}")
+        show(rows, False, columns, rows[:most])
+        if most is not None and len(rows) > most:
+            print(f"... and {len(rows) - most} more; --all shows them.")
+
+
+def _advise(found: Survey) -> None:
+    if found.suspicions:
+        print("\nName them in .amlignore; whoever may read the run may read its snapshot.")
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
