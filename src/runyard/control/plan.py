@@ -9,6 +9,7 @@ from runyard.protocol.environments import Lock
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import InputPlan, LaunchPlan, Source
 from runyard.protocol.runs import InputSpec, RunSpec
+from runyard.protocol.selection import Step
 from runyard.protocol.workspaces import Workspace
 
 #: Properties of a run that say what was checked out where it was submitted.
@@ -66,8 +67,9 @@ def _v1_variables(spec: RunSpec, workspace: Workspace, experiment: Experiment) -
 
 def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset], datastores: Dict[str, Datastore]) -> InputPlan:
     sources: Tuple[Source, ...]
+    steps: Tuple[Step, ...] = ()
     if asked.dataset_id is not None:
-        sources = datasets[asked.dataset_id].sources
+        sources, steps = datasets[asked.dataset_id].sources, datasets[asked.dataset_id].steps
     else:
         sources = (Source(datastore=asked.datastore, path=asked.path),)
     return InputPlan(
@@ -78,6 +80,7 @@ def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset], datastores: Dict
         overwrite=asked.overwrite,
         is_reference=asked.dataset_id is None,
         dataset_id=asked.dataset_id,
+        steps=steps,
     )
 
 

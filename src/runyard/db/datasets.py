@@ -13,6 +13,7 @@ from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.datasets import Dataset, DatasetSpec
 from runyard.protocol.labels import LabelChange
 from runyard.protocol.plan import Source
+from runyard.protocol.selection import Step
 from runyard.protocol.wire import dumps, from_wire
 
 
@@ -22,12 +23,12 @@ def save_dataset(connection: Connection, spec: DatasetSpec, workspace: str, user
     The same sources under the same name return the version that has them. Another definition needs
     ``create_new_version``: ConflictError otherwise, as in v1.
     """
-    sources = dumps(spec.sources)
+    sources, steps = dumps(spec.sources), dumps(spec.steps)
     version = None
     if spec.name is not None:
         latest = _dataset_rows(connection, workspace, spec.name).first()
         if latest is not None:
-            if latest.sources == sources and latest.kind == spec.kind:
+            if (latest.sources, latest.steps, latest.kind) == (sources, steps, spec.kind):
                 return _dataset(latest)
             if not spec.create_new_version:
                 raise ConflictError(
@@ -38,7 +39,7 @@ def save_dataset(connection: Connection, spec: DatasetSpec, workspace: str, user
     identity = str(uuid.uuid4())
     connection.execute(
         insert(datasets).values(
-            id=identity, kind=spec.kind, sources=sources, name=spec.name, version=version,
+            id=identity, kind=spec.kind, sources=sources, steps=steps, name=spec.name, version=version,
             description=spec.description, tags=dumps(spec.tags), is_registered=spec.name is not None,
             workspace=workspace, created_by=user, created_at=now,
         )
@@ -109,5 +110,5 @@ def _dataset(row: Row[Any]) -> Dataset:
     sources = tuple(from_wire(Source, one) for one in json.loads(row.sources))
     return Dataset(
         row.id, row.workspace, row.kind, sources, row.created_by, row.created_at, row.name, row.version,
-        row.description, json.loads(row.tags),
+        row.description, json.loads(row.tags), tuple(from_wire(Step, one) for one in json.loads(row.steps)),
     )  # fmt: skip

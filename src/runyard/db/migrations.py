@@ -11,6 +11,7 @@ STEPS = {
         "ALTER TABLE datastores ADD COLUMN account TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE datastores ADD COLUMN endpoint TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE datastores ADD COLUMN secret TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE datasets ADD COLUMN steps TEXT NOT NULL DEFAULT '[]'",
     ),
 }
 

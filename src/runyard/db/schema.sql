@@ -32,6 +32,7 @@ CREATE TABLE datasets (
 	description TEXT NOT NULL,
 	tags TEXT NOT NULL,
 	is_registered BOOLEAN NOT NULL,
+	steps TEXT DEFAULT '[]' NOT NULL,
 	PRIMARY KEY (id),
 	UNIQUE (workspace, name, version)
 );

@@ -191,6 +191,7 @@ datasets = _table(
     Column("description", Text, nullable=False),
     Column("tags", Text, nullable=False),
     Column("is_registered", Boolean, nullable=False),
+    Column("steps", Text, nullable=False, server_default="[]"),
     UniqueConstraint("workspace", "name", "version"),
 )
 

@@ -5,6 +5,7 @@ from typing import Dict, Optional, Tuple
 
 from runyard.protocol.plan import Source
 from runyard.protocol.record import record
+from runyard.protocol.selection import Step
 
 
 @record
@@ -17,6 +18,8 @@ class DatasetSpec:
     description: str = ""
     tags: Dict[str, str] = field(default_factory=dict)
     create_new_version: bool = False
+    #: Which of the sources' files are in it; none: all.
+    steps: Tuple[Step, ...] = ()
 
 
 @record
@@ -33,3 +36,4 @@ class Dataset:
     version: Optional[int] = None
     description: str = ""
     tags: Dict[str, str] = field(default_factory=dict)
+    steps: Tuple[Step, ...] = ()

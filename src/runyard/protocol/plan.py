@@ -6,6 +6,7 @@ from typing import Dict, Optional, Tuple
 from runyard.protocol.environments import Lock
 from runyard.protocol.record import record
 from runyard.protocol.runs import Artifact
+from runyard.protocol.selection import Step
 
 
 @record
@@ -36,6 +37,8 @@ class InputPlan:
     #: True for v1's DataReference: the path itself and not a folder that gathers the sources.
     is_reference: bool = False
     dataset_id: Optional[str] = None
+    #: Which of the sources' files are taken.
+    steps: Tuple[Step, ...] = ()
 
 
 @record

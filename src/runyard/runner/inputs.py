@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import receive_file
@@ -15,6 +15,7 @@ from runyard.files.listing import list_source
 from runyard.protocol.mounts import layout_of, url_path
 from runyard.protocol.plan import InputPlan, Source
 from runyard.protocol.runs import InputMode
+from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 
@@ -40,8 +41,6 @@ class _Binding:
         self._say = say
         self._layout = layout_of(asked.sources)
         self._names: Dict[str, Any] = {"workspace": folder.plan.workspace}
-        #: Where each file came from, by its place.
-        self._placed: Dict[Path, str] = {}
 
     def make(self) -> str:
         asked = self._asked
@@ -49,11 +48,32 @@ class _Binding:
             return str(self._reference(asked.sources[0]))
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
-        count = sum(self._bind(source) for source in asked.sources)
-        if count == 0 and not asked.is_reference:
+        found = self._distinct_files()
+        kept = select([relative for _, _, relative in found], asked.steps)
+        for place in kept:
+            self._bring(*found[place])
+        if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
         return str(self._root)
+
+    def _distinct_files(self) -> List[Tuple[Source, str, str]]:
+        """(source, where it is, path below the mount) of each file; one that two sources hold comes once."""
+        found: List[Tuple[Source, str, str]] = []
+        placed: Dict[str, str] = {}
+        for source in self._asked.sources:
+            for origin, relative in self._files(source):
+                known = f"{source.datastore}/{origin}" if source.is_remote else origin
+                other = placed.get(relative)
+                if other is None:
+                    placed[relative] = known
+                    found.append((source, origin, relative))
+                elif other != known:
+                    raise UserErrorException(
+                        f"Input {self._asked.name!r}: {other} and {known} have one path, {relative!r}; "
+                        "rename one of them."
+                    )
+        return found
 
     def _is_here(self, source: Source) -> bool:
         """Do the datastore's files lie on this machine's disk?"""
@@ -77,35 +97,34 @@ class _Binding:
             target.mkdir(parents=True, exist_ok=True)
         return target
 
-    def _bind(self, source: Source) -> int:
+    def _files(self, source: Source) -> List[Tuple[str, str]]:
+        """(where it is, path below the mount) of each file of a source."""
         if source.url is not None:
-            return self._download(source.url)
+            # A URL keeps its host and path below the mount, as v1's did.
+            return [(source.url, check_path(url_path(source.url)))]
         if source.file is None and not self._is_here(source):
-            return self._receive(source)
-        found = self._local_files(source)
-        for path, relative in found:
-            self._link_or_copy(os.path.realpath(path), relative)
-        return len(found)
+            names = {**self._names, "name": source.datastore}
+            files = [
+                one.path for one in self._server.call("list_datastore_files", query={"path": source.path}, **names)
+            ]
+            base = self._layout.datastore_base(source.path, files)
+            return [(path, os.path.relpath(path, base or ".")) for path in files]
+        return [(os.path.realpath(path), relative) for path, relative in self._local_files(source)]
 
-    def _download(self, url: str) -> int:
-        """A URL keeps its host and path below the mount, as v1's did."""
-        place = self._place(url, check_path(url_path(url)))
-        if place is not None:
-            self._say(f"Downloading {url}")
-            fetch(url, str(place), allow_private=self._folder.plan.allow_private_urls)
-        return 1
-
-    def _receive(self, source: Source) -> int:
-        """Files of a datastore that lies on the server's disk and not on this one."""
-        names = {**self._names, "name": source.datastore}
-        files = self._server.call("list_datastore_files", query={"path": source.path}, **names)
-        base = self._layout.datastore_base(source.path, [one.path for one in files])
-        for one in files:
-            place = self._place(f"{source.datastore}/{one.path}", os.path.relpath(one.path, base or "."))
-            if place is not None:
-                self._say(f"Downloading {one.path} from {source.datastore}")
-                receive_file(self._server.stream("read_datastore_file", path=one.path, **names), str(place))
-        return len(files)
+    def _bring(self, source: Source, origin: str, relative: str) -> None:
+        place = self._place(origin, relative)
+        if source.url is not None:
+            self._say(f"Downloading {origin}")
+            fetch(origin, str(place), allow_private=self._folder.plan.allow_private_urls)
+        elif source.file is None and not self._is_here(source):
+            # Files of a datastore that lies on the server's disk and not on this one, or in a bucket.
+            self._say(f"Downloading {origin} from {source.datastore}")
+            names = {**self._names, "name": source.datastore}
+            receive_file(self._server.stream("read_datastore_file", path=origin, **names), str(place))
+        elif self._asked.mode == InputMode.MOUNT:
+            os.symlink(origin, str(place))
+        else:
+            shutil.copyfile(origin, str(place))
 
     def _local_files(self, source: Source) -> List[Tuple[str, str]]:
         """(absolute path, path below the mount) of a source's files on this disk."""
@@ -121,26 +140,15 @@ class _Binding:
             return Path(source.root)
         return Path(self._folder.facts.datastores_folder or "") / self._folder.plan.workspace / str(source.datastore)
 
-    def _link_or_copy(self, origin: str, relative: str) -> None:
-        place = self._place(origin, relative)
-        if place is not None and self._asked.mode == InputMode.MOUNT:
-            os.symlink(origin, str(place))
-        elif place is not None:
-            shutil.copyfile(origin, str(place))
-
-    def _place(self, origin: str, relative: str) -> Optional[Path]:
-        """Where a file goes; None where this very file is there already, since two sources hold it."""
+    def _place(self, origin: str, relative: str) -> Path:
+        """Where a file goes: never where the source folder has one already."""
         parent = join_inside(self._root, os.path.dirname(relative))
         place = parent / os.path.basename(relative)
-        other = self._placed.get(place)
-        if other == origin:
-            return None
-        if other is not None or os.path.lexists(str(place)):
-            what = other or "a file of the source folder"
+        if os.path.lexists(str(place)):
             raise UserErrorException(
-                f"Input {self._asked.name!r}: {what} and {origin} have one path, {relative!r}; rename one of them."
+                f"Input {self._asked.name!r}: a file of the source folder and {origin} have one path, {relative!r}; "
+                "rename one of them."
             )
-        self._placed[place] = origin
         parent.mkdir(parents=True, exist_ok=True)
         return place
 

@@ -11,19 +11,25 @@ from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
 from runyard.protocol.plan import Source
+from runyard.protocol.selection import Step
 from runyard.protocol.trees import check_path
 from runyard.sdk import file_dataset
 from runyard.sdk.session import current_server
 
 
 def download(
-    sources: Tuple[Source, ...], workspace: Any, target_path: Optional[str], overwrite: bool, ignore_not_found: bool
+    sources: Tuple[Source, ...],
+    workspace: Any,
+    steps: Tuple[Step, ...],
+    target_path: Optional[str],
+    overwrite: bool,
+    ignore_not_found: bool,
 ) -> List[str]:
     """Download every file; returns the local paths. UserErrorException for one that is there, unless ``overwrite``."""
     root = Path(target_path or tempfile.mkdtemp(prefix="runyard-dataset-"))
     root.mkdir(parents=True, exist_ok=True)
     paths = []
-    for source, origin, relative in file_dataset.placed_files(sources, workspace):
+    for source, origin, relative in file_dataset.chosen_files(sources, workspace, steps):
         target = join_inside(root, check_path(relative.replace(os.sep, "/")))
         if target.exists() and not overwrite:
             raise UserErrorException(f"{target} exists already; pass overwrite=True.")

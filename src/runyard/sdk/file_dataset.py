@@ -2,6 +2,7 @@
 
 import glob
 import os
+import random
 import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ from runyard.files.listing import is_pattern, list_source
 from runyard.protocol import datasets, labels
 from runyard.protocol.mounts import Layout, layout_of, url_path
 from runyard.protocol.plan import Source
+from runyard.protocol.selection import Step, StepKind, select, split
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AzureBlobDatastore
@@ -20,15 +22,20 @@ class FileDataset:
     """Files of datastores, of this machine, or of the web."""
 
     def __init__(
-        self, sources: List[Source], workspace: Any = None, _record: Optional[datasets.Dataset] = None
+        self,
+        sources: Sequence[Source],
+        workspace: Any = None,
+        _record: Optional[datasets.Dataset] = None,
+        steps: Sequence[Step] = (),
     ) -> None:
         self._sources = tuple(sources)
         self._workspace = workspace
         self._record = _record
+        self._steps = tuple(steps)
 
     @classmethod
     def _of(cls, workspace: Any, record: datasets.Dataset) -> "FileDataset":
-        return cls(list(record.sources), workspace, record)
+        return cls(record.sources, workspace, record, record.steps)
 
     @property
     def id(self) -> Optional[str]:
@@ -69,6 +76,7 @@ class FileDataset:
         """
         spec = datasets.DatasetSpec(
             sources=self._sources,
+            steps=self._steps,
             name=name,
             description=description or "",
             tags={str(key): str(value) for key, value in (tags or {}).items()},
@@ -100,7 +108,24 @@ class FileDataset:
         # Loaded only here: of no use to a job that has its data bound.
         from runyard.sdk.dataset_download import download
 
-        return download(self._sources, self._workspace, target_path, overwrite, ignore_not_found)
+        return download(self._sources, self._workspace, self._steps, target_path, overwrite, ignore_not_found)
+
+    def take(self, count: int) -> "FileDataset":
+        """The first ``count`` files, in the order of sources and paths."""
+        return self._with(Step(StepKind.TAKE, _count(count)))
+
+    def skip(self, count: int) -> "FileDataset":
+        """All but the first ``count`` files."""
+        return self._with(Step(StepKind.SKIP, _count(count)))
+
+    def take_sample(self, probability: float, seed: Optional[int] = None) -> "FileDataset":
+        """Each file with that probability; the same seed gives the same files, everywhere."""
+        return self._with(Step(StepKind.SAMPLE, 0, _share(probability), _seed(seed)))
+
+    def random_split(self, percentage: float, seed: Optional[int] = None) -> "Tuple[FileDataset, FileDataset]":
+        """Two datasets: each file is in the first with that probability (0 to 1), and else in the second."""
+        first, second = split(_share(percentage), _seed(seed))
+        return self._with(first), self._with(second)
 
     def as_named_input(self, name: str) -> DatasetConsumptionConfig:
         """The dataset under a name of its own in the run."""
@@ -121,11 +146,17 @@ class FileDataset:
     def _ensure_saved(self, workspace: Any) -> str:
         if self._record is None:
             self._workspace = workspace
-            self._record = workspace._call("save_dataset", datasets.DatasetSpec(sources=self._sources))
+            self._record = workspace._call(
+                "save_dataset", datasets.DatasetSpec(sources=self._sources, steps=self._steps)
+            )
         return self._record.id
 
+    def _with(self, step: Step) -> "FileDataset":
+        """The same sources with one step more; a definition of its own, unnamed."""
+        return FileDataset(self._sources, self._workspace, steps=(*self._steps, step))
+
     def _paths(self) -> List[str]:
-        return [relative for _, _, relative in placed_files(self._sources, self._workspace)]
+        return [relative for _, _, relative in chosen_files(self._sources, self._workspace, self._steps)]
 
     def __repr__(self) -> str:
         what = ", ".join(_shown(source) for source in self._sources[:3])
@@ -202,6 +233,12 @@ def placed_files(sources: Sequence[Source], workspace: Any) -> Iterator[Tuple[So
                 raise UserErrorException(f"{both} have one path, {relative!r}; rename one of them.")
 
 
+def chosen_files(sources: Sequence[Source], workspace: Any, steps: Sequence[Step]) -> List[Tuple[Source, str, str]]:
+    """As ``placed_files``, those that the steps leave."""
+    found = list(placed_files(sources, workspace))
+    return [found[place] for place in select([relative for _, _, relative in found], steps)]
+
+
 def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
     """(where it is, path below the mount) of each file of a source."""
     if source.url is not None:
@@ -216,3 +253,20 @@ def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
 
 def _shown(source: Source) -> str:
     return source.url or source.file or f"{source.datastore}/{source.path}"
+
+
+def _count(count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UserErrorException(f"A dataset takes or skips a whole number of files, not {count!r}.")
+    return count
+
+
+def _share(probability: float) -> float:
+    if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
+        raise UserErrorException(f"A share of a dataset lies between 0 and 1, not at {probability!r}.")
+    return float(probability)
+
+
+def _seed(seed: Optional[int]) -> int:
+    """Without one, chance itself; kept with the dataset, so that it gives the same files from then on."""
+    return random.SystemRandom().getrandbits(31) if seed is None else int(seed)

@@ -8,12 +8,14 @@ from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec
 from runyard.protocol.labels import LabelChange
 from runyard.protocol.plan import Source
+from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
 from runyard.server.call import Call
 
 #: Most sources of a dataset, and the longest of them, in characters.
 SOURCES_MAX, SOURCE_CHARS_MAX = 10_000, 4_096
+STEPS_MAX = 100
 
 
 def save_dataset(call: Call) -> Dataset:
@@ -25,6 +27,9 @@ def save_dataset(call: Call) -> Dataset:
         raise UserErrorException(f"A dataset has 1 to {SOURCES_MAX} sources, not {len(spec.sources)}.")
     for source in spec.sources:
         _check_source(call, source)
+    if len(spec.steps) > STEPS_MAX:
+        raise UserErrorException(f"A dataset has at most {STEPS_MAX} steps, not {len(spec.steps)}.")
+    check_steps(spec.steps)
     return call.parts.database.write(lambda c: datasets.save_dataset(c, spec, call.workspace, call.user, call.now))
 
 
