@@ -11,6 +11,11 @@ from runyard.protocol.environments import CondaSpec, DockerSpec, EnvironmentSpec
 
 DEFINITION_FILE = "azureml_environment.json"
 CONDA_FILE = "conda_dependencies.yml"
+#: The sections that mean nothing here, as v1 writes them where nothing was said.
+NOTHING_SAID: Dict[str, Any] = {
+    "spark": {"repositories": [], "packages": [], "precachePackages": True},
+    "r": None,
+}
 
 
 def save_to_directory(spec: EnvironmentSpec, path: str, overwrite: bool = False) -> None:
@@ -74,8 +79,7 @@ def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
             "baseImageRegistry": {"address": None, "username": None, "password": None, "registryIdentity": None},
             "platform": {"os": "Linux", "architecture": "amd64"},
         },
-        "spark": {"repositories": [], "packages": [], "precachePackages": True},
-        "r": None,
+        **NOTHING_SAID,
         **{name: json.loads(text) for name, text in spec.kept_sections.items()},
     }
 
@@ -103,7 +107,11 @@ def read_definition(data: Any) -> EnvironmentSpec:
             gpu_support=bool(docker.get("gpuSupport")),
         ),
         variables={str(key): str(value) for key, value in _section(data, "environmentVariables").items()},
-        kept_sections={name: json.dumps(data[name], sort_keys=True) for name in ("spark", "r") if data.get(name)},
+        kept_sections={
+            name: json.dumps(data[name], sort_keys=True)
+            for name, nothing in NOTHING_SAID.items()
+            if data.get(name) not in (None, nothing)
+        },
     )
 
 
