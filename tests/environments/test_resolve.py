@@ -1,6 +1,7 @@
 """From specs to locks, with an index made of a few local wheels."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import (
     Builder,
     CondaSpec,
+    DockerSpec,
     EnvironmentSpec,
     Lock,
     PythonSpec,
@@ -124,6 +126,23 @@ def test_python_that_no_run_can_use_becomes_the_oldest_that_it_can(
 def test_exact_only_refuses_another_python(lock_of: Any) -> None:
     with pytest.raises(EnvironmentBuildError, match=r"asks for Python 3\.6\.2 exactly, and there would be 3"):
         lock_of("tiny", packages=("python=3.6.2",), exact_only=True)
+
+
+@pytest.mark.parametrize(
+    ("docker", "subjects"),
+    [
+        (DockerSpec(base_image="mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"), []),
+        (DockerSpec(base_image="ubuntu:20.04"), ["docker.base_image"]),
+        (DockerSpec(base_dockerfile="FROM ubuntu:20.04"), ["docker.base_dockerfile"]),
+    ],
+)
+def test_image_of_one_s_own_is_told_to_be_left_out(
+    uv: str, cache_folder: str, wheels: Path, log: Any, docker: DockerSpec, subjects: list[str]
+) -> None:
+    spec = replace(spec_of(*source_of(wheels), "tiny"), docker=docker)
+    lock = resolve(spec, uv=uv, cache_folder=cache_folder, log=log)
+    assert [note.subject for note in lock.notes] == subjects
+    assert all(subject in log.text for subject in subjects)
 
 
 def test_another_patch_release_is_a_note(uv: str, cache_folder: str, log: Any) -> None:

@@ -14,7 +14,7 @@ from runyard.environments.pins import PipWish, translate
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe
 from runyard.environments.uv import Log, UvResult, run_uv
 from runyard.errors import EnvironmentBuildError
-from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, Note, lock_digest
+from runyard.protocol.environments import Builder, DockerSpec, EnvironmentSpec, Lock, Note, lock_digest
 from runyard.protocol.record import record
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Old pins may need their sources fetched and built to learn what they depend on.
 RESOLVE_TIMEOUT_S = 900.0
+
+#: Where the images lie that v1 started from by itself.
+OWN_IMAGES = "mcr.microsoft.com/azureml/"
 
 #: The question "what is the newest version" only serves an error's sentence.
 NEWEST_TIMEOUT_S = 30.0
@@ -49,6 +52,7 @@ def resolve(
     wish = translate(spec.python.conda)
     available = find_interpreters() if interpreters is None else interpreters
     journey = plan_journey(spec.python, wish, available, uv, log)
+    journey = replace(journey, notes=(*_image_notes(spec.docker), *journey.notes))
     if spec.python.exact_only:
         _refuse_changes(journey.notes)
     _tell(journey.notes, log)
@@ -76,6 +80,16 @@ def resolve(
         sources=journey.sources,
     )
     return replace(lock, digest=lock_digest(lock))
+
+
+def _image_notes(docker: DockerSpec) -> Tuple[Note, ...]:
+    """What is not done with an image of the user's own. v1's own images were set in every environment, wanted or not."""
+    why = "packages are installed beside this machine's own libraries, and no image is built"
+    if docker.base_dockerfile is not None:
+        return (Note("docker.base_dockerfile", "a Dockerfile", "", why),)
+    if docker.base_image is None or docker.base_image.startswith(OWN_IMAGES):
+        return ()
+    return (Note("docker.base_image", docker.base_image, "", why),)
 
 
 def _tell(notes: Sequence[Note], log: Log) -> None:
