@@ -83,7 +83,7 @@ def resolve(
 
 
 def _image_notes(docker: DockerSpec) -> Tuple[Note, ...]:
-    """What is not done with an image of the user's own. v1's own images were set in every environment, wanted or not."""
+    """What is not done with an image of one's own. v1's own images were set in every environment, wanted or not."""
     why = "packages are installed beside this machine's own libraries, and no image is built"
     if docker.base_dockerfile is not None:
         return (Note("docker.base_dockerfile", "a Dockerfile", "", why),)
