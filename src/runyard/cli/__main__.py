@@ -8,7 +8,7 @@ import sys
 import typer
 
 from runyard import __version__
-from runyard.cli import assets, compute, environments, run, server, snapshot, token
+from runyard.cli import compute, datasets, environments, models, run, server, snapshot, token, workspaces
 from runyard.errors import RunyardError, ServerUnreachableError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -21,10 +21,10 @@ app.command()(run.why)
 app.command()(snapshot.snapshot)
 app.add_typer(run.commands, name="run")
 app.add_typer(compute.commands, name="compute")
-app.add_typer(assets.workspaces, name="workspace")
-app.add_typer(assets.datasets, name="dataset")
+app.add_typer(workspaces.commands, name="workspace")
+app.add_typer(datasets.commands, name="dataset")
 app.add_typer(environments.commands, name="env")
-app.add_typer(assets.models, name="model")
+app.add_typer(models.commands, name="model")
 app.add_typer(token.commands, name="token")
 
 

@@ -1,0 +1,48 @@
+"""runyard dataset ..."""
+
+from typing import Annotated, Optional
+
+import typer
+
+from runyard.cli.place import find_workspace
+from runyard.cli.server import Json, WorkspaceName
+from runyard.cli.shown import show, shown_time
+from runyard.sdk.dataset import Dataset
+
+commands = typer.Typer(no_args_is_help=True, help="Registered datasets.")
+
+
+@commands.command("list")
+def list_datasets(workspace: WorkspaceName = None, as_json: Json = False) -> None:
+    """List the latest version of each dataset."""
+    found = find_workspace(workspace)._call("list_datasets")
+    rows = [(d.name, d.version, len(d.sources), d.description, shown_time(d.created_at)) for d in found]
+    show(found, as_json, ("Dataset", "Version", "Sources", "Description", "Registered"), rows)
+
+
+@commands.command("show")
+def show_dataset(
+    name: str,
+    version: Annotated[Optional[int], typer.Option(help="Else the latest.")] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Show a dataset's files."""
+    found = Dataset.get_by_name(find_workspace(workspace), name, version or "latest")
+    paths = found.to_path()
+    show({"dataset": found._record, "paths": paths}, as_json, ("File",), [(path,) for path in paths])
+
+
+@commands.command("register")
+def register_dataset(
+    name: str,
+    path: Annotated[list[str], typer.Argument(help="A URL or local path; several may be given.")],
+    description: Annotated[Optional[str], typer.Option()] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Register files where they lie under a name."""
+    place = find_workspace(workspace)
+    found = Dataset.File.from_files(path=list(path)).register(place, name, description, create_new_version=True)
+    record = found._record
+    show(record, as_json, ("Dataset", "Version"), [(found.name, found.version)])

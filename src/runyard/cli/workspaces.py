@@ -1,0 +1,24 @@
+"""runyard workspace ..."""
+
+import typer
+
+from runyard.cli.server import Json
+from runyard.cli.shown import show, shown_time
+from runyard.sdk.session import current_server
+from runyard.sdk.workspace import Workspace
+
+commands = typer.Typer(no_args_is_help=True, help="Workspaces of the server.")
+
+
+@commands.command("create")
+def create_workspace(name: str) -> None:
+    """Make a workspace, and a config file for it in this folder."""
+    Workspace.create(name, exist_ok=True).write_config()
+    print(f"{name}; .azureml/config.json names it for this folder.")
+
+
+@commands.command("list")
+def list_workspaces(as_json: Json = False) -> None:
+    """List workspaces."""
+    found = current_server().call("list_workspaces")
+    show(found, as_json, ("Workspace", "Made", "By"), [(w.name, shown_time(w.created_at), w.created_by) for w in found])
