@@ -19,6 +19,7 @@ from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, TRANSITIONS, Run, RunError, RunKind, RunSpec, RunStatus
 from runyard.protocol.workspaces import WorkspaceSpec
+from tests.control.decided import assign, queue
 
 NOW = 1_000
 LIVE = sorted(set(TRANSITIONS) - TERMINAL)
@@ -45,8 +46,8 @@ class Stage:
     def start(self, node: str = "") -> None:
         """Up to the point where a runner has been started."""
         self.do(lambda c: life.prepare(c, "run", "Its environment is being built.", NOW))
-        self.do(lambda c: life.queue(c, "run", "lock", "waits", NOW))
-        assert self.do(lambda c: life.assign(c, "run", node, "secret", NOW))
+        self.do(lambda c: queue(c, "run", "lock", "waits", NOW))
+        assert self.do(lambda c: assign(c, "run", node, "secret", NOW))
 
     def report(self, *reports: Report, now: int = NOW) -> ReportReply:
         found: ReportReply = self.do(lambda c: life.take_reports(c, "ws", "run", ReportBatch(reports), now))
@@ -148,7 +149,7 @@ def test_second_attempt_is_reported_from_one_again(stage: Stage) -> None:
     stage.submit(max_infrastructure_retries=1)
     stage.start()
     stage.report(STARTED, Report(1, 2, ReportKind.EXITED, cause=ExitCause.RUNNER_LOST), STORED)
-    assert stage.do(lambda c: life.assign(c, "run", "", "secret-2", NOW))
+    assert stage.do(lambda c: assign(c, "run", "", "secret-2", NOW))
     assert stage.row().key == "run/2"
     stage.report(Report(2, 1, ReportKind.STARTED), Report(2, 2, ReportKind.EXITED, exit_code=0, cause="script"))
     stage.report(Report(2, 3, ReportKind.STORED))
@@ -170,7 +171,7 @@ def test_low_priority_run_starts_again_three_times_and_then_fails(stage: Stage) 
             assert stage.run().status == RunStatus.QUEUED
             assert f"attempt {attempt}" in (stage.run().reason or "")
             secret = f"secret-{attempt}"
-            assert stage.do(partial(life.assign, run_id="run", node_id="ws/cheap/node-0", secret=secret, now=NOW))
+            assert stage.do(partial(assign, run_id="run", node_id="ws/cheap/node-0", secret=secret, now=NOW))
     assert stage.run().status == RunStatus.FAILED
     assert stage.run().error == RunError("SystemError", "Lost.")
 
@@ -289,15 +290,15 @@ def test_runner_is_told_of_a_cancel_wish_with_its_next_report(stage: Stage) -> N
 
 def test_cancelled_run_is_not_started_any_more(stage: Stage) -> None:
     stage.submit()
-    stage.do(lambda c: life.queue(c, "run", "lock", "waits", NOW))
+    stage.do(lambda c: queue(c, "run", "lock", "waits", NOW))
     stage.do(lambda c: runs.request_cancel(c, "ws", "run", "ann", NOW))
-    assert not stage.do(lambda c: life.assign(c, "run", "", "secret", NOW))
+    assert not stage.do(lambda c: assign(c, "run", "", "secret", NOW))
 
 
 def test_run_is_assigned_once(stage: Stage) -> None:
     stage.submit()
     stage.start()
-    assert not stage.do(lambda c: life.assign(c, "run", "ws/cheap/node-0", "other", NOW))
+    assert not stage.do(lambda c: assign(c, "run", "ws/cheap/node-0", "other", NOW))
     assert stage.node_run() is None
 
 
@@ -439,8 +440,8 @@ def test_rows_to_decide_about_are_those_that_move_and_the_first_that_wait(stage:
     stage.submit("new")
     for number in range(4):
         for run_id in (f"local_{number}", f"cheap_{number}"):
-            stage.do(partial(life.queue, run_id=run_id, lock="lock", reason="waits", now=NOW))
-    stage.do(lambda c: life.assign(c, "local_0", "", "secret", NOW))
+            stage.do(partial(queue, run_id=run_id, lock="lock", reason="waits", now=NOW))
+    stage.do(lambda c: assign(c, "local_0", "", "secret", NOW))
     stage.do(lambda c: runs.request_cancel(c, "ws", "cheap_3", "ann", NOW))
     with stage.database.read() as connection:
         places = [(None, "local", 2), ("ws", "cheap", 1), ("other", "cheap", 3)]

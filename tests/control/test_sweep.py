@@ -17,6 +17,7 @@ from runyard.protocol.plan import NodeFacts
 from runyard.protocol.runs import Artifact, RunError, RunSpec
 from runyard.protocol.wire import dumps
 from runyard.protocol.workspaces import WorkspaceSpec
+from tests.control.decided import assign, queue
 
 NOW = 1_000_000_000.0
 LONG_AGO = NOW - 10 * ATTEMPT_KEPT_S
@@ -36,8 +37,8 @@ class Stage:
         self.do(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", 1))
         for run_id in ("active", "ended"):
             self.do(lambda c, run_id=run_id: runs.create_run(c, RunSpec(run_id, "trial", script="t.py"), "ws", "a", 1))
-            self.do(lambda c, run_id=run_id: life.queue(c, run_id, "lock", "waits", 1))
-            self.do(lambda c, run_id=run_id: life.assign(c, run_id, "", "secret of " + run_id, 1))
+            self.do(lambda c, run_id=run_id: queue(c, run_id, "lock", "waits", 1))
+            self.do(lambda c, run_id=run_id: assign(c, run_id, "", "secret of " + run_id, 1))
         self.do(lambda c: life.fail(c, "ended", RunError("SystemError", "lost"), int(LONG_AGO * 1e6)))
 
     def do(self, operation: object) -> None:

@@ -3,13 +3,13 @@
 Each function is one transaction of the writer. Nothing outside this room changes a status.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, List, Mapping, Optional, Sequence
 
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import Decision
 from runyard.db import fleet, identity, runs
-from runyard.db.runs import advance, touch
+from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, UserErrorException
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
@@ -32,25 +32,27 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
     new = [report for report in sorted(batch.reports, key=lambda one: one.sequence) if report.sequence > known]
     in_order = [report for place, report in enumerate(new, known + 1) if report.sequence == place]
     runs.add_reports(connection, row, in_order or batch.reports[:1], now)
-    touch(connection, run_id, report_seq=known + len(in_order), heard_at=now)
-    if row.status == RunStatus.NOT_RESPONDING:
-        advance(connection, run_id, RunStatus.NOT_RESPONDING, RunStatus.RUNNING, now)
-        row = runs.get_row(connection, workspace, run_id)
+    run = Steps(connection, row)
+    run.touch(report_seq=known + len(in_order), heard_at=now)
+    if run.status == RunStatus.NOT_RESPONDING:
+        run.advance(RunStatus.RUNNING, now)
     for report in in_order:
-        if row.status not in TERMINAL:
-            _apply(connection, row, report, in_order, _time_of(report, batch, row, now))
-        if report is not in_order[-1]:
-            row = runs.get_row(connection, workspace, run_id)
+        if run.status not in TERMINAL:
+            _apply(run, report, in_order, _time_of(report, batch, run.reason_at, now))
+    run.save()
     return ReportReply(known + len(in_order), row.cancel_requested)
 
 
 def prepare(connection: Connection, run_id: str, reason: str, now: int) -> None:
     """Starting -> Preparing: its environment is on its way; once there, how far that is."""
-    row = _row(connection, run_id)
-    if row is not None and row.status == RunStatus.STARTING:
-        advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now, reason=reason)
-    elif row is not None and row.status == RunStatus.PREPARING:
-        runs.set_reason(connection, run_id, row.status, reason, now)
+    run = find_steps(connection, run_id)
+    if run is None:
+        return
+    if run.status == RunStatus.STARTING:
+        run.advance(RunStatus.PREPARING, now, reason=reason)
+    elif run.status == RunStatus.PREPARING:
+        run.say(reason, now)
+    run.save()
 
 
 def place(
@@ -70,36 +72,46 @@ def place(
         fleet.remove_node(connection, node_id)
     for node_id, workspace, cluster in decision.added:
         fleet.add_node(connection, node_id, workspace, cluster, now)
-    for run_id, lock in ready.items():
-        queue(connection, run_id, lock, reasons.get(run_id, "Ready; waits for its turn."), now)
-    for run_id, reason in reasons.items():
-        if run_id not in ready:
-            runs.set_reason(connection, run_id, RunStatus.QUEUED, reason, now)
-    return [run_id for run_id, node in decision.assigned if assign(connection, run_id, node, secrets[run_id], now)]
+    assigned = dict(decision.assigned)
+    started = []
+    for run_id in {**ready, **reasons, **assigned}:
+        run = find_steps(connection, run_id)
+        if run is None:
+            continue
+        if run_id in ready:
+            _queue(run, ready[run_id], reasons.get(run_id, "Ready; waits for its turn."), now)
+        elif run_id in reasons and run.status == RunStatus.QUEUED:
+            run.say(reasons[run_id], now)
+        if run_id in assigned and _assign(run, assigned[run_id], secrets[run_id], now):
+            started.append(run_id)
+        run.save()
+    return started
 
 
-def queue(connection: Connection, run_id: str, lock: str, reason: str, now: int) -> None:
+def _queue(run: Steps, lock: str, reason: str, now: int) -> None:
     """Starting or Preparing -> Queued: all it needs now is a node."""
-    advance(connection, run_id, RunStatus.STARTING, RunStatus.PREPARING, now)
-    advance(connection, run_id, RunStatus.PREPARING, RunStatus.QUEUED, now, reason=reason, lock=lock)
+    if run.status == RunStatus.STARTING:
+        run.advance(RunStatus.PREPARING, now)
+    if run.status == RunStatus.PREPARING:
+        run.advance(RunStatus.QUEUED, now, reason=reason, lock=lock)
 
 
-def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: int) -> bool:
+def _assign(run: Steps, node_id: str, secret: str, now: int) -> bool:
     """Write down where the attempt will run, and its key, before it is started there."""
-    row = _row(connection, run_id)
-    if row is None or row.status != RunStatus.QUEUED or row.key is not None or row.cancel_requested:
+    row = run.row
+    if run.status != RunStatus.QUEUED or row.key is not None or row.cancel_requested:
         return False
     if node_id:
-        fleet.assign_node(connection, node_id, run_id, now)
-    key = f"{run_id}/{row.attempt}"
-    touch(connection, run_id, node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
-    _add_run_token(connection, row, secret, now)
+        fleet.assign_node(run.connection, node_id, row.id, now)
+    key = f"{row.id}/{row.attempt}"
+    run.touch(node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
+    _add_run_token(run.connection, row, secret, now)
     return True
 
 
 def start_again(connection: Connection, row: Row[Any], secret: str, now: int) -> bool:
     """Give an attempt that left no trace of its start a new token; False where it has moved since ``row`` was read."""
-    found = _row(connection, row.id)
+    found = runs.find_row(connection, row.id)
     if found is None or (found.status, found.key, found.report_seq) != (RunStatus.QUEUED, row.key, 0):
         return False
     _add_run_token(connection, found, secret, now)
@@ -114,15 +126,16 @@ def _add_run_token(connection: Connection, row: Row[Any], secret: str, now: int)
 
 def cancel(connection: Connection, run_id: str, now: int) -> bool:
     """Carry out a cancel wish as far as the database can; True: its runner must be told to stop."""
-    row = _row(connection, run_id)
-    if row is None or row.status in TERMINAL or row.status == RunStatus.FINALIZING:
+    run = find_steps(connection, run_id)
+    if run is None or run.status in TERMINAL or run.status == RunStatus.FINALIZING:
         return False
-    if row.status != RunStatus.CANCEL_REQUESTED:
-        advance(connection, run_id, row.status, RunStatus.CANCEL_REQUESTED, now, reason="Its processes are ending.")
-    if row.key is not None:
-        return True
-    _end(connection, row, RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, now)
-    return False
+    if run.status != RunStatus.CANCEL_REQUESTED:
+        run.advance(RunStatus.CANCEL_REQUESTED, now, reason="Its processes are ending.")
+    has_runner = run.row.key is not None
+    if not has_runner:
+        _end(run, RunStatus.CANCELED, now)
+    run.save()
+    return has_runner
 
 
 def miss(connection: Connection, run_id: str, reason: str, now: int) -> None:
@@ -156,76 +169,74 @@ def end_interactive(connection: Connection, run: Run, status: str, error: Option
 
 def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None:
     """End a run as Failed, whatever it was doing; nothing of it may be alive any more."""
-    row = _row(connection, run_id)
-    if row is not None and row.status not in TERMINAL:
-        status = RunStatus.CANCELED if row.status == RunStatus.CANCEL_REQUESTED else RunStatus.FAILED
-        _end(connection, row, row.status, status, now, error=None if status == RunStatus.CANCELED else dumps(error))
+    run = find_steps(connection, run_id)
+    if run is None or run.status in TERMINAL:
+        return
+    if run.status == RunStatus.CANCEL_REQUESTED:
+        _end(run, RunStatus.CANCELED, now, error=None)
+    else:
+        _end(run, RunStatus.FAILED, now, error=dumps(error))
+    run.save()
 
 
-def _time_of(report: Report, batch: ReportBatch, row: Row[Any], now: int) -> int:
+def _time_of(report: Report, batch: ReportBatch, last_at: int, now: int) -> int:
     """When a report's event happened, by this server's clock: as long ago as the runner says, after the run's last one.
 
     A runner may be away for hours, and the start of a brief script comes with its end.
     """
     if report.at is None or batch.sent_at is None:
         return now
-    return min(now, max(now - (batch.sent_at - report.at), row.reason_at or 0))
+    return min(now, max(now - (batch.sent_at - report.at), last_at))
 
 
-def _apply(connection: Connection, row: Row[Any], report: Report, batch: Sequence[Report], now: int) -> None:
+def _apply(run: Steps, report: Report, batch: Sequence[Report], now: int) -> None:
     if report.kind == ReportKind.PREPARING:
-        runs.set_reason(connection, row.id, row.status, report.message, now)
+        run.say(report.message, now)
     elif report.kind == ReportKind.STARTED:
-        advance(connection, row.id, RunStatus.QUEUED, RunStatus.RUNNING, now, started_at=now)
+        if run.status == RunStatus.QUEUED:
+            run.advance(RunStatus.RUNNING, now, started_at=now)
     elif report.kind == ReportKind.EXITED:
-        _exited(connection, row, report, now)
+        _exited(run, report, now)
     elif report.kind == ReportKind.STORED:
-        _stored(connection, row, report, _exit_report(connection, row, batch), now)
+        _stored(run, report, _exit_report(run, batch), now)
 
 
-def _exited(connection: Connection, row: Row[Any], report: Report, now: int) -> None:
+def _exited(run: Steps, report: Report, now: int) -> None:
     error = None
     if report.cause != ExitCause.CANCELED and (report.exit_code != 0 or report.cause != ExitCause.SCRIPT):
         error = dumps(RunError(report.error_code or "UserError", report.message, report.details))
-    changes: Dict[str, Any] = {"exit_code": report.exit_code, "error": error}
-    if row.status in (RunStatus.RUNNING, RunStatus.NOT_RESPONDING):
-        reason = "Its outputs are being stored."
-        advance(connection, row.id, row.status, RunStatus.FINALIZING, now, reason=reason, **changes)
-    else:
-        touch(connection, row.id, **changes)
+    if run.status in (RunStatus.RUNNING, RunStatus.NOT_RESPONDING):
+        run.advance(RunStatus.FINALIZING, now, reason="Its outputs are being stored.")
+    run.touch(exit_code=report.exit_code, error=error)
 
 
-def _stored(connection: Connection, row: Row[Any], report: Report, exited: Optional[Report], now: int) -> None:
+def _stored(run: Steps, report: Report, exited: Optional[Report], now: int) -> None:
     """The attempt's record is complete and verified: the run ends, or goes back to the queue."""
     if exited is None:
         return
-    runs.add_artifacts(connection, row, report.artifacts, "run:" + row.id, now)
-    if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(connection, row):
-        _requeue(connection, row, now)
-        return
-    changes: Dict[str, Any] = {}
-    if exited.cause == ExitCause.CANCELED or (row.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
-        status, changes = RunStatus.CANCELED, {"error": None}
+    row = run.row
+    runs.add_artifacts(run.connection, row, report.artifacts, "run:" + row.id, now)
+    if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(run.connection, row):
+        _requeue(run, now)
+    elif exited.cause == ExitCause.CANCELED or (run.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
+        if run.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
+            run.advance(RunStatus.CANCEL_REQUESTED, now)
+        _end(run, RunStatus.CANCELED, now, error=None)
     elif exited.exit_code == 0 and exited.cause == ExitCause.SCRIPT and not report.error_code:
-        status, changes = RunStatus.COMPLETED, changes
+        _end(run, RunStatus.COMPLETED, now)
+    elif report.error_code:
+        _end(run, RunStatus.FAILED, now, error=dumps(RunError(report.error_code, report.message, report.details)))
     else:
-        status, changes = RunStatus.FAILED, changes
-        if report.error_code:
-            changes = {"error": dumps(RunError(report.error_code, report.message, report.details))}
-    if status == RunStatus.CANCELED and row.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
-        advance(connection, row.id, row.status, RunStatus.CANCEL_REQUESTED, now)
-        _end(connection, row, RunStatus.CANCEL_REQUESTED, status, now, **changes)
-    else:
-        _end(connection, row, row.status, status, now, **changes)
+        _end(run, RunStatus.FAILED, now)
 
 
-def _exit_report(connection: Connection, row: Row[Any], batch: Sequence[Report]) -> Optional[Report]:
+def _exit_report(run: Steps, batch: Sequence[Report]) -> Optional[Report]:
     """How the attempt's script ended, as said in this batch or in one before it."""
-    for found in (batch, runs.list_reports(connection, row.id, row.attempt, 0)):
-        for report in found:
-            if report.kind == ReportKind.EXITED:
-                return report
-    return None
+    found = [report for report in batch if report.kind == ReportKind.EXITED]
+    if not found:
+        before = runs.list_reports(run.connection, run.row.id, run.row.attempt, 0)
+        found = [report for report in before if report.kind == ReportKind.EXITED]
+    return found[0] if found else None
 
 
 def _may_retry(connection: Connection, row: Row[Any]) -> bool:
@@ -241,29 +252,23 @@ def _priority(connection: Connection, row: Row[Any]) -> str:
     return "dedicated"
 
 
-def _requeue(connection: Connection, row: Row[Any], now: int) -> None:
+def _requeue(run: Steps, now: int) -> None:
+    row = run.row
     reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
     values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None}
-    advance(
-        connection, row.id, row.status, RunStatus.QUEUED, now,
-        reason=reason, key=None, node=None, exit_code=None, started_at=None, **values,
-    )  # fmt: skip
-    _free_node(connection, row, now)
+    run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
+    _free_node(run, now)
 
 
-def _end(connection: Connection, row: Row[Any], from_status: str, status: str, now: int, **changes: Any) -> None:
-    if advance(connection, row.id, from_status, status, now, **changes):
-        _free_node(connection, row, now)
-        identity.expire_run_tokens(connection, row.id, now + TOKEN_GRACE_US)
+def _end(run: Steps, status: str, now: int, **changes: Any) -> None:
+    run.advance(status, now, **changes)
+    _free_node(run, now)
+    identity.expire_run_tokens(run.connection, run.row.id, now + TOKEN_GRACE_US)
 
 
-def _free_node(connection: Connection, row: Row[Any], now: int) -> None:
-    if row.node and row.node != "local":
-        fleet.assign_node(connection, row.node, None, now)
-
-
-def _row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
-    return runs.find_row(connection, run_id)
+def _free_node(run: Steps, now: int) -> None:
+    if run.row.node and run.row.node != "local":
+        fleet.assign_node(run.connection, run.row.node, None, now)
 
 
 def explain(run: Run) -> str:

@@ -1,11 +1,11 @@
-"""Runs, their events and the reports of their runners. Only control calls ``advance``."""
+"""Runs, their events and the reports of their runners. Only control takes ``Steps``."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Row,
     Select,
@@ -78,6 +78,11 @@ _NEXT_NUMBER = (
     .returning(experiments.c.runs)
 )
 _ADD_RUN = insert(runs)
+#: What a new run's row and the run itself have in common.
+_SAME_COLUMNS = (
+    "id", "workspace", "experiment", "number", "status", "attempt", "created_by", "created_at", "target",
+    "display_name", "started_at", "reason", "reason_at", "cancel_requested", "event_seq",
+)  # fmt: skip
 _SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
 _PROGRESS = select(runs.c.event_seq, runs.c.ended_at.is_not(None)).where(
     runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
@@ -92,23 +97,8 @@ _REPORT_BODIES = (
     .order_by(reports.c.sequence)
 )
 _ADD_REPORT = upsert(reports).on_conflict_do_nothing()
-#: An event of a run that is in a certain status; adds nothing where it is in another.
-_ADD_EVENT = (
-    insert(run_events)
-    .from_select(
-        ["run_id", "workspace", "at", "status", "reason", "created_by", "created_at"],
-        select(
-            runs.c.id,
-            runs.c.workspace,
-            bindparam("at", type_=BigInteger),
-            bindparam("to_status", type_=String),
-            bindparam("why", type_=String),
-            bindparam("who", type_=String),
-            bindparam("at", type_=BigInteger),
-        ).where(runs.c.id == bindparam("of_run"), runs.c.status == bindparam("from_status")),
-    )
-    .returning(run_events.c.seq)
-)
+_ADD_EVENT = insert(run_events)
+_LATEST_EVENT = select(func.max(run_events.c.seq)).where(run_events.c.run_id == bindparam("of_run")).scalar_subquery()
 _ARTIFACT = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size_bytes).where(
     artifacts.c.run_id == bindparam("run_id")
 )
@@ -122,8 +112,11 @@ _ADD_ARTIFACT = _ADD_ARTIFACT.on_conflict_do_update(
 
 
 @cache
-def _update_columns(names: Tuple[str, ...]) -> Update:
-    return update(runs).where(runs.c.id == bindparam("of_run")).values({name: bindparam(name) for name in names})
+def _update_columns(names: Tuple[str, ...], has_event: bool) -> Update:
+    values: Dict[str, Any] = {name: bindparam(name) for name in names}
+    if has_event:
+        values["event_seq"] = _LATEST_EVENT
+    return update(runs).where(runs.c.id == bindparam("of_run")).values(values)
 
 
 def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str, now: int) -> Run:
@@ -141,20 +134,23 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
     if number is None:
         raise NotFoundError(f"Experiment {spec.experiment!r} does not exist in workspace {workspace!r}.")
     is_script = spec.kind == RunKind.SCRIPT
-    status = RunStatus.STARTING if is_script else RunStatus.RUNNING
+    run = Run(
+        id=spec.run_id, workspace=workspace, experiment=spec.experiment, number=number,
+        status=RunStatus.STARTING if is_script else RunStatus.RUNNING, attempt=1, created_by=user, created_at=now,
+        spec=spec, target=spec.target, display_name=spec.display_name or spec.run_id,
+        started_at=None if is_script else now, reason="Accepted; about to be prepared." if is_script else None,
+        reason_at=now, tags=spec.tags, properties=spec.properties,
+    )  # fmt: skip
+    run = replace(run, event_seq=_add_event(connection, run, user, now))
+    columns = {name: getattr(run, name) for name in _SAME_COLUMNS}
     connection.execute(
         _ADD_RUN,
         {
-            "id": spec.run_id, "workspace": workspace, "experiment": spec.experiment, "number": number,
-            "kind": spec.kind, "status": status, "attempt": 1, "retries": 0, "target": spec.target,
-            "parent": spec.parent_run_id, "display_name": spec.display_name or spec.run_id, "created_by": user,
-            "created_at": now, "started_at": None if is_script else now, "cancel_requested": False, "warnings": "[]",
-            "tags": dumps(spec.tags), "properties": dumps(spec.properties), "event_seq": 0, "report_seq": 0,
-            "spec": text, "reason": "Accepted; about to be prepared." if is_script else None, "reason_at": now,
+            **columns, "kind": spec.kind, "retries": 0, "parent": spec.parent_run_id, "warnings": "[]",
+            "tags": dumps(spec.tags), "properties": dumps(spec.properties), "report_seq": 0, "spec": text,
         },
     )  # fmt: skip
-    _record_event(connection, spec.run_id, status, None, user, now)
-    return get_run(connection, workspace, spec.run_id)
+    return run
 
 
 def get_run(connection: Connection, workspace: str, run_id: str) -> Run:
@@ -220,6 +216,62 @@ def _has_label(column: Any, key: str, value: Optional[str]) -> Any:
     return (found if value is None else found.where(label.c.value == value)).exists()
 
 
+class Steps:
+    """What one transaction makes of a run: noted here step by step, written down together by ``save``.
+
+    There is one writer, so what was read within its transaction stays true until that ends. ``advance`` is the only way
+    in which a status changes.
+    """
+
+    def __init__(self, connection: Connection, row: Row[Any]) -> None:
+        self.connection = connection
+        #: The run before these steps.
+        self.row = row
+        self.status: str = row.status
+        self.reason: Optional[str] = row.reason
+        self.reason_at: int = row.reason_at or 0
+        self._events: List[Dict[str, Any]] = []
+        self._changes: Dict[str, Any] = {}
+
+    def advance(self, to_status: str, now: int, by: str = "control", **changes: Any) -> None:
+        """Move the run to another status; ``changes`` are further columns of it."""
+        if to_status not in TRANSITIONS[self.status]:
+            raise ConflictError(f"A run cannot go from {self.status} to {to_status}.")
+        ends = {"ended_at": now} if to_status in TERMINAL else {}
+        self.status = to_status
+        self._note(changes.pop("reason", None), now, by)
+        self.touch(status=to_status, **{**ends, **changes})
+
+    def say(self, reason: str, now: int) -> None:
+        """Say what a waiting run waits for; readers are woken as by a change of status."""
+        if self.reason != reason:
+            self._note(reason, now, "control")
+
+    def touch(self, **changes: Any) -> None:
+        """Change columns that are no status: its node, key, lock, reports read."""
+        self._changes.update(changes)
+
+    def save(self) -> None:
+        """Write down what was noted."""
+        if self._events:
+            self.connection.execute(_ADD_EVENT, self._events)
+        if self._changes:
+            statement = _update_columns(tuple(self._changes), bool(self._events))
+            self.connection.execute(statement, {"of_run": self.row.id, **self._changes})
+        self._events, self._changes = [], {}
+
+    def _note(self, reason: Optional[str], now: int, by: str) -> None:
+        self.reason, self.reason_at = reason, now
+        self.touch(reason=reason, reason_at=now)
+        self._events.append(_event(self.row, self.status, reason, by, now))
+
+
+def find_steps(connection: Connection, run_id: str) -> Optional[Steps]:
+    """The steps of that run, none taken yet; None where there is no such run."""
+    row = find_row(connection, run_id)
+    return None if row is None else Steps(connection, row)
+
+
 def advance(
     connection: Connection,
     run_id: str,
@@ -229,34 +281,15 @@ def advance(
     by: str = "control",
     **changes: Any,
 ) -> bool:
-    """Move a run from one status to another, if it is still there; the only way a status changes.
-
-    ``changes`` are further columns of the run. Returns False where another status was found: decide again.
-    """
+    """Take one step, if the run has that status still. Returns False where another one was found: decide again."""
     if to_status not in TRANSITIONS[from_status]:
         raise ConflictError(f"A run cannot go from {from_status} to {to_status}.")
-    values: Dict[str, Any] = {"status": to_status, "reason": None, "reason_at": now}
-    if to_status in TERMINAL:
-        values["ended_at"] = now
-    values.update(changes)
-    sequence = _add_event(connection, run_id, from_status, to_status, values["reason"], by, now)
-    if sequence is None:
+    run = find_steps(connection, run_id)
+    if run is None or run.status != from_status:
         return False
-    touch(connection, run_id, event_seq=sequence, **values)
+    run.advance(to_status, now, by, **changes)
+    run.save()
     return True
-
-
-def set_reason(connection: Connection, run_id: str, status: str, reason: str, now: int) -> None:
-    """Say what a waiting run waits for; readers are woken as by a change of status."""
-    row = find_row(connection, run_id)
-    if row is not None and row.status == status and row.reason != reason:
-        sequence = _add_event(connection, run_id, status, status, reason, "control", now)
-        touch(connection, run_id, event_seq=sequence, reason=reason, reason_at=now)
-
-
-def touch(connection: Connection, run_id: str, **changes: Any) -> None:
-    """Change columns of a run that are no status: its node, key, lock, reports read."""
-    connection.execute(_update_columns(tuple(changes)), {"of_run": run_id, **changes})
 
 
 def change_run(connection: Connection, workspace: str, run_id: str, change: RunChange, user: str, now: int) -> Run:
@@ -280,7 +313,7 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         values["display_name"] = change.display_name
     if values:
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
-        _record_event(connection, run_id, run.status, run.reason, user, now)
+        _record_event(connection, run, run.reason, user, now)
     return get_run(connection, workspace, run_id)
 
 
@@ -289,7 +322,7 @@ def request_cancel(connection: Connection, workspace: str, run_id: str, user: st
     run = get_run(connection, workspace, run_id)
     if run.status not in TERMINAL and not run.cancel_requested:
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
-        _record_event(connection, run_id, run.status, f"Cancel was requested by {user}.", user, now)
+        _record_event(connection, run, f"Cancel was requested by {user}.", user, now)
     return get_run(connection, workspace, run_id)
 
 
@@ -397,24 +430,22 @@ def _check_display_name(name: Optional[str]) -> None:
         raise UserErrorException(f"A display name has at most {DISPLAY_NAME_MAX} characters, not {len(name)}.")
 
 
-def _record_event(connection: Connection, run_id: str, status: str, reason: Optional[str], who: str, now: int) -> None:
-    """Something happened to a run that has that status and keeps it."""
-    sequence = _add_event(connection, run_id, status, status, reason, who, now)
-    touch(connection, run_id, event_seq=sequence)
+def _record_event(connection: Connection, run: Run, reason: Optional[str], who: str, now: int) -> None:
+    """Something happened to a run, which keeps its status."""
+    sequence = _add_event(connection, replace(run, reason=reason), who, now)
+    connection.execute(_update_columns(("event_seq",), False), {"of_run": run.id, "event_seq": sequence})
 
 
-def _add_event(
-    connection: Connection, run_id: str, from_status: str, to_status: str, reason: Optional[str], who: str, now: int
-) -> Optional[int]:
-    values = {
-        "of_run": run_id,
-        "from_status": from_status,
-        "to_status": to_status,
-        "why": reason,
-        "who": who,
-        "at": now,
-    }
-    return connection.execute(_ADD_EVENT, values).scalar()
+def _add_event(connection: Connection, run: Run, who: str, now: int) -> int:
+    found = connection.execute(_ADD_EVENT, _event(run, run.status, run.reason, who, now)).inserted_primary_key
+    return int(found[0]) if found else 0
+
+
+def _event(run: Any, status: str, reason: Optional[str], who: str, now: int) -> Dict[str, Any]:
+    return {
+        "run_id": run.id, "workspace": run.workspace, "at": now, "status": status, "reason": reason,
+        "created_by": who, "created_at": now,
+    }  # fmt: skip
 
 
 def _run(row: Row[Any]) -> Run:
