@@ -8,7 +8,7 @@ import pytest
 
 from runyard.files.blobs import BlobStore
 from runyard.protocol.environments import Lock
-from runyard.protocol.plan import LaunchPlan, NodeFacts
+from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan, NodeFacts
 from runyard.protocol.wire import dumps
 from runyard.runner.folder import AttemptFolder
 
@@ -42,9 +42,7 @@ def make_attempt(tmp_path: Path) -> MakeAttempt:
             "command": (),
             "arguments": (),
         }
-        (path / "plan.json").write_text(dumps(LaunchPlan(**{**values, **plan})))
-        (path / "node.json").write_text(dumps(facts))
-        (path / "token").write_text("secret")
+        (path / LAUNCH_FILE).write_text(dumps(Launch(LaunchPlan(**{**values, **plan}), facts, "secret")))
         folder = AttemptFolder(str(path))
         folder.make()
         return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runyard.protocol.plan import LAUNCH_FILE
 from runyard.runner.folder import claim, leave
 
 SECOND = "import sys; from runyard.runner.folder import claim; claim(sys.argv[1])"
@@ -36,7 +37,7 @@ def test_process_that_has_left_may_claim_again(tmp_path: Path) -> None:
     for name in ("1", "2"):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "plan.json").touch()
+        (folder / LAUNCH_FILE).touch()
         lock = claim(str(folder))
         leave(str(folder))
         assert os.listdir(folder) == ["runner.lock"], "nobody signals or recovers it"
@@ -44,7 +45,7 @@ def test_process_that_has_left_may_claim_again(tmp_path: Path) -> None:
 
 
 def test_runner_leaves_only_after_a_signal_that_is_on_its_way(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").touch()
+    (tmp_path / LAUNCH_FILE).touch()
     os.close(claim(str(tmp_path)))
     leaving = threading.Thread(target=leave, args=(str(tmp_path),))
     with open(tmp_path / "runner.json") as sender:

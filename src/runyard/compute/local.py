@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterable, Optional
 from runyard.errors import ServiceException, StorageFullError
 from runyard.files.layout import DISK_FULL, attempt_folder
 from runyard.files.processes import boot_id, is_alive
-from runyard.protocol.plan import LaunchPlan, NodeFacts, Observation, ObservedState
+from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan, NodeFacts, Observation, ObservedState
 from runyard.protocol.wire import dumps
 
 #: How long the nursery may take to fork a runner, seconds; it imports the runner when it starts.
@@ -35,21 +35,18 @@ class LocalCompute:
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         folder = self._folder(key)
-        if self._observe(key).state == ObservedState.ALIVE:
-            return
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Nobody reads them before the fork below; a start that broke off between them is made again as a whole.
         try:
-            _write(folder / "token", secret)
-            _write(folder / "node.json", dumps(self._facts))
-            _write(folder / "plan.json", dumps(plan))
+            if not _make_folder(folder) and self._observe(key).state == ObservedState.ALIVE:
+                return
+            # Nobody reads it before the fork below; a start that broke off within it is made again as a whole.
+            _write(folder / LAUNCH_FILE, dumps(Launch(plan, self._facts, secret)))
         except OSError as error:
             raise _refusal(error.errno or 0, str(error)) from None
         self._nursery.fork(folder, recover=False)
 
     def recover(self, key: str) -> None:
         folder = self._folder(key)
-        if (folder / "plan.json").exists():
+        if (folder / LAUNCH_FILE).exists():
             self._nursery.fork(folder, recover=True)
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
@@ -125,10 +122,19 @@ def _decode(record: bytes) -> Optional[Dict[str, Any]]:
     return found if isinstance(found, dict) else None
 
 
+def _make_folder(path: Path) -> bool:
+    """Make an attempt's folder, which only its owner reads; was there none?"""
+    try:
+        os.makedirs(path, 0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
 def _write(path: Path, text: str) -> None:
     """A file that only its owner reads."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(text.encode())
 
 
 def _refusal(number: int, text: str) -> ServiceException:

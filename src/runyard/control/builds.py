@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, Optional
 
+from sqlalchemy import Connection
+
 from runyard.db import fleet
 from runyard.db.engine import Database
 from runyard.environments.build import read_result
@@ -47,10 +49,9 @@ class Builds:
         self._states: Dict[str, BuildState] = {}
         self._guard = threading.Lock()
 
-    def find_ready(self, spec: EnvironmentSpec) -> Optional[Lock]:
-        """The lock of an environment that needs no work at all; quick."""
-        with self._database.read() as connection:
-            lock = fleet.find_lock(connection, spec_digest(spec))
+    def find_ready(self, connection: Connection, key: str) -> Optional[Lock]:
+        """The lock of an environment that needs no work at all, by its spec's digest; quick."""
+        lock = fleet.find_lock(connection, key)
         return lock if lock is not None and is_realised(lock, str(self._cache_folder)) else None
 
     def request(self, spec: EnvironmentSpec) -> BuildState:

@@ -19,7 +19,7 @@ from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
 from runyard.protocol.compute import ClusterSpec
-from runyard.protocol.environments import EnvironmentSpec, spec_digest
+from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
@@ -141,36 +141,36 @@ class Loop(threading.Thread):
         """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
         found: Dict[str, str] = {}
         seen: Dict[str, Tuple[EnvironmentSpec, BuildState]] = {}
-        for row in rows:
-            with self._database.read() as connection:
-                spec = runs.get_spec(connection, row.id).environment
-            lock = self._lock_of(row, spec, seen)
-            if lock:
-                found[row.id] = lock
-            if len(found) == PREPARED_MAX:
-                self.ring()
+        unready: List[Tuple[Row[Any], EnvironmentSpec, str]] = []
+        with self._database.read() as connection:
+            for row in rows:
+                spec, key = runs.get_environment(connection, row.id)
+                lock = self._builds.find_ready(connection, key)
+                if lock is None:
+                    unready.append((row, spec, key))
+                    continue
+                self._builds.forget(spec)
+                found[row.id] = lock.digest
+                if len(found) == PREPARED_MAX:
+                    break
+        for row, spec, key in unready:
+            if key not in seen:
+                seen[key] = spec, self._builds.request(spec)
+            digest = self._follow(row, spec, seen[key][1])
+            if digest:
+                found[row.id] = digest
+            if len(found) >= PREPARED_MAX:
                 break
+        if len(found) >= PREPARED_MAX:
+            self.ring()
         for spec, state in seen.values():
             if state.state == "failed":
                 # Every run that waited for it has heard; the next submission tries again.
                 self._builds.forget(spec)
         return found
 
-    def _lock_of(
-        self, row: Row[Any], spec: EnvironmentSpec, seen: Dict[str, Tuple[EnvironmentSpec, BuildState]]
-    ) -> str:
-        """The digest of the spec's lock if its environment is ready; '' while it is not.
-
-        ``seen``: how far each environment is in this round, the same for all who wait for it.
-        """
-        lock = self._builds.find_ready(spec)
-        if lock is not None:
-            self._builds.forget(spec)
-            return lock.digest
-        key = spec_digest(spec)
-        if key not in seen:
-            seen[key] = spec, self._builds.request(spec)
-        state = seen[key][1]
+    def _follow(self, row: Row[Any], spec: EnvironmentSpec, state: BuildState) -> str:
+        """Let a run show how far its environment is; the digest of its lock once it is ready, '' before."""
         self._show_build_log(row.id, state.log_path)
         if state.state == "ready" and state.lock is not None:
             return state.lock.digest

@@ -1,6 +1,7 @@
 """Clusters and their nodes; environment locks, which decide what a node builds."""
 
 import json
+from functools import lru_cache
 from typing import Any, List, Optional, Sequence, Tuple
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
@@ -125,13 +126,19 @@ def save_lock(connection: Connection, spec_digest: str, lock: Lock, user: str, n
 def find_lock(connection: Connection, spec_digest: str) -> Optional[Lock]:
     """The lock of a spec that was resolved before; None otherwise."""
     text = connection.execute(_LOCK_BY_SPEC, {"spec": spec_digest}).scalar()
-    return None if text is None else loads(Lock, text)
+    return None if text is None else _lock(text)
 
 
 def get_lock(connection: Connection, digest: str) -> Optional[Lock]:
     """The lock of that digest; None where it was never resolved here."""
     text = connection.execute(_LOCK_BY_DIGEST, {"lock": digest}).scalar()
-    return None if text is None else loads(Lock, text)
+    return None if text is None else _lock(text)
+
+
+@lru_cache(maxsize=16)
+def _lock(text: str) -> Lock:
+    """Decoded once for the many runs that have the same one."""
+    return loads(Lock, text)
 
 
 def _cluster_row(connection: Connection, workspace: str, name: str) -> Optional[Row[Any]]:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from runyard.db.labels import check_labels
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
+from runyard.protocol.environments import EnvironmentSpec, spec_digest
 from runyard.protocol.plan import Report
 from runyard.protocol.runs import (
     LOG_FOLDERS,
@@ -83,6 +84,7 @@ _SAME_COLUMNS = (
     "id", "workspace", "experiment", "number", "status", "attempt", "created_by", "created_at", "target",
     "display_name", "started_at", "reason", "reason_at", "cancel_requested", "event_seq",
 )  # fmt: skip
+_ENVIRONMENT_BY_ID = select(func.json_extract(runs.c.spec, "$.environment")).where(runs.c.id == bindparam("run_id"))
 _SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
 _PROGRESS = select(runs.c.event_seq, runs.c.ended_at.is_not(None)).where(
     runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
@@ -394,6 +396,18 @@ def get_row(connection: Connection, workspace: str, run_id: str) -> Row[Any]:
 def get_spec(connection: Connection, run_id: str) -> RunSpec:
     """What was asked."""
     return loads(RunSpec, connection.execute(_SPEC_BY_ID, {"run_id": run_id}).scalar_one())
+
+
+def get_environment(connection: Connection, run_id: str) -> Tuple[EnvironmentSpec, str]:
+    """The environment that was asked for, and its digest."""
+    return _environment(connection.execute(_ENVIRONMENT_BY_ID, {"run_id": run_id}).scalar_one())
+
+
+@lru_cache(maxsize=16)
+def _environment(text: str) -> Tuple[EnvironmentSpec, str]:
+    """Decoded once for the many runs that ask for the same one."""
+    spec = loads(EnvironmentSpec, text)
+    return spec, spec_digest(spec)
 
 
 def add_artifacts(connection: Connection, row: Row[Any], found: Sequence[Artifact], user: str, now: int) -> int:

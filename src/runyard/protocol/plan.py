@@ -163,3 +163,17 @@ class NodeFacts:
     server_url: str
     node: str
     uv: Optional[str] = None
+
+
+#: In an attempt's folder, a Launch; there until the attempt is over.
+LAUNCH_FILE = "launch.json"
+
+
+@record
+class Launch:
+    """All that a runner is told of its attempt, in one file that only its owner reads."""
+
+    plan: LaunchPlan
+    facts: NodeFacts
+    #: The token of the attempt's run.
+    secret: str

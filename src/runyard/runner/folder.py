@@ -11,7 +11,7 @@ from runyard.client.http import Server
 from runyard.files.blobs import BlobStore
 from runyard.files.processes import identity
 from runyard.files.snapshots import restore_tree
-from runyard.protocol.plan import LaunchPlan, NodeFacts
+from runyard.protocol.plan import LAUNCH_FILE, Launch
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
 
@@ -23,9 +23,9 @@ class AttemptFolder:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.plan = loads(LaunchPlan, (self.path / "plan.json").read_text())
-        self.facts = loads(NodeFacts, (self.path / "node.json").read_text())
-        self.secret = (self.path / "token").read_text()
+        with open(os.path.join(path, LAUNCH_FILE), "rb") as file:
+            launch = loads(Launch, file.read().decode())
+        self.plan, self.facts, self.secret = launch.plan, launch.facts, launch.secret
         #: Marks this attempt's processes; the path tells it from a run of the same id in another home of this host.
         self.key = f"{self.plan.run_id}/{self.plan.attempt} {self.path}"
         #: The script's working folder: the source tree, with outputs/ and logs/.
@@ -84,7 +84,7 @@ def leave(folder: str) -> None:
 
     Whoever sends a signal holds the same lock from its look at the file until it has sent it.
     """
-    os.unlink(os.path.join(folder, "plan.json"))
+    os.unlink(os.path.join(folder, LAUNCH_FILE))
     path = os.path.join(folder, "runner.json")
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)

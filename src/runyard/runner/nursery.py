@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Set
 
 from runyard.protocol.blobs import Offset
 from runyard.protocol.metrics import MetricsReply
-from runyard.protocol.plan import LaunchPlan, NodeFacts, ReportReply
+from runyard.protocol.plan import Launch, ReportReply
 from runyard.protocol.runs import Count
 from runyard.protocol.wire import prepare
 from runyard.runner.__main__ import main as run_attempt
@@ -62,7 +62,7 @@ def main(descriptor: int) -> None:
 def _prepare() -> None:
     """Do now what each runner would do for itself at its first request."""
     "localhost".encode("idna")
-    prepare(LaunchPlan, NodeFacts, ReportReply, Count, Offset, MetricsReply)
+    prepare(Launch, ReportReply, Count, Offset, MetricsReply)
     gc.collect()
     gc.freeze()
 

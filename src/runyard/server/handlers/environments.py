@@ -61,7 +61,8 @@ def build_environment(call: Call) -> EnvironmentBuild:
     """Have it built, or say how far that is; called again and again by whoever waits. ``look=1`` begins nothing."""
     body: EnvironmentBody = call.body
     builds = call.parts.builds
-    lock = builds.find_ready(body.spec)
+    with call.parts.database.read() as connection:
+        lock = builds.find_ready(connection, spec_digest(body.spec))
     if lock is not None:
         builds.forget(body.spec)
         return EnvironmentBuild(BuildStatus.SUCCEEDED, lock=lock)
