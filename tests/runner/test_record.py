@@ -43,7 +43,7 @@ def test_large_output_is_stored_beside_the_watch(make_attempt: MakeAttempt) -> N
     record.ship_outputs()
     assert not record.is_small(), "it is still being stored when the call has returned"
     record.ship_outputs()
-    failure, artifacts = record.store()
+    failure, artifacts = record.store(record.is_small())
     assert failure == ""
     assert {one.path: one.size_bytes for one in artifacts}["outputs/big.bin"] == 1 << 29
 
@@ -63,7 +63,7 @@ def test_what_was_left_out_is_said_in_the_log_once(make_attempt: MakeAttempt) ->
     os.symlink("/etc/passwd", folder.work / "outputs" / "secret")
     record = _record(folder)
     for _ in range(2):
-        assert record.store()[0] == ""
+        assert record.store(record.is_small())[0] == ""
     assert folder.log.read_text().count("'outputs/secret' is a link that leaves the working folder.") == 1
 
 

@@ -1,7 +1,6 @@
 """One attempt from its folder to its last report: prepare, run, supervise, finish. Also: python -m runyard.runner."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
-from runyard.runner.folder import AttemptFolder, claim, leave
+from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record, tail_of
@@ -59,11 +58,7 @@ def main(path: str, is_recovery: bool = False) -> None:
     server.close()
     leave(path)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    shutil.rmtree(path, ignore_errors=True)
-    try:
-        os.rmdir(os.path.dirname(path))
-    except OSError:
-        pass  # another attempt's folder is there
+    remove(path)
 
 
 class Attempt:
@@ -122,11 +117,12 @@ class Attempt:
         """Bring everything to the server, however long it is away; the run's end is its last word."""
         self._can_raise = False
         say = self._folder.say
-        if not self._record.is_small():
+        is_small = self._record.is_small()
+        if not is_small:
             self.reporter.try_send()
         if self.reporter.find(ReportKind.STORED) is None:
             insist(self._record.ship, say)
-            failure, artifacts = self._record.store()
+            failure, artifacts = self._record.store(is_small)
             code = "StorageError" if failure else ""
             self.reporter.add(ReportKind.STORED, failure, error_code=code, artifacts=artifacts)
         try:

@@ -42,6 +42,7 @@ class Outputs:
         self._folder = folder
         self._server = server
         self._store: Optional[BlobStore] = folder.store()
+        self._root = os.path.realpath(str(folder.work))
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: What was left out, and why; each once.
         self.notices: Dict[str, None] = {}
@@ -90,7 +91,7 @@ class Outputs:
 
     def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
-        root = os.path.realpath(str(self._folder.work))
+        root = self._root
         for top in tops or RECORDED:
             if os.path.islink(os.path.join(root, top)):
                 self.notices[f"{top!r} was replaced by a link, so nothing of it was kept."] = None

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
@@ -19,7 +20,12 @@ KILL_TIMEOUT_S = 10.0
 
 def adopt_orphans() -> None:
     """Become the parent of every orphan below this process (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@lru_cache(maxsize=None)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 class Script:

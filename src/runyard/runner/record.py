@@ -77,14 +77,14 @@ class Record:
         """Will the record be stored so soon that the script's end need not be told before?"""
         return self._storing is None and self._outputs.is_small()
 
-    def store(self) -> Tuple[str, Tuple[Artifact, ...]]:
+    def store(self, is_small: bool) -> Tuple[str, Tuple[Artifact, ...]]:
         """Store the record; returns '' or why it is not complete, and what the last report has to record.
 
-        A full disk is waited for, and said.
+        A full disk is waited for, and said. ``is_small``: it is stored within some milliseconds, so no sign of life is
+        given meanwhile.
         """
         if self._storing is not None:
             self._await(self._storing)
-        is_small = self._outputs.is_small()
         pause_s, told = 0.5, False
         while True:
             try:
@@ -134,11 +134,14 @@ class Record:
             losses.append(f"The metrics of writer {writer} are damaged after {offset} bytes; what follows is lost.")
         for why in self._metrics.refused.values():
             losses.append(f"Metrics were refused: {why}")
-        with open(str(self._folder.log), "a", encoding="utf-8", errors="replace") as log:
-            for loss in losses:
-                if loss not in self._told:
-                    self._told.add(loss)
-                    log.write(f"Runyard: {loss}\n")
+        untold = [loss for loss in dict.fromkeys(losses) if loss not in self._told]
+        path = str(self._folder.log)
+        if not untold and os.path.exists(path):
+            return
+        with open(path, "a", encoding="utf-8", errors="replace") as log:
+            for loss in untold:
+                self._told.add(loss)
+                log.write(f"Runyard: {loss}\n")
 
 
 def _beside(do: Callable[[], T]) -> "Future[T]":
