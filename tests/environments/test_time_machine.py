@@ -119,6 +119,37 @@ def test_package_with_a_recipe_is_built_beside_what_it_must_see(index: OldIndex,
     assert found.as_of == "2020-07-24"
 
 
+def test_recipe_line_with_a_url_is_the_resolver_s(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "horovod[pytorch] @ https://x/h.tar.gz", python="=3.8")
+    assert (found.requirements, found.sources) == (("horovod[pytorch] @ https://x/h.tar.gz",), ())
+
+
+def test_recipe_line_counts_only_where_its_marker_does(index: OldIndex, log: Any) -> None:
+    line = "horovod[pytorch]==0.19.5; python_version<'3.8'"
+    assert _journey(index, log, line, "open", python="=3.8").requirements == ("open",)
+    assert _journey(index, log, line, "open", python="=3.8").sources == ()
+    assert [one.requirement for one in _journey(index, log, line, python="=3.7").sources] == ["horovod==0.19.5"]
+
+
+def test_recipe_line_may_have_a_comment(index: OldIndex, log: Any) -> None:
+    found = _journey(index, log, "horovod==0.19.5 # why @ all", python="=3.8")
+    assert [one.requirement for one in found.sources] == ["horovod==0.19.5"]
+
+
+def test_pin_whose_marker_does_not_apply_decides_nothing(index: OldIndex, log: Any) -> None:
+    line = "flow==2.2.0; python_version<'3.8'"
+    assert _journey(index, log, line, "open", python="=3.11").as_of is None
+    assert _journey(index, log, line, "open", python="=3.7").as_of == "2020-06-05"
+    gone = _journey(index, log, "pure==1.5; python_full_version<'3.7'", python="=3.6.2")
+    assert (gone.interpreter.version[:2], gone.as_of) == ((3, 7), None), "it does not count for the one that was found"
+
+
+def test_pin_whose_marker_does_not_apply_leaves_the_python(index: OldIndex, log: Any) -> None:
+    here = [Interpreter("/mine", (*map(int, running_minor().split(".")), 1)), *HERE]
+    older = f"deep==1.0; python_version<'{running_minor()}'"
+    assert _journey(index, log, older, here=here).interpreter == here[0]
+
+
 def test_yanked_and_foreign_files_are_no_releases(index: OldIndex, log: Any) -> None:
     index.days["flow_extras-9.0-py3-none-any.whl"] = "2020-01-01"
     (index.folder / "flow_extras-9.0-py3-none-any.whl").write_bytes(b"")

@@ -15,11 +15,13 @@ from runyard.environments.pins import (
     python_note,
     requirement_name,
     wanted_minor,
+    without_comment,
 )
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, running_minor
 from runyard.environments.recipes import source_build, split_sources, why_built
 from runyard.environments.time_machine import (
     Pin,
+    applying,
     as_of,
     as_of_note,
     day_of,
@@ -63,15 +65,18 @@ def plan_journey(spec: PythonSpec, wish: PipWish, available: Sequence[Interprete
     """Choose; EnvironmentBuildError names the pin that no Python here fits. Asks the index about pins only."""
     urls = index_urls(wish.options, tool_environment(os.environ))
     index = Index(urls, log)
-    pins = find_pins(wish.requirements, index)
-    interpreter, python = _interpreter(wish, pins, available, uv, log)
+    asked = applying(wish.requirements, (wanted_minor(wish.python) or running_minor()) + ".0")
+    interpreter, python = _interpreter(wish, find_pins(asked, index), available, uv, log)
+    # The Python that was found may be another one: then other lines count.
+    requirements = applying(wish.requirements, ".".join(str(part) for part in interpreter.version))
+    pins = find_pins(requirements, index)
     notes = list(wish.notes) + ([] if python is None else [python])
     earlier, is_due = _day(pins)
     then = spec.as_of
     if then is None and earlier is not None and is_due:
         then, note = earlier
         notes.append(note)
-    plain, special = split_sources(wish.requirements)
+    plain, special = split_sources(requirements)
     sources = tuple(_source(line, index, then, plain, log) for line in special)
     return Journey(interpreter, then, tuple(plain), sources, tuple(notes), earlier)
 
@@ -124,7 +129,7 @@ def _day(pins: Sequence[Pin]) -> Tuple[Optional[Tuple[str, Note]], bool]:
 
 def _source(line: str, index: Index, then: Optional[str], beside: Sequence[str], log: Log) -> SourceBuild:
     """How a line with a recipe is built; an open one means the newest release of the day."""
-    wanted = Requirement(line)
+    wanted = Requirement(without_comment(line))
     fitting = [
         one
         for one in index.releases(wanted.name)

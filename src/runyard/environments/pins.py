@@ -79,6 +79,11 @@ def requirement_name(line: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group(1)).lower() if match else ""
 
 
+def without_comment(line: str) -> str:
+    """A requirement line without what its author noted behind it; a URL's own "#" stays."""
+    return re.sub(r"(^|\s)#.*$", "", line).strip()
+
+
 def choose_interpreter(wanted: str, available: Sequence[Interpreter], default: str) -> Interpreter:
     """The interpreter for conda's constraint ``wanted``: its minor version must be here.
 

@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 from functools import lru_cache
 from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from runyard.environments.pins import requirement_name
 from runyard.protocol.environments import SourceBuild
 
+_URL_LINE = re.compile(r"^[^=<>!~;#(]*@")
+
 
 def split_sources(requirements: Iterable[str]) -> Tuple[List[str], List[str]]:
-    """(what the resolver is asked for, the lines that have a recipe). What a recipe needs is asked for too."""
+    """(what the resolver is asked for, the lines that have a recipe). What a recipe needs is asked for too.
+
+    A line that names a URL is for the resolver: it says itself what is to be built.
+    """
     lines = list(requirements)
-    special = [line for line in lines if requirement_name(line) in _recipes()]
+    special = [line for line in lines if requirement_name(line) in _recipes() and not _URL_LINE.match(line)]
     plain = [line for line in lines if line not in special]
     named = {requirement_name(line) for line in plain}
     for line in special:

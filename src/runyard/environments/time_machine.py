@@ -11,6 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from runyard.environments.index import Index, Release
+from runyard.environments.pins import without_comment
 from runyard.environments.pythons import Interpreter, minor_of
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Note
@@ -42,6 +43,11 @@ class Pin:
     def minors(self) -> List[str]:
         """The Pythons that can have it, oldest first."""
         return [minor for minor in KNOWN_MINORS if self.fits(minor)]
+
+
+def applying(requirements: Iterable[str], version: str) -> Tuple[str, ...]:
+    """The lines that count for that Python ("3.11.4") on this host, by their markers; what cannot be read counts."""
+    return tuple(line for line in requirements if _applies(_requirement(line), version))
 
 
 def find_pins(requirements: Iterable[str], index: Index) -> Tuple[Pin, ...]:
@@ -129,11 +135,25 @@ def _number(minor: str) -> int:
 
 
 def _parse(line: str) -> Optional[Requirement]:
+    found = _requirement(line)
+    return None if found is None or found.url else found
+
+
+def _requirement(line: str) -> Optional[Requirement]:
     try:
-        found = Requirement(line.split(" #", 1)[0].strip())
+        return Requirement(without_comment(line))
     except InvalidRequirement:
         return None
-    return None if found.url else found
+
+
+def _applies(requirement: Optional[Requirement], version: str) -> bool:
+    if requirement is None or requirement.marker is None:
+        return True
+    facts = {"python_version": ".".join(version.split(".")[:2]), "python_full_version": version, "extra": ""}
+    try:
+        return requirement.marker.evaluate(facts)
+    except ValueError:
+        return True  # A comparison that means nothing: the resolver says so.
 
 
 def _is_bounded(requirement: Requirement) -> bool:
