@@ -8,7 +8,7 @@ from runyard.protocol.mounts import GLOB, fixed_part
 
 
 def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
-    """(absolute path, path below the mount) of each file; empty where nothing is there.
+    """(absolute path, path below the mount) of each file, by the latter; empty where nothing is there.
 
     A path that exists is that file or folder, whatever brackets its name has. Links that lead nowhere, pipes and
     sockets are left out.
@@ -16,14 +16,15 @@ def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
     """
     if is_pattern(path):
         base = base or fixed_part(path) or "/"
-        found = sorted(glob.glob(path, recursive=True))
+        found = glob.glob(path, recursive=True)
     elif os.path.isdir(path):
         base = base or path
-        found = [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in sorted(names)]
+        found = [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names]
     else:
         base = base or os.path.dirname(path)
         found = [path]
-    return [(one, os.path.relpath(one, base)) for one in found if os.path.isfile(one)]
+    # A folder is read in an order that differs by machine, and the first files of a dataset must not.
+    return sorted(((one, os.path.relpath(one, base)) for one in found if os.path.isfile(one)), key=lambda one: one[1])
 
 
 def is_pattern(path: str) -> bool:
