@@ -23,8 +23,12 @@ LISTING_MAX = 200_000
 class FolderDatastore:
     """The files below one folder."""
 
-    def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+    def __init__(self, root: Path, is_own: bool = True) -> None:
+        """``is_own``: it is made where it is not there yet. Another's may be a share that is not mounted now."""
+        if is_own:
+            root.mkdir(parents=True, exist_ok=True)
+        elif not root.is_dir():
+            raise NotFoundError(f"The datastore's folder {str(root)!r} is not there.")
         # As it is without links, since paths are told below it.
         self._root = Path(os.path.realpath(str(root)))
 
@@ -34,10 +38,11 @@ class FolderDatastore:
         if clean in ("", "."):
             return self._below(self._root)
         check_path(clean)
-        if GLOB.search(clean):
+        # A file or folder of that very name comes first, whatever brackets it has.
+        target = join_inside(self._root, clean)
+        if GLOB.search(clean) and not target.exists():
             found = glob.glob(os.path.join(glob.escape(str(self._root)), clean), recursive=True)
             return self._describe(sorted(one for one in found if os.path.isfile(one) and self._is_inside(one)))
-        target = join_inside(self._root, clean)
         if target.is_dir():
             return self._below(target)
         return self._describe([str(target)]) if target.is_file() else []

@@ -131,7 +131,7 @@ class _Binding:
         if source.file is not None:
             return list_source(source.file, self._layout.local_base)
         root = self._datastore_root(source)
-        paths = [one.path for one in FolderDatastore(root).list(source.path)]
+        paths = [one.path for one in FolderDatastore(root, is_own=source.root is None).list(source.path)]
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
