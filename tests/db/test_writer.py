@@ -1,5 +1,6 @@
 """The one writer: group commit, a savepoint an operation, two lanes, and a full disk."""
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -213,3 +214,22 @@ def test_full_disk_is_told_and_survived(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "survived"
+
+
+def test_write_that_nobody_awaits_any_more_is_left_out_and_holds_nothing_up(database: Database) -> None:
+    gate = Gate()
+    first = _put(database, gate)
+    assert gate.reached.wait(30)
+
+    async def give_up() -> None:
+        soon = asyncio.ensure_future(database.write_soon(lambda c: _add(c, "given up")))
+        await asyncio.sleep(0)
+        soon.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(give_up())
+    gate.open()
+    assert database.write(lambda c: _add(c, "next")) == "next"
+    assert asyncio.run(database.write_soon(lambda c: _add(c, "last"))) == "last"
+    first.result(30)
+    assert _rows(database) == ["next", "last"]

@@ -84,9 +84,9 @@ class Loop(threading.Thread):
         self.ring()
         self.join()
 
-    def take_reports(self, workspace: str, run_id: str, batch: ReportBatch) -> ReportReply:
+    async def take_reports(self, workspace: str, run_id: str, batch: ReportBatch) -> ReportReply:
         """Keep a runner's reports, and whatever they change, before they are acknowledged."""
-        reply = self._database.write(
+        reply = await self._database.write_soon(
             lambda connection: life.take_reports(connection, workspace, run_id, batch, _now_us())
         )
         self._on_event(run_id)

@@ -5,6 +5,7 @@ a savepoint of its own, and acknowledged after the commit. The status lane goes 
 that a flood of metrics holds no status change up for longer than that.
 """
 
+import asyncio
 import re
 import sqlite3
 import threading
@@ -61,6 +62,10 @@ class Database:
     def write(self, operation: Operation[T]) -> T:
         """Carry out ``operation`` in the status lane; returns once it is committed and durable."""
         return self._writer.put(operation, is_bulk=False).result()
+
+    async def write_soon(self, operation: Operation[T]) -> T:
+        """As ``write``, for an event loop: holds no thread until it is committed and durable."""
+        return await asyncio.wrap_future(self._writer.put(operation, is_bulk=False))
 
     def write_bulk(self, operation: Operation[T]) -> T:
         """Carry out ``operation`` in the bulk lane; returns once it is committed and durable."""
@@ -174,6 +179,9 @@ class _Writer(threading.Thread):
                 _control(connection, "BEGIN")
                 while lane and len(taken) < GROUP_MAX and (not taken or time.monotonic() < ends_at):
                     operation, future = lane.popleft()
+                    # From here on nobody can call it off; a request that was ended may have.
+                    if not future.set_running_or_notify_cancel():
+                        continue
                     # Before it is tried: whoever waits for it gets an answer even where the attempt ends the group.
                     taken.append(future)
                     outcomes.append(_attempt(connection, operation))

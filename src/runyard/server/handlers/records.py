@@ -31,11 +31,13 @@ LOG_MAX = 1 << 30
 LOG_CUT = b"\n[Runyard: this log is too long to be shown while it grows; the rest is here once the run has ended.]\n"
 
 
-def report(call: Call) -> ReportReply:
+async def report(call: Call) -> ReportReply:
     """A runner's reports: kept, and what they change carried out, before they are acknowledged."""
     batch: ReportBatch = call.body
-    _check_artifacts(call, [artifact for one in batch.reports for artifact in one.artifacts])
-    return call.parts.loop.take_reports(call.workspace, call.path["run_id"], batch)
+    artifacts = [artifact for one in batch.reports for artifact in one.artifacts]
+    if artifacts:
+        await in_thread(_check_artifacts, call, artifacts)
+    return await call.parts.loop.take_reports(call.workspace, call.path["run_id"], batch)
 
 
 def append_log(call: Call) -> Offset:

@@ -36,16 +36,16 @@ WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
 DURATION_MAX_S = 10 * 366 * 86_400
 
 
-def submit_run(call: Call) -> Run:
+async def submit_run(call: Call) -> Run:
     """Check everything that can be checked now, then accept: from here on the run ends in a state with a reason."""
     spec: RunSpec = call.body
-    _check_spec(call, spec)
+    await in_thread(_check_spec, call, spec)
 
     def create(connection: Connection) -> Run:
         experiments.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)
         return runs.create_run(connection, spec, call.workspace, call.user, call.now)
 
-    run = call.parts.database.write(create)
+    run = await call.parts.database.write_soon(create)
     call.parts.loop.ring()
     return run
 
