@@ -1,9 +1,13 @@
 """Data in a bucket and in a container: registered, uploaded, listed, mounted and downloaded by runs; real servers."""
 
+import contextlib
 import gzip
 import os
+import socket
 import sqlite3
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,3 +192,54 @@ def test_folder_of_this_machine_is_a_datastore_of_its_owner(workspace: Workspace
     share.unregister()
     assert "share" not in workspace.datastores
     assert (tmp_path / "share" / "x.txt").exists()
+
+
+def test_objects_that_stand_for_folders_and_odd_keys_are_left_out(
+    workspace: Workspace, s3: S3, azurite: Azurite, tmp_path: Path
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    s3.make_bucket("odd")
+    azurite.make_container("odd")
+    systems = {
+        "odd-s3": fsspec.filesystem("s3", key=s3.key, secret=s3.secret, endpoint_url=s3.endpoint),
+        "odd-azure": fsspec.filesystem("abfs", connection_string=azurite.connection_string),
+    }
+    systems["odd-s3"].call_s3("put_object", Bucket="odd", Key="pics/", Body=b"")
+    systems["odd-azure"].pipe_file("odd/pics", b"")
+    for system in systems.values():
+        for key in ("odd/pics/1.png", "odd/d//e"):
+            system.pipe_file(key, b"content")
+    systems["odd-s3"].pipe_file("odd/br[1].txt", b"content")
+    Datastore.register(workspace, "odd-s3", "s3://odd", endpoint=s3.endpoint, key=s3.key, secret=s3.secret)
+    Datastore.register_azure_blob_container(
+        workspace, "odd-azure", "odd", azurite.account_name, account_key=azurite.account_key, endpoint=azurite.endpoint
+    )
+    for name in systems:
+        store = Datastore.get(workspace, name)
+        brackets = ["br[1].txt"] if name == "odd-s3" else []
+        assert [one.path for one in store._list("")] == [*brackets, "pics/1.png"]
+        assert [one.path for one in store._list("br[1].txt")] == brackets
+        assert store.download(str(tmp_path / name), show_progress=False) == 1 + len(brackets)
+    with pytest.raises(NotFoundError, match="is a folder"):
+        b"".join(Datastore.get(workspace, "odd-s3")._read("pics"))
+
+
+def test_service_that_says_nothing_costs_nobody_else(workspace: Workspace, store: Any, files: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        hanging = Datastore.register(
+            workspace, "hanging", "s3://data", endpoint=address, key="key", secret="secret", skip_validation=True
+        )
+        for _ in range(12):
+            threading.Thread(target=_try, args=(hanging,), daemon=True).start()
+        time.sleep(1)
+        began = time.monotonic()
+        assert hanging.name in workspace.datastores
+        assert store._list("in/a b.txt")
+        assert time.monotonic() - began < 20, "others are answered while one service hangs"
+    hanging.unregister()
+
+
+def _try(store: Any) -> None:
+    with contextlib.suppress(Exception):
+        store._list("")

@@ -63,6 +63,8 @@ class Content:
     data: bytes = b""
     #: An opened binary file of ``size_bytes``; closed after it was sent.
     file: Any = None
+    #: Or its bytes as they come, an asynchronous iterator of ``size_bytes`` in all.
+    pieces: Any = None
     size_bytes: int = 0
     headers: Optional[Dict[str, str]] = None
     media_type: str = "application/octet-stream"

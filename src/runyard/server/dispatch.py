@@ -272,10 +272,11 @@ def _raw_reply(content: Content) -> Response:
     headers = dict(content.headers or {})
     headers["Content-Disposition"] = "attachment"
     headers["Content-Security-Policy"] = "sandbox"
-    if content.file is None:
+    if content.file is None and content.pieces is None:
         return Response(content.data, headers=headers, media_type=content.media_type)
     headers["Content-Length"] = str(content.size_bytes)
-    return StreamingResponse(_pieces(content.file, content.size_bytes), headers=headers, media_type=content.media_type)
+    pieces = content.pieces or _pieces(content.file, content.size_bytes)
+    return StreamingResponse(pieces, headers=headers, media_type=content.media_type)
 
 
 def _pieces(file: Any, size: int) -> Iterator[bytes]:

@@ -35,6 +35,9 @@ GARBAGE_THRESHOLDS = (20_000, 20, 50)
 def main() -> int:
     """Serve; returns the exit code."""
     arguments = _parse()
+    # A datastore is reached by its own credentials or by none: never by those of whoever started the server.
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        del os.environ[name]
     try:
         settings = read_settings(Path(arguments.home), arguments.host, arguments.port)
         _check_binding(settings, arguments)

@@ -3,7 +3,8 @@
 import datetime
 import logging
 import re
-from typing import Any, BinaryIO, Dict, List, Tuple
+from dataclasses import replace
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
 from runyard.protocol.datastores import Datastore, DatastoreFile
@@ -13,10 +14,14 @@ from runyard.storage.services import SERVICES, options
 
 #: Most files in one listing; pieces in which a file is read, bytes.
 LISTING_MAX, PIECE_BYTES = 200_000, 4 << 20
+#: Shortest text that is blotted out of messages.
+SECRET_LEAST = 6
 #: A folder that no datastore has, to be asked for.
 NOTHING = ".runyard-looks"
 #: Loggers that tell of every request; a server's log has room for what goes wrong.
 CHATTY = ("azure", "aiobotocore", "botocore", "s3fs", "adlfs", "gcsfs", "fsspec")
+
+_log = logging.getLogger("runyard.storage")
 
 
 class RemoteDatastore:
@@ -24,7 +29,8 @@ class RemoteDatastore:
 
     def __init__(self, store: Datastore, credentials: Dict[str, str]) -> None:
         self._store = store
-        self._secrets = [text for text in credentials.values() if text]
+        # A short one would blot out letters of every sentence, and is no secret.
+        self._secrets = [text for text in credentials.values() if len(text) >= SECRET_LEAST]
         self._root = store.root.strip("/")
         self._system = self._open_system(credentials)
 
@@ -50,6 +56,9 @@ class RemoteDatastore:
             return self._below(clean)
         from fsspec.utils import glob_translate
 
+        exact = self._find_exactly(self._place(clean))
+        if exact is not None:
+            return [exact]
         pattern = re.compile(glob_translate(clean))
         return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
 
@@ -57,19 +66,35 @@ class RemoteDatastore:
         """The file to read, and its size; NotFoundError where there is none."""
         place = self._place(check_path(path))
         with self._telling():
-            size = int(self._system.info(place)["size"])
+            facts = self._system.info(place)
+            if facts.get("type") != "file":
+                raise NotFoundError(f"{path!r} is a folder of the datastore, and no file.")
+            size = int(facts["size"])
             file: BinaryIO = self._system.open(place, "rb", block_size=PIECE_BYTES, cache_type="readahead")
             return file, size
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
         """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
         place = self._place(check_path(path))
+        if "?" in path and SERVICES[self._store.kind].protocol == "abfs":
+            raise UserErrorException(
+                f"{path!r} cannot be written: Azure's library takes what follows '?' for a version."
+            )
         with self._telling():
             if not overwrite and self._system.exists(place):
                 raise ConflictError(f"The datastore has a file {path!r} already; pass overwrite=True.")
             # By its name: what sends a file in parts reads it more than once.
             self._system.put_file(source.name, place)
             return self._describe({**self._system.info(place), "name": place})
+
+    def _find_exactly(self, place: str) -> Optional[DatastoreFile]:
+        """The file whose name, with its brackets, is that very path."""
+        with self._telling():
+            try:
+                return self._describe({**self._system.info(place), "name": place})
+            except (FileNotFoundError, ValueError):
+                # adlfs takes a name with brackets for an address, and has none of that name.
+                return None
 
     def _below(self, path: str) -> List[DatastoreFile]:
         place = self._place(path)
@@ -86,7 +111,20 @@ class RemoteDatastore:
             for name, facts in sorted(found.items())
             if facts.get("type") == "file" and (name == place or name.startswith(is_below))
         ]
-        return [self._describe(one) for one in kept]
+        return self._readable([self._describe(one) for one in kept])
+
+    def _readable(self, files: List[DatastoreFile]) -> List[DatastoreFile]:
+        """Without what stands for a folder, and without keys that no file system has a name for."""
+        kept = []
+        for one, following in zip(files, [*files[1:], None], strict=False):
+            is_folder = one.size_bytes == 0 and following is not None and following.path.startswith(one.path + "/")
+            if is_folder or one.path.endswith("/"):
+                continue
+            try:
+                kept.append(replace(one, path=check_path(one.path)))
+            except UserErrorException as error:
+                _log.warning("datastore %s: a key is left out: %s", self._store.name, error)
+        return kept
 
     def _place(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

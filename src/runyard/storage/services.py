@@ -1,6 +1,7 @@
 """What fsspec needs to know of each kind of storage service, and which credentials each takes."""
 
 import json
+import re
 from typing import Any, Dict, Tuple
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from runyard.protocol.record import record
 
 #: Longest wait for a connection and for a reply, seconds; how often a request is tried.
 CONNECT_S, READ_S, TRIES = 10, 60, 3
+
+_ACCOUNT = re.compile(r"^[a-z0-9]{3,24}$")
 
 
 @record
@@ -44,12 +47,19 @@ def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
     if unknown:
         known = ", ".join(service.credentials)
         raise UserErrorException(f"A datastore of the kind {spec.kind!r} takes {known}, not {unknown[0]!r}.")
-    if spec.kind in (DatastoreKind.AZURE_BLOB, DatastoreKind.ADLS_GEN2) and not spec.account:
-        raise UserErrorException("An Azure datastore needs account_name.")
+    for name, text in spec.credentials.items():
+        # What is joined into one text must not hold what parts it.
+        if not text or re.search(r"[\s;\x00-\x1f]", text if spec.kind != DatastoreKind.GCS else "x"):
+            raise UserErrorException(f"The credential {name!r} is empty, or has a blank or a ';' in it.")
+    if spec.kind in (DatastoreKind.AZURE_BLOB, DatastoreKind.ADLS_GEN2) and not _ACCOUNT.match(spec.account):
+        raise UserErrorException("An Azure datastore needs account_name: 3 to 24 small letters and digits.")
+    if spec.kind == DatastoreKind.S3 and bool(spec.credentials.get("key")) != bool(spec.credentials.get("secret")):
+        raise UserErrorException("S3 takes key and secret together.")
+    if spec.kind == DatastoreKind.S3 and "token" in spec.credentials and "key" not in spec.credentials:
+        raise UserErrorException("S3's token goes with key and secret.")
     if spec.kind == DatastoreKind.GCS and "token" in spec.credentials:
         _check_token(spec.credentials["token"])
-    if spec.endpoint:
-        _check_endpoint(spec.endpoint, allow_private)
+    check_endpoint(spec.endpoint, allow_private)
 
 
 def _check_token(text: str) -> None:
@@ -62,14 +72,26 @@ def _check_token(text: str) -> None:
         raise UserErrorException("Google's token is the text of a service account's JSON key.")
 
 
-def _check_endpoint(endpoint: str, allow_private: bool) -> None:
-    parts = urlsplit(endpoint)
+def check_endpoint(endpoint: str, allow_private: bool) -> None:
+    """UserErrorException for what is no address, or a private one where that is not allowed; '': the cloud's own."""
+    if not endpoint:
+        return
+    wrong = f"The endpoint {endpoint[:200]!r} is no address such as https://host:9000."
+    if re.search(r"[\s;#?\x00-\x1f]", endpoint):
+        raise UserErrorException(wrong)
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise UserErrorException(wrong) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise UserErrorException(f"The endpoint {endpoint[:200]!r} is no address such as https://host:9000.")
+        raise UserErrorException(wrong)
     if allow_private:
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    private = [address for address in resolve(parts.hostname, port) if is_private(address)]
+    try:
+        private = [address for address in resolve(parts.hostname, port) if is_private(address)]
+    except OSError:
+        raise UserErrorException(f"The endpoint {endpoint!r} has a host that cannot be found.") from None
     if private:
         raise UserErrorException(
             f"The endpoint {endpoint!r} lies at the private address {private[0]}; "

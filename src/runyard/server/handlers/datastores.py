@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import List, Union
+from typing import BinaryIO, Callable, List, Tuple, TypeVar, Union
 
 from sqlalchemy import Connection
 
@@ -12,8 +12,13 @@ from runyard.files.datastores import FolderDatastore
 from runyard.protocol.datastores import Datastore, DatastoreFile, DatastoreKind, DatastoreSpec
 from runyard.server import names
 from runyard.server.call import Call, Content, Upload
+from runyard.server.storage_work import in_storage_thread, pieces_of
+from runyard.server.threads import in_thread
 from runyard.storage.remote import RemoteDatastore
-from runyard.storage.services import check_spec
+from runyard.storage.services import check_endpoint, check_spec
+
+T = TypeVar("T")
+Files = Union[FolderDatastore, RemoteDatastore]
 
 
 def list_datastores(call: Call) -> List[Datastore]:
@@ -28,21 +33,25 @@ def get_datastore(call: Call) -> Datastore:
         return datastores.get_datastore(connection, call.workspace, call.path["name"])
 
 
-def register_datastore(call: Call) -> Datastore:
+async def register_datastore(call: Call) -> Datastore:
     """A bucket, a container or a folder of this machine; looked at before it is kept, unless the spec says not to."""
     spec: DatastoreSpec = call.body
     names.check_asset_name(spec.name)
     if spec.kind == DatastoreKind.FOLDER:
         _check_folder(call, spec)
     else:
-        check_spec(spec, call.parts.settings.allow_private_urls)
+        await in_thread(check_spec, spec, call.parts.settings.allow_private_urls)
         _check_root(spec)
-    secret = call.parts.vault.lock(spec.credentials)
     shown = Datastore(
         spec.name, call.workspace, spec.kind, False, call.user, call.now, spec.root, spec.account, spec.endpoint
     )
     if shown.is_remote and not spec.skip_validation:
-        RemoteDatastore(shown, dict(spec.credentials)).check()
+        await in_storage_thread(_key(shown), lambda: RemoteDatastore(shown, dict(spec.credentials)).check())
+    return await in_thread(_save, call, spec)
+
+
+def _save(call: Call, spec: DatastoreSpec) -> Datastore:
+    secret = call.parts.vault.lock(spec.credentials)
 
     def save(connection: Connection) -> Datastore:
         return datastores.save_datastore(connection, spec, secret, call.workspace, call.user, call.now)
@@ -64,35 +73,57 @@ def set_default_datastore(call: Call) -> Datastore:
     )
 
 
-def list_datastore_files(call: Call) -> List[DatastoreFile]:
+async def list_datastore_files(call: Call) -> List[DatastoreFile]:
     """Files at a path, below a folder, or that match a glob."""
-    return _files(call).list(call.query.get("path", ""))
+    path = call.query.get("path", "")
+    return await _with_files(call, lambda files: files.list(path))
 
 
-def read_datastore_file(call: Call) -> Content:
+async def read_datastore_file(call: Call) -> Content:
     """One file."""
-    store = _files(call)
-    if isinstance(store, RemoteDatastore):
-        remote, size = store.open(call.path["path"])
-        return Content(file=remote, size_bytes=size)
-    file = store.open(call.path["path"])
-    return Content(file=file, size_bytes=Path(file.name).stat().st_size)
+    store, _ = await in_thread(_find, call)
+    file, size = await _with_files(call, lambda files: _open(files, call.path["path"]))
+    if store.is_remote:
+        return Content(pieces=pieces_of(_key(store), file, size), size_bytes=size)
+    return Content(file=file, size_bytes=size)
 
 
-def write_datastore_file(call: Call) -> DatastoreFile:
+async def write_datastore_file(call: Call) -> DatastoreFile:
     """Store one file, all of it or nothing."""
     body: Upload = call.body
-    with open(body.path, "rb") as source:
-        return _files(call).write(call.path["path"], source, call.query.get("overwrite") == "1")
+
+    def write(files: Files) -> DatastoreFile:
+        with open(body.path, "rb") as source:
+            return files.write(call.path["path"], source, call.query.get("overwrite") == "1")
+
+    return await _with_files(call, write)
 
 
-def _files(call: Call) -> Union[FolderDatastore, RemoteDatastore]:
+async def _with_files(call: Call, do: Callable[[Files], T]) -> T:
+    """Do something with the datastore's files: where a service holds them, beside all other requests."""
+    store, secret = await in_thread(_find, call)
+    if not store.is_remote:
+        root = Path(store.root or call.parts.datastores_folder / call.workspace / store.name)
+        return await in_thread(lambda: do(FolderDatastore(root, is_own=not store.root)))
+    await in_thread(check_endpoint, store.endpoint, call.parts.settings.allow_private_urls)
+    credentials = call.parts.vault.unlock(secret)
+    return await in_storage_thread(_key(store), lambda: do(RemoteDatastore(store, credentials)))
+
+
+def _open(files: Files, path: str) -> Tuple[BinaryIO, int]:
+    found = files.open(path)
+    return found if isinstance(found, tuple) else (found, os.fstat(found.fileno()).st_size)
+
+
+def _find(call: Call) -> Tuple[Datastore, str]:
+    """The datastore, and its credentials as the vault locked them."""
     with call.parts.database.read() as connection:
         store = datastores.get_datastore(connection, call.workspace, call.path["name"])
-        secret = datastores.get_secret(connection, call.workspace, store.name) if store.is_remote else ""
-    if store.is_remote:
-        return RemoteDatastore(store, call.parts.vault.unlock(secret))
-    return FolderDatastore(Path(store.root or call.parts.datastores_folder / call.workspace / store.name))
+        return store, datastores.get_secret(connection, call.workspace, store.name) if store.is_remote else ""
+
+
+def _key(store: Datastore) -> str:
+    return f"{store.workspace}/{store.name}"
 
 
 def _check_folder(call: Call, spec: DatastoreSpec) -> None:
