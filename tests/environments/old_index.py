@@ -18,6 +18,8 @@ class OldIndex:
     #: JSON as PyPI, else HTML as a mirror.
     is_json: bool = True
     url: str = ""
+    #: Every page, instead of what is made of ``days``.
+    body: str = ""
     days: dict[str, str] = field(default_factory=dict)
     #: What was asked for, with its Authorization header.
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -28,6 +30,8 @@ class OldIndex:
 
     def page(self, name: str) -> str:
         """The page of one package; '' where there is none."""
+        if self.body:
+            return self.body
         files = [one for one in sorted(self.days) if one.split("-")[0].replace("_", "-") == name]
         if not files:
             return ""

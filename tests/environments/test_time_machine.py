@@ -1,6 +1,7 @@
 """Old pins on today's index: which Python, which day, and what the user is told."""
 
 import datetime
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,34 @@ def test_index_that_cannot_be_asked_is_said_and_stands_in_nobody_s_way(log: Any)
     assert find_pins(["flow==2.2.0"], secret) == ()
     assert "What http://***@127.0.0.1:9/simple has of flow is not known" in log.text
     assert "canary" not in log.text
+
+
+@pytest.mark.parametrize("body", ["[1,2,3]", "5", "{}", '{"files": {"a": 1}}', "[" * 200_000, "no JSON"])
+def test_answer_that_is_no_page_is_said_and_stands_in_nobody_s_way(body: str, tmp_path: Path, log: Any) -> None:
+    with serving(OldIndex(tmp_path, body=body)) as garbage:
+        assert find_pins(["flow==2.2.0"], Index([garbage.url], log)) == ()
+    assert "has of flow is not known: " in log.text
+
+
+def test_entries_that_cannot_be_read_are_passed_over(tmp_path: Path, log: Any) -> None:
+    entries: list[Any] = [1, None, {}, {"filename": None}, {"filename": ["x"]}, {"filename": "flow-2" + "0" * 5000}]
+    days = ["gar", 12345, None, "2020-W01-1", "2020-13-01", "9999-12-31T00:00:00Z"]
+    for number, day in enumerate(days):
+        wheel = f"flow-1.{number}-py3-none-any.whl"
+        entries.append({"filename": wheel, "upload-time": day, "requires-python": day, "yanked": 0})
+    entries.append({"filename": "flow-" + "9" * 5000 + ".tar.gz", "requires-python": ">=" + "9" * 5000})
+    with serving(OldIndex(tmp_path, body=json.dumps({"files": entries}))) as garbage:
+        found = _journey(garbage, log, "flow<2", "flow==1.0", python="=3.8")
+        releases = Index([garbage.url], log).releases("flow")
+    assert found.as_of is None
+    assert [one.uploaded for one in releases] == ["9999-12-31", *[None] * 5]
+
+
+@pytest.mark.parametrize("body", ['<a href="http://[x">y</a><a href>z</a><a href="/flow-1.0.tar.gz">w</a>', "<![x"])
+def test_markup_that_cannot_be_read_is_passed_over(body: str, tmp_path: Path, log: Any) -> None:
+    with serving(OldIndex(tmp_path, is_json=False, body=body)) as garbage:
+        found = Index([garbage.url], log).releases("flow")
+    assert [str(one.version) for one in found] == ["1.0"] * ("flow" in body)
 
 
 def test_credentials_of_an_index_are_sent_as_such(index: OldIndex, log: Any) -> None:

@@ -5,6 +5,7 @@ upload time there as ``data-upload-time``.
 """
 
 import base64
+import http.client
 import json
 import re
 import urllib.parse
@@ -14,17 +15,12 @@ from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags, platform_tags
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    canonicalize_name,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
+from packaging.version import Version
 
+from runyard.environments.spec import is_day
 from runyard.environments.uv import Log
 from runyard.protocol.environments import without_credentials
 from runyard.protocol.record import record
@@ -32,6 +28,9 @@ from runyard.protocol.record import record
 PYPI = "https://pypi.org/simple"
 #: Longest wait for one page, seconds; largest page, bytes; pages fetched at once.
 TIMEOUT_S, PAGE_MAX, AT_ONCE = 30.0, 64 << 20, 8
+
+#: What a page that cannot be had or read raises: brackets without end, and markup that is none, among them.
+_UNREADABLE = (OSError, ValueError, http.client.HTTPException, RecursionError, AssertionError)
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
@@ -82,7 +81,7 @@ class Index:
         for url in self._urls:
             try:
                 files.extend(_page(url.rstrip("/") + "/" + name + "/"))
-            except (OSError, ValueError) as error:
+            except _UNREADABLE as error:
                 shown = without_credentials(url)
                 self._log(f"What {shown} has of {name} is not known: {without_credentials(str(error))}.")
         return tuple(sorted(_releases(name, files), key=lambda one: one.version, reverse=True))
@@ -119,6 +118,7 @@ def tags_of(minor: str) -> FrozenSet[Tag]:
 @record
 class _File:
     name: str
+    #: YYYY-MM-DD.
     uploaded: Optional[str]
     needs_python: str
     is_yanked: bool
@@ -151,10 +151,24 @@ def _request(url: str) -> urllib.request.Request:
 
 
 def _from_json(page: Any) -> List[_File]:
+    entries = page.get("files") if isinstance(page, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("its answer is no page of a package index")
     return [
-        _File(one["filename"], one.get("upload-time"), one.get("requires-python") or "", bool(one.get("yanked")))
-        for one in page["files"]
+        _File(one["filename"], _day(one.get("upload-time")), _text(one.get("requires-python")), bool(one.get("yanked")))
+        for one in entries
+        if isinstance(one, dict) and isinstance(one.get("filename"), str)
     ]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _day(value: Any) -> Optional[str]:
+    """The day of a time, YYYY-MM-DD; None where it is none."""
+    day = _text(value)[:10]
+    return day if is_day(day) else None
 
 
 def _from_html(text: str) -> List[_File]:
@@ -172,10 +186,15 @@ class _Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: List[Tuple[str, Optional[str]]]) -> None:
         found = dict(attrs)
-        if tag == "a" and found.get("href"):
-            name = urllib.parse.unquote(urllib.parse.urlsplit(str(found["href"])).path.rsplit("/", 1)[-1])
-            uploaded = found.get("data-upload-time")
-            self.files.append(_File(name, uploaded, found.get("data-requires-python") or "", "data-yanked" in found))
+        if tag != "a" or not found.get("href"):
+            return
+        try:
+            path = urllib.parse.urlsplit(str(found["href"])).path
+        except ValueError:
+            return
+        name = urllib.parse.unquote(path.rsplit("/", 1)[-1])
+        uploaded = _day(found.get("data-upload-time"))
+        self.files.append(_File(name, uploaded, found.get("data-requires-python") or "", "data-yanked" in found))
 
 
 def _releases(name: str, files: Sequence[_File]) -> List[Release]:
@@ -189,7 +208,7 @@ def _releases(name: str, files: Sequence[_File]) -> List[Release]:
 
 
 def _release(version: Version, found: Sequence[Tuple[_File, FrozenSet[Tag], bool]]) -> Release:
-    days = sorted(file.uploaded[:10] for file, _, _ in found if file.uploaded)
+    days = sorted(file.uploaded for file, _, _ in found if file.uploaded)
     tags: FrozenSet[Tag] = frozenset().union(*(tags for _, tags, _ in found))
     return Release(
         version=version,
@@ -202,9 +221,11 @@ def _release(version: Version, found: Sequence[Tuple[_File, FrozenSet[Tag], bool
 
 def _specifier(text: str) -> SpecifierSet:
     try:
-        return SpecifierSet(text)
-    except InvalidSpecifier:
+        found = SpecifierSet(text)
+        found.contains("3.7")  # Its versions are read only now.
+    except ValueError:
         return SpecifierSet()
+    return found
 
 
 def _parse(name: str, filename: str) -> Optional[Tuple[Version, FrozenSet[Tag], bool]]:
@@ -215,5 +236,5 @@ def _parse(name: str, filename: str) -> Optional[Tuple[Version, FrozenSet[Tag], 
             return (version, tags, False) if found == name else None
         found, version = parse_sdist_filename(re.sub(r"\.(tar\.bz2|tgz)$", ".tar.gz", filename))
         return (version, frozenset(), True) if found == name else None
-    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
+    except ValueError:
         return None

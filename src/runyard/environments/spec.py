@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from datetime import date
 from typing import Any, List, Tuple
 
 from runyard.errors import UserErrorException
@@ -70,6 +71,14 @@ def read_pip_requirements(text: str, where: str = "The requirements file") -> Co
         if line.strip():
             lines.append(_checked_pip_line(line.strip(), where, number))
     return CondaSpec(pip=tuple(lines))
+
+
+def is_day(text: str) -> bool:
+    """Is that a day, written YYYY-MM-DD?"""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _compose(text: str, where: str) -> Any:

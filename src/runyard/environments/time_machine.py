@@ -78,8 +78,8 @@ def is_old(day: str, today: date) -> bool:
 
 def as_of(day: str, today: date) -> Optional[str]:
     """The day to resolve for; None where that is not in the past."""
-    then = date.fromisoformat(day) + timedelta(days=MARGIN_DAYS)
-    return then.isoformat() if then < today else None
+    newest, margin = date.fromisoformat(day), timedelta(days=MARGIN_DAYS)
+    return (newest + margin).isoformat() if newest < today - margin else None
 
 
 def as_of_note(day: str, pin: Pin, then: str) -> Note:
