@@ -1,5 +1,6 @@
 """runyard env ...: what environments there are, and what a conda file comes to on this machine."""
 
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from runyard.client.home import home_folder
 from runyard.environments.realise import built_environments, prune, realise
 from runyard.environments.resolve import resolve
 from runyard.environments.uv import find_uv, uv_cache_folder
+from runyard.errors import UserErrorException
 from runyard.protocol.environments import EnvironmentSpec, Lock, without_credentials
 from runyard.sdk.environment import Environment
 
@@ -111,6 +113,9 @@ def prune_environments(
     as_json: Json = False,
 ) -> None:
     """Remove environments that are built on this machine and not used any more; a later run builds them again."""
+    for option, value in (("--days", days), ("--keep-gib", keep_gib)):
+        if not (math.isfinite(value) and value >= 0):
+            raise UserErrorException(f"{option} is a number from 0 up, not {value}.")
     root = str(home_folder() / "cache")
     removed = prune(root, days, int(keep_gib * GIB), now=time.time(), in_use=_in_use())
     show(removed, as_json, ("Removed",), [(digest[:12],) for digest in removed])
@@ -161,16 +166,34 @@ def _versions(lock: Lock) -> dict[str, str]:
 
 
 def _in_use() -> set[str]:
-    """The environments that processes of this machine run in."""
+    """The environments that processes of this machine run in.
+
+    A run's own command names its Python as "python": its variables tell which one that is.
+    """
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-            found.update(re.findall(r"/envs/([0-9a-f]{64})/bin/", words))
+            found.update(re.findall(r"/envs/([0-9a-f]{64})/bin/", _read(entry / "cmdline")))
+            variables = _read(entry / "environ").split("\0")
+            named = [one for one in variables if one.startswith(("VIRTUAL_ENV=", "PATH="))]
+            for text in (*named, _link(entry / "exe")):
+                found.update(re.findall(r"/envs/([0-9a-f]{64})(?=[/:]|$)", text))
     return found
+
+
+def _read(path: Path) -> str:
+    """A file of a process; nothing where the process is gone or another user's."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _size(count: int) -> str:
