@@ -26,6 +26,10 @@ HOST = tuple(Interpreter(f"/p{minor}", (3, minor, 5)) for minor in (6, 8, 9, 11)
         ("~=1.4", "~=1.4"),
         ("!=2", "!=2"),
         ("*", ""),
+        ("=*", ""),
+        ("==*", ""),
+        (">=*", ""),
+        ("=*,<2", "<2"),
         ("", ""),
     ],
 )
@@ -39,6 +43,12 @@ def test_names_are_translated_and_what_is_no_python_package_is_left_out_with_a_n
     assert wish.python == "=3.8"
     assert wish.requirements == ("torch==1.4.*", "scikit-learn")
     assert {note.subject: note.got for note in wish.notes} == {"pytorch": "torch==1.4.*", "cudatoolkit": "", "gcc": ""}
+
+
+@pytest.mark.parametrize("line", ["python=*", "python *", "python==*", "python"])
+def test_star_leaves_python_and_packages_open(line: str) -> None:
+    wish = translate(CondaSpec(packages=(line, "numpy=*", "scipy *")))
+    assert (wish.python, wish.requirements) == ("", ("numpy", "scipy"))
 
 
 def test_azureml_lines_are_dropped_with_a_note() -> None:

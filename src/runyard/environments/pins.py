@@ -40,7 +40,7 @@ def translate(conda: CondaSpec) -> PipWish:
     for line in conda.packages:
         name, version = split_conda(line)
         if name == "python":
-            python = version
+            python = "" if version.strip("= ") == "*" else version
             continue
         requirement = _from_conda(line, name, version, notes)
         if requirement is None or requirement_name(requirement) in by_pip:
@@ -171,6 +171,8 @@ def _clause(part: str) -> str:
             return ""
         return _prefix(version) if build.strip() == "*" else "==" + _checked(version)
     operator, version = _split_operator(part)
+    if version == "*" and operator in ("", "=", "==", ">="):
+        return ""
     if operator == "=":
         return _prefix(version)
     if operator in ("", "=="):
