@@ -10,7 +10,7 @@ import pytest
 from runyard.environments.pythons import Interpreter, find_interpreters, running_minor
 from runyard.environments.resolve import resolve, user_interpreter
 from runyard.environments.uv import tool_environment
-from runyard.errors import EnvironmentBuildError
+from runyard.errors import EnvironmentBuildError, UserErrorException
 from runyard.protocol.environments import (
     Builder,
     CondaSpec,
@@ -60,6 +60,15 @@ def test_azureml_lines_are_dropped_and_noted_in_lock_and_log(lock_of: Any, log: 
 
 def test_notes_do_not_change_the_digest(lock_of: Any) -> None:
     assert lock_of("azureml-defaults", "tiny").digest == lock_of("tiny").digest
+
+
+@pytest.mark.parametrize(
+    "day", ["yesterday", "2021-3-1", "2021-02-30", "20210301", "2021-03-01T00:00:00Z", "", "3 days"]
+)
+def test_a_day_that_is_none_is_refused(lock_of: Any, day: str) -> None:
+    with pytest.raises(UserErrorException) as caught:
+        lock_of("tiny", as_of=day)
+    assert caught.value.message == f"python.as_of is a day, written YYYY-MM-DD, not {day!r}."
 
 
 def test_a_missing_version_names_the_package_and_the_newest(lock_of: Any) -> None:

@@ -30,3 +30,20 @@ def test_unknown_curated_name_is_answered_with_those_alike(app: Application) -> 
 def test_reserved_name_is_refused(app: Application) -> None:
     reply = app.ask("register_environment", {"spec": {"name": "AzureML-mine"}}, workspace="here")
     assert (reply.status, "reserved" in reply.error["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("request_name", "body"),
+    [
+        ("register_environment", {"spec": {"name": "mine", "python": {"as_of": "yesterday"}}}),
+        ("build_environment", {"spec": {"name": "mine", "python": {"as_of": "yesterday"}}}),
+        ("submit_run", {"run_id": "a", "experiment": "trial", "script": "t.py",
+                        "environment": {"python": {"as_of": "yesterday"}}}),
+    ],
+)  # fmt: skip
+def test_day_that_is_none_is_refused(app: Application, request_name: str, body: dict[str, object]) -> None:
+    reply = app.ask(request_name, body, workspace="here")
+    assert (reply.status, reply.error["message"]) == (
+        400,
+        "python.as_of is a day, written YYYY-MM-DD, not 'yesterday'.",
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from runyard.environments.blame import error_of
 from runyard.environments.pins import PipWish, translate
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe
+from runyard.environments.spec import check_day
 from runyard.environments.uv import Log, UvResult, run_uv
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Builder, DockerSpec, EnvironmentSpec, Lock, Note, lock_digest
@@ -44,6 +45,7 @@ def resolve(
     Blocks for seconds. EnvironmentBuildError names the package that cannot be had and what would work;
     ``interpreters`` replaces the search for this host's Pythons.
     """
+    check_day(spec.python)
     if spec.python.user_managed:
         return _user_managed(spec)
     # Loaded here: a node that builds from a lock has no use for it.

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any, List, Tuple
 
 from runyard.errors import UserErrorException
-from runyard.protocol.environments import CondaSpec, without_credentials
+from runyard.protocol.environments import CondaSpec, PythonSpec, without_credentials
 
 #: A larger file is no list of packages.
 MAX_FILE_BYTES = 1024 * 1024
@@ -71,6 +71,12 @@ def read_pip_requirements(text: str, where: str = "The requirements file") -> Co
         if line.strip():
             lines.append(_checked_pip_line(line.strip(), where, number))
     return CondaSpec(pip=tuple(lines))
+
+
+def check_day(python: PythonSpec) -> None:
+    """Refuse a python.as_of that is no day."""
+    if python.as_of is not None and not is_day(python.as_of):
+        raise UserErrorException(f"python.as_of is a day, written YYYY-MM-DD, not {str(python.as_of)[:40]!r}.")
 
 
 def is_day(text: str) -> bool:

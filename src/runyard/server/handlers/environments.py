@@ -6,6 +6,7 @@ from typing import List
 
 from runyard.db import environments, workspaces
 from runyard.environments.curated import get_curated, is_reserved, list_curated
+from runyard.environments.spec import check_day
 from runyard.errors import UserErrorException
 from runyard.protocol.environments import (
     BuildStatus,
@@ -29,6 +30,7 @@ def register_environment(call: Call) -> Environment:
     spec = body.spec
     names.check_asset_name(spec.name)
     names.check_variables(spec.variables)
+    check_day(spec.python)
     if is_reserved(spec.name):
         raise UserErrorException(
             f"The name {spec.name!r} is reserved for curated environments; choose another, or clone(new_name=...)."
@@ -60,6 +62,7 @@ def get_environment(call: Call) -> Environment:
 def build_environment(call: Call) -> EnvironmentBuild:
     """Have it built, or say how far that is; called again and again by whoever waits. ``look=1`` begins nothing."""
     body: EnvironmentBody = call.body
+    check_day(body.spec.python)
     builds = call.parts.builds
     with call.parts.database.read() as connection:
         lock = builds.find_ready(connection, spec_digest(body.spec))

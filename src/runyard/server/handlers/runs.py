@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from runyard.control import runs as life
 from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, runs
+from runyard.environments.spec import check_day
 from runyard.errors import ComputeTargetException, NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.runs import (
     SPEC_SCHEMA,
@@ -176,6 +177,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
     names.check_run_id(spec.run_id)
     names.check_experiment_name(spec.experiment)
     names.check_variables(spec.environment.variables)
+    check_day(spec.environment.python)
     names.check_variables(spec.environment_variables)
     if spec.schema != SPEC_SCHEMA:
         raise UserErrorException(f"This server reads runs of schema {SPEC_SCHEMA}, not {spec.schema}.")
