@@ -42,6 +42,22 @@ def test_log_and_variables_are_those_of_the_present_attempt(house: House) -> Non
         assert house.log(run_id) == f"{number} {'x' if number == 0 else None}\n"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0) + 3)",
+        "os.sched_setaffinity(os.getppid(), {min(os.sched_getaffinity(0))})",
+        "open(f'/proc/{os.getppid()}/oom_score_adj', 'w').write('900')",
+        "import resource\nfor kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):\n"
+        "    resource.prlimit(os.getppid(), kind, (200, resource.prlimit(os.getppid(), kind)[1]))",
+    ],
+    ids=["niceness", "affinity", "oom_score_adj", "limits"],
+)
+def test_what_a_script_did_to_its_runner_does_not_reach_the_next_run(house: House, change: str) -> None:
+    pid, _ = _run(house, change)
+    assert pid not in [_run(house)[0] for _ in range(3)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_next_run_starts_although_the_idle_runner_was_killed(house: House, number: int) -> None:
     pid, _ = _run(house)

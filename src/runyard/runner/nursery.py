@@ -8,13 +8,14 @@ takes the next: a fork, and copying the pages that a new process changes, costs 
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import threading
 import traceback
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from runyard.protocol.blobs import Offset
 from runyard.protocol.metrics import MetricsReply
@@ -28,6 +29,8 @@ from runyard.runner.processes import adopt_orphans, has_children
 MESSAGE_BYTES = 65_536
 #: What a runner answers once its identity is on disk, and says when nothing of its attempt is left.
 CLAIMED, IDLE = b"claimed", b"idle"
+#: Limits that a script may lower for its runner.
+LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_CORE)
 #: Most attempts of one process, should one leave something behind all the same.
 ATTEMPTS_MAX = 100
 #: Most runners that wait, and how long those that have worked already do, seconds.
@@ -178,6 +181,7 @@ class _Runner:
 def _serve(line: socket.socket) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    standing = _standing()
     for _ in range(ATTEMPTS_MAX):
         message = line.recv(MESSAGE_BYTES)
         if not message:
@@ -187,7 +191,19 @@ def _serve(line: socket.socket) -> None:
         _carry_out(str(request["folder"]), is_recovery, line)
         if is_recovery or has_children() or threading.active_count() > 1:
             return
+        if _standing() != standing:
+            # A script did that to its parent, and the next one would inherit it.
+            return
         line.send(IDLE)
+
+
+def _standing() -> Tuple[Any, ...]:
+    """What the kernel grants this process, which any process of its user may change."""
+    file = os.open("/proc/self/oom_score_adj", os.O_RDONLY)
+    score = os.read(file, 16)
+    os.close(file)
+    limits = tuple(resource.getrlimit(limit) for limit in LIMITS)
+    return os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), score, limits
 
 
 def _carry_out(folder: str, is_recovery: bool, line: socket.socket) -> None:
