@@ -207,6 +207,15 @@ def test_snapshot_is_told_before_it_is_sent(runyard: Run, folder: Path) -> None:
     assert "its name is like .env" in said
     assert {one["path"] for one in _json(runyard("snapshot", "src", "--json"))["files"]} == {".env", "train.py"}
     (folder / "src" / ".env").unlink()
+    odd = [folder / "src" / "two\nlines", folder / "src" / "latin-\udce9"]
+    for path in odd:
+        path.touch()
+    said = runyard("snapshot", "src").stdout
+    assert "'two\\nlines'  " in said
+    assert "'latin-\\udce9'  " in said
+    assert "These would be refused" in said
+    for path in odd:
+        path.unlink()
 
 
 def test_pin_that_cannot_be_had_is_answered_with_what_can(runyard: Run, folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.errors import SnapshotException
+from runyard.errors import SnapshotException, UserErrorException
 from runyard.files.snapshots import configured_limits, take_snapshot
 from runyard.files.survey import survey
 
@@ -77,6 +77,23 @@ def test_what_a_snapshot_would_refuse_is_told(tmp_path: Path) -> None:
         "'dangling' cannot be read: No such file or directory.",
         "'pipe' is a device, pipe or socket.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (b"two\nlines", "The path 'two\\nlines' has a control character or a backslash."),
+        (b"back\\slash", "The path 'back\\\\slash' has a control character or a backslash."),
+        (b"latin-\xe9", "The path 'latin-\\udce9' is not valid Unicode text."),
+    ],
+)
+def test_name_that_a_snapshot_would_refuse_is_told(tmp_path: Path, name: bytes, problem: str) -> None:
+    with open(os.path.join(os.fsencode(tmp_path), name), "w"):
+        pass
+    assert survey(str(tmp_path)).problems == (problem,)
+    with pytest.raises(UserErrorException) as refused:
+        take_snapshot(str(tmp_path), str(tmp_path.parent / (tmp_path.name + "-cache")))
+    assert str(refused.value) == problem
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

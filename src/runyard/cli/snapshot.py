@@ -37,11 +37,11 @@ def snapshot(
     _table(
         "The largest",
         ("File", "Size"),
-        [(one.path, _size(one.size_bytes)) for one in found.largest(len(found.files))],
+        [(_name(one.path), _size(one.size_bytes)) for one in found.largest(len(found.files))],
         most,
     )
-    _table("Left out", ("Path", "By"), [(one.path, one.rule) for one in found.left_out], most)
-    _table("These look like secrets", ("File", "Why"), [(one.path, one.why) for one in found.suspicions], None)
+    _table("Left out", ("Path", "By"), [(_name(one.path), one.rule) for one in found.left_out], most)
+    _table("These look like secrets", ("File", "Why"), [(_name(one.path), one.why) for one in found.suspicions], None)
     _table("These would be refused", ("Why",), [(one,) for one in found.problems], None)
     _advise(found)
 
@@ -52,6 +52,11 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], mo
         show(rows, False, columns, rows[:most])
         if most is not None and len(rows) > most:
             print(f"... and {len(rows) - most} more; --all shows them.")
+
+
+def _name(path: str) -> str:
+    """The path on one line of any terminal: as it is, or with what cannot be shown escaped."""
+    return path if path.isprintable() else repr(path)
 
 
 def _advise(found: Survey) -> None:

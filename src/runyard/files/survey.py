@@ -7,9 +7,10 @@ import stat
 from pathlib import Path
 from typing import List, Optional, Set, Tuple
 
-from runyard.errors import SnapshotException
+from runyard.errors import SnapshotException, UserErrorException
 from runyard.files.ignore import IgnoreRules, read_rules
 from runyard.protocol.record import record
+from runyard.protocol.trees import check_path
 
 #: Names that keys and passwords have.
 SECRET_NAMES = (
@@ -128,6 +129,10 @@ class _Found:
             if (facts.st_dev, facts.st_ino) not in seen:
                 self.walk(path, seen)
         elif stat.S_ISREG(facts.st_mode):
+            try:
+                check_path(path)
+            except UserErrorException as error:
+                self.problems.append(str(error))
             self.files.append(SurveyedFile(path, facts.st_size))
             why = _why_secret(entry.name, entry.path)
             if why is not None:
