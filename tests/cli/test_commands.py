@@ -214,6 +214,8 @@ def test_snapshot_is_told_before_it_is_sent(runyard: Run, folder: Path) -> None:
     assert "'two\\nlines'  " in said
     assert "'latin-\\udce9'  " in said
     assert "These would be refused" in said
+    named = {one["path"] for one in _json(runyard("snapshot", "src", "--json"))["files"]}
+    assert named == {"train.py", *(path.name for path in odd)}
     for path in odd:
         path.unlink()
 

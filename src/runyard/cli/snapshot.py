@@ -1,5 +1,6 @@
 """runyard snapshot: what would be sent of a source folder, and what would not."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -25,7 +26,8 @@ def snapshot(
     """Say what a submission of this folder would send, what it leaves out and by which rule, and what looks secret."""
     found = survey(folder)
     if as_json:
-        show({**to_wire(found), "size_bytes": found.size_bytes}, True)
+        # In ASCII: a name that is no Unicode has no other form.
+        print(json.dumps({**to_wire(found), "size_bytes": found.size_bytes}, indent=2))
         return
     limits = configured_limits()
     print(f"{len(found.files):,} files, {_size(found.size_bytes)}; rules: {found.rules or 'the default list'}.")
