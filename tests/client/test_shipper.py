@@ -1,5 +1,6 @@
 """Spools and logs on their way: the server's word alone moves them on, whatever it says."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,19 @@ def test_server_that_lost_the_end_of_a_log_gets_it_again(tmp_path: Path) -> None
     path.write_bytes(b"first\nsecond\n")
     shipper.ship("log.txt", str(path))
     assert taker.data == b"first\nsecond\n"
+
+
+def test_log_that_became_a_pipe_or_a_link_is_not_waited_for(tmp_path: Path) -> None:
+    """It was a file when it was listed; the script may have put anything in its place since."""
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("/etc/hostname", tmp_path / "link")
+    sent: list[bytes] = []
+
+    def send(_name: str, offset: int, data: bytes) -> int:
+        sent.append(data)
+        return offset + len(data)
+
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match=r"not seekable|symbolic links"):
+            LogShipper(send).ship("logs/" + name, str(tmp_path / name))
+    assert sent == []

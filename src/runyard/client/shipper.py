@@ -130,7 +130,7 @@ class LogShipper:
         """Send what is new in the file at ``path``; returns how many bytes the server took."""
         offset = start = self._offsets.get(name, 0)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=_open_file) as file:
                 while True:
                     file.seek(offset)
                     data = file.read(LOG_BYTES)
