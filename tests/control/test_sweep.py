@@ -75,7 +75,7 @@ def test_log_of_an_ended_run_goes_once_its_record_holds_it(stage: Stage) -> None
 
 
 def test_attempt_without_a_record_keeps_its_folder_for_a_week(stage: Stage) -> None:
-    young = stage.write("runs/ended/1/work/outputs/model.bin")
+    young = stage.write("runs/ended/1/outputs/model.bin")
     os.utime(stage.home / "runs/ended/1", (NOW - ATTEMPT_KEPT_S + 60,) * 2)
     stage.sweeper.sweep(NOW)
     assert young.exists()
@@ -85,7 +85,7 @@ def test_attempt_without_a_record_keeps_its_folder_for_a_week(stage: Stage) -> N
 
 
 def test_attempt_that_is_active_or_alive_is_left_alone(stage: Stage) -> None:
-    active = stage.write("runs/active/1/work/t.py", 2 * ATTEMPT_KEPT_S)
+    active = stage.write("runs/active/1/source/t.py", 2 * ATTEMPT_KEPT_S)
     alive = stage.write("runs/ended/1/runner.json", 2 * ATTEMPT_KEPT_S)
     alive.write_text(dumps(identity(os.getpid())))
     for folder in (stage.home / "runs/active/1", stage.home / "runs/ended/1"):
