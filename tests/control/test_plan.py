@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from runyard.control.plan import make_plan
-from runyard.protocol.datasets import Dataset
+from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
 from runyard.protocol.experiments import Experiment
-from runyard.protocol.plan import LaunchPlan, Source
+from runyard.protocol.plan import LaunchPlan
 from runyard.protocol.runs import InputMode, InputSpec, RunSpec
 from runyard.protocol.wire import loads, to_wire
 from runyard.protocol.workspaces import Workspace

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from runyard.client.transfer import send_bytes
-from runyard.protocol.datasets import DatasetSpec
+from runyard.protocol.datasets import DatasetSpec, Source
 from runyard.protocol.models import ModelSpec
-from runyard.protocol.plan import Source
 from runyard.protocol.runs import Artifact
 from tests.faults.house import WORKSPACE, House
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.datasets import DatasetSpec
+from runyard.protocol.datasets import DatasetSpec, Source
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
-from runyard.protocol.plan import Source
 from runyard.protocol.runs import InputMode, InputSpec, RunStatus
 from tests.faults.house import WORKSPACE, House, wait_until
 

@@ -7,7 +7,8 @@ import pytest
 
 from runyard.client.http import Server
 from runyard.errors import UserErrorException
-from runyard.protocol.plan import InputPlan, Source
+from runyard.protocol.datasets import Source
+from runyard.protocol.plan import InputPlan
 from runyard.protocol.runs import InputMode
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.inputs import bind_inputs

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Dict, Tuple
 
-from runyard.protocol.datasets import Dataset
+from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Lock
 from runyard.protocol.experiments import Experiment
-from runyard.protocol.plan import InputPlan, LaunchPlan, Source
+from runyard.protocol.plan import InputPlan, LaunchPlan
 from runyard.protocol.runs import InputSpec, RunSpec
 from runyard.protocol.selection import Step
 from runyard.protocol.workspaces import Workspace

@@ -10,9 +10,8 @@ from runyard.db.labels import changed_values, check_labels
 from runyard.db.tables import datasets
 from runyard.db.versions import next_version
 from runyard.errors import ConflictError, NotFoundError
-from runyard.protocol.datasets import Dataset, DatasetSpec
+from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
-from runyard.protocol.plan import Source
 from runyard.protocol.selection import Step
 from runyard.protocol.wire import dumps, from_wire
 

@@ -1,11 +1,26 @@
-"""A dataset: as asked (DatasetSpec), and as stored (Dataset)."""
+"""A dataset: where its files come from (Source), as asked (DatasetSpec), and as stored (Dataset)."""
 
 from dataclasses import field
 from typing import Dict, Optional, Tuple
 
-from runyard.protocol.plan import Source
 from runyard.protocol.record import record
 from runyard.protocol.selection import Step
+
+
+@record
+class Source:
+    """One place that an input's files come from. Exactly one of the three is set."""
+
+    url: Optional[str] = None
+    #: An absolute folder, file or glob on the node's own disk.
+    file: Optional[str] = None
+    datastore: Optional[str] = None
+    #: Path or glob inside the datastore.
+    path: str = ""
+    #: Must the datastore's files be asked of the server, wherever this node is?
+    is_remote: bool = False
+    #: The folder of a datastore that its owner registered on this machine; None: the server's own for it.
+    root: Optional[str] = None
 
 
 @record

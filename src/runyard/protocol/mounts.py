@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
-from runyard.protocol.plan import Source
+from runyard.protocol.datasets import Source
 from runyard.protocol.record import record
 
 #: Finds the first character that makes a path a pattern.

@@ -3,26 +3,11 @@
 from dataclasses import field
 from typing import Dict, Optional, Tuple
 
+from runyard.protocol.datasets import Source
 from runyard.protocol.environments import Lock
 from runyard.protocol.record import record
 from runyard.protocol.runs import Artifact
 from runyard.protocol.selection import Step
-
-
-@record
-class Source:
-    """One place that an input's files come from. Exactly one of the three is set."""
-
-    url: Optional[str] = None
-    #: An absolute folder, file or glob on the node's own disk.
-    file: Optional[str] = None
-    datastore: Optional[str] = None
-    #: Path or glob inside the datastore.
-    path: str = ""
-    #: Must the datastore's files be asked of the server, wherever this node is?
-    is_remote: bool = False
-    #: The folder of a datastore that its owner registered on this machine; None: the server's own for it.
-    root: Optional[str] = None
 
 
 @record

@@ -12,8 +12,9 @@ from runyard.files.datastores import FolderDatastore
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
+from runyard.protocol.datasets import Source
 from runyard.protocol.mounts import layout_of, url_path
-from runyard.protocol.plan import InputPlan, Source
+from runyard.protocol.plan import InputPlan
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path

@@ -10,7 +10,7 @@ from runyard.client.transfer import receive_file
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
-from runyard.protocol.plan import Source
+from runyard.protocol.datasets import Source
 from runyard.protocol.selection import Step
 from runyard.protocol.trees import check_path
 from runyard.sdk import file_dataset

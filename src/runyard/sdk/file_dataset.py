@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 from runyard.errors import UserErrorException
 from runyard.files.listing import is_pattern, list_source
 from runyard.protocol import datasets, labels
+from runyard.protocol.datasets import Source
 from runyard.protocol.mounts import Layout, layout_of, url_path
-from runyard.protocol.plan import Source
 from runyard.protocol.selection import Step, StepKind, select, split
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig

@@ -5,9 +5,8 @@ from urllib.parse import urlsplit
 
 from runyard.db import datasets, datastores
 from runyard.errors import UserErrorException
-from runyard.protocol.datasets import Dataset, DatasetSpec
+from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
-from runyard.protocol.plan import Source
 from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
