@@ -159,6 +159,8 @@ class FaultProxy:
             # Half of a connection may end before the other: what was asked is answered after the asker has ended.
             with self.changed:
                 self.changed.wait_for(lambda: one.is_over or direction not in self._stalled)
+                if one.is_over:
+                    return
             target.shutdown(socket.SHUT_WR)
         except OSError:
             self._end(one, politely=False, counts=False)
@@ -179,11 +181,11 @@ class FaultProxy:
                 if one.is_over:
                     return
                 allowed = self._allowed(one, direction, len(data))
-                # Before it is sent: whoever has received it may switch a fault on at once, which counts from there.
+                # Before it is sent: whoever has received it may look, or switch a fault on that counts from there.
                 one.count(self._cut, direction, allowed)
+                self.bytes_passed[direction] += allowed
             target.sendall(data[:allowed])
             with self.changed:
-                self.bytes_passed[direction] += allowed
                 cut = self._take_cut(one)
                 self.changed.notify_all()
             if cut is not None:

@@ -178,6 +178,7 @@ def test_a_stalled_proxy_takes_connections_and_ends(echo: Echo) -> None:
         proxy.wait_until(lambda p: p.live == 1)
     with client:
         assert _read_all(client) == (b"", True)
+    assert echo.ended.acquire(timeout=LIMIT_S)
     assert echo.heard == [bytearray()]
 
 
@@ -205,8 +206,10 @@ def test_a_slow_connection_takes_its_time(proxy: FaultProxy) -> None:
 def test_a_target_that_is_not_there_is_a_reset() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        with start_fault_proxy(f"127.0.0.1:{bound.getsockname()[1]}") as proxy, _connect(proxy) as client:
-            assert _read_all(client) == (b"", True)
+        with start_fault_proxy(f"127.0.0.1:{bound.getsockname()[1]}") as proxy:
+            # Where the reset comes at once, connect() itself tells of it.
+            with pytest.raises(ConnectionResetError), _connect(proxy) as client:
+                client.recv(1)
             assert proxy.connections == 0
 
 
