@@ -28,12 +28,13 @@ class DatasetSpec:
     """A dataset as asked: references only, no bytes. With a name it is registered."""
 
     sources: Tuple[Source, ...]
+    #: 'file' or 'tabular'; the first step of a table says how its files are read.
     kind: str = "file"
     name: Optional[str] = None
     description: str = ""
     tags: Dict[str, str] = field(default_factory=dict)
     create_new_version: bool = False
-    #: Which of the sources' files are in it; none: all.
+    #: Which of the sources' files or rows are in it; none: all.
     steps: Tuple[Step, ...] = ()
 
 
