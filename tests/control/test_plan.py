@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from runyard.control.plan import make_plan
-from runyard.protocol.datasets import Dataset, Source
+from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
 from runyard.protocol.experiments import Experiment
+from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.plan import LaunchPlan
 from runyard.protocol.runs import InputMode, InputSpec, RunSpec
 from runyard.protocol.wire import loads, to_wire
@@ -26,6 +27,10 @@ SPEC = RunSpec(
     inputs=(
         InputSpec("mnist", InputMode.MOUNT, "dataset-1"),
         InputSpec("reference", InputMode.DOWNLOAD, datastore="workspaceblobstore", path="some/folder", overwrite=True),
+    ),
+    outputs=(
+        OutputSpec("model", "workspaceblobstore", dataset=DatasetSpec((), name="models")),
+        OutputSpec("plots", "bucket", OutputMode.UPLOAD, "plots/{output-name}", "/scratch/plots", globs=("*.png",)),
     ),
     environment_variables={"B": "of the run"},
     max_run_duration_s=3600,

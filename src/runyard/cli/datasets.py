@@ -33,6 +33,21 @@ def show_dataset(
     show({"dataset": found._record, "paths": paths}, as_json, ("File",), [(path,) for path in paths])
 
 
+@commands.command("runs")
+def list_dataset_runs(
+    name: str,
+    version: Annotated[Optional[int], typer.Option(help="Else the latest.")] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs that read a dataset, and the one that made it."""
+    place = find_workspace(workspace)
+    found = Dataset.get_by_name(place, name, version or "latest")
+    uses = place._call("list_dataset_runs", dataset_id=found.id)
+    rows = [(use.run_id, use.direction, use.name, shown_time(use.at)) for use in uses]
+    show(uses, as_json, ("Run", "As", "Name", "When"), rows)
+
+
 @commands.command("register")
 def register_dataset(
     name: str,

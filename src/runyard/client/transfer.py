@@ -1,7 +1,7 @@
 """Bytes to and from the server: only what it lacks is sent, in bundles of small blobs and chunks of large ones."""
 
 import os
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.errors import IntegrityError
@@ -14,7 +14,25 @@ BUNDLE_BYTES, BUNDLE_COUNT = 8 << 20, 5_000
 #: Digests asked for at once.
 ASK_COUNT = 5_000
 
+#: Read size, bytes.
+PIECE_BYTES = 1 << 20
+
 Progress = Callable[[int], None]
+
+
+class FileBody:
+    """A file as a request's body; read anew where the request must be sent again."""
+
+    def __init__(self, path: str, progress: Optional[Progress] = None) -> None:
+        self._path = path
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[bytes]:
+        with open(self._path, "rb") as file:
+            for piece in iter(lambda: file.read(PIECE_BYTES), b""):
+                if self._progress is not None:
+                    self._progress(len(piece))
+                yield piece
 
 
 def send_blobs(server: Server, workspace: str, sources: Dict[str, str], progress: Optional[Progress] = None) -> int:

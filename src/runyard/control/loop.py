@@ -238,12 +238,10 @@ class Loop(threading.Thread):
                 for one in spec.inputs
                 if one.dataset_id is not None
             }
-            # Most runs have no input at all.
-            stores = (
-                {}
-                if not spec.inputs
-                else {one.name: one for one in datastores.list_datastores(connection, row.workspace)}
-            )
+            # Most runs have no data at all.
+            stores = {}
+            if spec.inputs or spec.outputs:
+                stores = {one.name: one for one in datastores.list_datastores(connection, row.workspace)}
             place = self._place_of(connection, row.workspace, spec.experiment)
         if lock is None:
             self._write(

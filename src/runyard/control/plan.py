@@ -7,6 +7,7 @@ from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Lock
 from runyard.protocol.experiments import Experiment
+from runyard.protocol.outputs import OutputPlan, OutputSpec, is_of_one_run, output_path
 from runyard.protocol.plan import InputPlan, LaunchPlan
 from runyard.protocol.runs import InputSpec, RunSpec
 from runyard.protocol.selection import Step
@@ -28,7 +29,10 @@ def make_plan(
     datastores: Dict[str, Datastore],
     allow_private_urls: bool,
 ) -> LaunchPlan:
-    """The plan of that attempt; ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs name."""
+    """The plan of that attempt.
+
+    ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
+    """
     return LaunchPlan(
         run_id=spec.run_id,
         workspace=workspace.name,
@@ -41,6 +45,7 @@ def make_plan(
         arguments=spec.arguments,
         snapshot=spec.snapshot,
         inputs=tuple(_plan_input(one, datasets, datastores) for one in spec.inputs),
+        outputs=tuple(_plan_output(one, spec.run_id, datastores) for one in spec.outputs),
         variables={**spec.environment.variables, **spec.environment_variables},
         v1_variables=_v1_variables(spec, workspace, experiment),
         max_run_duration_s=spec.max_run_duration_s,
@@ -81,6 +86,18 @@ def _plan_input(asked: InputSpec, datasets: Dict[str, Dataset], datastores: Dict
         is_reference=asked.dataset_id is None,
         dataset_id=asked.dataset_id,
         steps=steps,
+    )
+
+
+def _plan_output(asked: OutputSpec, run_id: str, datastores: Dict[str, Datastore]) -> OutputPlan:
+    return OutputPlan(
+        name=asked.name,
+        mode=asked.mode,
+        target=_placed(Source(datastore=asked.datastore, path=output_path(asked, run_id)), datastores),
+        source=asked.source,
+        globs=asked.globs,
+        overwrite=asked.overwrite or is_of_one_run(asked),
+        is_reference=asked.dataset is None,
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any, List, Mapping, Optional, Sequence
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import Decision
-from runyard.db import fleet, identity, runs
+from runyard.db import datasets, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, UserErrorException
 from runyard.protocol.identity import Principal, PrincipalKind
+from runyard.protocol.lineage import DatasetUse, Direction
+from runyard.protocol.outputs import made_dataset
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
 from runyard.protocol.wire import dumps
@@ -223,11 +225,23 @@ def _stored(run: Steps, report: Report, exited: Optional[Report], now: int) -> N
             run.advance(RunStatus.CANCEL_REQUESTED, now)
         _end(run, RunStatus.CANCELED, now, error=None)
     elif exited.exit_code == 0 and exited.cause == ExitCause.SCRIPT and not report.error_code:
+        _make_datasets(run, now)
         _end(run, RunStatus.COMPLETED, now)
     elif report.error_code:
         _end(run, RunStatus.FAILED, now, error=dumps(RunError(report.error_code, report.message, report.details)))
     else:
         _end(run, RunStatus.FAILED, now)
+
+
+def _make_datasets(run: Steps, now: int) -> None:
+    """What the run has written as datasets, registered where it was asked for."""
+    row = run.row
+    for output in runs.get_outputs(run.connection, row.id):
+        if output.dataset is not None:
+            wanted = made_dataset(output, output.dataset, row.id)
+            made = datasets.save_dataset(run.connection, wanted, row.workspace, row.created_by, now)
+            use = DatasetUse(row.id, made.id, Direction.OUTPUT, output.name, now)
+            lineage.add_use(run.connection, row.workspace, use, row.created_by)
 
 
 def _exit_report(run: Steps, batch: Sequence[Report]) -> Optional[Report]:

@@ -13,6 +13,12 @@ STEPS = {
         "ALTER TABLE datastores ADD COLUMN secret TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE datasets ADD COLUMN steps TEXT NOT NULL DEFAULT '[]'",
     ),
+    2: (
+        "CREATE TABLE dataset_uses (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
+        "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, direction VARCHAR NOT NULL, name VARCHAR NOT NULL, "
+        "dataset_id VARCHAR NOT NULL, PRIMARY KEY (run_id, direction, name))",
+        "CREATE INDEX dataset_uses_by_dataset ON dataset_uses (dataset_id)",
+    ),
 }
 
 

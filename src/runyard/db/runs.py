@@ -26,6 +26,7 @@ from runyard.db.labels import check_labels
 from runyard.db.tables import artifacts, experiments, reports, run_events, runs
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.environments import EnvironmentSpec, spec_digest
+from runyard.protocol.outputs import OutputSpec
 from runyard.protocol.plan import Report
 from runyard.protocol.runs import (
     LOG_FOLDERS,
@@ -41,7 +42,7 @@ from runyard.protocol.runs import (
     RunSpec,
     RunStatus,
 )
-from runyard.protocol.wire import dumps, loads
+from runyard.protocol.wire import dumps, from_wire, loads
 
 #: Most runs in one page.
 PAGE_MAX = 1_000
@@ -85,6 +86,7 @@ _SAME_COLUMNS = (
     "display_name", "started_at", "reason", "reason_at", "cancel_requested", "event_seq",
 )  # fmt: skip
 _ENVIRONMENT_BY_ID = select(func.json_extract(runs.c.spec, "$.environment")).where(runs.c.id == bindparam("run_id"))
+_OUTPUTS_BY_ID = select(func.json_extract(runs.c.spec, "$.outputs")).where(runs.c.id == bindparam("run_id"))
 _SPEC_BY_ID = select(runs.c.spec).where(runs.c.id == bindparam("run_id"))
 _PROGRESS = select(runs.c.event_seq, runs.c.ended_at.is_not(None)).where(
     runs.c.id == bindparam("run_id"), runs.c.workspace == bindparam("owner")
@@ -396,6 +398,12 @@ def get_row(connection: Connection, workspace: str, run_id: str) -> Row[Any]:
 def get_spec(connection: Connection, run_id: str) -> RunSpec:
     """What was asked."""
     return loads(RunSpec, connection.execute(_SPEC_BY_ID, {"run_id": run_id}).scalar_one())
+
+
+def get_outputs(connection: Connection, run_id: str) -> Tuple[OutputSpec, ...]:
+    """A run's outputs alone: most runs have none, and their spec need not be decoded to know it."""
+    text = connection.execute(_OUTPUTS_BY_ID, {"run_id": run_id}).scalar()
+    return tuple(from_wire(OutputSpec, one) for one in json.loads(text or "[]"))
 
 
 def get_environment(connection: Connection, run_id: str) -> Tuple[EnvironmentSpec, str]:

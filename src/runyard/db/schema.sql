@@ -20,6 +20,19 @@ CREATE TABLE clusters (
 	UNIQUE (workspace, name)
 );
 
+CREATE TABLE dataset_uses (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	run_id VARCHAR NOT NULL,
+	direction VARCHAR NOT NULL,
+	name VARCHAR NOT NULL,
+	dataset_id VARCHAR NOT NULL,
+	PRIMARY KEY (run_id, direction, name)
+);
+
+CREATE INDEX dataset_uses_by_dataset ON dataset_uses (dataset_id);
+
 CREATE TABLE datasets (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,
@@ -261,5 +274,5 @@ CREATE TABLE workspaces (
 	UNIQUE (name)
 );
 
-INSERT INTO schema_number (number) VALUES (2);
+INSERT INTO schema_number (number) VALUES (3);
 

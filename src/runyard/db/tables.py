@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 
 #: Raised with every change of these tables; ``migrations.py`` brings older databases here, newer ones are refused.
-SCHEMA = 2
+SCHEMA = 3
 
 metadata = MetaData()
 
@@ -193,6 +193,15 @@ datasets = _table(
     Column("is_registered", Boolean, nullable=False),
     Column("steps", Text, nullable=False, server_default="[]"),
     UniqueConstraint("workspace", "name", "version"),
+)
+
+dataset_uses = _table(
+    "dataset_uses",
+    Column("run_id", String, primary_key=True),
+    Column("direction", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("dataset_id", String, nullable=False),
+    Index("dataset_uses_by_dataset", "dataset_id"),
 )
 
 environments = _table(

@@ -5,6 +5,7 @@ from typing import Dict, Optional, Tuple
 
 from runyard.protocol.datasets import Source
 from runyard.protocol.environments import Lock
+from runyard.protocol.outputs import OutputPlan
 from runyard.protocol.record import record
 from runyard.protocol.runs import Artifact
 from runyard.protocol.selection import Step
@@ -47,6 +48,7 @@ class LaunchPlan:
     arguments: Tuple[str, ...]
     snapshot: Optional[str] = None
     inputs: Tuple[InputPlan, ...] = ()
+    outputs: Tuple[OutputPlan, ...] = ()
     variables: Dict[str, str] = field(default_factory=dict)
     #: Variables of v1's contract that the run's record decides: ids of workspace and experiment, what git said.
     v1_variables: Dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from runyard.protocol import (
     experiments,
     identity,
     labels,
+    lineage,
     metrics,
     models,
     plan,
@@ -134,6 +135,16 @@ TABLE: Tuple[Route, ...] = (
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),
     Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
+    Route("list_run_datasets", "GET", _R + "/datasets", _RUN_READ, None, lineage.DatasetUse, many=True),
+    Route(
+        "write_output_file",
+        "PUT",
+        _R + "/outputs/{name}/{path:path}",
+        _REPORT,
+        None,
+        datastores.DatastoreFile,
+        raw=True,
+    ),
     # bytes
     Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, blobs.DigestList, blobs.DigestList),
     Route("put_blobs", "POST", _W + "/blobs", _OWN, None, blobs.DigestList, raw=True),
@@ -173,6 +184,7 @@ TABLE: Tuple[Route, ...] = (
     Route("list_datasets", "GET", _W + "/datasets", _ASSETS, None, datasets.Dataset, many=True, query=("name",)),
     Route("get_dataset", "GET", _W + "/datasets/{dataset_id}", _ASSETS, None, datasets.Dataset),
     Route("find_dataset", "GET", _W + "/dataset-names/{name}", _ASSETS, None, datasets.Dataset, query=("version",)),
+    Route("list_dataset_runs", "GET", _W + "/datasets/{dataset_id}/runs", _READ, None, lineage.DatasetUse, many=True),
     Route("change_dataset", "PATCH", _W + "/datasets/{dataset_id}", _WRITE, labels.LabelChange, datasets.Dataset),
     Route("unregister_dataset", "DELETE", _W + "/dataset-names/{name}", _WRITE),
     # environments

@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Dict, FrozenSet, Optional, Tuple
 
 from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.outputs import OutputSpec
 from runyard.protocol.record import record
 
 #: Raised when a stored spec's shape changes; the upcaster of the older number is then added beside the decoder.
@@ -101,6 +102,7 @@ class RunSpec:
     #: Digest of the source folder's tree.
     snapshot: Optional[str] = None
     inputs: Tuple[InputSpec, ...] = ()
+    outputs: Tuple[OutputSpec, ...] = ()
     environment_variables: Dict[str, str] = field(default_factory=dict)
     node_count: int = 1
     max_run_duration_s: Optional[int] = None

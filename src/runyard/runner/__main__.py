@@ -14,6 +14,7 @@ from runyard.environments.realise import is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.protocol.plan import ExitCause, ReportKind
+from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
@@ -141,7 +142,8 @@ class Attempt:
         interpreter = self._interpreter()
         compile_kit(find_kit(os.path.join(folder.facts.cache_folder, "kits"), plan.kit), interpreter)
         inputs = bind_inputs(folder, self._server, self._say)
-        values = job_variables(folder, interpreter, inputs)
+        outputs = Destinations(folder, self._server).make()
+        values = job_variables(folder, interpreter, {**inputs, **outputs})
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
         return job_command(plan, interpreter, values), values

@@ -12,6 +12,7 @@ from runyard.client.http import Server
 from runyard.files.blobs import BlobStore
 from runyard.files.processes import identity
 from runyard.files.snapshots import restore_tree
+from runyard.protocol.datasets import Source
 from runyard.protocol.plan import LAUNCH_FILE, Launch
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
@@ -33,6 +34,7 @@ class AttemptFolder:
         self.work = self.path / "work"
         self.spool = self.path / "spool"
         self.inputs = self.path / "inputs"
+        self.outputs = self.path / "outputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
 
@@ -44,6 +46,12 @@ class AttemptFolder:
     def store(self) -> Optional[BlobStore]:
         """The blob store, where this node shares its disk with the server."""
         return _opened(self.facts.store_folder) if self.facts.store_folder else None
+
+    def datastore_root(self, source: Source) -> Path:
+        """The folder of a datastore that lies on this machine's disk."""
+        if source.root is not None:
+            return Path(source.root)
+        return Path(self.facts.datastores_folder or "") / self.plan.workspace / str(source.datastore)
 
     def lay_out_source(self, server: Server) -> None:
         """Put the snapshot into the working folder."""

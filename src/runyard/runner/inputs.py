@@ -91,7 +91,7 @@ class _Binding:
         return join_inside(self._folder.work, check_path(str(wanted)))
 
     def _reference(self, source: Source) -> Path:
-        root = self._datastore_root(source)
+        root = self._folder.datastore_root(source)
         clean = source.path.strip("/")
         target = join_inside(root, check_path(clean)) if clean else root
         if not target.exists():
@@ -131,15 +131,10 @@ class _Binding:
         """(absolute path, path below the mount) of a source's files on this disk."""
         if source.file is not None:
             return list_source(source.file, self._layout.local_base)
-        root = self._datastore_root(source)
+        root = self._folder.datastore_root(source)
         paths = [one.path for one in FolderDatastore(root, is_own=source.root is None).list(source.path)]
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
-
-    def _datastore_root(self, source: Source) -> Path:
-        if source.root is not None:
-            return Path(source.root)
-        return Path(self._folder.facts.datastores_folder or "") / self._folder.plan.workspace / str(source.datastore)
 
     def _place(self, origin: str, relative: str) -> Path:
         """Where a file goes: never where the source folder has one already."""

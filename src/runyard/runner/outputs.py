@@ -1,8 +1,6 @@
 """Brings ./outputs, ./logs and the script's log into the run's record: stored, verified, then recorded."""
 
-import hashlib
 import os
-import re
 import time
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -13,8 +11,9 @@ from runyard.errors import UserErrorException
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
 from runyard.protocol.runs import Artifact, ArtifactList
-from runyard.protocol.trees import PART_BYTES_MAX, check_path
+from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.regular import record_name, regular_files
 
 #: The script's log under its present name and under the one of older generations.
 STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
@@ -26,13 +25,6 @@ BATCH = 2_000
 SMALL_BYTES, SMALL_COUNT = 1 << 20, 20
 #: A file that changed within this time is still being written; it is left for later, nanoseconds.
 QUIET_NS = 2 * 10**9
-
-#: What is kept of a name that is longer than the record allows, UTF-8 bytes.
-NAME_BYTES_MAX = 200
-
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
-#: What a quoted character looks like: a name that holds one already is quoted too, so that no two become one.
-_QUOTED = re.compile("%[0-9A-F]{2}")
 
 
 class Outputs:
@@ -91,35 +83,11 @@ class Outputs:
 
     def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
-        root = self._root
         for top in tops or RECORDED:
-            if os.path.islink(os.path.join(root, top)):
-                self.notices[f"{top!r} was replaced by a link, so nothing of it was kept."] = None
-                continue
-            for parent, folders, names in os.walk(os.path.join(root, top)):
-                folders.sort()
-                self._notice_links(parent, folders, root)
-                for name in sorted(names):
-                    path = os.path.join(parent, name)
-                    if self._is_recordable(path, root):
-                        recorded = _record_name(os.path.relpath(path, root))
-                        if self._is_allowed(recorded):
-                            yield recorded, path
-
-    def _notice_links(self, parent: str, folders: List[str], root: str) -> None:
-        for name in folders:
-            path = os.path.join(parent, name)
-            if os.path.islink(path):
-                self.notices[f"{os.path.relpath(path, root)!r} is a link to a folder, which is not followed."] = None
-
-    def _is_recordable(self, path: str, root: str) -> bool:
-        if os.path.islink(path):
-            target = os.path.realpath(path)
-            if not target.startswith(root + os.sep) or not os.path.isfile(target):
-                self.notices[f"{os.path.relpath(path, root)!r} is a link that leaves the working folder."] = None
-                return False
-            return True
-        return os.path.isfile(path)
+            for path in regular_files(os.path.join(self._root, top), self._root, self.notices):
+                recorded = record_name(os.path.relpath(path, self._root))
+                if self._is_allowed(recorded):
+                    yield recorded, path
 
     def _is_allowed(self, name: str) -> bool:
         try:
@@ -151,22 +119,3 @@ class Outputs:
             plan = self._folder.plan
             body = ArtifactList(tuple(artifacts))
             self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
-
-
-def _record_name(path: str) -> str:
-    """A name that every store and page can show: control characters and backslashes as %XX.
-
-    A part that is too long is cut, and told from its like by a digest.
-    """
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    quoted = text
-    if _UNSAFE.search(text) or _QUOTED.search(text):
-        quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text.replace("%", "%25"))
-    return "/".join(_shortened(part) if len(part.encode()) > PART_BYTES_MAX else part for part in quoted.split("/"))
-
-
-def _shortened(part: str) -> str:
-    stem, suffix = os.path.splitext(part)
-    digest = hashlib.sha256(part.encode()).hexdigest()[:12]
-    kept = stem.encode()[:NAME_BYTES_MAX].decode("utf-8", "ignore")
-    return f"{kept}-{digest}{suffix if len(suffix) < 20 else ''}"

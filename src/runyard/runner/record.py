@@ -20,6 +20,7 @@ from runyard.errors import (
 from runyard.files.layout import DISK_FULL
 from runyard.protocol.plan import ReportKind
 from runyard.protocol.runs import Artifact
+from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.outputs import STD_LOG, Outputs
 from runyard.runner.report import STALE, Reporter, ask
@@ -45,6 +46,7 @@ class Record:
             lambda name, offset, data: server.call("append_log", data, {"offset": offset}, path=name, **names).offset
         )
         self._outputs = Outputs(folder, server)
+        self._destinations = Destinations(folder, server)
         self._storing: Optional[Future[Any]] = None
         #: Logs that cannot be followed.
         self._unsent: Set[str] = set()
@@ -75,7 +77,7 @@ class Record:
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
-        return self._storing is None and self._outputs.is_small()
+        return self._storing is None and not self._destinations.has_any() and self._outputs.is_small()
 
     def store(self, is_small: bool) -> Tuple[str, Tuple[Artifact, ...]]:
         """Store the record; returns '' or why it is not complete, and what the last report has to record.
@@ -98,12 +100,16 @@ class Record:
                 if is_full and not told:
                     self._reporter.add(ReportKind.PREPARING, f"Its outputs wait for space on the disk: {error}")
                     told = self._reporter.try_send()
+                self._tell_progress()
             except RunyardError as error:
                 return f"Its outputs could not be stored: {error}", ()
             time.sleep(pause_s)
             pause_s = min(5.0, pause_s * 1.5)
 
     def _store(self) -> Tuple[Artifact, ...]:
+        exited = self._reporter.find(ReportKind.EXITED)
+        if exited is not None:
+            self._destinations.store(exited)
         rest = self._outputs.store_files()
         self._tell_losses()
         return rest + self._outputs.store_log()
@@ -116,6 +122,13 @@ class Record:
                 return work
             except TimeoutError:
                 self._reporter.try_send()
+                self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        progress, self._destinations.progress = self._destinations.progress, ""
+        if progress:
+            self._reporter.add(ReportKind.PREPARING, progress)
+            self._reporter.try_send()
 
     def _ship_log(self, name: str, path: str) -> None:
         """One of the script's own logs. One that the server refuses is not followed; it is stored at the end."""
@@ -128,8 +141,8 @@ class Record:
             self._folder.say(f"{name} is not followed any more: {error}")
 
     def _tell_losses(self) -> None:
-        """Say in the run's own log what its record lacks, each once."""
-        losses = list(self._outputs.notices)
+        """Say in the run's own log where its outputs are and what its record lacks, each once."""
+        losses = [*self._destinations.notices, *self._outputs.notices]
         for writer, offset in self._metrics.damaged.items():
             losses.append(f"The metrics of writer {writer} are damaged after {offset} bytes; what follows is lost.")
         for why in self._metrics.refused.values():

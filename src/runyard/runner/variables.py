@@ -21,8 +21,8 @@ TOKEN_SHOWN_S = 30 * 86_400
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
-def job_variables(folder: AttemptFolder, interpreter: str, inputs: Dict[str, str]) -> Dict[str, str]:
-    """Every variable of the job; ``inputs`` maps the names of inputs to their paths here."""
+def job_variables(folder: AttemptFolder, interpreter: str, data: Dict[str, str]) -> Dict[str, str]:
+    """Every variable of the job; ``data`` maps the names of inputs and outputs to their paths here."""
     plan, facts = folder.plan, folder.facts
     values = {name: text for name, text in os.environ.items() if _is_kept(name)}
     binaries = os.path.dirname(interpreter)
@@ -40,7 +40,7 @@ def job_variables(folder: AttemptFolder, interpreter: str, inputs: Dict[str, str
     )
     if facts.server_file:
         values["RUNYARD_SERVER_FILE"] = facts.server_file
-    for name, path in inputs.items():
+    for name, path in data.items():
         values["AZUREML_DATAREFERENCE_" + name] = path
         # An input called "path" or "home" must not become the PATH or the HOME of the script.
         for short in (name, name.upper()):
@@ -89,7 +89,7 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
         "AZUREML_OUTPUT_DIRECTORY": str(folder.work / "outputs"),
         "AZUREML_LOGDIRECTORY_PATH": str(folder.work / "logs"),
         "AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(one.name for one in plan.inputs if one.dataset_id is not None),
-        "AZUREML_DATASET_FILE_OUTPUTS": "",
+        "AZUREML_DATASET_FILE_OUTPUTS": ",".join(one.name for one in plan.outputs if not one.is_reference),
         "AZ_BATCHAI_TASK_TYPE": "worker",
         "AZ_BATCHAI_TASK_INDEX": "0",
         "AZ_BATCHAI_JOB_TEMP": str(folder.path / "tmp"),

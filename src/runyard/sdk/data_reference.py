@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any, Optional
 
 from runyard.errors import UserErrorException
+from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ class DataReference:
         path_on_compute: Optional[str] = None,
         overwrite: bool = False,
     ) -> None:
-        if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD):
-            raise UserErrorException(f"A data reference's mode is mount or download, not {mode!r}.")
+        if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, OutputMode.UPLOAD):
+            raise UserErrorException(f"A data reference's mode is mount, download or upload, not {mode!r}.")
         self.datastore = datastore
         self.path_on_datastore = (path_on_datastore or "").strip("/")
         self.data_reference_name = data_reference_name or _name(datastore.name, self.path_on_datastore)
@@ -38,6 +39,10 @@ class DataReference:
     def as_download(self, path_on_compute: Optional[str] = None, overwrite: bool = False) -> "DataReference":
         """The same path, downloaded before the script starts."""
         return self._with(InputMode.DOWNLOAD, path_on_compute, overwrite)
+
+    def as_upload(self, path_on_compute: Optional[str] = None, overwrite: bool = False) -> "DataReference":
+        """The same path, to which a folder that the script writes is uploaded when it has succeeded."""
+        return self._with(OutputMode.UPLOAD, path_on_compute, overwrite)
 
     def path(self, path: Optional[str] = None, data_reference_name: Optional[str] = None) -> "DataReference":
         """A path below this one."""
@@ -60,6 +65,16 @@ class DataReference:
             datastore=self.datastore.name,
             path=self.path_on_datastore,
             path_on_compute=self.path_on_compute,
+            overwrite=self.overwrite,
+        )
+
+    def _output(self, _workspace: Any = None) -> OutputSpec:
+        return OutputSpec(
+            name=self.data_reference_name,
+            datastore=self.datastore.name,
+            mode=self.mode,
+            path=self.path_on_datastore,
+            source=self.path_on_compute,
             overwrite=self.overwrite,
         )
 

@@ -3,16 +3,13 @@
 import os
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
-from runyard.client.transfer import receive_file
+from runyard.client.transfer import FileBody, receive_file
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.protocol import datastores
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.workspace import Workspace
-
-#: Pieces in which files are sent, bytes.
-PIECE_BYTES = 1 << 20
 
 
 class AzureBlobDatastore:
@@ -151,7 +148,9 @@ class AzureBlobDatastore:
         """Send one file; False if it was there and stays."""
         query = {"overwrite": "1" if overwrite else None}
         try:
-            self._workspace._call("write_datastore_file", _FileBody(path, progress), query, name=self._name, path=name)
+            self._workspace._call(
+                "write_datastore_file", FileBody(path, progress.add_bytes), query, name=self._name, path=name
+            )
         except ConflictError:
             return False
         return True
@@ -310,20 +309,6 @@ def _azure_address(account: str, endpoint: Optional[str], protocol: Optional[str
 def datastore_of(workspace: Workspace, record: datastores.Datastore) -> AzureBlobDatastore:
     """A datastore from its record."""
     return AzureBlobDatastore(workspace, record.name, _record=record)
-
-
-class _FileBody:
-    """A file as a request's body; read anew where the request must be sent again."""
-
-    def __init__(self, path: str, progress: Progress) -> None:
-        self._path = path
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[bytes]:
-        with open(self._path, "rb") as file:
-            for piece in iter(lambda: file.read(PIECE_BYTES), b""):
-                self._progress.add_bytes(len(piece))
-                yield piece
 
 
 def _files_below(folder: str) -> Iterator[str]:

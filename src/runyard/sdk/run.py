@@ -117,7 +117,15 @@ class Run:
         """Inside the script: the path of each input, by its name; the dataset itself where it is read directly."""
         prefix = "AZUREML_DATAREFERENCE_"
         found = {name[len(prefix) :]: text for name, text in os.environ.items() if name.startswith(prefix)}
+        for name in self.output_datasets:
+            found.pop(name, None)
         return {name: text if os.path.isabs(text) else self._dataset(text) for name, text in found.items()}
+
+    @property
+    def output_datasets(self) -> Dict[str, str]:
+        """Inside the script: the folder of each output, by its name."""
+        names = os.environ.get("AZUREML_DATASET_FILE_OUTPUTS", "").split(",")
+        return {name: os.environ["AZUREML_DATAREFERENCE_" + name] for name in names if name}
 
     def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
         """Log a metric: a number, with its step if it has one; the same name again makes a series.

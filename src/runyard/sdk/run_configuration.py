@@ -36,4 +36,5 @@ class RunConfiguration:
         self.max_run_duration_seconds: Optional[int] = None
         self.data_references: Dict[str, Any] = {}
         self.data: Dict[str, Any] = {}
+        self.output_data: Dict[str, Any] = {}
         self.auto_prepare_environment = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 from runyard.client.transfer import receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
+from runyard.protocol.lineage import Direction
 from runyard.protocol.metrics import Columns, decode_read, iterate
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
@@ -52,7 +53,7 @@ def details(run: "Run", known: Optional[RunRecord] = None) -> Details:
         error=None if record.error is None else _error(record),
         properties={**record.properties, "ContentSnapshotId": record.spec.snapshot or ""},
         inputDatasets=[_input(one) for one in record.spec.inputs if one.dataset_id is not None],
-        outputDatasets=[],
+        outputDatasets=_outputs(run, record),
         runDefinition=_definition(record),
         logFiles=_log_urls(run, record),
         submittedBy=record.created_by,
@@ -237,6 +238,23 @@ def _input(one: Any) -> Dict[str, Any]:
             "pathOnCompute": one.path_on_compute,
         },
     }
+
+
+def _outputs(run: "Run", record: RunRecord) -> List[Dict[str, Any]]:
+    """The datasets that the run made; there are some once it has completed."""
+    if not any(one.dataset is not None for one in record.spec.outputs):
+        return []
+    uses = run.experiment.workspace._call("list_run_datasets", run_id=record.id)
+    modes = {one.name: one.mode for one in record.spec.outputs}
+    return [
+        {
+            "dataset": {"id": one.dataset_id},
+            "outputType": "RunOutput",
+            "outputDetails": {"outputName": one.name, "mechanism": modes[one.name].capitalize()},
+        }
+        for one in uses
+        if one.direction == Direction.OUTPUT
+    ]
 
 
 def _log_urls(run: "Run", record: RunRecord) -> Dict[str, str]:

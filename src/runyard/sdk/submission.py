@@ -9,17 +9,19 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from runyard.client.home import home_folder
 from runyard.client.transfer import send_blobs, send_bytes
 from runyard.errors import ExperimentExecutionException, SnapshotException, UserErrorException
 from runyard.protocol.environments import EnvironmentSpec, without_credentials
+from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment
 from runyard.sdk.observer import observe_run
+from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
 from runyard.sdk.script_run_config import ScriptRunConfig
@@ -54,7 +56,8 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
     _check_run_folders(config, snapshot)
     script = _script(config, snapshot)
-    command, arguments, inputs = _command_line(config, workspace)
+    data = _Data(workspace)
+    command, arguments = _command_line(config, data)
     spec = RunSpec(
         run_id=options.get("run_id") or new_run_id(experiment.name),
         experiment=experiment.name,
@@ -64,15 +67,18 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
         target=_target(config.run_config.target),
         environment=_environment(config),
         snapshot=snapshot.digest,
-        inputs=inputs,
-        environment_variables=_variables(config, inputs),
+        inputs=tuple(data.inputs.values()),
+        outputs=tuple(data.outputs.values()),
+        environment_variables=_variables(config, data.inputs.values()),
         node_count=int(config.run_config.node_count),
         max_run_duration_s=config.run_config.max_run_duration_seconds,
         display_name=options.get("display_name"),
         tags=_tags(tags),
         properties=git.properties(),
     )
-    return Run(experiment, spec.run_id, _record=_send(workspace, spec, snapshot))
+    record = _send(workspace, spec, snapshot)
+    data.note_run(spec.run_id)
+    return Run(experiment, spec.run_id, _record=record)
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:
@@ -136,29 +142,53 @@ def _script(config: ScriptRunConfig, snapshot: "Snapshot") -> Optional[str]:
     raise UserErrorException(f"The script {config.script!r} is not in {config.source_directory!r}.")
 
 
-def _command_line(
-    config: ScriptRunConfig, workspace: Any
-) -> Tuple[Tuple[str, ...], Tuple[str, ...], Tuple[InputSpec, ...]]:
-    """The words of the command and of its arguments, and the inputs that they or the configuration name."""
-    inputs: Dict[str, InputSpec] = {}
-    command = tuple(str(_bound(one, inputs, workspace)) for one in _command(config))
-    arguments = tuple(str(_bound(one, inputs, workspace)) for one in config.arguments)
-    for one in list(config.run_config.data_references.values()) + list(config.run_config.data.values()):
-        _bound(one, inputs, workspace)
-    return command, arguments, tuple(inputs.values())
+def _command_line(config: ScriptRunConfig, data: "_Data") -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """The words of the command and of its arguments; ``data`` gets what they and the configuration name."""
+    command = tuple(str(data.bound(one)) for one in _command(config))
+    arguments = tuple(str(data.bound(one)) for one in config.arguments)
+    asked = config.run_config
+    for one in (*asked.data_references.values(), *asked.data.values(), *asked.output_data.values()):
+        data.bound(one)
+    return command, arguments
 
 
-def _bound(one: Any, inputs: Dict[str, InputSpec], workspace: Any) -> Any:
-    """The argument, with its data noted as an input; two different ones of one name get names of their own."""
-    if not isinstance(one, (DatasetConsumptionConfig, DataReference)):
-        return one
-    asked = one._input(workspace)
-    name, number = asked.name, 1
-    while name in inputs and replace(inputs[name], name=asked.name) != asked:
-        number += 1
-        name = f"{asked.name}_{number}"
-    inputs[name] = replace(asked, name=name)
-    return one._named(name)
+class _Data:
+    """What a run reads and writes, by name; two different ones of one name get names of their own."""
+
+    def __init__(self, workspace: Any) -> None:
+        self._workspace = workspace
+        self.inputs: Dict[str, InputSpec] = {}
+        self.outputs: Dict[str, OutputSpec] = {}
+        self._written: List[Tuple[OutputFileDatasetConfig, str]] = []
+
+    def bound(self, one: Any) -> Any:
+        """The argument, with its data noted."""
+        if isinstance(one, OutputFileDatasetConfig):
+            name = self._note(one._output(self._workspace), self.outputs)
+            self._written.append((one, name))
+        elif isinstance(one, DataReference) and one.mode == OutputMode.UPLOAD:
+            name = self._note(one._output(), self.outputs)
+        elif isinstance(one, (DatasetConsumptionConfig, DataReference)):
+            name = self._note(one._input(self._workspace), self.inputs)
+        else:
+            return one
+        return one._named(name)
+
+    def note_run(self, run_id: str) -> None:
+        """Let each output know which run writes it."""
+        for output, name in self._written:
+            output._note_run(self._workspace, self.outputs[name], run_id)
+
+    def _note(self, asked: Any, noted: Dict[str, Any]) -> str:
+        """Keep it, under a name that nothing else has."""
+        name, number = str(asked.name), 1
+        while any(
+            name in kind and replace(kind[name], name=asked.name) != asked for kind in (self.inputs, self.outputs)
+        ):
+            number += 1
+            name = f"{asked.name}_{number}"
+        noted[name] = replace(asked, name=name)
+        return name
 
 
 def _command(config: ScriptRunConfig) -> Sequence[Any]:
@@ -191,7 +221,7 @@ def _tags(tags: Any) -> Dict[str, str]:
     return {str(key): "" if value is None else str(value) for key, value in (tags or {}).items()}
 
 
-def _variables(config: ScriptRunConfig, inputs: Tuple[InputSpec, ...]) -> Dict[str, str]:
+def _variables(config: ScriptRunConfig, inputs: Iterable[InputSpec]) -> Dict[str, str]:
     """The user's variables, and the ids of the datasets that have no path on the node."""
     direct = [one for one in inputs if one.mode == InputMode.DIRECT]
     found = {"AZUREML_DATAREFERENCE_" + one.name: str(one.dataset_id) for one in direct}

@@ -31,6 +31,7 @@ from runyard.server.handlers import (
     environments,
     experiments,
     models,
+    outputs,
     records,
     runs,
     system,
@@ -44,11 +45,11 @@ JSON_MAX, RAW_MAX = 32 << 20, 64 << 20
 #: Pieces in which large bodies are written and replies read, bytes.
 PIECE_BYTES = 1 << 20
 #: Routes whose body may be larger than memory should hold.
-STREAMED = ("write_datastore_file",)
+STREAMED = ("write_datastore_file", "write_output_file")
 
 #: Where the handlers of the routes are, a noun a module.
 HANDLERS = (
-    system, workspaces, experiments, runs, records, datastores, datasets, environments, models, compute,
+    system, workspaces, experiments, runs, records, outputs, datastores, datasets, environments, models, compute,
 )  # fmt: skip
 
 _log = logging.getLogger("runyard.server")

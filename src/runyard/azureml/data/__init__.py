@@ -6,9 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     globals(),
     {
         "FileDataset": "runyard.sdk.file_dataset:FileDataset",
+        "OutputFileDatasetConfig": "runyard.sdk.output_dataset:OutputFileDatasetConfig",
     },
-    planned=(
-        "OutputFileDatasetConfig",
-        "TabularDataset",
-    ),
+    planned=("TabularDataset",),
 )

@@ -3,10 +3,11 @@
 from typing import List
 from urllib.parse import urlsplit
 
-from runyard.db import datasets, datastores
+from runyard.db import datasets, datastores, lineage
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
+from runyard.protocol.lineage import DatasetUse
 from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
@@ -20,15 +21,11 @@ STEPS_MAX = 100
 def save_dataset(call: Call) -> Dataset:
     """Keep a dataset's definition; with a name, as its next version."""
     spec: DatasetSpec = call.body
-    if spec.name is not None:
-        names.check_asset_name(spec.name)
+    check_definition(spec)
     if not 0 < len(spec.sources) <= SOURCES_MAX:
         raise UserErrorException(f"A dataset has 1 to {SOURCES_MAX} sources, not {len(spec.sources)}.")
     for source in spec.sources:
         _check_source(call, source)
-    if len(spec.steps) > STEPS_MAX:
-        raise UserErrorException(f"A dataset has at most {STEPS_MAX} steps, not {len(spec.steps)}.")
-    check_steps(spec.steps)
     return call.parts.database.write(lambda c: datasets.save_dataset(c, spec, call.workspace, call.user, call.now))
 
 
@@ -51,6 +48,13 @@ def find_dataset(call: Call) -> Dataset:
         return datasets.find_dataset(connection, call.workspace, call.path["name"], version or None)
 
 
+def list_dataset_runs(call: Call) -> List[DatasetUse]:
+    """The runs that read it, and the one that made it, newest first."""
+    with call.parts.database.read() as connection:
+        found = datasets.get_dataset(connection, call.workspace, call.path["dataset_id"])
+        return lineage.list_of_dataset(connection, call.workspace, found.id)
+
+
 def change_dataset(call: Call) -> Dataset:
     """Change its labels."""
     change: LabelChange = call.body
@@ -62,6 +66,15 @@ def change_dataset(call: Call) -> Dataset:
 def unregister_dataset(call: Call) -> None:
     """Take its name off the list."""
     call.parts.database.write(lambda c: datasets.unregister_dataset(c, call.workspace, call.path["name"]))
+
+
+def check_definition(spec: DatasetSpec) -> None:
+    """UserErrorException for what cannot be a dataset, wherever its files are."""
+    if spec.name is not None:
+        names.check_asset_name(spec.name)
+    if len(spec.steps) > STEPS_MAX:
+        raise UserErrorException(f"A dataset has at most {STEPS_MAX} steps, not {len(spec.steps)}.")
+    check_steps(spec.steps, spec.kind)
 
 
 def _check_source(call: Call, source: Source) -> None:

@@ -76,13 +76,14 @@ def set_default_datastore(call: Call) -> Datastore:
 async def list_datastore_files(call: Call) -> List[DatastoreFile]:
     """Files at a path, below a folder, or that match a glob."""
     path = call.query.get("path", "")
-    return await _with_files(call, lambda files: files.list(path))
+    found = await in_thread(find_store, call, call.path["name"])
+    return await with_files(call, *found, lambda files: files.list(path))
 
 
 async def read_datastore_file(call: Call) -> Content:
     """One file."""
-    store, _ = await in_thread(_find, call)
-    file, size = await _with_files(call, lambda files: _open(files, call.path["path"]))
+    store, secret = await in_thread(find_store, call, call.path["name"])
+    file, size = await with_files(call, store, secret, lambda files: _open(files, call.path["path"]))
     if store.is_remote:
         return Content(pieces=pieces_of(_key(store), file, size), size_bytes=size)
     return Content(file=file, size_bytes=size)
@@ -90,18 +91,23 @@ async def read_datastore_file(call: Call) -> Content:
 
 async def write_datastore_file(call: Call) -> DatastoreFile:
     """Store one file, all of it or nothing."""
+    store, secret = await in_thread(find_store, call, call.path["name"])
+    return await write_file(call, store, secret, call.path["path"], call.query.get("overwrite") == "1")
+
+
+async def write_file(call: Call, store: Datastore, secret: str, path: str, overwrite: bool) -> DatastoreFile:
+    """Store the request's body under that path, all of it or nothing."""
     body: Upload = call.body
 
     def write(files: Files) -> DatastoreFile:
         with open(body.path, "rb") as source:
-            return files.write(call.path["path"], source, call.query.get("overwrite") == "1")
+            return files.write(path, source, overwrite)
 
-    return await _with_files(call, write)
+    return await with_files(call, store, secret, write)
 
 
-async def _with_files(call: Call, do: Callable[[Files], T]) -> T:
+async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Files], T]) -> T:
     """Do something with the datastore's files: where a service holds them, beside all other requests."""
-    store, secret = await in_thread(_find, call)
     if not store.is_remote:
         root = Path(store.root or call.parts.datastores_folder / call.workspace / store.name)
         return await in_thread(lambda: do(FolderDatastore(root, is_own=not store.root)))
@@ -115,10 +121,10 @@ def _open(files: Files, path: str) -> Tuple[BinaryIO, int]:
     return found if isinstance(found, tuple) else (found, os.fstat(found.fileno()).st_size)
 
 
-def _find(call: Call) -> Tuple[Datastore, str]:
+def find_store(call: Call, name: str) -> Tuple[Datastore, str]:
     """The datastore, and its credentials as the vault locked them."""
     with call.parts.database.read() as connection:
-        store = datastores.get_datastore(connection, call.workspace, call.path["name"])
+        store = datastores.get_datastore(connection, call.workspace, name)
         return store, datastores.get_secret(connection, call.workspace, store.name) if store.is_remote else ""
 
 

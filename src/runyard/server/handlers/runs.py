@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 
 from runyard.control import runs as life
 from runyard.control.schedule import LOCAL
-from runyard.db import datasets, datastores, experiments, fleet, runs
+from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import ComputeTargetException, NotFoundError, SnapshotException, UserErrorException
+from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
     SPEC_SCHEMA,
     Explanation,
@@ -26,6 +27,7 @@ from runyard.protocol.runs import (
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
 from runyard.server.call import Call
+from runyard.server.handlers.outputs import check_outputs
 from runyard.server.threads import in_thread
 from runyard.server.waiting import wait_until
 
@@ -44,7 +46,12 @@ async def submit_run(call: Call) -> Run:
 
     def create(connection: Connection) -> Run:
         experiments.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)
-        return runs.create_run(connection, spec, call.workspace, call.user, call.now)
+        run = runs.create_run(connection, spec, call.workspace, call.user, call.now)
+        for one in spec.inputs:
+            if one.dataset_id is not None:
+                use = DatasetUse(run.id, one.dataset_id, Direction.INPUT, one.name, run.created_at)
+                lineage.add_use(connection, call.workspace, use, call.user)
+        return run
 
     run = await call.parts.database.write_soon(create)
     call.parts.loop.ring()
@@ -132,6 +139,13 @@ def list_events(call: Call) -> List[RunEvent]:
         return runs.list_events(connection, call.workspace, call.path["run_id"], call.integer("after", 0))
 
 
+def list_run_datasets(call: Call) -> List[DatasetUse]:
+    """The datasets that it read, and those that it made."""
+    with call.parts.database.read() as connection:
+        run = runs.get_row(connection, call.workspace, call.path["run_id"])
+        return lineage.list_of_run(connection, call.workspace, run.id)
+
+
 def explain_run(call: Call) -> Explanation:
     """What the run waits for."""
     run = get_run(call)
@@ -213,6 +227,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
                 datasets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
             else:
                 datastores.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
+        check_outputs(connection, call, spec)
 
 
 def _check_script(call: Call, spec: RunSpec) -> None:

@@ -1,0 +1,163 @@
+"""The folders that a run's outputs are written to, and the way from there to their datastores."""
+
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, Set, Tuple
+
+from runyard.client.http import Server
+from runyard.client.transfer import FileBody
+from runyard.errors import AzureMLException, ConflictError, ServerUnreachableError, ServiceException, StorageFullError
+from runyard.files.datastores import FolderDatastore
+from runyard.files.inside import join_inside
+from runyard.protocol.datastores import DatastoreFile
+from runyard.protocol.outputs import OutputMode, OutputPlan
+from runyard.protocol.plan import ExitCause, Report
+from runyard.protocol.trees import check_path
+from runyard.runner.folder import AttemptFolder
+from runyard.runner.regular import record_name, regular_files
+
+#: Files of one output that are on their way at once.
+AT_ONCE = 4
+#: How long a service that does not answer is asked again, seconds.
+PATIENCE_S = 900.0
+
+#: A pattern's wildcards, and what they stand for: '**/' spans folders, '*' and '?' stay in one.
+_WILDCARDS = re.compile(r"\*\*/|\*\*|\*|\?")
+_MEANINGS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+
+class Destinations:
+    """Where one attempt's outputs go."""
+
+    def __init__(self, folder: AttemptFolder, server: Server) -> None:
+        self._folder = folder
+        self._server = server
+        self._stored: Set[str] = set()
+        self._failing_since: Dict[str, float] = {}
+        #: What was left out, and what went where; each once.
+        self.notices: Dict[str, None] = {}
+        #: How far it is, in one sentence.
+        self.progress = ""
+
+    def make(self) -> Dict[str, str]:
+        """Make the folder of each output; returns them by name."""
+        found = {}
+        for output in self._folder.plan.outputs:
+            folder = self._place(output)
+            folder.mkdir(parents=True, exist_ok=True)
+            found[output.name] = str(folder)
+        return found
+
+    def has_any(self) -> bool:
+        """Is there something to store when the script has ended?"""
+        return any(not self._is_direct(output) for output in self._folder.plan.outputs)
+
+    def store(self, exited: Report) -> None:
+        """Store what the script has written; what it wrote to a datastore's own folder is there already.
+
+        Called again after a failure, it goes on with the output that failed.
+        """
+        has_succeeded = exited.cause == ExitCause.SCRIPT and exited.exit_code == 0
+        for output in self._folder.plan.outputs:
+            if output.name in self._stored or self._is_direct(output):
+                continue
+            if output.mode == OutputMode.MOUNT or has_succeeded:
+                self._insist(output)
+            else:
+                self.notices[f"Output {output.name!r} was not uploaded, since the script did not succeed."] = None
+            self._stored.add(output.name)
+
+    def _place(self, output: OutputPlan) -> Path:
+        """The folder that the script writes."""
+        if output.source is not None:
+            # An absolute one is where the script writes whatever it is told.
+            is_absolute = os.path.isabs(output.source)
+            return Path(output.source) if is_absolute else join_inside(self._folder.work, check_path(output.source))
+        return self._target(output) if self._is_direct(output) else self._folder.outputs / output.name
+
+    def _is_direct(self, output: OutputPlan) -> bool:
+        """Does the script write into the datastore's own folder?"""
+        return output.mode == OutputMode.MOUNT and output.source is None and self._is_here(output)
+
+    def _is_here(self, output: OutputPlan) -> bool:
+        return not output.target.is_remote and self._folder.facts.datastores_folder is not None
+
+    def _target(self, output: OutputPlan) -> Path:
+        root = self._folder.datastore_root(output.target)
+        return join_inside(root, check_path(output.target.path)) if output.target.path else root
+
+    def _insist(self, output: OutputPlan) -> None:
+        """Store it; a service that does not answer is asked for some time, our own server by the caller."""
+        try:
+            self._store(output)
+        except (ServerUnreachableError, StorageFullError):
+            raise
+        except ServiceException as error:
+            self.progress = f"Output {output.name!r} waits: {error}"
+            since = self._failing_since.setdefault(output.name, time.monotonic())
+            if time.monotonic() - since > PATIENCE_S:
+                raise AzureMLException(str(error)) from None
+            raise
+
+    def _store(self, output: OutputPlan) -> None:
+        files = self._files(output)
+        shown = f"{output.target.datastore}/{output.target.path}"
+        total, done = sum(os.path.getsize(path) for _, path in files), 0
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(lambda found: self._send(output, *found), files):
+                done += 1
+                self.progress = f"Output {output.name!r} goes to {shown}: {done} of {len(files)} files are there."
+        self.notices[f"Output {output.name!r}: {len(files)} files, {total} bytes, are in {shown}."] = None
+
+    def _files(self, output: OutputPlan) -> List[Tuple[str, str]]:
+        """(path below the target, path here) of each file that is to be stored."""
+        top = os.path.realpath(str(self._place(output)))
+        if not os.path.isdir(top):
+            raise AzureMLException(f"The folder of output {output.name!r} is gone: the script has removed {top!r}.")
+        found = []
+        for path in regular_files(top, top, self.notices):
+            below = os.path.relpath(path, top)
+            if not output.globs or any(_matches(below, pattern) for pattern in output.globs):
+                found.append((check_path(record_name(below)), path))
+        return found
+
+    def _send(self, output: OutputPlan, name: str, path: str) -> None:
+        size = os.path.getsize(path)
+        try:
+            stored = self._write(output, name, path)
+        except ConflictError as error:
+            raise AzureMLException(f"Output {output.name!r}: {error}") from None
+        if stored.size_bytes != size:
+            raise AzureMLException(
+                f"{name!r} of output {output.name!r} has {size} bytes and arrived with {stored.size_bytes}: "
+                "it changed while it was being stored."
+            )
+
+    def _write(self, output: OutputPlan, name: str, path: str) -> DatastoreFile:
+        if self._is_here(output):
+            root = self._folder.datastore_root(output.target)
+            below = "/".join(part for part in (output.target.path, name) if part)
+            store = FolderDatastore(root, is_own=output.target.root is None)
+            with open(path, "rb") as file:
+                return store.write(below, file, output.overwrite)
+        plan = self._folder.plan
+        found: DatastoreFile = self._server.call(
+            "write_output_file",
+            FileBody(path),
+            workspace=plan.workspace,
+            run_id=plan.run_id,
+            name=output.name,
+            path=name,
+        )
+        return found
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts, at = [], 0
+    for found in _WILDCARDS.finditer(pattern):
+        parts += [re.escape(pattern[at : found.start()]), _MEANINGS[found.group(0)]]
+        at = found.end()
+    return re.fullmatch("".join(parts) + re.escape(pattern[at:]), path, re.DOTALL) is not None

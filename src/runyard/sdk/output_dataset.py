@@ -1,0 +1,108 @@
+"""OutputFileDatasetConfig: a folder that a run writes, and that becomes a dataset when the run has completed."""
+
+import re
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Tuple
+
+from runyard.errors import UserErrorException
+from runyard.protocol.datasets import DatasetSpec
+from runyard.protocol.outputs import DEFAULT_PATH, OutputMode, OutputSpec, output_path
+from runyard.sdk.data_reference import DataReference
+from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.datastore import AzureBlobDatastore
+
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_]")
+
+
+class OutputFileDatasetConfig:
+    """A folder that a run writes; as an argument it is the folder's path on the node.
+
+    Its files go to ``destination``, a datastore and a path with {run-id} and {output-name} in it, both filled in. v1's
+    default is a folder of the default datastore that no other run has.
+    """
+
+    def __init__(
+        self,
+        name: Optional[str] = None,
+        destination: Optional[Tuple[Any, str]] = None,
+        source: Optional[str] = None,
+        partition_format: Optional[str] = None,
+    ) -> None:
+        if partition_format is not None:
+            raise UserErrorException("partition_format belongs to tables: pass it to read_delimited_files().")
+        self.name = name if name is not None else f"output_{id(self):x}"
+        self.destination = _destination(destination)
+        self.source = None if source is None else str(source)
+        self.mode = OutputMode.MOUNT
+        self._overwrite = False
+        self._globs: Tuple[str, ...] = ()
+        self._dataset = DatasetSpec(sources=())
+        #: Datastore and path of the last submitted run's files; one list for all variants of this output.
+        self._written: List[Tuple[Any, str]] = []
+
+    def as_mount(self, disable_metadata_cache: bool = False) -> "OutputFileDatasetConfig":
+        """The same, written to the datastore's own folder where the node has it, and else stored after the script."""
+        return self._with(mode=OutputMode.MOUNT, _overwrite=False, _globs=())
+
+    def as_upload(self, overwrite: bool = False, source_globs: Any = None) -> "OutputFileDatasetConfig":
+        """The same, stored after a script that succeeded. ``source_globs``: patterns of the files to store."""
+        globs = (source_globs,) if isinstance(source_globs, str) else tuple(source_globs or ())
+        return self._with(mode=OutputMode.UPLOAD, _overwrite=overwrite, _globs=globs)
+
+    def register_on_complete(
+        self, name: str, description: Optional[str] = None, tags: Optional[Dict[str, str]] = None
+    ) -> "OutputFileDatasetConfig":
+        """The same, registered under that name, as its next version, when the run has completed."""
+        texts = {str(key): str(value) for key, value in (tags or {}).items()}
+        return self._with(_dataset=replace(self._dataset, name=name, description=description or "", tags=texts))
+
+    def as_input(self, name: Optional[str] = None) -> DatasetConsumptionConfig:
+        """What the run that was submitted with it has written, as another run's mounted input."""
+        if not self._written:
+            raise UserErrorException(f"Output {self.name!r} is written by no run yet; submit one with it first.")
+        datastore, path = self._written[-1]
+        # Loaded only here: the two modules need each other.
+        from runyard.sdk.file_dataset import make_file_dataset
+
+        dataset = make_file_dataset((datastore, path), validate=False)
+        return DatasetConsumptionConfig(name or self.name, dataset, "mount")
+
+    def _with(self, **changes: Any) -> "OutputFileDatasetConfig":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(changes)
+        return other
+
+    def _output(self, workspace: Any) -> OutputSpec:
+        datastore, path = self.destination or (workspace.get_default_datastore(), DEFAULT_PATH)
+        return OutputSpec(
+            name=_NOT_IN_NAME.sub("_", self.name),
+            datastore=datastore.name,
+            mode=self.mode,
+            path=path,
+            source=self.source,
+            overwrite=self._overwrite,
+            globs=self._globs,
+            dataset=self._dataset,
+        )
+
+    def _named(self, name: str) -> "OutputFileDatasetConfig":
+        return self._with(name=name)
+
+    def _note_run(self, workspace: Any, spec: OutputSpec, run_id: str) -> None:
+        self._written.append((AzureBlobDatastore(workspace, spec.datastore), output_path(spec, run_id)))
+
+    def __str__(self) -> str:
+        return "$AZUREML_DATAREFERENCE_" + _NOT_IN_NAME.sub("_", self.name)
+
+
+def _destination(asked: Any) -> Optional[Tuple[Any, str]]:
+    """(datastore, path) of what v1 took: a datastore, a pair, a path of a datastore; None for the default."""
+    if asked is None:
+        return None
+    if isinstance(asked, DataReference):
+        return asked.datastore, asked.path_on_datastore
+    datastore, path = asked if isinstance(asked, tuple) and len(asked) == 2 else (asked, DEFAULT_PATH)
+    if not isinstance(datastore, AzureBlobDatastore):
+        raise UserErrorException(f"An output's destination is a datastore and a path in it, not {asked!r}.")
+    return datastore, str(path or DEFAULT_PATH)

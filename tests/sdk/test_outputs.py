@@ -1,0 +1,197 @@
+"""Folders that a run writes: in a datastore while it runs or after it, and a dataset for the next run."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.data import OutputFileDatasetConfig
+from runyard.cli.__main__ import app as commands
+from runyard.client.local_server import connect
+from runyard.errors import UserErrorException
+from runyard.sdk.run import Run
+from runyard.sdk.session import forget_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("outputs-home")))
+        forget_server()
+        yield Workspace.create("sdk", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+def _log(run: Run, folder: Path) -> str:
+    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
+    return (folder / "log.txt").read_text()
+
+
+def _submit(workspace: Workspace, folder: Path, script: str, arguments: list[Any]) -> Run:
+    (folder / "source").mkdir(exist_ok=True)
+    (folder / "source" / "write.py").write_text(script)
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = sys.executable
+    config = ScriptRunConfig(
+        str(folder / "source"), "write.py", arguments, compute_target="local", environment=environment
+    )
+    return Experiment(workspace, "outputs").submit(config)
+
+
+WRITE = """
+import os, sys
+from azureml.core import Run
+folder = sys.argv[1]
+assert Run.get_context().output_datasets["prepared"] == folder == os.environ["prepared"] == os.environ["PREPARED"]
+assert "prepared" not in Run.get_context().input_datasets
+os.makedirs(os.path.join(folder, "deep"), exist_ok=True)
+for name in ("a.csv", "b.txt", "deep/c.csv"):
+    with open(os.path.join(folder, name), "w") as file:
+        file.write(name)
+"""
+READ = """
+import os, sys
+from azureml.core import Run
+for parent, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        path = os.path.join(parent, name)
+        print("found", os.path.relpath(path, sys.argv[1]), open(path).read())
+"""
+
+
+def test_output_becomes_a_dataset_that_the_next_run_reads(workspace: Workspace, tmp_path: Path) -> None:
+    output = OutputFileDatasetConfig("prepared").register_on_complete("prepared-digits", "by a run", {"stage": "1"})
+    with pytest.raises(UserErrorException, match="submit one with it first"):
+        output.as_input()
+    first = _submit(workspace, tmp_path, WRITE, [output])
+    first.wait_for_completion()
+    dataset = Dataset.get_by_name(workspace, "prepared-digits")
+    assert (dataset.version, dataset.description, dataset.tags) == (1, "by a run", {"stage": "1"})
+    assert dataset.to_path() == ["/a.csv", "/b.txt", "/deep/c.csv"]
+    details = first.get_details()
+    assert details["outputDatasets"] == [
+        {
+            "dataset": {"id": dataset.id},
+            "outputType": "RunOutput",
+            "outputDetails": {"outputName": "prepared", "mechanism": "Mount"},
+        }
+    ]
+    second = _submit(workspace, tmp_path, READ, [dataset.as_named_input("digits").as_mount()])
+    second.wait_for_completion()
+    assert "found deep/c.csv deep/c.csv" in _log(second, tmp_path)
+    third = _submit(workspace, tmp_path, READ, [output.as_input("again")])
+    third.wait_for_completion()
+    assert "found a.csv a.csv" in _log(third, tmp_path)
+
+
+def test_upload_takes_what_matches_after_a_success_only(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    output = OutputFileDatasetConfig("prepared", (store, "tables/{output-name}/{run-id}/"))
+    chosen = output.as_upload(source_globs=["**/*.csv"])
+    run = _submit(workspace, tmp_path, WRITE, [chosen])
+    run.wait_for_completion()
+    paths = [one.path for one in store._list(f"tables/prepared/{run.id}")]
+    assert paths == [f"tables/prepared/{run.id}/a.csv", f"tables/prepared/{run.id}/deep/c.csv"]
+    assert f"2 files, 15 bytes, are in workspaceblobstore/tables/prepared/{run.id}" in _log(run, tmp_path)
+    failed = _submit(workspace, tmp_path, WRITE + "sys.exit(3)", [output.as_upload()])
+    failed.wait_for_completion(raise_on_error=False)
+    assert failed.status == "Failed"
+    assert store._list(f"tables/prepared/{failed.id}") == []
+    assert "was not uploaded, since the script did not succeed" in _log(failed, tmp_path)
+    assert failed.get_details()["outputDatasets"] == []
+
+
+def test_mounted_output_keeps_what_a_failed_script_wrote(workspace: Workspace, tmp_path: Path) -> None:
+    run = _submit(
+        workspace, tmp_path, WRITE + "sys.exit(3)", [OutputFileDatasetConfig("prepared").register_on_complete("never")]
+    )
+    run.wait_for_completion(raise_on_error=False)
+    paths = [one.path for one in workspace.get_default_datastore()._list(f"dataset/{run.id}/prepared")]
+    assert len(paths) == 3
+    with pytest.raises(UserErrorException, match="'never' is not registered"):
+        Dataset.get_by_name(workspace, "never")
+
+
+def test_output_writes_over_nothing_unless_it_may(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    output = OutputFileDatasetConfig("prepared", (store, "fixed"))
+    _submit(workspace, tmp_path, WRITE, [output.as_upload()]).wait_for_completion()
+    refused = _submit(workspace, tmp_path, WRITE.replace("(name)", "('other')"), [output.as_upload()])
+    refused.wait_for_completion(raise_on_error=False)
+    assert refused.status == "Failed"
+    assert "'prepared': The datastore has a file 'fixed/" in refused.get_details()["error"]["error"]["message"]
+    allowed = _submit(workspace, tmp_path, WRITE.replace("(name)", "('other')"), [output.as_upload(overwrite=True)])
+    allowed.wait_for_completion()
+    assert b"".join(store._read("fixed/a.csv")) == b"other"
+
+
+def test_reference_in_upload_mode_stores_a_folder_that_the_script_writes(workspace: Workspace, tmp_path: Path) -> None:
+    """v1's older way: a path of a datastore, to which a folder of the script's own choice goes."""
+    store = workspace.get_default_datastore()
+    script = "import os, sys; os.makedirs('made/here', exist_ok=True); open('made/here/x', 'w').write(sys.argv[1])"
+    reference = store.path("from/reference").as_upload(path_on_compute="made")
+    run = _submit(workspace, tmp_path, script, [reference])
+    run.wait_for_completion()
+    assert b"".join(store._read("from/reference/here/x")).decode().endswith("/made")
+    assert run.get_details()["outputDatasets"] == []
+
+
+def test_links_pipes_and_odd_names_hold_no_output_up(workspace: Workspace, tmp_path: Path) -> None:
+    script = """
+import os, sys
+os.symlink("/etc/passwd", os.path.join(sys.argv[1], "leaves"))
+os.symlink("real", os.path.join(sys.argv[1], "stays"))
+os.mkfifo(os.path.join(sys.argv[1], "pipe"))
+open(os.path.join(sys.argv[1], "real"), "w").write("x")
+open(os.path.join(sys.argv[1], "new\\nline"), "w").write("y")
+open(os.path.join(sys.argv[1], "l" * 255), "w").write("z")
+"""
+    run = _submit(workspace, tmp_path, script, [OutputFileDatasetConfig("odd").as_upload()])
+    run.wait_for_completion()
+    store = workspace.get_default_datastore()
+    names = [one.path.rpartition("/")[2] for one in store._list(f"dataset/{run.id}/odd")]
+    assert names == ["l" * 255, "new%0Aline", "real", "stays"]
+    assert "'leaves' is a link that leaves" in _log(run, tmp_path)
+
+
+def test_runs_and_datasets_know_each_other(workspace: Workspace, tmp_path: Path) -> None:
+    output = OutputFileDatasetConfig("prepared").register_on_complete("known-digits")
+    maker = _submit(workspace, tmp_path, WRITE, [output])
+    maker.wait_for_completion()
+    dataset = Dataset.get_by_name(workspace, "known-digits")
+    reader = _submit(workspace, tmp_path, READ, [dataset.as_named_input("digits").as_mount()])
+    uses = workspace._call("list_dataset_runs", dataset_id=dataset.id)
+    assert [(one.run_id, one.direction, one.name) for one in uses] == [
+        (reader.id, "input", "digits"),
+        (maker.id, "output", "prepared"),
+    ]
+    read = workspace._call("list_run_datasets", run_id=reader.id)
+    assert [(one.dataset_id, one.direction) for one in read] == [(dataset.id, "input")]
+    reader.wait_for_completion()
+    told = CliRunner().invoke(commands, ["dataset", "runs", "known-digits", "--workspace", "sdk", "--json"])
+    assert [one["run_id"] for one in json.loads(told.stdout)] == [reader.id, maker.id]
+
+
+def test_output_that_cannot_be_is_refused_before_anything_runs(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    for output, sentence in (
+        (OutputFileDatasetConfig("up", (store, "../other")), "'..'"),
+        (OutputFileDatasetConfig("up").as_upload(source_globs="/etc/*"), "absolute"),
+        (OutputFileDatasetConfig("up").register_on_complete("no/name"), "no/name"),
+        (OutputFileDatasetConfig("up").register_on_complete("n", tags={"k" * 300: "v"}), "tag name"),
+    ):
+        with pytest.raises(UserErrorException, match=sentence):
+            _submit(workspace, tmp_path, WRITE, [output])
+    with pytest.raises(UserErrorException, match="a datastore and a path"):
+        OutputFileDatasetConfig("up", destination="somewhere")  # type: ignore[arg-type]
