@@ -214,7 +214,7 @@ def _may_repeat(route: routes.Route, error: BaseException, is_fresh: bool) -> bo
 def _encode(route: routes.Route, body: Any) -> Tuple[Any, str]:
     if body is None:
         return None, ""
-    if route.raw:
+    if route.raw and route.request is None:
         return body, "application/octet-stream"
     return json.dumps(to_wire(body), separators=(",", ":")).encode("utf-8"), "application/json"
 

@@ -5,7 +5,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.errors import IntegrityError
-from runyard.protocol.blobs import DigestList
+from runyard.protocol.blobs import DigestList, UploadSpec
 from runyard.protocol.bundles import join_bundle
 from runyard.protocol.digests import CHUNK_BYTES, Hasher
 
@@ -113,7 +113,7 @@ def _send_bundle(server: Server, workspace: str, bundle: List[Tuple[str, str]]) 
 
 
 def _send_large(server: Server, workspace: str, digest: str, path: str, progress: Optional[Progress]) -> None:
-    upload = server.call("begin_upload", workspace=workspace).upload_id
+    upload = server.call("begin_upload", UploadSpec(digest, os.path.getsize(path)), workspace=workspace).upload_id
     offset = 0
     with open(path, "rb") as file:
         while True:

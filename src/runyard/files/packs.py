@@ -11,7 +11,7 @@ import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import BinaryIO, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from runyard.protocol.digests import check_digest
 from runyard.protocol.record import record
@@ -36,18 +36,24 @@ class PackEntry:
 
 def write_pack(path: Path, blobs: Dict[str, bytes], pack: str) -> List[PackEntry]:
     """Write a pack of ``blobs`` (digest -> content) to ``path`` and hand it to the disk; returns what lies where."""
-    entries = []
     with open(str(path), "xb") as file:
-        file.write(PACK_MAGIC)
-        for digest, content in blobs.items():
-            name = digest.encode("ascii")
-            crc = zlib.crc32(content, zlib.crc32(name))
-            file.write(_RECORD.pack(_RECORD_MAGIC, len(name), len(content), crc))
-            file.write(name)
-            entries.append(PackEntry(digest, pack, file.tell(), len(content)))
-            file.write(content)
+        entries = write_records(file, blobs, pack)
         file.flush()
         os.fsync(file.fileno())
+    return entries
+
+
+def write_records(file: BinaryIO, blobs: Dict[str, bytes], pack: str) -> List[PackEntry]:
+    """Write a pack from its first byte on; returns what lies where."""
+    entries = []
+    file.write(PACK_MAGIC)
+    for digest, content in blobs.items():
+        name = digest.encode("ascii")
+        crc = zlib.crc32(content, zlib.crc32(name))
+        file.write(_RECORD.pack(_RECORD_MAGIC, len(name), len(content), crc))
+        file.write(name)
+        entries.append(PackEntry(digest, pack, file.tell(), len(content)))
+        file.write(content)
     return entries
 
 

@@ -42,7 +42,7 @@ class Route:
     response: Optional[type] = None
     #: The reply is a JSON list of ``response``.
     many: bool = False
-    #: The body is bytes and not JSON.
+    #: The reply is bytes and not JSON, and the body too where there is no ``request``.
     raw: bool = False
     #: Names of the query parameters; the dispatcher passes any, a test holds these to what the handlers read.
     query: Tuple[str, ...] = ()
@@ -129,6 +129,8 @@ TABLE: Tuple[Route, ...] = (
     Route("read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit")),
     # runs, for runners and jobs
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
+    Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
+    Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),
     Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
     Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive")),
@@ -148,7 +150,8 @@ TABLE: Tuple[Route, ...] = (
     # bytes
     Route("find_missing_blobs", "POST", _W + "/blobs/missing", _ASSETS, blobs.DigestList, blobs.DigestList),
     Route("put_blobs", "POST", _W + "/blobs", _OWN, None, blobs.DigestList, raw=True),
-    Route("begin_upload", "POST", _W + "/uploads", _OWN, None, blobs.Upload),
+    Route("begin_upload", "POST", _W + "/uploads", _OWN, blobs.UploadSpec, blobs.Upload),
+    Route("sign_parts", "POST", _W + "/uploads/{upload_id}/parts", _OWN, blobs.PartList, blobs.SignedPart, many=True),
     Route("append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, blobs.Offset, raw=True, query=("offset",)),
     Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, blobs.DigestList, blobs.DigestList),
     Route("read_blob", "GET", _W + "/blobs/{digest}", _READ, raw=True),
@@ -252,7 +255,10 @@ REPEATABLE: FrozenSet[str] = frozenset(
         "add_artifacts",
         "find_missing_blobs",
         "put_blobs",
+        "begin_upload",
+        "sign_parts",
         "finish_upload",
+        "read_snapshot_files",
         "create_workspace",
         "change_run",
         "change_cluster",

@@ -1,5 +1,7 @@
 """What a server tells of itself."""
 
+from typing import Optional
+
 from runyard.protocol.record import record
 
 
@@ -13,6 +15,16 @@ class Ping:
 
 
 @record
+class StoreStatus:
+    """Where the contents of snapshots, outputs, logs and models lie."""
+
+    #: A folder, or an address such as s3://bucket/prefix.
+    place: str
+    #: One sentence while it cannot be used; '': it can.
+    problem: str = ""
+
+
+@record
 class ServerInfo:
     """The server as its owner sees it."""
 
@@ -22,3 +34,4 @@ class ServerInfo:
     url: str
     started_at: int
     active_runs: int
+    store: Optional[StoreStatus] = None

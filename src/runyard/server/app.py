@@ -7,15 +7,18 @@ from typing import Dict
 
 from runyard.compute.local import LocalCompute
 from runyard.control.builds import Builds
+from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
+from runyard.control.sealing import Sealer
 from runyard.control.sweep import Sweeper
 from runyard.db.engine import Database
 from runyard.environments.kit import Kit, make_kit
-from runyard.files.blobs import BlobStore
 from runyard.protocol.plan import NodeFacts
 from runyard.server.auth import Keys
 from runyard.server.events import Events
 from runyard.server.settings import Settings
+from runyard.storage.base import ArtifactStore
+from runyard.storage.local import LocalStore
 from runyard.storage.vault import Vault
 
 
@@ -25,7 +28,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    store: BlobStore
+    store: ArtifactStore
     compute: LocalCompute
     loop: Loop
     builds: Builds
@@ -33,6 +36,8 @@ class Parts:
     events: Events
     keys: Keys
     vault: Vault
+    sealer: Sealer
+    environment_files: EnvironmentFiles
     started_at: int
     #: The address for people.
     url: str = ""
@@ -60,6 +65,7 @@ class Parts:
         self.loop.stop()
         self.builds.close()
         self.compute.close()
+        self.store.close()
         self.database.close()
 
 
@@ -87,15 +93,30 @@ def make_parts(settings: Settings, url: str) -> Parts:
             kits["kit"] = make_kit(str(cache / "kits"))
         return kits["kit"].version_digest
 
-    builds = Builds(database, home / "builds", cache, lambda: loop.ring())
+    vault = Vault(home / "vault.key")
+    sealer = Sealer(vault, home / "vault.key")
+    environment_files = EnvironmentFiles(home / "environment-files")
+    builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(
         database, local, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
     )
-    store = BlobStore(home / "store")
+    store = LocalStore(home / "store")
     keys = Keys(database)
-    vault = Vault(home / "vault.key")
     shown = settings.public_url or url
     sweeper = Sweeper(database, local, home)
     return Parts(
-        settings, database, store, local, loop, builds, sweeper, events, keys, vault, time.time_ns() // 1000, shown
+        settings,
+        database,
+        store,
+        local,
+        loop,
+        builds,
+        sweeper,
+        events,
+        keys,
+        vault,
+        sealer,
+        environment_files,
+        time.time_ns() // 1000,
+        shown,
     )

@@ -212,7 +212,8 @@ async def _read_body(parts: Parts, route: Route, request: Request) -> Any:
         return None
     if route.name in STREAMED:
         return await _stream_body(parts, request)
-    limit = RAW_MAX if route.raw else JSON_MAX
+    is_raw = route.raw and route.request is None
+    limit = RAW_MAX if is_raw else JSON_MAX
     length = request.headers.get("content-length", "0")
     pieces, size = [], int(length) if length.isdigit() else 0
     if size <= limit:
@@ -225,7 +226,7 @@ async def _read_body(parts: Parts, route: Route, request: Request) -> Any:
     if size > limit:
         raise errors.UserErrorException(f"The body is larger than {limit} bytes.")
     data = b"".join(pieces)
-    if route.raw:
+    if is_raw:
         return data
     if route.request is None:
         return None

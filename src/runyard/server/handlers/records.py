@@ -11,15 +11,15 @@ from runyard.db import metrics, runs
 from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL, folder_name
-from runyard.protocol.blobs import DigestList, Offset, Upload
-from runyard.protocol.bundles import split_bundle
+from runyard.protocol.blobs import BlobAddress, DigestList, Offset, PartList, SignedPart, Upload, UploadSpec
+from runyard.protocol.bundles import join_bundle, split_bundle
 from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.digests import check_digest
 from runyard.protocol.identity import PrincipalKind
 from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
 from runyard.protocol.plan import ReportBatch, ReportReply
 from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count
-from runyard.protocol.trees import check_path
+from runyard.protocol.trees import check_path, decode_tree
 from runyard.server.call import Call, Content
 from runyard.server.threads import in_thread
 from runyard.server.waiting import wait_until
@@ -28,6 +28,8 @@ from runyard.server.waiting import wait_until
 WAIT_MAX_S, READ_MAX = 60, 4 << 20
 #: Largest log that is kept while it grows, bytes; what comes later is cut, and said in the log.
 LOG_MAX = 1 << 30
+#: Most parts that are signed at once, and bytes of contents in one bundle.
+SIGNED_MAX, BUNDLE_MAX = 200, 8 << 20
 LOG_CUT = b"\n[Runyard: this log is too long to be shown while it grows; the rest is here once the run has ended.]\n"
 
 
@@ -203,8 +205,18 @@ def put_blobs(call: Call) -> DigestList:
 
 
 def begin_upload(call: Call) -> Upload:
-    """Begin to send one large content in parts."""
-    return Upload(call.parts.store.begin_upload())
+    """Begin to send one large content in parts, or go on with it."""
+    spec: UploadSpec = call.body
+    check_digest(spec.digest)
+    return call.parts.store.plan_upload(spec)
+
+
+def sign_parts(call: Call) -> List[SignedPart]:
+    """Where these parts of an upload may be put without the server."""
+    asked: PartList = call.body
+    if len(asked.numbers) > SIGNED_MAX:
+        raise UserErrorException(f"At most {SIGNED_MAX} parts are signed at once, not {len(asked.numbers)}.")
+    return call.parts.store.sign_parts(call.path["upload_id"], asked.numbers)
 
 
 def append_upload(call: Call) -> Offset:
@@ -213,11 +225,12 @@ def append_upload(call: Call) -> Offset:
 
 
 def finish_upload(call: Call) -> DigestList:
-    """End an upload: its digest is recomputed, and must be the one that is named."""
+    """End an upload: its digest is recomputed, and must be the one that is named; no digest: not done yet, ask again."""
     body: DigestList = call.body
     if len(body.digests) != 1:
         raise UserErrorException("Name the one digest of the upload.")
-    return DigestList((call.parts.store.finish_upload(call.path["upload_id"], check_digest(body.digests[0])),))
+    found = call.parts.store.finish_upload(call.path["upload_id"], check_digest(body.digests[0]))
+    return DigestList((found,) if found else ())
 
 
 def read_blob(call: Call) -> Content:
@@ -226,6 +239,41 @@ def read_blob(call: Call) -> Content:
     if not call.parts.store.has([digest]):
         raise NotFoundError(f"The server has no content {digest}.")
     return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
+
+
+def get_blob_address(call: Call) -> BlobAddress:
+    """Where a content may be read without the server, if there is such a place."""
+    digest = check_digest(call.path["digest"])
+    size = call.parts.store.size(digest)
+    return BlobAddress(call.parts.store.find_address(digest) or "", size)
+
+
+def read_snapshot_files(call: Call) -> Content:
+    """The first of these contents of the run's snapshot as a bundle: as many as one reply holds."""
+    asked: DigestList = call.body
+    _check_snapshot(call, asked.digests)
+    return Content(join_bundle(call.parts.store.read_many(list(asked.digests), BUNDLE_MAX)))
+
+
+def read_snapshot_file(call: Call) -> Content:
+    """One content of the run's snapshot, or the snapshot itself."""
+    digest = call.path["digest"]
+    _check_snapshot(call, (digest,))
+    return Content(file=call.parts.store.open(digest), size_bytes=call.parts.store.size(digest))
+
+
+def _check_snapshot(call: Call, digests: Sequence[str]) -> None:
+    """Do they belong to the run's snapshot? NotFoundError otherwise: a run's token reads nothing else."""
+    with call.parts.database.read() as connection:
+        snapshot = runs.get_run(connection, call.workspace, call.path["run_id"]).spec.snapshot
+    if not digests or snapshot is None:
+        raise NotFoundError("Run {} has no such snapshot.".format(call.path["run_id"]))
+    if set(digests) == {snapshot}:
+        return
+    known = {entry.digest for entry in decode_tree(call.parts.store.read(snapshot)).entries}
+    for one in digests:
+        if one not in known:
+            raise NotFoundError("The snapshot of run {} has no {!r}.".format(call.path["run_id"], one[:80]))
 
 
 def _check_artifacts(call: Call, artifacts: Sequence[Artifact]) -> None:
