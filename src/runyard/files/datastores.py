@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, List, Optional
+from typing import BinaryIO, List, Optional, Tuple
 
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
@@ -47,12 +47,13 @@ class FolderDatastore:
             return self._below(target)
         return self._describe([str(target)]) if target.is_file() else []
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
         """The file to read; NotFoundError where there is none."""
         target = join_inside(self._root, check_path(path))
         if not target.is_file():
             raise NotFoundError(f"The datastore has no file {path!r}.")
-        return open(target, "rb")
+        file = open(target, "rb")
+        return file, _described(path, os.fstat(file.fileno()))
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
         """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
@@ -101,7 +102,7 @@ class FolderDatastore:
             found = self._stat(path)
             if found is not None and stat.S_ISREG(found.st_mode):
                 shown = os.path.relpath(path, str(self._root))
-                described.append(DatastoreFile(shown, found.st_size, found.st_mtime_ns // 1000))
+                described.append(_described(shown, found))
         return described
 
     def _stat(self, path: str) -> Optional[os.stat_result]:
@@ -115,3 +116,8 @@ class FolderDatastore:
 
     def _is_inside(self, path: str) -> bool:
         return os.path.realpath(path).startswith(str(self._root) + os.sep)
+
+
+def _described(path: str, found: os.stat_result) -> DatastoreFile:
+    tag = f"{found.st_size:x}-{found.st_mtime_ns:x}-{found.st_ino:x}"
+    return DatastoreFile(path, found.st_size, found.st_mtime_ns // 1000, tag)

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from hashlib import sha256
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
@@ -22,6 +22,10 @@ from runyard.protocol.record import record
 REDIRECTS_MAX = 5
 #: Read size, bytes.
 PIECE_BYTES = 1 << 20
+#: How often a download is tried without a byte coming, and the pauses between, seconds.
+TRIES_MAX, RETRY_FIRST_S, RETRY_LAST_S = 5, 0.1, 8.0
+#: What a server answers that may do better soon.
+_AGAIN = (408, 416, 429, 500, 502, 503, 504)
 
 Resolver = Callable[[str, int], List[str]]
 Progress = Callable[[int, Optional[int]], None]
@@ -39,11 +43,12 @@ class FetchLimits:
 
 @record
 class Fetched:
-    """What was downloaded."""
+    """What was downloaded; ``etag`` and ``modified`` are what the server called this state of it."""
 
     size_bytes: int
     etag: Optional[str]
     sha256: str
+    modified: Optional[str] = None
 
 
 def resolve(host: str, port: int) -> List[str]:
@@ -70,35 +75,158 @@ def fetch(
     limits: FetchLimits = FetchLimits(),
     progress: Optional[Progress] = None,
     resolver: Resolver = resolve,
-) -> Fetched:
-    """Download ``url`` to ``target``, all of it or nothing.
+    known: Optional[Fetched] = None,
+) -> Optional[Fetched]:
+    """Download ``url`` to ``target``, all of it or nothing; None where it is ``known`` still, and nothing came.
 
-    UserErrorException for an address that may not be asked; AzureMLException for a server that fails, cuts the reply
-    short or sends too much; ``progress`` gets bytes so far and in all (None if unknown).
+    What breaks off is taken up where it stopped, if the server says that the file is the same still.
+    UserErrorException for an address that may not be asked; AzureMLException for a server that fails, keeps breaking
+    off or sends too much; ``progress`` gets bytes so far and in all (None if unknown).
     """
-    ends_at = time.monotonic() + limits.total_s
-    came_from_public = False
-    for _ in range(REDIRECTS_MAX + 1):
-        connection, is_public = _connect(url, allow_private, came_from_public, limits, resolver)
+    download = _Download(url, target, allow_private, limits, progress, resolver)
+    try:
+        return download.carry_out(known)
+    finally:
+        download.clean_up()
+
+
+class _Broken(Exception):
+    """The transfer ended before its time; it may go on."""
+
+
+class _Download:
+    """One file on its way, however often that breaks off."""
+
+    def __init__(
+        self,
+        url: str,
+        target: str,
+        allow_private: bool,
+        limits: FetchLimits,
+        progress: Optional[Progress],
+        resolver: Resolver,
+    ) -> None:
+        self._url = url
+        self._target = target
+        self._allow_private = allow_private
+        self._limits = limits
+        self._progress = progress
+        self._resolver = resolver
+        self._ends_at = time.monotonic() + limits.total_s
+        self._partial = f"{target}.{os.urandom(4).hex()}.part"
+        self._hasher = sha256()
+        self._size = 0
+        self._validator: Optional[str] = None
+
+    def carry_out(self, known: Optional[Fetched]) -> Optional[Fetched]:
+        """Ask until it is here; each time that something came, the tries begin anew."""
+        tries = 0
+        while True:
+            before = self._size
+            try:
+                return self._ask_once(known)
+            except _Broken as error:
+                tries = 1 if self._size > before else tries + 1
+                if tries >= TRIES_MAX or time.monotonic() > self._ends_at:
+                    raise AzureMLException(str(error)) from None
+                time.sleep(min(RETRY_LAST_S, RETRY_FIRST_S * 2**tries))
+
+    def clean_up(self) -> None:
+        """Leave nothing half-written."""
+        if os.path.exists(self._partial):
+            os.unlink(self._partial)
+
+    def _ask_once(self, known: Optional[Fetched]) -> Optional[Fetched]:
+        url, came_from_public = self._url, False
+        for _ in range(REDIRECTS_MAX + 1):
+            connection, is_public = _connect(
+                url, self._allow_private, came_from_public, self._limits, self._resolver, self._size > 0
+            )
+            try:
+                reply = self._reply(connection, url, known)
+                location = reply.getheader("Location")
+                if reply.status in (301, 302, 303, 307, 308) and location:
+                    url = _redirected(url, location)
+                    came_from_public = came_from_public or is_public
+                    continue
+                if reply.status == 304 and known is not None:
+                    return None
+                if reply.status == 416:
+                    # There is nothing behind what is here, and no length said so: from the start again.
+                    self._size, self._validator = 0, None
+                if reply.status in _AGAIN:
+                    raise _Broken(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+                if reply.status not in (200, 206):
+                    raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+                return self._receive(reply, url)
+            finally:
+                connection.close()
+        raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
+
+    def _reply(
+        self, connection: http.client.HTTPConnection, url: str, known: Optional[Fetched]
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "runyard"}
+        if self._size and self._validator:
+            headers.update({"Range": f"bytes={self._size}-", "If-Range": self._validator})
+        elif known is not None and known.etag:
+            headers["If-None-Match"] = known.etag
+        elif known is not None and known.modified:
+            headers["If-Modified-Since"] = known.modified
+        return _ask(connection, url, headers)
+
+    def _receive(self, reply: http.client.HTTPResponse, url: str) -> Fetched:
+        self._begin(reply)
+        length = reply.getheader("Content-Length")
+        total = self._size + int(length) if length and length.isdigit() else None
+        if total is not None and total > self._limits.max_bytes:
+            raise AzureMLException(f"{_shown(url)} has {total} bytes; the limit is {self._limits.max_bytes}.")
         try:
-            reply = _ask(connection, url)
-            location = reply.getheader("Location")
-            if reply.status in (301, 302, 303, 307, 308) and location:
-                url = _redirected(url, location)
-                came_from_public = came_from_public or is_public
-                continue
-            if reply.status != 200:
-                raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
-            return _receive(reply, url, target, limits, ends_at, progress)
-        finally:
-            connection.close()
-    raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
+            with open(self._partial, "ab") as file:
+                self._take(reply, url, file, total)
+                if total is not None and self._size != total:
+                    raise _Broken(f"{_shown(url)} ended after {self._size} of {total} bytes.")
+            os.replace(self._partial, self._target)
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise StorageFullError(f"The disk of {self._target} is full; free some space on it.") from None
+            raise _Broken(f"The download of {_shown(url)} broke off after {self._size} bytes: {error}.") from None
+        return Fetched(self._size, reply.getheader("ETag"), self._hasher.hexdigest(), reply.getheader("Last-Modified"))
+
+    def _begin(self, reply: http.client.HTTPResponse) -> None:
+        """Go on behind what is here, if that is what the server sends; else from the start."""
+        wanted = f"bytes {self._size}-"
+        if reply.status == 206 and self._size and (reply.getheader("Content-Range") or "").startswith(wanted):
+            return
+        if reply.status == 206:
+            raise AzureMLException(f"{_shown(self._url)} sends another part than it was asked for.")
+        self._hasher, self._size = sha256(), 0
+        self.clean_up()
+        etag = reply.getheader("ETag") or ""
+        # Only a strong tag says that not one byte has changed.
+        self._validator = etag if etag and not etag.startswith("W/") else reply.getheader("Last-Modified")
+
+    def _take(self, reply: http.client.HTTPResponse, url: str, file: BinaryIO, total: Optional[int]) -> None:
+        while True:
+            piece = reply.read(PIECE_BYTES)
+            if not piece:
+                return
+            if self._size + len(piece) > self._limits.max_bytes or time.monotonic() > self._ends_at:
+                raise AzureMLException(f"{_shown(url)} sends too much or too slowly; given up.")
+            file.write(piece)
+            self._hasher.update(piece)
+            self._size += len(piece)
+            if self._progress is not None:
+                self._progress(self._size, total)
 
 
 def _connect(
-    url: str, allow_private: bool, came_from_public: bool, limits: FetchLimits, resolver: Resolver
+    url: str, allow_private: bool, came_from_public: bool, limits: FetchLimits, resolver: Resolver, is_again: bool
 ) -> Tuple[http.client.HTTPConnection, bool]:
-    """A connection to the very address that was judged, and whether it is public."""
+    """A connection to the very address that was judged, and whether it is public.
+
+    A server that cannot be reached at first is not there; one that sent something already (``is_again``) may come back.
+    """
     parts = _split(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     host = parts.hostname or ""
@@ -117,7 +245,8 @@ def _connect(
         except UserErrorException as error:
             failure = failure or error
         except OSError as error:
-            failure = AzureMLException(f"{_shown(url)} cannot be reached: {error}.")
+            kind = _Broken if is_again else AzureMLException
+            failure = kind(f"{_shown(url)} cannot be reached: {error}.")
         else:
             connection.sock = raw
             return connection, not is_private(address)
@@ -137,55 +266,15 @@ def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) 
         )
 
 
-def _ask(connection: http.client.HTTPConnection, url: str) -> http.client.HTTPResponse:
+def _ask(connection: http.client.HTTPConnection, url: str, headers: Dict[str, str]) -> http.client.HTTPResponse:
     parts = _split(url)
     # A blank or a letter beyond ASCII is sent as browsers do; what is quoted already stays.
     path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_SAFE)
     try:
-        connection.request("GET", path, headers={"Accept-Encoding": "identity", "User-Agent": "runyard"})
+        connection.request("GET", path, headers=headers)
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise AzureMLException(f"{_shown(url)} did not answer: {error}.") from None
-
-
-def _receive(
-    reply: http.client.HTTPResponse,
-    url: str,
-    target: str,
-    limits: FetchLimits,
-    ends_at: float,
-    progress: Optional[Progress],
-) -> Fetched:
-    length = reply.getheader("Content-Length")
-    total = int(length) if length and length.isdigit() else None
-    if total is not None and total > limits.max_bytes:
-        raise AzureMLException(f"{_shown(url)} has {total} bytes; the limit is {limits.max_bytes}.")
-    partial = f"{target}.{os.urandom(4).hex()}.part"
-    hasher, size = sha256(), 0
-    try:
-        with open(partial, "wb") as file:
-            while True:
-                piece = reply.read(PIECE_BYTES)
-                if not piece:
-                    break
-                size += len(piece)
-                if size > limits.max_bytes or time.monotonic() > ends_at:
-                    raise AzureMLException(f"{_shown(url)} sends too much or too slowly; given up.")
-                hasher.update(piece)
-                file.write(piece)
-                if progress is not None:
-                    progress(size, total)
-        if total is not None and size != total:
-            raise AzureMLException(f"{_shown(url)} ended after {size} of {total} bytes.")
-        os.replace(partial, target)
-    except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "errno", None) in DISK_FULL:
-            raise StorageFullError(f"The disk of {target} is full; free some space on it.") from None
-        raise AzureMLException(f"The download of {_shown(url)} broke off after {size} bytes: {error}.") from None
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
-    return Fetched(size, reply.getheader("ETag"), hasher.hexdigest())
+        raise _Broken(f"{_shown(url)} did not answer: {error}.") from None
 
 
 def _redirected(url: str, location: str) -> str:

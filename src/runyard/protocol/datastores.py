@@ -67,3 +67,5 @@ class DatastoreFile:
     path: str
     size_bytes: int
     modified_at: int
+    #: Another one where the content is another; '' where that is not known.
+    tag: str = ""

@@ -171,7 +171,14 @@ TABLE: Tuple[Route, ...] = (
         many=True,
         query=("path",),
     ),
-    Route("read_datastore_file", "GET", _W + "/datastores/{name}/files/{path:path}", _ASSETS, raw=True),
+    Route(
+        "read_datastore_file",
+        "GET",
+        _W + "/datastores/{name}/files/{path:path}",
+        _ASSETS,
+        raw=True,
+        query=("offset", "tag"),
+    ),
     Route(
         "write_datastore_file",
         "PUT",

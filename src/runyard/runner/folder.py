@@ -65,6 +65,11 @@ class AttemptFolder:
         self.work.mkdir(parents=True, exist_ok=True)
         restore_tree(store, decode_tree(store.read(digest)), str(self.work))
 
+    def note(self, text: str) -> None:
+        """A line in the run's own log, before its script starts or after it has ended."""
+        with open(str(self.log), "a", encoding="utf-8", errors="replace") as log:
+            log.write(f"Runyard: {text}\n")
+
     def say(self, text: str) -> None:
         """A line in the runner's own log; a full disk swallows it."""
         try:

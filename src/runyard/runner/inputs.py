@@ -2,25 +2,54 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from runyard.client.downloads import Downloads, Tally, Wanted
 from runyard.client.http import Server
-from runyard.client.transfer import receive_file
 from runyard.errors import UserErrorException
+from runyard.files.cache import BYTES_MAX, ContentCache
 from runyard.files.datastores import FolderDatastore
-from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
 from runyard.protocol.mounts import layout_of, url_path
 from runyard.protocol.plan import InputPlan
+from runyard.protocol.record import record
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 
+#: How often a preparation says how far it is, seconds.
+SAY_S = 2.0
+#: How long a server that is away is waited for, seconds.
+PATIENCE_S = 600.0
+
 Say = Callable[[str], None]
+
+
+@record
+class _File:
+    """A file of an input: where it is, and its path below the mount."""
+
+    source: Source
+    origin: str
+    relative: str
+    #: As a datastore listed it.
+    size_bytes: Optional[int] = None
+    tag: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from any other file."""
+        return f"{self.source.datastore}/{self.origin}" if self.source.is_remote else self.origin
+
+    @property
+    def shown(self) -> str:
+        """The same for a message: a query may hold a signature."""
+        return self.origin.partition("?")[0] if self.source.url is not None else self.known_as
 
 
 def bind_inputs(folder: AttemptFolder, server: Server, say: Say) -> Dict[str, str]:
@@ -50,28 +79,27 @@ class _Binding:
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
         found = self._distinct_files()
-        kept = select([relative for _, _, relative in found], asked.steps)
-        for place in kept:
-            self._bring(*found[place])
+        kept = [found[place] for place in select([one.relative for one in found], asked.steps)]
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+        self._bring([one for one in kept if self._is_fetched(one.source)])
+        self._bind([one for one in kept if not self._is_fetched(one.source)])
         return str(self._root)
 
-    def _distinct_files(self) -> List[Tuple[Source, str, str]]:
-        """(source, where it is, path below the mount) of each file; one that two sources hold comes once."""
-        found: List[Tuple[Source, str, str]] = []
-        placed: Dict[str, str] = {}
+    def _distinct_files(self) -> List[_File]:
+        """Each file; one that two sources hold comes once."""
+        found: List[_File] = []
+        placed: Dict[str, _File] = {}
         for source in self._asked.sources:
-            for origin, relative in self._files(source):
-                known = f"{source.datastore}/{origin}" if source.is_remote else origin
-                other = placed.get(relative)
+            for one in self._files(source):
+                other = placed.get(one.relative)
                 if other is None:
-                    placed[relative] = known
-                    found.append((source, origin, relative))
-                elif other != known:
+                    placed[one.relative] = one
+                    found.append(one)
+                elif other.known_as != one.known_as:
                     raise UserErrorException(
-                        f"Input {self._asked.name!r}: {other} and {known} have one path, {relative!r}; "
+                        f"Input {self._asked.name!r}: {other.shown} and {one.shown} have one path, {one.relative!r}; "
                         "rename one of them."
                     )
         return found
@@ -79,6 +107,10 @@ class _Binding:
     def _is_here(self, source: Source) -> bool:
         """Do the datastore's files lie on this machine's disk?"""
         return not source.is_remote and self._folder.facts.datastores_folder is not None
+
+    def _is_fetched(self, source: Source) -> bool:
+        """Do its files come over the network?"""
+        return source.url is not None or (source.file is None and not self._is_here(source))
 
     def _target(self) -> Path:
         own = self._folder.inputs / self._asked.name
@@ -98,34 +130,65 @@ class _Binding:
             target.mkdir(parents=True, exist_ok=True)
         return target
 
-    def _files(self, source: Source) -> List[Tuple[str, str]]:
-        """(where it is, path below the mount) of each file of a source."""
+    def _files(self, source: Source) -> List[_File]:
         if source.url is not None:
             # A URL keeps its host and path below the mount, as v1's did.
-            return [(source.url, check_path(url_path(source.url)))]
+            return [_File(source, source.url, check_path(url_path(source.url)))]
         if source.file is None and not self._is_here(source):
             names = {**self._names, "name": source.datastore}
-            files = [
-                one.path for one in self._server.call("list_datastore_files", query={"path": source.path}, **names)
+            listed = self._server.call("list_datastore_files", query={"path": source.path}, **names)
+            base = self._layout.datastore_base(source.path, [one.path for one in listed])
+            return [
+                _File(source, one.path, os.path.relpath(one.path, base or "."), one.size_bytes, one.tag)
+                for one in listed
             ]
-            base = self._layout.datastore_base(source.path, files)
-            return [(path, os.path.relpath(path, base or ".")) for path in files]
-        return [(os.path.realpath(path), relative) for path, relative in self._local_files(source)]
+        return [_File(source, os.path.realpath(path), relative) for path, relative in self._local_files(source)]
 
-    def _bring(self, source: Source, origin: str, relative: str) -> None:
-        place = self._place(origin, relative)
-        if source.url is not None:
-            self._say(f"Downloading {origin}")
-            fetch(origin, str(place), allow_private=self._folder.plan.allow_private_urls)
-        elif source.file is None and not self._is_here(source):
-            # Files of a datastore that lies on the server's disk and not on this one, or in a bucket.
-            self._say(f"Downloading {origin} from {source.datastore}")
-            names = {**self._names, "name": source.datastore}
-            receive_file(self._server.stream("read_datastore_file", path=origin, **names), str(place))
-        elif self._asked.mode == InputMode.MOUNT:
-            os.symlink(origin, str(place))
-        else:
-            shutil.copyfile(origin, str(place))
+    def _bring(self, files: List[_File]) -> None:
+        """Files of the web, of a bucket, or of a datastore that lies on the server's disk alone: several at once."""
+        if not files:
+            return
+        asked, plan = self._asked, self._folder.plan
+        wanted = [
+            Wanted(
+                str(self._place(one)), one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag
+            )
+            for one in files
+        ]
+        sizes = [one.size_bytes for one in files]
+        known = [size for size in sizes if size is not None]
+        tally = Tally(f"Downloading input {asked.name!r}", len(files), sum(known) if len(known) == len(sizes) else None)
+        said_at = [time.monotonic()]
+
+        def tick() -> None:
+            if time.monotonic() - said_at[0] >= SAY_S:
+                said_at[0] = time.monotonic()
+                self._say(tally.sentence())
+
+        may_link, is_private_ok = asked.mode == InputMode.MOUNT, plan.allow_private_urls
+        downloads = Downloads(self._server, plan.workspace, is_private_ok, self._cache(), may_link, PATIENCE_S)
+        received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
+        size = sum(one.size_bytes for one in received)
+        self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
+
+    def _cache(self) -> ContentCache:
+        most = os.environ.get("RUNYARD_DATA_CACHE_BYTES", "")
+        root = os.path.join(self._folder.facts.cache_folder, "data")
+        return ContentCache(root, int(most) if most.isdigit() else BYTES_MAX)
+
+    def _bind(self, files: List[_File]) -> None:
+        """Files of this disk."""
+        if not files:
+            return
+        is_linked = self._asked.mode == InputMode.MOUNT
+        for one in files:
+            place = self._place(one)
+            if is_linked:
+                os.symlink(one.origin, str(place))
+            else:
+                shutil.copyfile(one.origin, str(place))
+        how = "linked to where they are on this disk" if is_linked else "copied"
+        self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
 
     def _local_files(self, source: Source) -> List[Tuple[str, str]]:
         """(absolute path, path below the mount) of a source's files on this disk."""
@@ -136,14 +199,14 @@ class _Binding:
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
-    def _place(self, origin: str, relative: str) -> Path:
+    def _place(self, one: _File) -> Path:
         """Where a file goes: never where the source folder has one already."""
-        parent = join_inside(self._root, os.path.dirname(relative))
-        place = parent / os.path.basename(relative)
+        parent = join_inside(self._root, os.path.dirname(one.relative))
+        place = parent / os.path.basename(one.relative)
         if os.path.lexists(str(place)):
             raise UserErrorException(
-                f"Input {self._asked.name!r}: a file of the source folder and {origin} have one path, {relative!r}; "
-                "rename one of them."
+                f"Input {self._asked.name!r}: a file of the source folder and {one.shown} have one path, "
+                f"{one.relative!r}; rename one of them."
             )
         parent.mkdir(parents=True, exist_ok=True)
         return place

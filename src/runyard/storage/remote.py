@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
+from runyard.files.datastores import LISTING_MAX
 from runyard.protocol.datastores import Datastore, DatastoreFile
 from runyard.protocol.mounts import GLOB, fixed_part
 from runyard.protocol.trees import check_path
 from runyard.storage.services import SERVICES, options
 
-#: Most files in one listing; pieces in which a file is read, bytes.
-LISTING_MAX, PIECE_BYTES = 200_000, 4 << 20
+#: Pieces in which a file is read, bytes.
+PIECE_BYTES = 4 << 20
 #: Shortest text that is blotted out of messages.
 SECRET_LEAST = 6
 #: A folder that no datastore has, to be asked for.
@@ -62,16 +63,15 @@ class RemoteDatastore:
         pattern = re.compile(glob_translate(clean))
         return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
 
-    def open(self, path: str) -> Tuple[BinaryIO, int]:
-        """The file to read, and its size; NotFoundError where there is none."""
+    def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
+        """The file to read; NotFoundError where there is none."""
         place = self._place(check_path(path))
         with self._telling():
             facts = self._system.info(place)
             if facts.get("type") != "file":
                 raise NotFoundError(f"{path!r} is a folder of the datastore, and no file.")
-            size = int(facts["size"])
             file: BinaryIO = self._system.open(place, "rb", block_size=PIECE_BYTES, cache_type="readahead")
-            return file, size
+            return file, self._describe({**facts, "name": place})
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
         """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
@@ -132,7 +132,8 @@ class RemoteDatastore:
     def _describe(self, facts: Dict[str, Any]) -> DatastoreFile:
         changed = facts.get("LastModified") or facts.get("last_modified") or facts.get("mtime")
         at = int(changed.timestamp() * 1e6) if isinstance(changed, datetime.datetime) else 0
-        return DatastoreFile(facts["name"][len(self._root) + 1 :], int(facts["size"] or 0), at)
+        tag = str(facts.get("ETag") or facts.get("etag") or "").strip('"')
+        return DatastoreFile(facts["name"][len(self._root) + 1 :], int(facts["size"] or 0), at, tag)
 
     def _open_system(self, credentials: Dict[str, str]) -> Any:
         service = SERVICES[self._store.kind]

@@ -7,7 +7,7 @@ from typing import BinaryIO, Callable, List, Tuple, TypeVar, Union
 from sqlalchemy import Connection
 
 from runyard.db import datastores
-from runyard.errors import PermissionDeniedError, UserErrorException
+from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.protocol.datastores import Datastore, DatastoreFile, DatastoreKind, DatastoreSpec
 from runyard.server import names
@@ -81,9 +81,10 @@ async def list_datastore_files(call: Call) -> List[DatastoreFile]:
 
 
 async def read_datastore_file(call: Call) -> Content:
-    """One file."""
+    """One file, or its rest from ``offset``; ConflictError where it is not the content of that ``tag`` any more."""
     store, secret = await in_thread(find_store, call, call.path["name"])
-    file, size = await with_files(call, store, secret, lambda files: _open(files, call.path["path"]))
+    offset, tag = call.integer("offset", 0), call.query.get("tag", "")
+    file, size = await with_files(call, store, secret, lambda files: _open(files, call.path["path"], offset, tag))
     if store.is_remote:
         return Content(pieces=pieces_of(_key(store), file, size), size_bytes=size)
     return Content(file=file, size_bytes=size)
@@ -116,9 +117,14 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Fi
     return await in_storage_thread(_key(store), lambda: do(RemoteDatastore(store, credentials)))
 
 
-def _open(files: Files, path: str) -> Tuple[BinaryIO, int]:
-    found = files.open(path)
-    return found if isinstance(found, tuple) else (found, os.fstat(found.fileno()).st_size)
+def _open(files: Files, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:
+    """The file from ``offset`` on, and how many bytes those are."""
+    file, found = files.open(path)
+    if tag and found.tag and tag != found.tag:
+        file.close()
+        raise ConflictError(f"{path!r} has changed since it was listed; start again.")
+    file.seek(min(offset, found.size_bytes))
+    return file, max(0, found.size_bytes - offset)
 
 
 def find_store(call: Call, name: str) -> Tuple[Datastore, str]:
