@@ -40,6 +40,8 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
             patch.delenv(name)
         patch.setenv("RUNYARD_HOME", str(home))
+        # A test that wants a container engine names it.
+        patch.setenv("RUNYARD_ENGINE", "none")
         patch.setattr(socket.socket, "connect", _connect_on_this_machine)
         yield home
 

@@ -8,13 +8,16 @@ import pytest
 
 from runyard.compute.local import LocalCompute
 from runyard.control.builds import Builds
+from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
+from runyard.control.sealing import Sealer
 from runyard.db import experiments, runs, workspaces
 from runyard.db.engine import Database
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
 from runyard.protocol.plan import NodeFacts
 from runyard.protocol.runs import RunSpec, RunStatus
 from runyard.protocol.workspaces import WorkspaceSpec
+from runyard.storage.sealing import HostSeal
 
 NOW = 1_000
 #: It asks for what no index has to be asked about.
@@ -28,8 +31,14 @@ class Stage:
         self.home = home
         self.changes: list[float] = []
         self.database = Database(home / "runyard.db")
+        sealer = Sealer(HostSeal(home / "vault.key"))
         self.builds = Builds(
-            self.database, home / "builds", home / "cache", lambda: self.changes.append(time.monotonic())
+            self.database,
+            home / "builds",
+            home / "cache",
+            sealer,
+            EnvironmentFiles(home / "environment-files"),
+            lambda: self.changes.append(time.monotonic()),
         )
         compute = LocalCompute(home / "runs", NodeFacts(str(home / "cache"), None, None, None, "", "local"))
         self.loop = Loop(

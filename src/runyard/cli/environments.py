@@ -6,20 +6,22 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
-from runyard.cli.shown import say, show, show_facts
+from runyard.cli.shown import say, show, show_facts, shown_size
 from runyard.client.home import home_folder
+from runyard.environments.choice import choose_builder
 from runyard.environments.realise import built_environments, prune, realise
 from runyard.environments.resolve import resolve
 from runyard.environments.uv import find_uv, uv_cache_folder
 from runyard.errors import UserErrorException
-from runyard.protocol.environments import EnvironmentSpec, Lock, without_credentials
+from runyard.protocol.environments import EnvironmentSpec, Lock, without_credentials, without_passwords
 from runyard.sdk.environment import Environment
+from runyard.sdk.environment_build import stored_pieces
 
 commands = typer.Typer(no_args_is_help=True, help="Environments: registered, curated, or a conda file's.")
 
@@ -38,7 +40,7 @@ def list_environments(
     """List environments."""
     if built:
         here = built_environments(str(home_folder() / "cache"))
-        built_rows = [(one.digest[:12], one.python, _size(one.size_bytes), _ago(one.used_at)) for one in here]
+        built_rows = [(one.digest[:12], one.python, shown_size(one.size_bytes), _ago(one.used_at)) for one in here]
         show(here, as_json, ("Built", "Python", "Size", "Last used"), built_rows)
         return
     found = find_workspace(workspace)._call("list_environments")
@@ -56,9 +58,10 @@ def show_environment(
     """Show an environment's conda file."""
     found = Environment.get(find_workspace(workspace), name, version)
     if as_json:
-        show(found._spec(), True)
+        show(without_passwords(found._spec()), True)
     else:
-        print(found.python.conda_dependencies.serialize_to_string(), end="")
+        print(without_credentials(found.python.conda_dependencies.serialize_to_string()), end="")
+        print("# " + choose_builder(found._spec()).why)
 
 
 @commands.command()
@@ -68,11 +71,10 @@ def solve(
     """Say what would be installed, what is changed against the file and why, or which pin cannot be had."""
     lock = _solve(_spec(env, workspace, as_of, exact))
     if as_json:
-        show(lock, True)
+        show(without_passwords(lock), True)
         return
     _show_lock(lock)
-    pins = [tuple(pin.split("==", 1)) if "==" in pin else (pin, "") for pin in map(without_credentials, _pins(lock))]
-    show(lock, False, ("Package", "Version"), pins)
+    show(lock, False, ("Package", "Version"), map(_name_and_version, _pins(lock)))
 
 
 @commands.command()
@@ -81,8 +83,13 @@ def build(
 ) -> None:
     """Build an environment on this machine now, ahead of the run that needs it."""
     lock = _solve(_spec(env, workspace, as_of, exact))
-    done = realise(lock, str(home_folder() / "cache"), uv=find_uv(), log=say)
-    facts = [("Environment", lock.digest[:12]), ("Python", done.interpreter), ("Was there", "yes" * done.reused)]
+    done = realise(lock, str(home_folder() / "cache"), uv=find_uv(), log=say, fetch=stored_pieces)
+    facts = [
+        ("Environment", lock.digest[:12]),
+        ("Image", done.image),
+        ("Python", done.interpreter),
+        ("Was there", "yes" * done.reused),
+    ]
     show_facts(done, as_json, facts)
 
 
@@ -134,19 +141,22 @@ def _spec(wanted: str, workspace: Optional[str], as_of: Optional[str] = None, ex
 
 
 def _solve(spec: EnvironmentSpec) -> Lock:
-    cache = uv_cache_folder(str(home_folder() / "cache"))
+    root = str(home_folder() / "cache")
+    cache = uv_cache_folder(root)
+    places: dict[str, Any] = {"uv": find_uv(), "cache_folder": cache, "root_folder": root, "fetch": stored_pieces}
     if not sys.stderr.isatty():
-        return resolve(spec, uv=find_uv(), cache_folder=cache, log=lambda _line: None)
+        return resolve(spec, log=lambda _line: None, **places)
     from rich.console import Console
 
     console = Console(stderr=True)
     with console.status(f"Resolving {spec.name}") as status:
-        return resolve(spec, uv=find_uv(), cache_folder=cache, log=lambda line: status.update(line[:100]))
+        return resolve(spec, log=lambda line: status.update(line[:100]), **places)
 
 
 def _show_lock(lock: Lock) -> None:
     facts = [("Python", lock.python or lock.interpreter_path), ("As of", lock.as_of), ("Key", lock.digest[:12])]
     show_facts(lock, False, facts)
+    print(lock.builder_why)
     for note in lock.notes:
         print(f"{note.subject}: {note.asked} -> {note.got or 'left out'}; {note.why}.")
     for source in lock.sources:
@@ -154,15 +164,17 @@ def _show_lock(lock: Lock) -> None:
 
 
 def _pins(lock: Lock) -> list[str]:
-    return sorted([*lock.requirements, *(source.requirement for source in lock.sources)])
+    return sorted([*lock.conda_packages, *lock.requirements, *(source.requirement for source in lock.sources)])
+
+
+def _name_and_version(pin: str) -> tuple[str, str]:
+    """Of a pin: pip's "six==1.17.0" and "six @ URL", conda's "six=1.17.0=py_0"."""
+    name, *rest = re.split(r"==| @ |=", without_credentials(pin), maxsplit=1)
+    return name, "".join(rest)
 
 
 def _versions(lock: Lock) -> dict[str, str]:
-    found = {"python": lock.python}
-    for pin in map(without_credentials, _pins(lock)):
-        name, _, version = re.split(r"(==| @ )", pin, maxsplit=1) if re.search(r"==| @ ", pin) else (pin, "", "")
-        found[name] = version
-    return found
+    return {"python": lock.python, **dict(map(_name_and_version, _pins(lock)))}
 
 
 def _in_use() -> set[str]:
@@ -194,10 +206,6 @@ def _link(path: Path) -> str:
         return os.readlink(path)
     except OSError:
         return ""
-
-
-def _size(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
 
 
 def _ago(at: float) -> str:

@@ -52,6 +52,14 @@ def shown_time(at: int | None) -> str:
     return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at / 1_000_000))
 
 
+def shown_size(count: int) -> str:
+    """A count of bytes in the largest unit that it fills."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def say(text: str) -> None:
     """A line for a person; kept apart from what programs read."""
     print(text, file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from runyard.cli.shown import show
+from runyard.cli.shown import show, shown_size
 from runyard.files.snapshots import configured_limits
 from runyard.files.survey import Survey, survey
 from runyard.protocol.wire import to_wire
@@ -30,16 +30,17 @@ def snapshot(
         print(json.dumps({**to_wire(found), "size_bytes": found.size_bytes}, indent=2))
         return
     limits = configured_limits()
-    print(f"{len(found.files):,} files, {_size(found.size_bytes)}; rules: {found.rules or 'the default list'}.")
+    print(f"{len(found.files):,} files, {shown_size(found.size_bytes)}; rules: {found.rules or 'the default list'}.")
     if len(found.files) > limits.max_files or found.size_bytes > limits.max_bytes:
         print(
-            f"That is over the limit of {limits.max_files:,} files and {_size(limits.max_bytes)}: it would be refused."
+            f"That is over the limit of {limits.max_files:,} files and {shown_size(limits.max_bytes)}: "
+            "it would be refused."
         )
     most = None if every else SHOWN
     _table(
         "The largest",
         ("File", "Size"),
-        [(_name(one.path), _size(one.size_bytes)) for one in found.largest(len(found.files))],
+        [(_name(one.path), shown_size(one.size_bytes)) for one in found.largest(len(found.files))],
         most,
     )
     _table("Left out", ("Path", "By"), [(_name(one.path), one.rule) for one in found.left_out], most)
@@ -64,10 +65,3 @@ def _name(path: str) -> str:
 def _advise(found: Survey) -> None:
     if found.suspicions:
         print("\nName them in .amlignore; whoever may read the run may read its snapshot.")
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

@@ -10,11 +10,14 @@ from typing import Callable, Dict, Optional
 
 from sqlalchemy import Connection
 
+from runyard.control.environment_files import EnvironmentFiles
+from runyard.control.sealing import Sealer
 from runyard.db import fleet
 from runyard.db.engine import Database
 from runyard.environments.build import read_result
 from runyard.environments.realise import is_realised
 from runyard.environments.resolve import resolve
+from runyard.environments.stored_files import bring, stored_of
 from runyard.environments.uv import find_uv, uv_cache_folder
 from runyard.errors import AzureMLException
 from runyard.files.layout import write_atomically
@@ -40,8 +43,18 @@ class BuildState:
 class Builds:
     """Resolves and builds environments beside the loop; ``on_change`` is called when one has moved."""
 
-    def __init__(self, database: Database, folder: Path, cache_folder: Path, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        cache_folder: Path,
+        sealer: Sealer,
+        files: EnvironmentFiles,
+        on_change: Callable[[], None],
+    ) -> None:
         self._database = database
+        self._sealer = sealer
+        self._fetch = files.pieces
         self._folder = folder
         self._cache_folder = cache_folder
         self._on_change = on_change
@@ -101,15 +114,21 @@ class Builds:
             found = fleet.find_lock(connection, key)
         if found is not None:
             return found
-        lock = resolve(spec, uv=find_uv(), cache_folder=uv_cache_folder(str(self._cache_folder)), log=log)
-        now = _now_us()
+        cache = str(self._cache_folder)
+        clear = self._sealer.open_spec(spec)
+        lock = resolve(
+            clear, uv=find_uv(), cache_folder=uv_cache_folder(cache), log=log, root_folder=cache, fetch=self._fetch
+        )
+        lock, now = self._sealer.seal_lock(lock), _now_us()
         self._database.write(lambda connection: fleet.save_lock(connection, key, lock, "control", now))
         return lock
 
     def _build(self, key: str, lock: Lock, log_path: Path) -> str:
         """Build the lock in a process of its own, which outlives the server; returns '' or why it failed."""
         lock_path, result_path = self._folder / (key + ".lock.json"), self._folder / (key + ".result.json")
-        write_atomically(lock_path, dumps(lock).encode(), mode=0o600)
+        clear = self._sealer.open_lock(lock)
+        bring(stored_of(clear), str(self._cache_folder), self._fetch)
+        write_atomically(lock_path, dumps(clear).encode(), mode=0o600)
         result_path.unlink(missing_ok=True)
         arguments = [str(lock_path), str(self._cache_folder), str(log_path), str(result_path)]
         done = subprocess.run(
@@ -120,6 +139,8 @@ class Builds:
             start_new_session=True,
             check=False,
         )
+        # It may hold a password.
+        lock_path.unlink(missing_ok=True)
         result = read_result(str(result_path))
         if result is None:
             tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]

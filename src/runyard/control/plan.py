@@ -5,13 +5,16 @@ from typing import Dict, Tuple
 
 from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
-from runyard.protocol.environments import Lock
+from runyard.protocol.environments import Builder, DockerSpec, Lock
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.outputs import OutputPlan, OutputSpec, is_of_one_run, output_path
-from runyard.protocol.plan import InputPlan, LaunchPlan
+from runyard.protocol.plan import ContainerPlan, InputPlan, LaunchPlan
 from runyard.protocol.runs import InputSpec, RunSpec
 from runyard.protocol.selection import Step
 from runyard.protocol.workspaces import Workspace
+
+#: Shared memory of a container where nobody says how much, as v1 had it: an engine's own 64 MB end data loaders.
+DEFAULT_SHM_SIZE = "2g"
 
 #: Properties of a run that say what was checked out where it was submitted.
 _GIT = "azureml.git."
@@ -52,7 +55,12 @@ def make_plan(
         target=spec.target,
         target_type="local" if spec.target == "local" else "AmlCompute",
         allow_private_urls=allow_private_urls,
+        container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
+
+
+def _container(docker: DockerSpec) -> ContainerPlan:
+    return ContainerPlan(docker.arguments, docker.shm_size or DEFAULT_SHM_SIZE)
 
 
 def _v1_variables(spec: RunSpec, workspace: Workspace, experiment: Experiment) -> Dict[str, str]:

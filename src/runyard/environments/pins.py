@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from runyard.environments.pythons import Interpreter, minor_of
 from runyard.errors import EnvironmentBuildError
@@ -48,6 +48,41 @@ def translate(conda: CondaSpec) -> PipWish:
         named[requirement_name(requirement)] = name
         requirements.append(requirement)
     return PipWish(python, tuple(requirements), tuple(options), tuple(notes), tuple(sorted(named.items())))
+
+
+def needs_conda(conda: CondaSpec) -> Tuple[str, ...]:
+    """The names in a conda file that pip has no counterpart for: programs, and versions that pip cannot say."""
+    programs = conda_programs()
+    found = []
+    for line in conda.packages:
+        name, version = split_conda(line)
+        if name in programs or (name != "python" and not _is_sayable(version)):
+            found.append(name)
+    return tuple(found)
+
+
+def conda_lines(conda: CondaSpec) -> Tuple[List[str], str, List[Note]]:
+    """(Conda's packages as it reads them, its constraint on the interpreter, what the kit provides instead)."""
+    packages: List[str] = []
+    notes: List[Note] = []
+    python = ""
+    for line in conda.packages:
+        name, version = split_conda(line)
+        if name == "python":
+            python = "" if version.strip("= ") == "*" else version
+        elif name.startswith("azureml-"):
+            notes.append(Note(name, line, "", "Runyard's own kit provides it"))
+        else:
+            packages.append(re.sub(r"\s+(?=[=<>!~])", "", line.strip()))
+    return packages, python, notes
+
+
+def _is_sayable(version: str) -> bool:
+    try:
+        to_pep440(version)
+    except ValueError:
+        return False
+    return True
 
 
 def split_conda(line: str) -> Tuple[str, str]:
@@ -243,3 +278,12 @@ def conda_names() -> Tuple[Dict[str, str], Dict[str, str]]:
         left_out = {name: why for why, names in data["left_out"].items() for name in names}
         _names.append((data["renamed"], left_out))
     return _names[0]
+
+
+#: Why a name is left out that is no library, as conda_names.json has it.
+_PROGRAM = "a program and not a Python package; install it on the host if the script calls it"
+
+
+def conda_programs() -> FrozenSet[str]:
+    """Conda's packages that are programs."""
+    return frozenset(name for name, why in conda_names()[1].items() if why == _PROGRAM)

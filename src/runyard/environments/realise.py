@@ -6,17 +6,18 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager
-from typing import Collection, Iterator, List, Mapping, Optional
+from dataclasses import replace
+from typing import Collection, Iterator, List, Optional
 
-from runyard.environments.blame import error_of
-from runyard.environments.bytecode import compile_environment, forget_unused
-from runyard.environments.pythons import find_interpreters, find_minor, minor_of
-from runyard.environments.recipes import missing_programs
-from runyard.environments.resolve import index_arguments, user_interpreter
-from runyard.environments.uv import Log, UvResult, run_uv, uv_cache_folder
+from runyard.environments.bytecode import forget_unused
+from runyard.environments.resolve import user_interpreter
+from runyard.environments.stored_files import Fetch, bring, stored_of
+from runyard.environments.task import BuildTask
+from runyard.environments.uv import Log, uv_cache_folder
+from runyard.environments.with_uv import bytecode_folder
 from runyard.errors import EnvironmentBuildError, StorageFullError
 from runyard.files.layout import DISK_FULL
-from runyard.protocol.environments import Builder, Lock, SourceBuild
+from runyard.protocol.environments import Builder, Lock
 from runyard.protocol.record import record
 
 #: TensorFlow's wheels of 600 MB on a slow line, and sources that compile, fit.
@@ -31,6 +32,7 @@ RECENTLY_USED_S = 3600.0
 SECONDS_A_DAY = 86400.0
 
 _MARKER = "runyard-ready"
+_IMAGE = "image.json"
 _BUILDING = ".building-"
 _LEAVING = ".leaving-"
 
@@ -45,6 +47,11 @@ class Realised:
     seconds: float
     #: False: this call built it.
     reused: bool
+    #: The container image that the program is in; empty: it is on this host.
+    image: str = ""
+    #: Minor version of an image's Python, and the image's own PATH.
+    python: str = ""
+    path: str = ""
 
 
 def realise(
@@ -55,33 +62,37 @@ def realise(
     log: Log,
     timeout_s: float = BUILD_TIMEOUT_S,
     cache_folder: Optional[str] = None,
+    fetch: Optional[Fetch] = None,
 ) -> Realised:
     """The interpreter of ``lock`` under ``root_folder``, built if this host does not have it yet.
 
-    Blocks; another process that builds the same lock is waited for. An environment appears by one rename, so a build
-    that is killed leaves nothing that counts. EnvironmentBuildError names the package that failed; StorageFullError:
-    no space. Either way nothing is left behind and the next call tries again.
+    Blocks; another process that builds the same lock is waited for. An environment counts from its marker on, which
+    comes last, so a build that is killed leaves nothing that counts. EnvironmentBuildError names the package that
+    failed; StorageFullError: no space. Either way nothing is left behind and the next call tries again. ``fetch``
+    gives the bytes of stored files.
     """
     started = time.monotonic()
     if lock.builder == Builder.USER_MANAGED:
         return Realised(user_interpreter(lock.interpreter_path or "python"), time.monotonic() - started, True)
     folder = environment_folder(lock, root_folder)
-    if _is_ready(folder, lock.digest):
+    if _is_usable(lock, folder):
         _stamp(folder)
-        return Realised(_python_in(folder), time.monotonic() - started, True)
+        return _realised(folder, started, True)
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with _single_flight(folder + ".lock", log, timeout_s):
-            reused = _is_ready(folder, lock.digest)
+            reused = _is_usable(lock, folder)
             if not reused:
-                _build(lock, root_folder, uv, cache_folder or uv_cache_folder(root_folder), log, timeout_s)
+                bring(stored_of(lock), root_folder, fetch)
+                cache_folder = cache_folder or uv_cache_folder(root_folder)
+                _build(BuildTask(lock, folder, root_folder, uv, cache_folder, log, timeout_s))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise StorageFullError(
                 f"There is no space left in '{root_folder}', where environments are built."
             ) from None
         raise
-    return Realised(_python_in(folder), time.monotonic() - started, reused)
+    return _realised(folder, started, reused)
 
 
 def is_realised(lock: Lock, root_folder: str) -> bool:
@@ -164,110 +175,67 @@ def prune(
         if _remove(os.path.join(envs, name)):
             removed.append(name)
             total_bytes -= size_bytes
-    forget_unused(_bytecode_folder(root_folder))
+    forget_unused(bytecode_folder(root_folder))
     return removed
 
 
-def _build(lock: Lock, root_folder: str, uv: str, cache_folder: str, log: Log, timeout_s: float) -> None:
-    folder = environment_folder(lock, root_folder)
-    interpreter = find_minor(lock.python)
-    if interpreter is None:
-        here = ", ".join(sorted({minor_of(one) for one in find_interpreters()}))
-        raise EnvironmentBuildError(f"The environment needs Python {lock.python}, and this host has {here}.")
+def _build(task: BuildTask) -> None:
+    """Fill a folder aside and rename it; conda's is filled in place, since its files name the folder they lie in."""
+    lock, folder, log = task.lock, task.folder, task.log
     _remove_leftovers(folder)
-    temporary = tempfile.mkdtemp(prefix=_BUILDING + lock.digest + "-", dir=os.path.dirname(folder))
+    started = time.monotonic()
+    if lock.builder_why:
+        log(lock.builder_why)
+    is_in_place = lock.builder == Builder.CONDA
+    if os.path.lexists(folder):
+        _set_aside(folder)
+    temporary = folder
+    if not is_in_place:
+        temporary = tempfile.mkdtemp(prefix=_BUILDING + lock.digest + "-", dir=os.path.dirname(folder))
     try:
-        log(f"Building environment {lock.digest[:12]} with Python {lock.python}; packages: {len(lock.requirements)}.")
-        started = time.monotonic()
-        call = _Install(lock, temporary, uv, cache_folder, log, timeout_s)
-        call.make(interpreter.path)
-        if lock.requirements:
-            call.install()
-        for source in lock.sources:
-            call.build(source)
-        if lock.requirements or lock.sources:
-            _compile(temporary, lock.python, _bytecode_folder(root_folder), log, timeout_s)
+        _fill(replace(task, folder=temporary))
         _write_marker(temporary, lock.digest)
         # A run may have a uid of its own.
         os.chmod(temporary, 0o755)
-        if os.path.lexists(folder):
-            _set_aside(folder)
-        os.rename(temporary, folder)
+        if not is_in_place:
+            os.rename(temporary, folder)
         log(f"Environment {lock.digest[:12]} is ready after {time.monotonic() - started:.1f} s.")
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not is_in_place or not _is_marked(folder, lock.digest):
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _compile(folder: str, python: str, store_folder: str, log: Log, timeout_s: float) -> None:
-    site_folder = os.path.join(folder, "lib", "python" + python, "site-packages")
-    compile_environment(_python_in(folder), site_folder, os.path.join(store_folder, python), log, timeout_s)
+def _fill(task: BuildTask) -> None:
+    if task.lock.builder == Builder.DOCKER:
+        from runyard.environments.with_docker import fill
+    elif task.lock.builder == Builder.CONDA:
+        from runyard.environments.with_conda import fill
+    else:
+        from runyard.environments.with_uv import fill  # type: ignore[no-redef,unused-ignore]
+    fill(task)
 
 
-def _bytecode_folder(root_folder: str) -> str:
-    return os.path.join(root_folder, "caches", "bytecode")
+def _realised(folder: str, started: float, reused: bool) -> Realised:
+    seconds = time.monotonic() - started
+    if not os.path.exists(os.path.join(folder, _IMAGE)):
+        return Realised(_python_in(folder), seconds, reused)
+    from runyard.environments.with_docker import read_image
+
+    image = read_image(folder)
+    if image is None:
+        raise EnvironmentBuildError(f"The environment in {folder} cannot be read; remove that folder.")
+    return Realised(image.interpreter, seconds, reused, image.tag, image.python, image.path)
 
 
-@record
-class _Install:
-    """One build in a temporary folder, by two calls of uv."""
+def _is_usable(lock: Lock, folder: str) -> bool:
+    """As _is_ready, and the engine has its image still."""
+    if not _is_ready(folder, lock.digest):
+        return False
+    if lock.builder != Builder.DOCKER:
+        return True
+    from runyard.environments.with_docker import is_there
 
-    lock: Lock
-    folder: str
-    uv: str
-    cache_folder: str
-    log: Log
-    timeout_s: float
-
-    def make(self, interpreter: str) -> None:
-        # Relocatable: its scripts find the interpreter beside them, so that the folder may be renamed when it is whole.
-        arguments = ["venv", "--relocatable", "--allow-existing", "--no-python-downloads", "--python", interpreter]
-        self._run([*arguments, "--cache-dir", self.cache_folder, "--", self.folder])
-
-    def install(self) -> None:
-        path = os.path.join(self.folder, "runyard-requirements.txt")
-        options = [line for line in self.lock.options if line != "--pre"]
-        arguments = ["pip", "install", "--link-mode", "hardlink", "--no-deps"]
-        arguments += self._place()
-        try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
-                stream.write("\n".join([*options, *self.lock.requirements]) + "\n")
-            self._run([*arguments, *index_arguments(options), "-r", path])
-        finally:
-            # It may hold an index's password, and serves only this call.
-            os.unlink(path)
-
-    def build(self, source: SourceBuild) -> None:
-        """Build a package whose build must see what is installed; its needs are looked for first."""
-        name = source.requirement
-        missing = missing_programs(source, os.environ.get("PATH", os.defpath).split(os.pathsep))
-        if missing:
-            raise EnvironmentBuildError(
-                "{} is built from its source, which needs {}, not on this host.".format(name, " and ".join(missing)),
-                hint="On Debian: apt install {}".format(" ".join(missing.values())),
-            )
-        self.log(f"Building {name} from its source; this takes minutes, once.")
-        options = [line for line in self.lock.options if line != "--pre"]
-        arguments = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", name.split("==")[0]]
-        arguments += [*self._place(), *index_arguments(options), *options, "--", name]
-        self._run(arguments, source.variables)
-
-    def _place(self) -> List[str]:
-        found = ["--python", _python_in(self.folder), "--cache-dir", self.cache_folder]
-        # Sources are built with the tools of their day: those of today no longer take them.
-        return found if self.lock.as_of is None else [*found, "--exclude-newer", self.lock.as_of]
-
-    def _run(self, arguments: List[str], variables: Optional[Mapping[str, str]] = None) -> UvResult:
-        result = run_uv(
-            self.uv, arguments, folder=self.folder, log=self.log, timeout_s=self.timeout_s, variables=variables
-        )
-        if result.code:
-            raise error_of(result, self.lock.python, newest=_unknown, from_conda={})
-        return result
-
-
-def _unknown(name: str) -> Optional[str]:
-    """A lock's version existed when it was made; which one is the newest now would not help."""
-    return None
+    return is_there(folder)
 
 
 def _python_in(folder: str) -> str:
@@ -275,13 +243,16 @@ def _python_in(folder: str) -> str:
 
 
 def _is_ready(folder: str, digest: str) -> bool:
+    # False once the host's Python beneath it has been taken away: then it is built anew.
+    return _is_marked(folder, digest) and any(os.path.exists(one) for one in (_python_in(folder), f"{folder}/{_IMAGE}"))
+
+
+def _is_marked(folder: str, digest: str) -> bool:
     try:
         with open(os.path.join(folder, _MARKER), "rb") as stream:
-            is_whole = stream.read(256).decode("ascii", "replace").strip() == digest
+            return stream.read(256).decode("ascii", "replace").strip() == digest
     except OSError:
         return False
-    # False once the host's Python beneath it has been taken away: then it is built anew.
-    return is_whole and os.path.exists(_python_in(folder))
 
 
 def _write_marker(folder: str, digest: str) -> None:
@@ -354,8 +325,16 @@ def _remove(folder: str) -> bool:
     """Take an environment away by one rename, then delete it; False if it is being built."""
     with _lock_if_free(folder + ".lock") as is_ours:
         if is_ours:
+            _forget_image(folder)
             _set_aside(folder)
         return is_ours
+
+
+def _forget_image(folder: str) -> None:
+    if os.path.exists(os.path.join(folder, _IMAGE)):
+        from runyard.environments.with_docker import remove_image
+
+        remove_image(folder)
 
 
 def _set_aside(folder: str) -> None:

@@ -13,9 +13,10 @@ from runyard.environments.blame import error_of
 from runyard.environments.pins import PipWish, translate
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe
 from runyard.environments.spec import check_day
+from runyard.environments.stored_files import Fetch, bring, local_line, name_of, stored_in, stored_line
 from runyard.environments.uv import Log, UvResult, run_uv
 from runyard.errors import EnvironmentBuildError
-from runyard.protocol.environments import Builder, DockerSpec, EnvironmentSpec, Lock, Note, lock_digest
+from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, Note, has_sealed, lock_digest
 from runyard.protocol.record import record
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 #: Old pins may need their sources fetched and built to learn what they depend on.
 RESOLVE_TIMEOUT_S = 900.0
-
-#: Where the images lie that v1 started from by itself.
-OWN_IMAGES = "mcr.microsoft.com/azureml/"
 
 #: The question "what is the newest version" only serves an error's sentence.
 NEWEST_TIMEOUT_S = 30.0
@@ -39,22 +37,68 @@ def resolve(
     log: Log,
     timeout_s: float = RESOLVE_TIMEOUT_S,
     interpreters: Optional[Sequence[Interpreter]] = None,
+    root_folder: str = "",
+    fetch: Optional[Fetch] = None,
 ) -> Lock:
     """The lock of ``spec`` on this host; the same spec gives the same digest all day, and with old pins for ever.
 
     Blocks for seconds. EnvironmentBuildError names the package that cannot be had and what would work;
-    ``interpreters`` replaces the search for this host's Pythons.
+    ``interpreters`` replaces the search for this host's Pythons. Stored files that the spec names come by ``fetch``,
+    and are kept under ``root_folder``.
     """
     check_day(spec.python)
-    if spec.python.user_managed:
-        return _user_managed(spec)
     # Loaded here: a node that builds from a lock has no use for it.
+    from runyard.environments.choice import choose_builder
+
+    if any(map(has_sealed, (*spec.python.conda.pip, *spec.python.conda.packages, *spec.python.conda.channels))):
+        raise EnvironmentBuildError(
+            "The environment's password for an index is known to the server alone.",
+            hint="Build it there with environment.build(workspace), or put the password into the environment again.",
+        )
+    choice = choose_builder(spec)
+    log(choice.why)
+    if choice.builder == Builder.USER_MANAGED:
+        return _finished(replace(_user_managed(spec), builder_why=choice.why))
+    if choice.builder == Builder.DOCKER and spec.python.user_managed:
+        path = spec.python.interpreter_path
+        return _finished(
+            Lock("", Builder.DOCKER, "", interpreter_path=path, image=choice.image, builder_why=choice.why)
+        )
+    if choice.builder == Builder.CONDA:
+        from runyard.environments.with_conda import resolve_with_conda
+
+        return _finished(resolve_with_conda(spec, choice.conda, choice.why, choice.notes, log, timeout_s))
+    names = [name_of(one) for line in spec.python.conda.pip for one in stored_in(line)]
+    bring([one for name in names for one in stored_in(name)], root_folder, fetch)
+    conda = replace(spec.python.conda, pip=tuple(local_line(line, root_folder) for line in spec.python.conda.pip))
+    spec = replace(spec, python=replace(spec.python, conda=conda))
+    lock = _with_pip(spec, choice.notes, uv, cache_folder, log, timeout_s, interpreters)
+    pins = tuple(sorted(stored_line(line, names, root_folder) for line in lock.requirements))
+    return _finished(
+        replace(lock, builder=choice.builder, builder_why=choice.why, image=choice.image, requirements=pins)
+    )
+
+
+def _finished(lock: Lock) -> Lock:
+    return replace(lock, digest=lock_digest(lock))
+
+
+def _with_pip(
+    spec: EnvironmentSpec,
+    image_notes: Tuple[Note, ...],
+    uv: str,
+    cache_folder: str,
+    log: Log,
+    timeout_s: float,
+    interpreters: Optional[Sequence[Interpreter]],
+) -> Lock:
+    """Python and packages as pip knows them, pinned by uv."""
     from runyard.environments.journey import plan_journey
 
     wish = translate(spec.python.conda)
     available = find_interpreters() if interpreters is None else interpreters
     journey = plan_journey(spec.python, wish, available, uv, log)
-    journey = replace(journey, notes=(*_image_notes(spec.docker), *journey.notes))
+    journey = replace(journey, notes=(*image_notes, *journey.notes))
     if spec.python.exact_only:
         _refuse_changes(journey.notes)
     _tell(journey.notes, log)
@@ -71,9 +115,8 @@ def resolve(
         _tell(earlier.notes[-1:], log)
         call = replace(call, arguments=_compile_arguments(earlier, cache_folder, wish.options))
         requirements, journey = _pinned(wish, earlier, call), earlier
-    lock = Lock(
+    return Lock(
         digest="",
-        builder=Builder.UV,
         python=minor,
         requirements=requirements,
         options=wish.options,
@@ -81,17 +124,6 @@ def resolve(
         notes=journey.notes,
         sources=journey.sources,
     )
-    return replace(lock, digest=lock_digest(lock))
-
-
-def _image_notes(docker: DockerSpec) -> Tuple[Note, ...]:
-    """What is not done with an image of one's own. v1's own images were set in every environment, wanted or not."""
-    why = "packages are installed beside this machine's own libraries, and no image is built"
-    if docker.base_dockerfile is not None:
-        return (Note("docker.base_dockerfile", "a Dockerfile", "", why),)
-    if docker.base_image is None or docker.base_image.startswith(OWN_IMAGES):
-        return ()
-    return (Note("docker.base_image", docker.base_image, "", why),)
 
 
 def _tell(notes: Sequence[Note], log: Log) -> None:
@@ -140,8 +172,7 @@ def _user_managed(spec: EnvironmentSpec) -> Lock:
         raise EnvironmentBuildError(
             f"The environment's interpreter '{path}' is Python {minor_of(found)}; 3.7 or newer is needed."
         )
-    lock = Lock(digest="", builder=Builder.USER_MANAGED, interpreter_path=spec.python.interpreter_path)
-    return replace(lock, digest=lock_digest(lock))
+    return Lock(digest="", builder=Builder.USER_MANAGED, interpreter_path=spec.python.interpreter_path)
 
 
 @record

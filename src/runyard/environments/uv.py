@@ -123,23 +123,24 @@ def run_tool(
     log: Log,
     timeout_s: float,
     variables: Optional[Mapping[str, str]] = None,
+    logs_output: bool = False,
 ) -> UvResult:
-    """As run_uv, for any program that builds."""
+    """As run_uv, for any program that builds. ``logs_output``: its standard output goes to ``log`` and not back."""
     process = subprocess.Popen(
         command,
         cwd=folder,
         env={**tool_environment(os.environ), **(variables or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT if logs_output else subprocess.PIPE,
         start_new_session=True,
     )
     tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
     output: List[bytes] = []
-    readers = (
-        threading.Thread(target=_read_lines, args=(process.stderr, tail, log), daemon=True),
-        threading.Thread(target=_read_all, args=(process.stdout, output), daemon=True),
-    )
+    said = process.stdout if logs_output else process.stderr
+    readers = [threading.Thread(target=_read_lines, args=(said, tail, log), daemon=True)]
+    if not logs_output:
+        readers.append(threading.Thread(target=_read_all, args=(process.stdout, output), daemon=True))
     try:
         for reader in readers:
             reader.start()

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, field, replace
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import asdict, field, fields, is_dataclass, replace
+from typing import Any, Dict, Optional, Tuple, TypeVar, cast
 
 from runyard.protocol.record import record
+
+T = TypeVar("T")
 
 
 @record
@@ -37,15 +39,32 @@ class PythonSpec:
 
 
 @record
+class RegistrySpec:
+    """A private registry of images, and who may fetch from it."""
+
+    address: str = ""
+    username: str = ""
+    password: str = ""
+
+
+@record
 class DockerSpec:
-    """The container that v1 would have used; other builders keep it as it is."""
+    """The image and its container; builders without an engine keep it as it is."""
 
     enabled: bool = False
     base_image: Optional[str] = None
     base_dockerfile: Optional[str] = None
+    #: More arguments of the engine's "run".
     arguments: Tuple[str, ...] = ()
     shm_size: Optional[str] = None
     gpu_support: bool = False
+    #: v1's workaround for hosts that cannot share folders; kept, and means nothing here.
+    without_shared_volumes: bool = False
+    registry: Optional[RegistrySpec] = None
+    #: A build context that was sent to the server, by the name that it got there.
+    build_context: Optional[str] = None
+    #: The Dockerfile inside it.
+    dockerfile_path: Optional[str] = None
 
 
 @record
@@ -66,6 +85,8 @@ class Builder:
     """Who makes the interpreter of a lock."""
 
     UV = "uv"
+    CONDA = "conda"
+    DOCKER = "docker"
     USER_MANAGED = "user_managed"
 
 
@@ -93,6 +114,21 @@ class SourceBuild:
 
 
 @record
+class ImageSource:
+    """What an image is made from, before any package goes in. One of the first three is set."""
+
+    #: With its registry: "registry.example.com/team/image:1".
+    base_image: str = ""
+    #: A Dockerfile's text.
+    dockerfile: str = ""
+    #: A stored build context's name, and the Dockerfile inside it.
+    context: str = ""
+    dockerfile_path: str = ""
+    #: Who may fetch it; no part of a lock's digest.
+    registry: Optional[RegistrySpec] = None
+
+
+@record
 class Lock:
     """All that a node needs to make the interpreter; equal digests are equal environments."""
 
@@ -109,6 +145,13 @@ class Lock:
     notes: Tuple[Note, ...] = ()
     #: Built in this order, without isolation, after ``requirements``.
     sources: Tuple[SourceBuild, ...] = ()
+    #: For conda: the packages as its solver is asked for them, and the channels.
+    conda_packages: Tuple[str, ...] = ()
+    channels: Tuple[str, ...] = ()
+    #: For docker.
+    image: Optional[ImageSource] = None
+    #: Which builder was chosen, and why: one sentence.
+    builder_why: str = ""
 
 
 @record
@@ -129,6 +172,16 @@ class EnvironmentBody:
     """An environment to register."""
 
     spec: EnvironmentSpec
+
+
+@record
+class StoredFile:
+    """A file that a workspace keeps for its environments: a private wheel, or a build context."""
+
+    workspace: str
+    #: Of its bytes, 64 hex digits.
+    sha256: str
+    name: str
 
 
 class BuildStatus:
@@ -152,19 +205,51 @@ class EnvironmentBuild:
     lock: Optional[Lock] = None
 
 
+#: How a password begins that only the server can read.
+SEALED = "sealed:"
+
+
+def has_sealed(text: str) -> bool:
+    """Does a password stand in ``text`` that only the server can read?"""
+    return "://" + SEALED in text
+
+
 def spec_digest(spec: EnvironmentSpec) -> str:
     """Key of a spec's content, 64 hex digits: everything but its name and version, and what means nothing here."""
-    return _digest(asdict(replace(spec, name="", version="", kept_sections={})))
+    docker = replace(spec.docker, registry=_without_password(spec.docker.registry))
+    return _digest(asdict(replace(spec, name="", version="", kept_sections={}, docker=docker)))
 
 
 def lock_digest(lock: Lock) -> str:
     """Key of what a lock builds, 64 hex digits: what gets installed, and neither its notes nor its day."""
-    return _digest(asdict(replace(lock, digest="", notes=(), as_of=None)))
+    image = None if lock.image is None else replace(lock.image, registry=None)
+    return _digest(asdict(replace(lock, digest="", notes=(), as_of=None, builder_why="", image=image)))
+
+
+def _without_password(registry: Optional[RegistrySpec]) -> Optional[RegistrySpec]:
+    return None if registry is None else replace(registry, password="")
 
 
 def without_credentials(text: str) -> str:
     """``text`` with the user and password of every URL replaced by '***'."""
     return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def without_passwords(value: T) -> T:
+    """A spec or a lock to be shown: every password in it replaced by '***'."""
+    return cast(T, _masked(value))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, tuple):
+        return tuple(map(_masked, value))
+    if isinstance(value, RegistrySpec):
+        return replace(value, password="***" * bool(value.password))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _masked(getattr(value, one.name)) for one in fields(value)})
+    return value
 
 
 #: What stands before the last '@' of a URL's authority; and "user:password@" even where the password has a bare '/'.

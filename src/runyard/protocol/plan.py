@@ -28,6 +28,16 @@ class InputPlan:
 
 
 @record
+class ContainerPlan:
+    """How the container of a run is started, where its environment is an image."""
+
+    #: What the user adds to the engine's "run".
+    arguments: Tuple[str, ...] = ()
+    #: As "2g".
+    shm_size: str = ""
+
+
+@record
 class LaunchPlan:
     """Everything a node needs to carry out one attempt, whichever node it is.
 
@@ -59,6 +69,8 @@ class LaunchPlan:
     target_type: str = "local"
     #: May data be fetched from loopback and private addresses?
     allow_private_urls: bool = False
+    #: None: the script runs on the node itself.
+    container: Optional[ContainerPlan] = None
 
 
 class ObservedState:

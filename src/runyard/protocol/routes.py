@@ -225,6 +225,17 @@ TABLE: Tuple[Route, ...] = (
         environments.EnvironmentBuild,
         query=("look",),
     ),
+    Route(
+        "write_environment_file",
+        "PUT",
+        _W + "/environment-files/{sha256}/{name}",
+        _WRITE,
+        None,
+        environments.StoredFile,
+        raw=True,
+        query=("exist_ok",),
+    ),
+    Route("read_environment_file", "GET", _W + "/environment-files/{sha256}/{name}", _ASSETS, raw=True),
     # compute
     Route("create_cluster", "POST", _W + "/clusters", _WRITE, compute.ClusterSpec, compute.Cluster),
     Route("list_clusters", "GET", _W + "/clusters", _READ, None, compute.Cluster, many=True),

@@ -6,14 +6,16 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
-from runyard.environments.realise import is_realised, realise
+from runyard.environments.realise import Realised, is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.protocol.environments import StoredFile
 from runyard.protocol.plan import ExitCause, ReportKind
+from runyard.runner.container import ContainerScript, enter_container, has_container, remove_container
 from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
@@ -85,7 +87,8 @@ class Attempt:
         try:
             command, variables = self._prepare()
             self._can_raise = False
-            script = Script(command, variables, self._folder.work, self._folder.log)
+            kind = ContainerScript if has_container(self._folder) else Script
+            script = kind(command, variables, self._folder.work, self._folder.log)
         except Stopped:
             self._end_processes(0.0)
             cause = self._why_stopped()
@@ -110,6 +113,7 @@ class Attempt:
     def take_over(self) -> None:
         """The first runner is gone: end what it left behind, and say so."""
         self._can_raise = False
+        remove_container(self._folder)
         end_all(self._folder.key, 0)
         message = "The process that supervised the run was killed, so its script was ended too."
         self._exited(None, ExitCause.RUNNER_LOST, message, "SystemError", self._tail())
@@ -139,19 +143,27 @@ class Attempt:
         folder, plan = self._folder, self._folder.plan
         folder.lay_out_source(self._server)
         folder.make()
-        interpreter = self._interpreter()
-        compile_kit(find_kit(os.path.join(folder.facts.cache_folder, "kits"), plan.kit), interpreter)
+        python = self._python()
+        kit = find_kit(os.path.join(folder.facts.cache_folder, "kits"), plan.kit)
+        if not python.image:
+            compile_kit(kit, python.interpreter)
         inputs = bind_inputs(folder, self._server, self._say)
         outputs = Destinations(folder, self._server).make()
-        values = job_variables(folder, interpreter, {**inputs, **outputs})
+        data = {**inputs, **outputs}
+        values = job_variables(folder, python.interpreter, data, python.path)
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        return job_command(plan, interpreter, values), values
+        command = job_command(plan, python.interpreter, values)
+        return enter_container(folder, python, kit, command, values, data) if python.image else (command, values)
 
-    def _interpreter(self) -> str:
+    def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
         uv = "" if is_realised(lock, facts.cache_folder) else find_uv()
-        return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say).interpreter
+        return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say, fetch=self._fetch)
+
+    def _fetch(self, file: StoredFile) -> Iterator[bytes]:
+        names: Dict[str, Any] = {"workspace": file.workspace, "sha256": file.sha256, "name": file.name}
+        return self._server.stream("read_environment_file", **names)
 
     def _say(self, message: str) -> None:
         self.reporter.add(ReportKind.PREPARING, message)
@@ -205,6 +217,7 @@ class Attempt:
 
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
+        remove_container(self._folder)
         if has_children():
             count = end_all(self._folder.key, grace_s)
             self._folder.say(f"{count} processes were still running and were ended")

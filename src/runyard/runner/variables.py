@@ -13,6 +13,8 @@ from runyard.runner.folder import AttemptFolder
 #: What a job may see of the machine's own environment.
 KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_")
+#: What a job in an image may see of it.
+KEPT_IN_IMAGE = ("USER", "LOGNAME", "LANG", "LANGUAGE", "TZ")
 KEPT_ANY_CASE = ("http_proxy", "https_proxy", "no_proxy")
 
 #: A run's token works until the run has ended; how far ahead v1's variable for its end says that is, seconds.
@@ -21,14 +23,15 @@ TOKEN_SHOWN_S = 30 * 86_400
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
-def job_variables(folder: AttemptFolder, interpreter: str, data: Dict[str, str]) -> Dict[str, str]:
-    """Every variable of the job; ``data`` maps the names of inputs and outputs to their paths here."""
+def job_variables(
+    folder: AttemptFolder, interpreter: str, data: Dict[str, str], image_path: str = ""
+) -> Dict[str, str]:
+    """Every variable of the job; ``data`` maps the names of inputs and outputs to their paths here.
+
+    ``image_path`` is the PATH inside the image that the job runs in; empty: it runs on this host.
+    """
     plan, facts = folder.plan, folder.facts
-    values = {name: text for name, text in os.environ.items() if _is_kept(name)}
-    binaries = os.path.dirname(interpreter)
-    values["PATH"] = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
-    if os.path.exists(os.path.join(os.path.dirname(binaries), "pyvenv.cfg")):
-        values["VIRTUAL_ENV"] = os.path.dirname(binaries)
+    values = _image_variables(folder, image_path) if image_path else _host_variables(interpreter)
     values.update(_v1_variables(folder))
     values.update(
         PYTHONPATH=os.path.join(facts.cache_folder, "kits", plan.kit),
@@ -38,7 +41,7 @@ def job_variables(folder: AttemptFolder, interpreter: str, data: Dict[str, str])
         RUNYARD_SPOOL=str(folder.spool),
         RUNYARD_SERVER=facts.server_url,
     )
-    if facts.server_file:
+    if facts.server_file and not image_path:
         values["RUNYARD_SERVER_FILE"] = facts.server_file
     for name, path in data.items():
         values["AZUREML_DATAREFERENCE_" + name] = path
@@ -49,6 +52,21 @@ def job_variables(folder: AttemptFolder, interpreter: str, data: Dict[str, str])
     if "PYTHONPATH" in mine:
         mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])
     return {**values, **mine}
+
+
+def _host_variables(interpreter: str) -> Dict[str, str]:
+    values = {name: text for name, text in os.environ.items() if _is_kept(name)}
+    binaries = os.path.dirname(interpreter)
+    values["PATH"] = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
+    if os.path.exists(os.path.join(os.path.dirname(binaries), "pyvenv.cfg")):
+        values["VIRTUAL_ENV"] = os.path.dirname(binaries)
+    return values
+
+
+def _image_variables(folder: AttemptFolder, path: str) -> Dict[str, str]:
+    """An image has its own libraries and programs; the caller's home is not there, and its uid may have none."""
+    values = {name: text for name, text in os.environ.items() if _is_kept_in_image(name)}
+    return {**values, "PATH": path, "HOME": str(folder.path / "tmp")}
 
 
 def expand(text: str, values: Dict[str, str]) -> str:
@@ -64,6 +82,10 @@ def job_command(plan: LaunchPlan, interpreter: str, values: Dict[str, str]) -> L
 
 def _is_kept(name: str) -> bool:
     return name in KEPT or name.startswith(KEPT_PREFIXES) or name.lower() in KEPT_ANY_CASE
+
+
+def _is_kept_in_image(name: str) -> bool:
+    return name in KEPT_IN_IMAGE or name.startswith("LC_") or name.lower() in KEPT_ANY_CASE
 
 
 def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:

@@ -1,6 +1,8 @@
 """Environment: packages, variables and image of a run, as v1 described them."""
 
 import json
+import os
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
@@ -9,6 +11,7 @@ from runyard.errors import UserErrorException
 from runyard.protocol import environments
 from runyard.protocol.environments import EnvironmentBody, EnvironmentSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
+from runyard.sdk.container_registry import DockerBuildContext, send_file
 from runyard.sdk.environment_sections import DockerSection, PythonSection, RSection, SparkSection, kept_sections
 
 if TYPE_CHECKING:
@@ -86,9 +89,11 @@ class Environment:
         conda_specification: Optional[str] = None,
         pip_requirements: Optional[str] = None,
     ) -> "Environment":
-        """An environment on a base image, with the packages of a conda or requirements file."""
+        """An environment on a base image, with the packages of a conda or requirements file; else with its own."""
         found = Environment._with_packages(name, conda_specification, pip_requirements)
-        found.docker.base_image, found.docker.base_image_registry = image, container_registry
+        found.docker.base_image = image
+        if container_registry is not None:
+            found.docker.base_image_registry = container_registry
         return found
 
     @staticmethod
@@ -113,7 +118,36 @@ class Environment:
             return Environment.from_conda_specification(name, conda_file)
         if pip_file is not None:
             return Environment.from_pip_requirements(name, pip_file)
-        return Environment(name)
+        found = Environment(name)
+        # As in v1: without a list of packages, the image holds them.
+        found.python.user_managed_dependencies = True
+        return found
+
+    @staticmethod
+    def from_docker_build_context(name: str, docker_build_context: Any) -> "Environment":
+        """An environment on the image that a folder with a Dockerfile makes; it holds its packages itself."""
+        if not isinstance(docker_build_context, DockerBuildContext):
+            raise UserErrorException(
+                "docker_build_context is what DockerBuildContext.from_local_directory(workspace, path) gives, "
+                f"not {docker_build_context!r}."
+            )
+        found = Environment._with_packages(name, None, None)
+        found.docker.base_image, found.docker.build_context = None, docker_build_context
+        return found
+
+    @staticmethod
+    def add_private_pip_wheel(workspace: Any, file_path: str, exist_ok: bool = False) -> str:
+        """Have the workspace keep a wheel; the name returned goes into ``CondaDependencies.add_pip_package``.
+
+        ConflictError if it keeps one of that name already, unless ``exist_ok``; environments that name the older one
+        keep that.
+        """
+        from runyard.environments.stored_files import check_wheel_name
+
+        check_wheel_name(os.path.basename(file_path))
+        if not zipfile.is_zipfile(file_path):
+            raise UserErrorException(f"The file {file_path!r} is no wheel: there is none, or it is no zip archive.")
+        return send_file(workspace, file_path, exist_ok)
 
     @staticmethod
     def get(workspace: Any, name: str, version: Optional[str] = None, label: Optional[str] = None) -> "Environment":

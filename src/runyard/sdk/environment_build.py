@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 from runyard.client.home import home_folder
 from runyard.errors import EnvironmentBuildError, UserErrorException
@@ -12,8 +12,10 @@ from runyard.protocol.environments import (
     EnvironmentBuild,
     EnvironmentSpec,
     Lock,
+    StoredFile,
     without_credentials,
 )
+from runyard.sdk.session import current_server
 
 #: Between two looks at a build, seconds.
 LOOK_S = 0.3
@@ -71,9 +73,16 @@ def build_here(spec: EnvironmentSpec) -> EnvironmentBuildDetails:
     except ImportError:
         raise UserErrorException("A run cannot build environments; call this where you submit.") from None
     root = str(home_folder() / "cache")
-    lock = resolve(spec, uv=find_uv(), cache_folder=uv_cache_folder(root), log=print)
-    realise(lock, root, uv=find_uv(), log=print)
+    places: Any = {"root_folder": root, "fetch": stored_pieces}
+    lock = resolve(spec, uv=find_uv(), cache_folder=uv_cache_folder(root), log=print, **places)
+    realise(lock, root, uv=find_uv(), log=print, fetch=stored_pieces)
     return EnvironmentBuildDetails(None, spec, EnvironmentBuild(BuildStatus.SUCCEEDED, lock=lock))
+
+
+def stored_pieces(file: StoredFile) -> Iterator[bytes]:
+    """The bytes of a wheel or build context that a workspace of the current server keeps."""
+    names: Dict[str, Any] = {"workspace": file.workspace, "sha256": file.sha256, "name": file.name}
+    return current_server().stream("read_environment_file", **names)
 
 
 def image_details(workspace: Any, spec: EnvironmentSpec) -> Dict[str, Any]:
@@ -88,6 +97,7 @@ def _details(lock: Lock) -> Dict[str, Any]:
     return {
         "digest": lock.digest,
         "builder": lock.builder,
+        "builderWhy": lock.builder_why,
         "python": lock.python or lock.interpreter_path,
         "asOf": lock.as_of,
         "packages": [without_credentials(pin) for pin in lock.requirements],

@@ -1,10 +1,12 @@
 """The sections of an environment: python, docker, and those that are only kept."""
 
 import json
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 from runyard.protocol.environments import DockerSpec, PythonSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
+from runyard.sdk.container_registry import ContainerRegistry, DockerBuildContext
 
 #: v1's default images, by name; kept with a run, used by a docker builder.
 DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"
@@ -12,7 +14,7 @@ DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-cuda10.1-cudnn7-ubun
 
 
 class DockerSection:
-    """``environment.docker``: accepted, kept and shown; this version builds with uv and no container."""
+    """``environment.docker``: the image, where a container engine answers; kept and explained elsewhere."""
 
     def __init__(self, spec: Optional[DockerSpec] = None) -> None:
         known = spec or DockerSpec(base_image=DEFAULT_CPU_IMAGE)
@@ -22,8 +24,14 @@ class DockerSection:
         self.arguments: List[str] = list(known.arguments)
         self.shm_size = known.shm_size
         self.gpu_support = known.gpu_support
-        self.shared_volumes = True
-        self.base_image_registry: Any = None
+        self.shared_volumes = not known.without_shared_volumes
+        self.base_image_registry: Any = ContainerRegistry._of(known.registry)
+        self.platform: Any = None
+        self.build_context: Optional[DockerBuildContext] = None
+        if known.build_context is not None:
+            self.build_context = DockerBuildContext(
+                "stored", known.build_context, known.dockerfile_path or "Dockerfile"
+            )
 
     def _spec(self) -> DockerSpec:
         return DockerSpec(
@@ -33,6 +41,35 @@ class DockerSection:
             arguments=tuple(str(one) for one in self.arguments or ()),
             shm_size=self.shm_size,
             gpu_support=bool(self.gpu_support),
+            without_shared_volumes=not self.shared_volumes,
+            registry=None if self.base_image_registry is None else self.base_image_registry._spec(),
+            build_context=None if self.build_context is None else self.build_context.location,
+            dockerfile_path=None if self.build_context is None else self.build_context.dockerfile_path,
+        )
+
+
+class DockerConfiguration:
+    """The container's settings beside an environment: what ScriptRunConfig takes as ``docker_runtime_config``."""
+
+    def __init__(
+        self,
+        use_docker: bool = False,
+        shared_volumes: bool = True,
+        arguments: Any = (),
+        shm_size: Optional[str] = None,
+    ) -> None:
+        self.use_docker = use_docker
+        self.shared_volumes = shared_volumes
+        self.arguments: List[str] = [str(one) for one in arguments or ()]
+        self.shm_size = shm_size
+
+    def _over(self, spec: DockerSpec) -> DockerSpec:
+        """``spec`` with what is said here: it comes later, and so it counts."""
+        return replace(
+            spec,
+            enabled=bool(self.use_docker),
+            arguments=tuple(self.arguments) or spec.arguments,
+            shm_size=self.shm_size or spec.shm_size,
         )
 
 

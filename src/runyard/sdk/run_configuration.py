@@ -29,6 +29,8 @@ class RunConfiguration:
         self.communicator = communicator or "None"
         self.target: Any = "local"
         self.environment = Environment()
+        #: A DockerConfiguration: how the container of the environment's image is started.
+        self.docker: Any = None
         if conda_dependencies is not None:
             self.environment.python.conda_dependencies = conda_dependencies
         self.environment_variables: Dict[str, str] = {}

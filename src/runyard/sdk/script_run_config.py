@@ -61,6 +61,8 @@ class ScriptRunConfig:
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
         elif max_run_duration_seconds != MAX_DURATION_SECONDS_DEFAULT:
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
+        if docker_runtime_config is not None:
+            self.run_config.docker = docker_runtime_config
         if not self.script and not self.command:
             raise UserErrorException("A ScriptRunConfig needs a script or a command.")
 

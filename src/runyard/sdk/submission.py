@@ -20,6 +20,7 @@ from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment
+from runyard.sdk.environment_sections import DockerConfiguration
 from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
@@ -233,7 +234,12 @@ def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
     found = config.run_config.environment
     if not isinstance(found, Environment):
         raise UserErrorException(f"A run's environment is an Environment, not {found!r}.")
-    return found._spec()
+    spec, docker = found._spec(), config.run_config.docker
+    if docker is None:
+        return spec
+    if not isinstance(docker, DockerConfiguration):
+        raise UserErrorException(f"docker_runtime_config is a DockerConfiguration, not {docker!r}.")
+    return replace(spec, docker=docker._over(spec.docker))
 
 
 class _GitFacts:

@@ -19,6 +19,7 @@ from runyard.server.events import Events
 from runyard.server.settings import Settings
 from runyard.storage.base import ArtifactStore
 from runyard.storage.local import LocalStore
+from runyard.storage.sealing import HostSeal
 from runyard.storage.vault import Vault
 
 
@@ -94,7 +95,7 @@ def make_parts(settings: Settings, url: str) -> Parts:
         return kits["kit"].version_digest
 
     vault = Vault(home / "vault.key")
-    sealer = Sealer(vault, home / "vault.key")
+    sealer = Sealer(HostSeal(home / "vault.key"))
     environment_files = EnvironmentFiles(home / "environment-files")
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(

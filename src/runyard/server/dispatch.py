@@ -45,7 +45,7 @@ JSON_MAX, RAW_MAX = 32 << 20, 64 << 20
 #: Pieces in which large bodies are written and replies read, bytes.
 PIECE_BYTES = 1 << 20
 #: Routes whose body may be larger than memory should hold.
-STREAMED = ("write_datastore_file", "write_output_file")
+STREAMED = ("write_datastore_file", "write_output_file", "write_environment_file")
 
 #: Where the handlers of the routes are, a noun a module.
 HANDLERS = (

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     globals(),
     {
         "ComputeTarget": "runyard.sdk.compute_target:ComputeTarget",
+        "ContainerRegistry": "runyard.sdk.container_registry:ContainerRegistry",
         "Dataset": "runyard.sdk.dataset:Dataset",
         "Datastore": "runyard.sdk.datastore:Datastore",
         "Environment": "runyard.sdk.environment:Environment",
@@ -29,5 +30,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "ScriptRunConfig": "runyard.sdk.script_run_config:ScriptRunConfig",
         "Workspace": "runyard.sdk.workspace:Workspace",
     },
-    planned=("ContainerRegistry", "Image", "Keyvault", "Webservice"),
+    planned=("Image", "Keyvault", "Webservice"),
 )

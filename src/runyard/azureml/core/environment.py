@@ -14,7 +14,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "RSection": "runyard.sdk.environment_sections:RSection",
         "SparkPackage": "runyard.sdk.environment_sections:SparkPackage",
         "SparkSection": "runyard.sdk.environment_sections:SparkSection",
+        "ContainerRegistry": "runyard.sdk.container_registry:ContainerRegistry",
+        "DockerBuildContext": "runyard.sdk.container_registry:DockerBuildContext",
         "CondaDependencies": "runyard.sdk.conda_dependencies:CondaDependencies",
     },
-    planned=("ContainerRegistry", "DockerBuildContext"),
 )

@@ -14,11 +14,13 @@ from runyard.protocol.environments import (
     EnvironmentBody,
     EnvironmentBuild,
     EnvironmentSpec,
+    StoredFile,
     spec_digest,
 )
 from runyard.protocol.workspaces import Workspace
 from runyard.server import names
-from runyard.server.call import Call
+from runyard.server.call import Call, Content, Upload
+from runyard.server.threads import in_thread
 
 #: What one answer shows of a build's log, bytes.
 LOG_BYTES = 256 * 1024
@@ -27,7 +29,7 @@ LOG_BYTES = 256 * 1024
 def register_environment(call: Call) -> Environment:
     """Its next version; the names of curated environments are reserved."""
     body: EnvironmentBody = call.body
-    spec = body.spec
+    spec = call.parts.sealer.seal_spec(body.spec)
     names.check_asset_name(spec.name)
     names.check_variables(spec.variables)
     check_day(spec.python)
@@ -63,20 +65,36 @@ def build_environment(call: Call) -> EnvironmentBuild:
     """Have it built, or say how far that is; called again and again by whoever waits. ``look=1`` begins nothing."""
     body: EnvironmentBody = call.body
     check_day(body.spec.python)
+    spec = call.parts.sealer.seal_spec(body.spec)
     builds = call.parts.builds
     with call.parts.database.read() as connection:
-        lock = builds.find_ready(connection, spec_digest(body.spec))
+        lock = builds.find_ready(connection, spec_digest(spec))
     if lock is not None:
-        builds.forget(body.spec)
+        builds.forget(spec)
         return EnvironmentBuild(BuildStatus.SUCCEEDED, lock=lock)
     if call.query.get("look") == "1":
         return EnvironmentBuild(BuildStatus.QUEUED)
-    state = builds.request(body.spec)
+    state = builds.request(spec)
     log = _end_of(state.log_path)
     if state.state != "failed":
         return EnvironmentBuild(BuildStatus.RUNNING, log)
-    builds.forget(body.spec)
+    builds.forget(spec)
     return EnvironmentBuild(BuildStatus.FAILED, log, state.error)
+
+
+async def write_environment_file(call: Call) -> StoredFile:
+    """Keep a wheel or a build context; one name stands for one content unless ``exist_ok`` says so."""
+    body: Upload = call.body
+    found = StoredFile(call.workspace, call.path["sha256"], call.path["name"])
+    await in_thread(call.parts.environment_files.keep, found, body.path, call.query.get("exist_ok") == "1")
+    return found
+
+
+async def read_environment_file(call: Call) -> Content:
+    """The bytes of one."""
+    wanted = StoredFile(call.workspace, call.path["sha256"], call.path["name"])
+    file = await in_thread(call.parts.environment_files.open, wanted)
+    return Content(file=file, size_bytes=os.fstat(file.fileno()).st_size)
 
 
 def _end_of(path: Path) -> str:

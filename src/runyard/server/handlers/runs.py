@@ -43,6 +43,7 @@ async def submit_run(call: Call) -> Run:
     """Check everything that can be checked now, then accept: from here on the run ends in a state with a reason."""
     spec: RunSpec = call.body
     await in_thread(_check_spec, call, spec)
+    spec = replace(spec, environment=call.parts.sealer.seal_spec(spec.environment))
 
     def create(connection: Connection) -> Run:
         experiments.create_experiment(connection, call.workspace, spec.experiment, call.user, call.now)

@@ -1,0 +1,231 @@
+"""The script's process inside a container: the engine's command line, its mounts and variables, and its end."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from runyard.environments.engine import Engine, ask, engine_environment, get_engine, matters_to_engine
+from runyard.environments.kit import Kit, compile_kit
+from runyard.environments.pythons import find_minor
+from runyard.environments.realise import Realised
+from runyard.errors import AzureMLException, UserErrorException
+from runyard.protocol.plan import ContainerPlan
+from runyard.protocol.record import record
+from runyard.runner.folder import AttemptFolder
+from runyard.runner.processes import Script
+
+#: "all" on the node: users may add any argument to the engine's "run", and so become root on it.
+ARGUMENTS_VARIABLE = "RUNYARD_CONTAINER_ARGUMENTS"
+#: Removing a container whose processes do not end takes as long as the kernel does, seconds.
+REMOVE_TIMEOUT_S = 30.0
+#: Folders that links lead to; beyond this, what holds them all is mounted.
+MOUNTS_MAX = 64
+#: Exit codes above this are that of a signal, as a shell and a container's first process give them.
+_SIGNALLED = 128
+_SIGNALS = 64
+
+#: Arguments that change the container and give it nothing of the node.
+_HARMLESS = frozenset(
+    ("--add-host", "--blkio-weight", "--cpu-period", "--cpu-quota", "--cpu-shares", "-c", "--cpus", "--cpuset-cpus",
+     "--cpuset-mems", "--dns", "--dns-option", "--dns-search", "-e", "--env", "--expose", "--gpus", "--health-cmd",
+     "-h", "--hostname", "--init", "--ipc", "-l", "--label", "-m", "--memory", "--memory-reservation",
+     "--memory-swap", "--memory-swappiness", "--network", "--net", "--no-healthcheck", "--oom-kill-disable",
+     "--oom-score-adj", "--pids-limit", "-p", "--publish", "--read-only", "--shm-size", "--stop-signal",
+     "--stop-timeout", "--tmpfs", "--ulimit")
+)  # fmt: skip
+
+
+@record
+class Mount:
+    """A folder of the node that is in the container under the same path."""
+
+    path: str
+    is_read_only: bool
+
+
+@record
+class Invocation:
+    """All that one "run" of the engine is made of."""
+
+    name: str
+    image: str
+    #: Program and arguments.
+    command: Tuple[str, ...]
+    work: str
+    #: "uid:gid" of the caller.
+    user: str
+    mounts: Tuple[Mount, ...]
+    #: Variables that the engine takes over from its client's environment: a command line is seen by everyone.
+    names: Tuple[str, ...]
+    #: File with those that would change the client itself.
+    variables_file: str
+
+
+class ContainerScript(Script):
+    """The engine's client; it forwards signals to the script and ends as the script does."""
+
+    def wait(self, timeout_s: float) -> Optional[int]:
+        """As Script.wait: 128 + n is the script's own end by signal n, told by the container's first process."""
+        return exit_code(super().wait(timeout_s))
+
+
+def exit_code(code: Optional[int]) -> Optional[int]:
+    """A container's exit code as a process's: minus the number of the signal that killed it."""
+    if code is None or not _SIGNALLED < code <= _SIGNALLED + _SIGNALS:
+        return code
+    return _SIGNALLED - code
+
+
+def enter_container(
+    folder: AttemptFolder,
+    python: Realised,
+    kit: Kit,
+    command: Sequence[str],
+    values: Dict[str, str],
+    data: Dict[str, str],
+) -> Tuple[List[str], Dict[str, str]]:
+    """The command and the variables of the engine's client, for a script's command and variables."""
+    engine = get_engine("The run's environment is an image")
+    same = find_minor(python.python)
+    if same is not None:
+        # Byte code is the same for every build of a minor version.
+        compile_kit(kit, same.path)
+    kept = {name: text for name, text in values.items() if not matters_to_engine(name)}
+    variables_file = folder.path / "container.env"
+    _write_variables(variables_file, {name: text for name, text in values.items() if name not in kept})
+    asked = Invocation(
+        name="runyard-" + hashlib.sha256(folder.key.encode("utf-8")).hexdigest()[:24],
+        image=python.image,
+        command=tuple(command),
+        work=str(folder.work),
+        user=f"{os.getuid()}:{os.getgid()}",
+        mounts=tuple(_mounts(folder, kit, data)),
+        names=tuple(sorted(kept)),
+        variables_file=str(variables_file),
+    )
+    words = run_arguments(engine, asked, folder.plan.container or ContainerPlan())
+    with open(str(_record_of(folder)), "w", encoding="utf-8") as stream:
+        json.dump({"engine": asdict(engine), "name": asked.name}, stream)
+    return [engine.program, *words], {**engine_environment(os.environ), **kept}
+
+
+def run_arguments(engine: Engine, asked: Invocation, plan: ContainerPlan) -> List[str]:
+    """The engine's words for one script."""
+    mine = _checked(plan.arguments)
+    words = ["run", "--rm", "--init", "--name", asked.name, "--pull", "never", "--log-driver", "none"]
+    words += ["--security-opt", "no-new-privileges", *_user(engine, asked.user)]
+    if not _has(mine, "--network", "--net"):
+        # The server and other runs are reached as by any other process of this host.
+        words += ["--network", "host"]
+    if plan.shm_size and not _has(mine, "--shm-size", "--ipc"):
+        words += ["--shm-size", plan.shm_size]
+    if engine.has_gpus and not _has(mine, "--gpus"):
+        words += ["--gpus", "all"] if engine.kind == "docker" else ["--device", "nvidia.com/gpu=all"]
+    for mount in asked.mounts:
+        words += ["--mount", _mount_text(mount)]
+    words += ["--workdir", asked.work, "--env-file", asked.variables_file]
+    for name in asked.names:
+        words += ["--env", name]
+    # An image's own entry point would get the script as its arguments.
+    return [*words, *mine, "--entrypoint", asked.command[0], asked.image, *asked.command[1:]]
+
+
+def has_container(folder: AttemptFolder) -> bool:
+    """Was the script of this attempt to start in a container?"""
+    return _record_of(folder).exists()
+
+
+def remove_container(folder: AttemptFolder) -> None:
+    """End the attempt's container and remove it, whoever started it; nothing happens where none is left."""
+    try:
+        found = json.loads(_record_of(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    ask(Engine(**found["engine"]), ["rm", "--force", found["name"]], REMOVE_TIMEOUT_S)
+
+
+def _record_of(folder: AttemptFolder) -> Path:
+    return folder.path / "container.json"
+
+
+def _user(engine: Engine, user: str) -> List[str]:
+    """The caller's uid inside, so that files are its own: without root's rights an engine maps it by itself."""
+    if not engine.is_rootless:
+        return ["--user", user]
+    return ["--user", "0:0"] if engine.kind == "docker" else ["--userns", "keep-id", "--user", user]
+
+
+def _checked(arguments: Sequence[str]) -> List[str]:
+    """What the user adds, unless it would open the node to the run."""
+    if os.environ.get(ARGUMENTS_VARIABLE) == "all":
+        return list(arguments)
+    for word in arguments:
+        name = word.split("=", 1)[0]
+        if name.startswith("-") and name not in _HARMLESS and not re.match(r"^-[cehlmp].+", word):
+            raise UserErrorException(
+                f"docker.arguments holds {name!r}, which may give the run more of the node than its own files.",
+                hint=f"Leave it out, or set {ARGUMENTS_VARIABLE}=all where the runs run.",
+            )
+    return list(arguments)
+
+
+def _has(arguments: Sequence[str], *names: str) -> bool:
+    return any(word.split("=", 1)[0] in names for word in arguments)
+
+
+def _mount_text(mount: Mount) -> str:
+    fields = ["type=bind", f"source={mount.path}", f"target={mount.path}", *(["readonly"] * mount.is_read_only)]
+    # The engine reads this as a line of CSV.
+    return ",".join('"{}"'.format(one.replace('"', '""')) if re.search('[",]', one) else one for one in fields)
+
+
+def _mounts(folder: AttemptFolder, kit: Kit, data: Dict[str, str]) -> List[Mount]:
+    own = [str(one) for one in (folder.work, folder.spool, folder.inputs, folder.path / "tmp")]
+    found = [Mount(one, False) for one in own] + [Mount(kit.folder, True)]
+    # A reference to a datastore is its folder itself, to be read and written as in v1.
+    beyond = [path for path in data.values() if not _is_below(path, own)]
+    found += [Mount(path, False) for path in _outermost(beyond)]
+    linked = _outermost(_link_targets(one for one in data.values() if one not in beyond))
+    return found + [Mount(path, True) for path in linked if not _is_below(path, own + beyond)]
+
+
+def _link_targets(folders: Iterable[str]) -> Set[str]:
+    """The folders that hold what links below ``folders`` lead to."""
+    found: Set[str] = set()
+    for root in folders:
+        for parent, names, files in os.walk(root):
+            for name in (*names, *files):
+                path = os.path.join(parent, name)
+                if os.path.islink(path):
+                    found.add(os.path.dirname(os.path.realpath(path)))
+    return found
+
+
+def _outermost(paths: Iterable[str]) -> List[str]:
+    """Without those that lie in another one; where they are many, the one that holds them all."""
+    kept: List[str] = []
+    for path in sorted(set(paths)):
+        if not _is_below(path, kept):
+            kept.append(path)
+    if len(kept) <= MOUNTS_MAX:
+        return kept
+    common = os.path.commonpath(kept)
+    if common == "/":
+        raise AzureMLException(f"An input's files lie in {len(kept)} folders all over the disk; mount fewer of them.")
+    return [common]
+
+
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    return any(path == one or path.startswith(one.rstrip("/") + "/") for one in folders)
+
+
+def _write_variables(path: Path, variables: Dict[str, str]) -> None:
+    for name, text in variables.items():
+        if "\n" in text:
+            raise UserErrorException(f"The variable {name} has more than one line, which a container cannot be given.")
+    with open(os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        stream.write("".join(f"{name}={text}\n" for name, text in variables.items()))

@@ -1,0 +1,268 @@
+"""Environments that are images, built and run by a real engine: podman, and Docker's own client where it is here."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core.environment import DockerBuildContext
+from runyard.client.local_server import connect
+from runyard.sdk.session import forget_server
+from tests.environments.containers import IMAGE, docker_socket, make_image, podman, podman_settings
+from tests.environments.packages import make_wheel, source_of
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("containers"),
+    pytest.mark.skipif(shutil.which("podman") is None, reason="tests/system-packages.sh installs podman"),
+]
+
+HERE = "{}.{}".format(*sys.version_info[:2])
+
+SCRIPT = """
+import json, os, sys
+from azureml.core import Run
+run = Run.get_context()
+run.log("answer", 42)
+os.makedirs("outputs", exist_ok=True)
+def can_write(path):
+    try:
+        open(path, "a").close()
+        return True
+    except OSError:
+        return False
+data = os.environ.get("AZUREML_DATAREFERENCE_data", "")
+files = [os.path.join(top, name) for top, _, names in os.walk(data) for name in names]
+facts = {
+    "made_by": os.environ.get("MADE_BY"), "uid": os.getuid(), "parent": os.getppid(), "prefix": sys.prefix,
+    "home_is_writable": can_write(os.path.join(os.environ["HOME"], "x")), "multi": os.environ.get("MULTI"),
+    "path": os.environ["PATH"], "library": os.environ.get("LD_LIBRARY_PATH"), "arguments": sys.argv[1:],
+    "read": [open(one).read() for one in files], "can_write_data": [can_write(one) for one in files],
+    "sees_home": os.path.exists(os.environ["RUNYARD_TEST_HOME"] + "/runyard.db"),
+}
+try:
+    import tiny
+    facts["tiny"] = tiny.__file__
+except ImportError:
+    facts["tiny"] = None
+json.dump(facts, open("outputs/facts.json", "w"))
+print("said in the container")
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("podman")
+    variables = podman_settings(folder)
+    make_image(folder, variables)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in variables.items():
+            patch.setenv(name, text)
+        patch.setenv("RUNYARD_ENGINE", "podman")
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def workspace(engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("containers-home")))
+        forget_server()
+        yield Workspace.create("boxes", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT)
+    return folder
+
+
+def run_in(workspace: Workspace, environment: Environment, source: Path, *arguments: object) -> Run:
+    environment.environment_variables.update({"MULTI": "two\nlines", "RUNYARD_TEST_HOME": os.environ["RUNYARD_HOME"]})
+    config = ScriptRunConfig(str(source), "train.py", list(arguments), environment=environment)
+    return Experiment(workspace, "boxes").submit(config)
+
+
+def facts_of(run: Run, tmp_path: Path) -> dict[str, object]:
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run.get_details()
+    run.download_file("outputs/facts.json", str(tmp_path / "facts.json"))
+    found: dict[str, object] = json.loads((tmp_path / "facts.json").read_text())
+    return found
+
+
+def test_script_runs_in_its_image_with_its_data(workspace: Workspace, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("kept")
+    store = workspace.get_default_datastore()
+    store.upload(str(tmp_path / "data"), "boxes", overwrite=True)
+    data = Dataset.File.from_files((store, "boxes/a.txt")).as_named_input("data").as_mount()
+    run = run_in(workspace, Environment.from_docker_image("small", IMAGE), source, "--data", data)
+    found = facts_of(run, tmp_path)
+    assert (found["made_by"], found["uid"], found["prefix"]) == ("test", os.getuid(), sys.base_prefix)
+    assert (found["read"], found["can_write_data"]) == (["kept"], [False])
+    assert (found["multi"], found["home_is_writable"], found["library"]) == ("two\nlines", True, None)
+    assert found["path"] == "/usr/local/bin:/usr/bin:/bin"
+    assert found["sees_home"] is False, "of the home, the container has the attempt's folders and the data"
+    assert run.get_metrics() == {"answer": 42}
+    assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+def test_packages_go_into_the_image(workspace: Workspace, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    make_wheel(tmp_path / "wheels", "tiny", "1.0")
+    lines = [f"python={HERE}", *source_of(tmp_path / "wheels"), "tiny"]
+    environment = Environment.from_docker_image("packages", IMAGE)
+    environment.python.user_managed_dependencies = False
+    environment.python.conda_dependencies.set_python_version(HERE)
+    environment.python.conda_dependencies.set_pip_requirements(lines[1:])
+    run = run_in(workspace, environment, source)
+    found = facts_of(run, tmp_path)
+    assert str(found["tiny"]).startswith(f"{found['prefix']}/lib/python{HERE}/site-packages/")
+    assert str(found["prefix"]).startswith("/azureml-envs/")
+    details = environment.get_image_details(workspace)
+    assert (details["builder"], details["packages"]) == ("docker", ["tiny==1.0"])
+    assert details["builderWhy"] == f"Built by podman, as an image: the environment names the image {IMAGE}."
+    tag = f"localhost/runyard/env:{details['digest'][:32]}"
+    assert podman({}, "run", "--rm", "--entrypoint", "/bin/sh", tag, "-c", "echo /opt/runyard*") == "/opt/runyard*"
+    assert [one["tiny"] for one in [facts_of(run_in(workspace, environment, source), tmp_path)]] == [found["tiny"]]
+
+
+def test_dockerfile_and_build_context_make_the_image(workspace: Workspace, source: Path, tmp_path: Path) -> None:
+    text = f'FROM {IMAGE}\nENV MADE_BY=dockerfile\nRUN ["python", "-c", "print(1 + 1)"]\n'
+    found = facts_of(run_in(workspace, Environment.from_dockerfile("file", text), source), tmp_path)
+    assert found["made_by"] == "dockerfile"
+    (tmp_path / "context" / "sub").mkdir(parents=True)
+    (tmp_path / "context" / "sub" / "tiny.py").write_text("")
+    (tmp_path / "context" / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY sub /lib-of-mine\nENV MADE_BY=context\n")
+    context = DockerBuildContext.from_local_directory(workspace, str(tmp_path / "context"))
+    environment = Environment.from_docker_build_context("context", context)
+    kept = Environment.get(workspace, environment.register(workspace).name or "")
+    kept.environment_variables["PYTHONPATH"] = "/lib-of-mine"
+    found = facts_of(run_in(workspace, kept, source), tmp_path)
+    assert (found["made_by"], found["tiny"]) == ("context", "/lib-of-mine/tiny.py")
+
+
+def test_image_that_cannot_be_had_fails_the_run_with_its_name(workspace: Workspace, source: Path) -> None:
+    run = run_in(workspace, Environment.from_docker_image("none", "localhost:1/nowhere:1"), source)
+    run.wait_for_completion(raise_on_error=False)
+    assert "The image localhost:1/nowhere:1 cannot be fetched" in str(run.get_details()["error"])
+    text = f'FROM {IMAGE}\nRUN ["python", "-c", "raise SystemExit(\'broken by its author\')"]\n'
+    run = run_in(workspace, Environment.from_dockerfile("broken", text), source)
+    run.wait_for_completion(raise_on_error=False)
+    assert "The image cannot be built by podman" in str(run.get_details()["error"])
+    assert "broken by its author" in str(run.get_details()["error"])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise SystemExit(7)", "exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+    ],
+)
+def test_exit_code_of_the_script_is_the_run_s(workspace: Workspace, source: Path, body: str, said: str) -> None:
+    (source / "train.py").write_text(body)
+    run = run_in(workspace, Environment.from_docker_image("small", IMAGE), source)
+    run.wait_for_completion(raise_on_error=False)
+    assert said in str(run.get_details()["error"])
+
+
+WAITS = """
+import signal, sys, time
+def end(*_):
+    print("told to end", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end if sys.argv[1] == "hears" else signal.SIG_IGN)
+print("started", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("manner", ["hears", "ignores"])
+def test_canceled_run_leaves_no_container(workspace: Workspace, source: Path, manner: str) -> None:
+    (source / "train.py").write_text(WAITS)
+    run = run_in(workspace, Environment.from_docker_image("small", IMAGE), source, manner)
+    wait_for(lambda: "started" in log_of(run))
+    assert podman({}, "ps", "--quiet") != ""
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    assert ("told to end" in log_of(run)) == (manner == "hears")
+    assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+def test_killed_runner_s_container_is_ended_too(workspace: Workspace, source: Path) -> None:
+    (source / "train.py").write_text(WAITS)
+    run = run_in(workspace, Environment.from_docker_image("small", IMAGE), source, "ignores")
+    wait_for(lambda: "started" in log_of(run))
+    (record,) = Path(os.environ["RUNYARD_HOME"]).glob(f"runs/{run.id}/*/runner.json")
+    os.kill(int(json.loads(record.read_text())["pid"]), signal.SIGKILL)
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed"
+    assert "supervised the run was killed" in str(run.get_details()["error"])
+    assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+def log_of(run: Run) -> str:
+    logs = Path(os.environ["RUNYARD_HOME"]).glob(f"runs/{run.id}/*/std_log.txt")
+    stored = run.get_file_names()
+    if "user_logs/std_log.txt" in stored:
+        return str(run.get_details_with_logs())
+    return "".join(one.read_text() for one in logs)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="Docker's client is not installed")
+def test_docker_s_own_client_builds_and_runs_the_same(
+    workspace: Workspace, engine: dict[str, str], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with docker_socket(tmp_path, engine) as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        monkeypatch.setenv("RUNYARD_ENGINE", "docker")
+        monkeypatch.setenv("RUNYARD_HOME", str(tmp_path / "home"))
+        forget_server()
+        try:
+            with_docker = Workspace.create("docker", exist_ok=True)
+            (tmp_path / "wheels").mkdir()
+            make_wheel(tmp_path / "wheels", "tiny", "2.0")
+            environment = Environment.from_docker_image("docker", IMAGE)
+            environment.python.user_managed_dependencies = False
+            environment.python.conda_dependencies.set_python_version(HERE)
+            environment.python.conda_dependencies.set_pip_requirements([*source_of(tmp_path / "wheels"), "tiny"])
+            run = run_in(with_docker, environment, source)
+            found = facts_of(run, tmp_path)
+            assert (found["made_by"], found["multi"]) == ("test", "two\nlines")
+            assert str(found["tiny"]).startswith("/azureml-envs/")
+            why = environment.get_image_details(with_docker)["builderWhy"]
+            assert why == f"Built by docker, as an image: the environment names the image {IMAGE}."
+            (source / "train.py").write_text(WAITS)
+            run = run_in(with_docker, environment, source, "ignores")
+            wait_for(lambda: "started" in log_of(run))
+            run.cancel()
+            run.wait_for_completion(raise_on_error=False)
+            assert podman({}, "ps", "--all", "--quiet") == ""
+        finally:
+            found_server = connect()
+            found_server.call("stop_server")
+            found_server.close()
+            forget_server()
