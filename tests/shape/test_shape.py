@@ -24,7 +24,7 @@ SPEAKING_ROOMS = {"cli", "sdk"}
 ALLOWED_THIRD_PARTY = {
     "files": {"pathspec"},
     "environments": {"packaging", "uv", "yaml"},
-    "sdk": {"pathspec", "rich", "yaml"},
+    "sdk": {"dask", "pandas", "pathspec", "pyarrow", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
     "db": {"sqlalchemy"},
     "storage": {"cryptography", "fsspec"},

@@ -1,10 +1,12 @@
 """Dataset: the factories of datasets, and registered ones by name."""
 
-from typing import Any, Dict, Optional, Union
+from typing import Any, Optional
 
 from runyard.errors import UserErrorException
+from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.file_dataset import FileDataset, make_file_dataset
-from runyard.sdk.workspace import Workspace
+from runyard.sdk.tabular_dataset import TabularDataset
+from runyard.sdk.tabular_factory import TabularDatasetFactory, guessed_reader, make_table
 
 
 class FileDatasetFactory:
@@ -39,22 +41,39 @@ class Dataset:
     """Datasets of a workspace."""
 
     File = FileDatasetFactory
+    Tabular = TabularDatasetFactory
+
+    get_by_name = staticmethod(AbstractDataset.get_by_name)
+    get_by_id = staticmethod(AbstractDataset.get_by_id)
+    get_all = staticmethod(AbstractDataset.get_all)
 
     @staticmethod
-    def get_by_name(workspace: Workspace, name: str, version: Union[int, str] = "latest") -> FileDataset:
-        """The registered dataset of that name; UserErrorException if there is none."""
-        wanted = None if version in ("latest", None) else str(version)
-        if wanted is not None and not (wanted.isascii() and wanted.isdigit()):
-            raise UserErrorException(f"A dataset's version is a whole number or 'latest', not {version!r}.")
-        return FileDataset._of(workspace, workspace._call("find_dataset", query={"version": wanted}, name=name))
+    def get(workspace: Any, name: Optional[str] = None, id: Optional[str] = None) -> Any:
+        """The older name of ``get_by_name`` and ``get_by_id``."""
+        if (name is None) == (id is None):
+            raise UserErrorException("Dataset.get takes either a name or an id.")
+        return Dataset.get_by_name(workspace, name) if name is not None else Dataset.get_by_id(workspace, str(id))
 
     @staticmethod
-    def get_by_id(workspace: Workspace, id: str) -> FileDataset:
-        """The dataset of that id."""
-        return FileDataset._of(workspace, workspace._call("get_dataset", dataset_id=id))
+    def list(workspace: Any) -> Any:
+        """The latest version of every registered dataset."""
+        return [*Dataset.get_all(workspace).values()]
 
     @staticmethod
-    def get_all(workspace: Workspace) -> Dict[str, FileDataset]:
-        """The latest version of every registered dataset, by name."""
-        found: Dict[str, FileDataset] = workspace.datasets
-        return found
+    def auto_read_files(
+        path: Any, include_path: bool = False, partition_format: Optional[str] = None
+    ) -> TabularDataset:
+        """A table of files whose format their names tell: Parquet, JSON lines, tabs, else commas."""
+        return make_table(path, guessed_reader(path, include_path, partition_format), validate=True)
+
+    @staticmethod
+    def from_pandas_dataframe(dataframe: Any, path: Any = None, in_memory: bool = False) -> TabularDataset:
+        """A table of a DataFrame's rows, written as Parquet to ``path``, a datastore's path; unregistered."""
+        from runyard.sdk.tabular_write import store_dataframe
+
+        if path is None:
+            raise UserErrorException(
+                "A DataFrame is kept in a datastore: pass path=datastore.path('folder'), or use "
+                "Dataset.Tabular.register_pandas_dataframe(dataframe, target, name)."
+            )
+        return TabularDatasetFactory.from_parquet_files(store_dataframe(dataframe, path, False, None, True))

@@ -14,6 +14,8 @@ class DatasetConsumptionConfig:
     ) -> None:
         if mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
             raise UserErrorException(f"A dataset is read by mount, download or direct, not {mode!r}.")
+        if mode != InputMode.DIRECT and getattr(dataset, "_kind", "file") == "tabular":
+            raise UserErrorException("A table has no files to mount: pass as_named_input(name), or to_csv_files().")
         self.name = name
         self.dataset = dataset
         self.mode = mode

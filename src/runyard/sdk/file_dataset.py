@@ -2,100 +2,25 @@
 
 import glob
 import os
-import random
 import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
 from runyard.files.listing import is_pattern, list_source
-from runyard.protocol import datasets, labels
 from runyard.protocol.datasets import Source
 from runyard.protocol.mounts import Layout, layout_of, url_path
-from runyard.protocol.selection import Step, StepKind, select, split
+from runyard.protocol.selection import Step, select
+from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AzureBlobDatastore
 
 
-class FileDataset:
+class FileDataset(AbstractDataset):
     """Files of datastores, of this machine, or of the web."""
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        workspace: Any = None,
-        _record: Optional[datasets.Dataset] = None,
-        steps: Sequence[Step] = (),
-    ) -> None:
-        self._sources = tuple(sources)
-        self._workspace = workspace
-        self._record = _record
-        self._steps = tuple(steps)
-
-    @classmethod
-    def _of(cls, workspace: Any, record: datasets.Dataset) -> "FileDataset":
-        return cls(record.sources, workspace, record, record.steps)
-
-    @property
-    def id(self) -> Optional[str]:
-        """The id once it is registered or saved by a run; else None."""
-        return self._record.id if self._record else None
-
-    @property
-    def name(self) -> Optional[str]:
-        """The registered name."""
-        return self._record.name if self._record else None
-
-    @property
-    def version(self) -> Optional[int]:
-        """The registered version, from 1."""
-        return self._record.version if self._record else None
-
-    @property
-    def description(self) -> Optional[str]:
-        """The registered description."""
-        return self._record.description if self._record else None
-
-    @property
-    def tags(self) -> Dict[str, str]:
-        """The registered tags."""
-        return dict(self._record.tags) if self._record else {}
-
-    def register(
-        self,
-        workspace: Any,
-        name: str,
-        description: Optional[str] = None,
-        tags: Optional[Dict[str, str]] = None,
-        create_new_version: bool = False,
-    ) -> "FileDataset":
-        """Register it under a name; returns the registered dataset.
-
-        The same files under the same name are the version that exists; others need ``create_new_version=True``.
-        """
-        spec = datasets.DatasetSpec(
-            sources=self._sources,
-            steps=self._steps,
-            name=name,
-            description=description or "",
-            tags={str(key): str(value) for key, value in (tags or {}).items()},
-            create_new_version=create_new_version,
-        )
-        return FileDataset._of(workspace, workspace._call("save_dataset", spec))
-
-    def unregister_all_versions(self) -> None:
-        """Take the name off the workspace's list; runs that read it keep it by id."""
-        if self._record is not None and self._record.name is not None:
-            self._workspace._call("unregister_dataset", name=self._record.name)
-
-    def add_tags(self, tags: Dict[str, str]) -> "FileDataset":
-        """Add tags to a registered dataset."""
-        if self._record is None:
-            raise UserErrorException("Only a registered dataset has tags; call register() first.")
-        change = labels.LabelChange(tags={str(key): str(value) for key, value in tags.items()})
-        self._record = self._workspace._call("change_dataset", change, dataset_id=self._record.id)
-        return self
+    _kind = "file"
 
     def to_path(self) -> List[str]:
         """The files as paths below the mount, each with a leading '/'."""
@@ -110,27 +35,6 @@ class FileDataset:
 
         return download(self._sources, self._workspace, self._steps, target_path, overwrite, ignore_not_found)
 
-    def take(self, count: int) -> "FileDataset":
-        """The first ``count`` files, in the order of sources and paths."""
-        return self._with(Step(StepKind.TAKE, _count(count)))
-
-    def skip(self, count: int) -> "FileDataset":
-        """All but the first ``count`` files."""
-        return self._with(Step(StepKind.SKIP, _count(count)))
-
-    def take_sample(self, probability: float, seed: Optional[int] = None) -> "FileDataset":
-        """Each file with that probability; the same seed gives the same files, everywhere."""
-        return self._with(Step(StepKind.SAMPLE, 0, _share(probability), _seed(seed)))
-
-    def random_split(self, percentage: float, seed: Optional[int] = None) -> "Tuple[FileDataset, FileDataset]":
-        """Two datasets: each file is in the first with that probability (0 to 1), and else in the second."""
-        first, second = split(_share(percentage), _seed(seed))
-        return self._with(first), self._with(second)
-
-    def as_named_input(self, name: str) -> DatasetConsumptionConfig:
-        """The dataset under a name of its own in the run."""
-        return DatasetConsumptionConfig(name, self)
-
     def as_mount(self, path_on_compute: Optional[str] = None) -> DatasetConsumptionConfig:
         """Mounted in the run: links where the files lie on its disk, else fetched before the script starts."""
         return DatasetConsumptionConfig(self._input_name(), self).as_mount(path_on_compute)
@@ -139,30 +43,8 @@ class FileDataset:
         """Downloaded before the script starts."""
         return DatasetConsumptionConfig(self._input_name(), self).as_download(path_on_compute)
 
-    def _input_name(self) -> str:
-        text = re.sub(r"[^A-Za-z0-9_]", "_", self.name or "input")
-        return "input_" + text if not text[0].isalpha() else text
-
-    def _ensure_saved(self, workspace: Any) -> str:
-        if self._record is None:
-            self._workspace = workspace
-            self._record = workspace._call(
-                "save_dataset", datasets.DatasetSpec(sources=self._sources, steps=self._steps)
-            )
-        return self._record.id
-
-    def _with(self, step: Step) -> "FileDataset":
-        """The same sources with one step more; a definition of its own, unnamed."""
-        return FileDataset(self._sources, self._workspace, steps=(*self._steps, step))
-
     def _paths(self) -> List[str]:
         return [relative for _, _, relative in chosen_files(self._sources, self._workspace, self._steps)]
-
-    def __repr__(self) -> str:
-        what = ", ".join(_shown(source) for source in self._sources[:3])
-        more = ", ..." if len(self._sources) > 3 else ""
-        name = "" if self.name is None else f", name={self.name!r}, version={self.version}"
-        return f"FileDataset([{what}{more}]{name})"
 
 
 def make_file_dataset(path: Any, validate: bool) -> FileDataset:
@@ -249,24 +131,3 @@ def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
     paths = [one.path for one in files]
     base = layout.datastore_base(source.path, paths)
     return [(path, os.path.relpath(path, base or ".")) for path in paths]
-
-
-def _shown(source: Source) -> str:
-    return source.url or source.file or f"{source.datastore}/{source.path}"
-
-
-def _count(count: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise UserErrorException(f"A dataset takes or skips a whole number of files, not {count!r}.")
-    return count
-
-
-def _share(probability: float) -> float:
-    if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
-        raise UserErrorException(f"A share of a dataset lies between 0 and 1, not at {probability!r}.")
-    return float(probability)
-
-
-def _seed(seed: Optional[int]) -> int:
-    """Without one, chance itself; kept with the dataset, so that it gives the same files from then on."""
-    return random.SystemRandom().getrandbits(31) if seed is None else int(seed)

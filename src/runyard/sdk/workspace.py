@@ -157,9 +157,9 @@ class Workspace:
     @property
     def datasets(self) -> Dict[str, Any]:
         """The latest version of each registered dataset, by name."""
-        from runyard.sdk.file_dataset import FileDataset
+        from runyard.sdk.abstract_dataset import dataset_of
 
-        return {one.name: FileDataset._of(self, one) for one in self._call("list_datasets")}
+        return {one.name: dataset_of(self, one) for one in self._call("list_datasets")}
 
     @property
     def environments(self) -> Dict[str, Any]:

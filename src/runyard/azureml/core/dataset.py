@@ -6,5 +6,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     globals(),
     {
         "Dataset": "runyard.sdk.dataset:Dataset",
+        "PromoteHeadersBehavior": "runyard.sdk.tabular_types:PromoteHeadersBehavior",
     },
 )

@@ -1,0 +1,87 @@
+"""A table's files: in their order, with the columns that their paths hold, and on this disk while they are read."""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+from urllib.parse import unquote, urlsplit
+
+from runyard.client.transfer import receive_file
+from runyard.files.fetch import fetch
+from runyard.protocol.datasets import Source
+from runyard.protocol.record import record
+from runyard.sdk.file_dataset import placed_files
+from runyard.sdk.session import current_server
+from runyard.sdk.tabular_columns import arrow_type
+from runyard.sdk.tabular_engine import arrow
+from runyard.sdk.tabular_partitions import PartitionFormat
+
+#: The column of a row's file, where it is asked for.
+PATH_COLUMN = "Path"
+
+
+@record
+class TableFile:
+    """One file of a table."""
+
+    source: Source
+    #: Where it is: an address, a local path, a path of the datastore.
+    origin: str
+    #: Its path below the dataset's mount: the same wherever the dataset is read.
+    relative: str
+    #: What stands in messages.
+    label: str
+    #: Values of the columns that its path holds.
+    values: Dict[str, Any]
+
+
+def table_files(
+    sources: Sequence[Source], workspace: Any, partition_format: Optional[str], include_path: bool
+) -> List[TableFile]:
+    """Every file of the table, in the order of sources and paths; empty ones and other kinds included."""
+    partitions = PartitionFormat(partition_format) if partition_format else None
+    found = []
+    for source, origin, relative in placed_files(sources, workspace):
+        values = partitions.values(_whole_path(source, origin)) if partitions else {}
+        if include_path:
+            values = {PATH_COLUMN: "/" + relative, **values}
+        found.append(TableFile(source, origin, relative, _label(source, origin), values))
+    return found
+
+
+@contextlib.contextmanager
+def on_disk(file: TableFile, workspace: Any) -> Iterator[str]:
+    """The file's path on this disk, for the time of the block: its own, or a copy that is removed afterwards."""
+    if file.source.file is not None:
+        yield file.origin
+        return
+    folder = tempfile.mkdtemp(prefix="runyard-table-")
+    try:
+        # Its name tells how it is compressed.
+        target = os.path.join(folder, re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(file.relative))[-100:] or "file")
+        if file.source.url is not None:
+            fetch(file.source.url, target, allow_private=True)
+        else:
+            names = {"workspace": workspace.name, "name": file.source.datastore, "path": file.origin}
+            receive_file(current_server().stream("read_datastore_file", **names), target)
+        yield target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _whole_path(source: Source, origin: str) -> str:
+    return unquote(urlsplit(source.url).path) if source.url is not None else "/" + origin.lstrip("/")
+
+
+def _label(source: Source, origin: str) -> str:
+    if source.url is not None:
+        # A query may hold a signature, which no message should.
+        return re.sub(r"\?.*", "?...", source.url)
+    return origin if source.file is not None else f"{source.datastore}/{origin}"
+
+
+def constant(value: Any, count: int, kind: str) -> Any:
+    """A column that has one value in all rows of a file."""
+    return arrow().array([value] * count, arrow_type(kind))
