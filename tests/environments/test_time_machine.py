@@ -129,7 +129,17 @@ def test_recipe_line_counts_only_where_its_marker_does(index: OldIndex, log: Any
     line = "horovod[pytorch]==0.19.5; python_version<'3.8'"
     assert _journey(index, log, line, "open", python="=3.8").requirements == ("open",)
     assert _journey(index, log, line, "open", python="=3.8").sources == ()
-    assert [one.requirement for one in _journey(index, log, line, python="=3.7").sources] == ["horovod==0.19.5"]
+    found = _journey(index, log, line, python="=3.7")
+    assert [one.requirement for one in found.sources] == ["horovod[pytorch]==0.19.5"]
+    assert "torch" in found.requirements, "what the extra means is installed with it"
+    assert found.sources[0].variables["HOROVOD_WITH_PYTORCH"] == "1"
+
+
+def test_source_with_digests_is_built_from_a_file_that_has_one(index: OldIndex, log: Any) -> None:
+    line = "horovod==0.19.5 --hash=sha256:" + "0" * 64 + " --hash=sha256:" + "1" * 64
+    (source,) = _journey(index, log, line, python="=3.8").sources
+    assert source.requirement == "horovod==0.19.5"
+    assert source.hashes == ("sha256:" + "0" * 64, "sha256:" + "1" * 64)
 
 
 def test_recipe_line_may_have_a_comment(index: OldIndex, log: Any) -> None:

@@ -1,17 +1,23 @@
 """Environments as v1's scripts make, keep and build them."""
 
+import base64
+import functools
+import http.server
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runyard.azureml.core import Environment, Workspace
-from runyard.azureml.core.environment import RSection, SparkPackage
+from runyard.azureml.core.environment import CondaDependencies, DockerBuildContext, RSection, SparkPackage
 from runyard.client.local_server import connect
-from runyard.errors import EnvironmentBuildError, UserErrorException
+from runyard.errors import ConflictError, EnvironmentBuildError, IntegrityError, UserErrorException
 from runyard.sdk.session import forget_server
 from tests.environments.packages import make_wheel, source_of
 
@@ -56,6 +62,137 @@ def test_environment_is_built_ahead_of_its_runs(
     assert (found["python"], found["packages"]) == (HERE, ["tiny==1.0"])
     assert found["notes"][0]["subject"] == "azureml-defaults"
     assert tiny.build(workspace).status == "Succeeded", "it is there already"
+
+
+def test_private_wheel_is_kept_and_installed(workspace: Workspace, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "secretly", "1.0")
+    name = Environment.add_private_pip_wheel(workspace, str(wheel))
+    assert re.fullmatch(r"runyard://sdk/files/[0-9a-f]{64}/secretly-1\.0-py3-none-any\.whl", name)
+    with pytest.raises(ConflictError, match="exist_ok=True"):
+        Environment.add_private_pip_wheel(workspace, str(wheel))
+    assert Environment.add_private_pip_wheel(workspace, str(wheel), exist_ok=True) == name
+    other = make_wheel(tmp_path, "secretly", "1.0", body="OTHER = 1\n")
+    newer = Environment.add_private_pip_wheel(workspace, str(other), exist_ok=True)
+    assert newer != name
+
+    server = connect()
+    server.call("stop_server")
+    server.close()
+    forget_server()
+    found = Environment("wheels")
+    found.python.conda_dependencies = CondaDependencies.create(python_version=HERE)
+    found.python.conda_dependencies.add_pip_package(name)
+    found.build(workspace).wait_for_completion(show_output=False)
+    details = found.get_image_details(workspace)
+    assert details["packages"] == [f"secretly @ {name}"]
+    root = Path(os.environ["RUNYARD_HOME"]) / "cache"
+    python = root / "envs" / details["digest"] / "bin" / "python"
+    answer = subprocess.run([python, "-c", "import secretly; print(secretly.VERSION)"], capture_output=True, check=True)
+    assert answer.stdout == b"1.0\n", "the name means the content that was sent under it"
+
+
+def test_private_wheel_comes_to_another_machine_s_build(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = Environment.add_private_pip_wheel(workspace, str(make_wheel(tmp_path, "elsewhere", "1.0")))
+    found = Environment("wheels")
+    found.python.conda_dependencies = CondaDependencies.create(python_version=HERE, pip_packages=[name])
+    monkeypatch.setattr("runyard.sdk.environment_build.home_folder", lambda: tmp_path / "away")
+    assert found.build_local(workspace).status == "Succeeded"
+    (copy,) = (tmp_path / "away" / "cache" / "files").glob("*/elsewhere-1.0-py3-none-any.whl")
+    copy.write_bytes(b"")
+    copy.unlink()
+    stored = list(Path(os.environ["RUNYARD_HOME"]).glob("environment-files/sdk/*/elsewhere-*"))
+    stored[0].write_bytes(b"poisoned")
+    found.python.conda_dependencies.add_pip_package("elsewhere2; python_version<'3'")
+    with pytest.raises(IntegrityError, match="elsewhere-1"):
+        found.build_local(workspace)
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny.whl", "tiny-1.0.whl", "../tiny-1.0-py3-none-any.whl.exe", "a b-1-py3-none-any.whl"]
+)
+def test_file_that_can_be_no_wheel_is_refused(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserErrorException, match="is no name of a wheel"):
+        Environment.add_private_pip_wheel(workspace, str(tmp_path / name))
+    (tmp_path / "tiny-1.0-py3-none-any.whl").write_text("no archive")
+    with pytest.raises(UserErrorException, match="no zip archive"):
+        Environment.add_private_pip_wheel(workspace, str(tmp_path / "tiny-1.0-py3-none-any.whl"))
+
+
+def test_build_context_of_elsewhere_is_refused_in_a_sentence(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UserErrorException, match="cannot be fetched; copy it here"):
+        DockerBuildContext("git", "https://github.com/x/y")
+    with pytest.raises(UserErrorException, match="holds no 'Dockerfile'"):
+        DockerBuildContext.from_local_directory(workspace, str(tmp_path))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    first, again = (DockerBuildContext.from_local_directory(workspace, str(tmp_path)) for _ in range(2))
+    assert first.location == again.location
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(UserErrorException, match="no plain file"):
+        DockerBuildContext.from_local_directory(workspace, str(tmp_path))
+
+
+def test_password_of_an_index_is_kept_sealed_and_reaches_the_index(
+    workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "simple").mkdir()
+    with private_index(tmp_path / "simple", "ann", "pass word/9") as (address, asked):
+        make_wheel(tmp_path / "simple", "hidden", "1.0")
+        found = Environment("private")
+        found.python.conda_dependencies = CondaDependencies.create(
+            python_version=HERE, pip_packages=["hidden"], pip_indexurl=address.replace("//", "//ann:pass%20word%2F9@")
+        )
+        found.docker.base_image_registry.address = "registry.example"
+        found.docker.base_image_registry.password = "registry-pass"
+        kept = found.register(workspace)
+        kept.build(workspace).wait_for_completion(show_output=True)
+    assert asked == {"ann:pass word/9"}
+    details = kept.get_image_details(workspace)
+    assert details["packages"] == ["hidden==1.0"]
+    text = str(kept._spec()) + str(details) + capfd.readouterr().out
+    home = Path(os.environ["RUNYARD_HOME"])
+    stored = b"".join(one.read_bytes() for one in home.rglob("*") if one.is_file() and "envs" not in one.parts)
+    for secret in ("pass%20word", "pass word/9", "registry-pass"):
+        assert secret not in text
+        assert secret.encode() not in stored, "neither the database, nor a log, nor a lock has it"
+    assert "sealed:" in kept.python.conda_dependencies.serialize_to_string()
+    with pytest.raises(EnvironmentBuildError, match="known to the server alone"):
+        kept.build_local(workspace)
+
+
+@contextmanager
+def private_index(folder: Path, user: str, password: str) -> Iterator[tuple[str, set[str]]]:
+    """An index that answers to one user only; what it was asked with."""
+    asked: set[str] = set()
+    wanted = base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given = self.headers.get("Authorization", "").removeprefix("Basic ")
+            if given != wanted:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic realm=index")
+                self.end_headers()
+                return
+            asked.add(base64.b64decode(given).decode())
+            if self.path.endswith("/hidden/"):
+                page = b'<a href="/hidden-1.0-py3-none-any.whl">hidden-1.0-py3-none-any.whl</a>'
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(page)
+                return
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/simple", asked
+        server.shutdown()
 
 
 def test_failed_build_says_why(workspace: Workspace, tiny: Environment) -> None:

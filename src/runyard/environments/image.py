@@ -5,6 +5,7 @@ import os
 from typing import Dict, List, Optional, Sequence
 
 from runyard.environments.engine import Engine
+from runyard.environments.pins import requirement_name
 from runyard.protocol.environments import DockerSpec, ImageSource, Lock, SourceBuild
 from runyard.protocol.record import record
 
@@ -114,7 +115,7 @@ def _arguments(lock: Lock, files: BuildFiles) -> List[str]:
 
 def _source_lines(source: SourceBuild, mounts: str, install: Sequence[str], requirements: str) -> List[str]:
     found = [f"ARG {name}={text}" for name, text in sorted(source.variables.items())]
-    name = source.requirement.split("==")[0].split("[")[0]
+    name = requirement_name(source.requirement)
     # The file names the index; its pins are there already.
     words = [*install, "--no-build-isolation", "--no-binary", name, "-r", requirements, source.requirement]
     return [*found, _run(mounts, *words)]

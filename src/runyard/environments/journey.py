@@ -15,7 +15,7 @@ from runyard.environments.pins import (
     python_note,
     requirement_name,
     wanted_minor,
-    without_comment,
+    without_options,
 )
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, running_minor
 from runyard.environments.recipes import source_build, split_sources, why_built
@@ -129,7 +129,7 @@ def _day(pins: Sequence[Pin]) -> Tuple[Optional[Tuple[str, Note]], bool]:
 
 def _source(line: str, index: Index, then: Optional[str], beside: Sequence[str], log: Log) -> SourceBuild:
     """How a line with a recipe is built; an open one means the newest release of the day."""
-    wanted = Requirement(without_comment(line))
+    wanted = Requirement(without_options(line))
     fitting = [
         one
         for one in index.releases(wanted.name)
@@ -139,7 +139,7 @@ def _source(line: str, index: Index, then: Optional[str], beside: Sequence[str],
         raise EnvironmentBuildError(f"{line} does not exist in the package index.", hint="Pin a version that exists.")
     name = requirement_name(line)
     log(f"{name} is built from its source on the node, since {why_built(name)}.")
-    return source_build(name, str(fitting[0].version), [requirement_name(one) for one in beside])
+    return source_build(line, str(fitting[0].version), [requirement_name(one) for one in beside])
 
 
 def _is_of(uploaded: Optional[str], then: Optional[str]) -> bool:

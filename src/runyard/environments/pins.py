@@ -119,6 +119,22 @@ def without_comment(line: str) -> str:
     return re.sub(r"(^|\s)#.*$", "", line).strip()
 
 
+def without_options(line: str) -> str:
+    """A requirement line alone: without comments, and without what pip takes behind it ("--hash=sha256:...")."""
+    return re.sub(r"\s+\\?\s*--\S.*$", "", without_comment(line)).strip()
+
+
+def hashes_of(line: str) -> Tuple[str, ...]:
+    """The digests that a requirement line gives for its files: "sha256:..."."""
+    return tuple(re.findall(r"--hash[=\s]+(\S+)", without_comment(line)))
+
+
+def extras_of(line: str) -> Tuple[str, ...]:
+    """The extras that a requirement line asks for, sorted: "Horovod[tensorflow]==1" -> ("tensorflow",)."""
+    found = re.match(r"^[A-Za-z0-9._\-]+\s*\[([^\]]*)\]", line)
+    return tuple(sorted(filter(None, (one.strip().lower() for one in (found.group(1) if found else "").split(",")))))
+
+
 def choose_interpreter(wanted: str, available: Sequence[Interpreter], default: str) -> Interpreter:
     """The interpreter for conda's constraint ``wanted``: its minor version must be here.
 

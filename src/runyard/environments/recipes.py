@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
 
-from runyard.environments.pins import requirement_name
+from runyard.environments.pins import extras_of, hashes_of, requirement_name
 from runyard.protocol.environments import SourceBuild
 
 _URL_LINE = re.compile(r"^[^=<>!~;#(]*@")
@@ -22,20 +22,28 @@ def split_sources(requirements: Iterable[str]) -> Tuple[List[str], List[str]]:
     plain = [line for line in lines if line not in special]
     named = {requirement_name(line) for line in plain}
     for line in special:
-        for needed in _recipes()[requirement_name(line)]["requires"]:
+        for needed in _needs(line):
             if requirement_name(needed) not in named:
                 plain.append(needed)
                 named.add(requirement_name(needed))
     return plain, special
 
 
-def source_build(name: str, version: str, beside: Collection[str]) -> SourceBuild:
-    """How to build that version; ``beside`` are the names of the packages that are installed with it."""
+def _needs(line: str) -> List[str]:
+    """What the package and the extras that the line asks for need: a resolver does not see it."""
+    recipe = _recipes()[requirement_name(line)]
+    return [*recipe["requires"]] + [one for extra in extras_of(line) for one in recipe["extras"].get(extra, ())]
+
+
+def source_build(line: str, version: str, beside: Collection[str]) -> SourceBuild:
+    """How to build that version of a line's package; ``beside`` are the names of what is installed with it."""
+    name, extras = requirement_name(line), extras_of(line)
     recipe = _recipes()[name]
     variables: Dict[str, str] = dict(recipe["variables"])
     for case in recipe["beside"]:
         variables.update(case["present" if set(case["packages"]) & set(beside) else "absent"])
-    return SourceBuild(f"{name}=={version}", variables, dict(recipe["programs"]))
+    asked = f"{name}[{','.join(extras)}]" if extras else name
+    return SourceBuild(f"{asked}=={version}", variables, dict(recipe["programs"]), hashes_of(line))
 
 
 def why_built(name: str) -> str:

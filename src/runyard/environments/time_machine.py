@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from runyard.environments.index import Index, Release
-from runyard.environments.pins import without_comment
+from runyard.environments.pins import without_options
 from runyard.environments.pythons import Interpreter, minor_of
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Note
@@ -141,7 +141,7 @@ def _parse(line: str) -> Optional[Requirement]:
 
 def _requirement(line: str) -> Optional[Requirement]:
     try:
-        return Requirement(without_comment(line))
+        return Requirement(without_options(line))
     except InvalidRequirement:
         return None
 

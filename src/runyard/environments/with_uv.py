@@ -1,10 +1,11 @@
 """Builds a lock as a virtual environment: by uv, with byte code, and packages from source after the others."""
 
 import os
-from typing import List, Mapping, Optional
+from typing import List, Mapping, Optional, Sequence
 
 from runyard.environments.blame import error_of
 from runyard.environments.bytecode import compile_environment
+from runyard.environments.pins import requirement_name
 from runyard.environments.pythons import find_interpreters, find_minor, minor_of
 from runyard.environments.recipes import missing_programs
 from runyard.environments.resolve import index_arguments
@@ -53,15 +54,20 @@ class _Install:
         self._run([*arguments, "--cache-dir", self.task.cache_folder, "--", self.task.folder])
 
     def install(self) -> None:
-        path = os.path.join(self.task.folder, "runyard-requirements.txt")
         options = [line for line in self.task.lock.options if line != "--pre"]
         arguments = ["pip", "install", "--link-mode", "hardlink", "--no-deps"]
         arguments += self._place()
+        lines = [local_line(one, self.task.root_folder) for one in self.task.lock.requirements]
+        self._run_with([*options, *lines], [*arguments, *index_arguments(options)])
+
+    def _run_with(
+        self, lines: Sequence[str], arguments: Sequence[str], variables: Optional[Mapping[str, str]] = None
+    ) -> None:
+        path = os.path.join(self.task.folder, "runyard-requirements.txt")
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
-                lines = [local_line(one, self.task.root_folder) for one in self.task.lock.requirements]
-                stream.write("\n".join([*options, *lines]) + "\n")
-            self._run([*arguments, *index_arguments(options), "-r", path])
+                stream.write("\n".join(lines) + "\n")
+            self._run([*arguments, "-r", path], variables)
         finally:
             # It may hold an index's password, and serves only this call.
             os.unlink(path)
@@ -77,9 +83,9 @@ class _Install:
             )
         self.task.log(f"Building {name} from its source; this takes minutes, once.")
         options = [line for line in self.task.lock.options if line != "--pre"]
-        arguments = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", name.split("==")[0]]
-        arguments += [*self._place(), *index_arguments(options), *options, "--", name]
-        self._run(arguments, source.variables)
+        arguments = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", requirement_name(name)]
+        line = " ".join([name, *(f"--hash={one}" for one in source.hashes)])
+        self._run_with([*options, line], [*arguments, *self._place(), *index_arguments(options)], source.variables)
 
     def _place(self) -> List[str]:
         found = ["--python", _python_in(self.task.folder), "--cache-dir", self.task.cache_folder]

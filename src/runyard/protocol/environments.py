@@ -111,6 +111,8 @@ class SourceBuild:
     variables: Dict[str, str] = field(default_factory=dict)
     #: Programs that it needs, each with the Debian package that has it.
     programs: Dict[str, str] = field(default_factory=dict)
+    #: Digests that its source must have one of, as "sha256:..."; none: any.
+    hashes: Tuple[str, ...] = ()
 
 
 @record

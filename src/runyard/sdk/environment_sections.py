@@ -81,7 +81,7 @@ class PythonSection:
         self.user_managed_dependencies = known.user_managed
         self.interpreter_path = known.interpreter_path
         self.conda_dependencies = CondaDependencies(_underlying_structure=known.conda)
-        self.as_of = known.as_of
+        self.as_of: Any = known.as_of
         self.exact_only = known.exact_only
         self.conda_dependencies_file: Optional[str] = None
 
@@ -93,7 +93,7 @@ class PythonSection:
             user_managed=bool(self.user_managed_dependencies),
             interpreter_path=self.interpreter_path or "python",
             conda=conda,
-            as_of=self.as_of,
+            as_of=self.as_of.isoformat()[:10] if hasattr(self.as_of, "isoformat") else self.as_of,
             exact_only=self.exact_only,
         )
 
