@@ -4,6 +4,7 @@ Nothing of them is stored: a dataset is plain data, and a Python without them ca
 """
 
 import sys
+from functools import lru_cache
 from typing import Any, Tuple
 
 from runyard.errors import UserErrorException
@@ -12,6 +13,7 @@ from runyard.errors import UserErrorException
 OLDEST_ARROW = 6
 
 
+@lru_cache(maxsize=1)
 def arrow() -> Any:
     """pyarrow; UserErrorException says how to get it."""
     try:
@@ -26,6 +28,7 @@ def arrow() -> Any:
     return pyarrow
 
 
+@lru_cache(maxsize=1)
 def arrow_parts() -> Tuple[Any, Any]:
     """(pyarrow, pyarrow.compute)."""
     found = arrow()

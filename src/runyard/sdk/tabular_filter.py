@@ -71,17 +71,16 @@ def _of_two(op: str, left: Any, right: Any) -> Any:
         if not isinstance(right, _Value) or not isinstance(right.value, str):
             raise UserErrorException(f"{op} takes a text.")
         return pc.fill_null(getattr(pc, _MATCH[op])(_text(left, op), pattern=right.value), False)
-    left, right = _matched(left, right, op)
     if op in _COMPARE:
+        left, right = _matched(left, right)
         return pc.fill_null(getattr(pc, _COMPARE[op])(left, right), op == "ne")
-    return _calculated(op, left, right)
+    for one in (left, right):
+        _check_number(one)
+    return _calculated(op, *_matched(left, right))
 
 
 def _calculated(op: str, left: Any, right: Any) -> Any:
     pa, pc = arrow_parts()
-    for one in (left, right):
-        if not _is_number(one.type):
-            raise UserErrorException(f"A filter calculates with numbers, not with a column of {one.type}.")
     name = {"add": "add_checked", "sub": "subtract_checked", "mul": "multiply_checked", "div": "divide"}[op]
     if op == "div":
         left, right = pc.cast(left, pa.float64(), safe=False), pc.cast(right, pa.float64(), safe=False)
@@ -91,15 +90,30 @@ def _calculated(op: str, left: Any, right: Any) -> Any:
         raise UserErrorException(f"A filter cannot calculate this: {error}.") from None
 
 
-def _matched(left: Any, right: Any, op: str) -> Tuple[Any, Any]:
+def _check_number(one: Any) -> None:
+    pa, _ = arrow_parts()
+    if isinstance(one, _Value):
+        is_number = isinstance(one.value, (int, float)) and not isinstance(one.value, bool)
+    else:
+        is_number = _is_number(one.type) or pa.types.is_null(one.type)
+    if not is_number:
+        what = repr(one.value) if isinstance(one, _Value) else f"a column of {one.type}"
+        raise UserErrorException(f"A filter calculates with numbers, not with {what}.")
+
+
+def _matched(left: Any, right: Any) -> Tuple[Any, Any]:
     """Both sides as values that compare; UserErrorException where they do not."""
     pa, pc = arrow_parts()
     if isinstance(left, _Value) and isinstance(right, _Value):
         raise UserErrorException("A filter's condition names at least one column on each comparison.")
     if isinstance(left, _Value):
-        swapped = _matched(right, left, op)
+        swapped = _matched(right, left)
         return swapped[1], swapped[0]
     if isinstance(right, _Value):
+        if pa.types.is_null(left.type):
+            at = isinstance(right.value, datetime)
+            right_scalar = pa.scalar(right.value, pa.timestamp("us") if at else None)
+            return pc.cast(left, right_scalar.type), right_scalar
         return left, _scalar(right.value, left.type)
     if pa.types.is_null(left.type) or pa.types.is_null(right.type) or left.type == right.type:
         other = right.type if pa.types.is_null(left.type) else left.type
@@ -114,8 +128,6 @@ def _matched(left: Any, right: Any, op: str) -> Tuple[Any, Any]:
 
 def _scalar(value: Any, kind: Any) -> Any:
     pa, _ = arrow_parts()
-    if pa.types.is_null(kind):
-        return pa.scalar(None, kind)
     if pa.types.is_timestamp(kind):
         at = parse_iso(value) if isinstance(value, str) else value
         if isinstance(at, datetime):

@@ -53,8 +53,8 @@ class DelimitedFiles:
             raise UserErrorException(f"{label} cannot be read: {error}.") from None
         if head is None:
             return
+        check_width(len(head), label)
         names = self._names(head, label)
-        check_width(len(names), label)
         has_header = self._reader.header in (Header.SAME, Header.COMBINE) or (
             self._reader.header == Header.FIRST and self._first_label == label
         )
@@ -84,7 +84,7 @@ class DelimitedFiles:
                 strings_can_be_null=not self._reader.empty_as_string,
             ),
         )
-        shown = [names[places.index(place)] for place in wanted] if len(wanted) < len(names) else names
+        shown = [name for name in names if self._wanted(name)]
         row, is_first = 0, True
         for batch in streamed:
             if batch.num_rows or is_first:
@@ -169,15 +169,17 @@ class DelimitedFiles:
 
 def distinct_names(fields: List[str]) -> List[str]:
     """Names of columns, each once: 'a', 'a.1'; one without a name is called by its place."""
-    taken: Dict[str, None] = {}
+    #: How often a name was taken: the next number to try.
+    taken: Dict[str, int] = {}
+    found = []
     for number, field in enumerate(fields):
         name = stem = field.strip() or f"Column{number + 1}"
-        again = 0
         while name in taken:
-            again += 1
-            name = f"{stem}.{again}"
-        taken[name] = None
-    return list(taken)
+            taken[stem] += 1
+            name = f"{stem}.{taken[stem]}"
+        taken[name] = 0
+        found.append(name)
+    return found
 
 
 class ParquetFiles:

@@ -52,10 +52,9 @@ class TableScan:
 
     def files(self) -> List[TableFile]:
         """The table's files."""
-        if self._files is None:
-            self._files = table_files(
-                self._sources, self._workspace, self._reader.partition_format, self._reader.include_path
-            )
+        if not self._files:
+            reader = self._reader
+            self._files = table_files(self._sources, self._workspace, reader.partition_format, reader.include_path)
             if not self._files:
                 raise UserErrorException("The dataset has no file to read.")
         return self._files
