@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from runyard.errors import UserErrorException
@@ -101,7 +102,8 @@ def convert(values: Any, wanted: ColumnType, guessed: Dict[str, Any], name: str)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             values = _as_text(values)
     if wanted.kind == Kind.NUMBER and wanted.decimal_mark == ",":
-        values = pc.replace_substring(pc.replace_substring(values, ".", ""), ",", ".")
+        bare = pc.replace_substring(values, pattern=".", replacement="")
+        values = pc.replace_substring(bare, pattern=",", replacement=".")
     if not (wanted.kind == Kind.TIME and wanted.formats):
         found = fit_text(values, wanted.kind)
         if found is not None:
@@ -138,10 +140,11 @@ def _fit_flags(texts: Any) -> Any:
 
 def _fit_times(texts: Any) -> Any:
     pa, pc = arrow_parts()
-    try:
-        return pc.cast(texts, pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        pass
+    for zone in (None, "UTC") if _tells_zones() else ():
+        try:
+            return pc.cast(pc.cast(texts, pa.timestamp("us", zone)), pa.timestamp("us"))
+        except pa.ArrowInvalid:
+            pass
     distinct = pc.dictionary_encode(texts)
     values = distinct.dictionary.to_pylist()
     # A time without a zone among those with one could mean anything.
@@ -150,6 +153,17 @@ def _fit_times(texts: Any) -> Any:
     if len(zoned) > 1 or any(one is None for one in parsed):
         return None
     return pa.array(parsed, pa.timestamp("us")).take(distinct.indices)
+
+
+@lru_cache(maxsize=1)
+def _tells_zones() -> bool:
+    """Does this Arrow refuse a time with a zone where none is due? Older ones took both."""
+    pa, pc = arrow_parts()
+    try:
+        pc.cast(pa.array(["2020-01-02T03:04:05Z"]), pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 _FITS: Dict[str, Callable[[Any], Any]] = {
