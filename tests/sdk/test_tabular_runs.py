@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas
 import pytest
+from typer.testing import CliRunner
 
 from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.core.conda_dependencies import CondaDependencies
 from runyard.azureml.data import DataType, FileDataset, TabularDataset
+from runyard.cli.__main__ import app as commands
 from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import DatasetSpec, Source
@@ -222,3 +224,18 @@ def test_older_names(workspace: Workspace, sales: TabularDataset) -> None:
     assert len(auto.to_pandas_dataframe()) == 2000
     typed = Tabular.from_delimited_files((store, "sales"), set_column_types={"id": DataType.to_string()})
     assert typed.take(1).to_pandas_dataframe()["id"].tolist() == ["0"]
+
+
+def test_command_line_shows_what_a_table_is_made_of(workspace: Workspace, sales: TabularDataset) -> None:
+    part = sales.filter((sales["price"] > 3) & ~sales["region"].starts_with("n")).keep_columns(["id", "region"]).take(5)
+    part.register(workspace, "shown")
+    done = CliRunner().invoke(commands, ["dataset", "show", "shown", "--workspace", "sdk", "--json"])
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.output)
+    assert shown["paths"] == ["/north/data.csv", "/south/data.csv"]
+    assert shown["steps"] == [
+        "delimited", "/{region}/*.csv", "((dataset['price'] > 3) & ~dataset['region'].starts_with('n'))",
+        "id, region", "5",
+    ]  # fmt: skip
+    done = CliRunner().invoke(commands, ["dataset", "list", "--workspace", "sdk"])
+    assert "tabular" in done.output

@@ -7,7 +7,9 @@ import typer
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, shown_time
+from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.dataset import Dataset
+from runyard.sdk.tabular_dataset import TabularDataset
 
 commands = typer.Typer(no_args_is_help=True, help="Registered datasets.")
 
@@ -16,8 +18,8 @@ commands = typer.Typer(no_args_is_help=True, help="Registered datasets.")
 def list_datasets(workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """List the latest version of each dataset."""
     found = find_workspace(workspace)._call("list_datasets")
-    rows = [(d.name, d.version, len(d.sources), d.description, shown_time(d.created_at)) for d in found]
-    show(found, as_json, ("Dataset", "Version", "Sources", "Description", "Registered"), rows)
+    rows = [(d.name, d.version, d.kind, len(d.sources), d.description, shown_time(d.created_at)) for d in found]
+    show(found, as_json, ("Dataset", "Version", "Kind", "Sources", "Description", "Registered"), rows)
 
 
 @commands.command("show")
@@ -27,8 +29,14 @@ def show_dataset(
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
-    """Show a dataset's files."""
+    """Show a dataset's files; of a table its steps too."""
     found = Dataset.get_by_name(find_workspace(workspace), name, version or "latest")
+    if isinstance(found, TabularDataset):
+        facts = found._facts()
+        shown = {"dataset": found._record, "steps": [text for what, text in facts if what != "file"]}
+        paths = [text for what, text in facts if what == "file"]
+        show({**shown, "paths": paths}, as_json, ("Table", ""), facts)
+        return
     paths = found.to_path()
     show({"dataset": found._record, "paths": paths}, as_json, ("File",), [(path,) for path in paths])
 
@@ -53,11 +61,13 @@ def register_dataset(
     name: str,
     path: Annotated[list[str], typer.Argument(help="A URL or local path; several may be given.")],
     description: Annotated[Optional[str], typer.Option()] = None,
+    tabular: Annotated[bool, typer.Option("--tabular", help="A table of them; their names tell the format.")] = False,
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
     """Register files where they lie under a name."""
     place = find_workspace(workspace)
-    found = Dataset.File.from_files(path=list(path)).register(place, name, description, create_new_version=True)
+    made: AbstractDataset = Dataset.auto_read_files(list(path)) if tabular else Dataset.File.from_files(list(path))
+    found = made.register(place, name, description, create_new_version=True)
     record = found._record
     show(record, as_json, ("Dataset", "Version"), [(found.name, found.version)])

@@ -188,11 +188,32 @@ class TabularDataset(AbstractDataset):
             conditions.append(at <= end if include_boundary else at < end)
         return self.filter(conditions[0] if len(conditions) == 1 else conditions[0] & conditions[1])
 
+    def _facts(self) -> List[Tuple[str, str]]:
+        """What it is made of, for people: (what, text) of its reader, its steps and its files. Reads none of these."""
+        from runyard.sdk.tabular_steps import reader_of
+
+        reader = reader_of(self._steps)
+        facts = [("format", reader.format)]
+        facts += [("type", f"{name}: {one.kind}") for name, one in reader.types.items()]
+        facts += [("partitions", reader.partition_format)] if reader.partition_format else []
+        facts += [(step.kind, _step_text(step)) for step in self._steps[1:]]
+        return facts + [("file", "/" + file.relative) for file in self._scan("null").files()]
+
     def _scan(self, on_error: str) -> Any:
         # Loaded only here: a dataset is passed on, registered and listed without its reader.
         from runyard.sdk.tabular_scan import TableScan
 
         return TableScan(self._sources, self._workspace, self._steps, on_error)
+
+
+def _step_text(step: Step) -> str:
+    if step.kind == StepKind.FILTER:
+        return repr(RecordFieldExpression(step.terms or ()))
+    if step.columns is not None:
+        return ", ".join(name for name in step.columns if name)
+    return (
+        f"{step.probability:g}, seed {step.seed}" if step.kind in (StepKind.SAMPLE, StepKind.REST) else str(step.count)
+    )
 
 
 def _names(columns: Columns) -> List[str]:
