@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from hashlib import sha256
-from typing import Any, BinaryIO, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from runyard.client.http import Server
 from runyard.errors import AzureMLException, ServerUnreachableError, ServiceException, StorageFullError
@@ -128,13 +128,14 @@ class Downloads:
             found = self._receive(one, one.target, None)
             assert found is not None
             return Received(one, found.size_bytes, found.sha256, found.etag)
-        key = self._key(one)
+        key = self.key(one)
         with cache.lock(key):
             entry = self._cached(cache, key, one)
         self._place(entry, one.target)
         return Received(one, entry.size_bytes, entry.sha256, entry.etag)
 
-    def _key(self, one: Wanted) -> str:
+    def key(self, one: Wanted) -> str:
+        """What its content is called in the cache."""
         if one.url is not None:
             return cache_key("url", one.url)
         # Without a tag two states of a file could be one.
@@ -189,7 +190,7 @@ class Downloads:
         partial = f"{path}.{os.urandom(4).hex()}.part"
         try:
             with open(partial, "wb") as file:
-                digest = self._take_up(one, file)
+                digest = self.take_up(one, file)
                 found = Fetched(file.tell(), one.tag, digest)
             _check_size(one, found)
             os.replace(partial, path)
@@ -202,8 +203,8 @@ class Downloads:
             if os.path.exists(partial):
                 os.unlink(partial)
 
-    def _take_up(self, one: Wanted, file: BinaryIO) -> str:
-        """Write the whole file, going on where it breaks off; returns its SHA-256."""
+    def take_up(self, one: Wanted, file: Any) -> str:
+        """Write the whole of a datastore's file, going on where it breaks off; returns its SHA-256."""
         hasher, tries, ends_at = sha256(), 0, time.monotonic() + self._patience_s
         while True:
             before = file.tell()
@@ -223,7 +224,7 @@ class Downloads:
                     hasher = sha256()
                 self._stop.wait(min(RETRY_LAST_S, RETRY_FIRST_S * 2**tries))
 
-    def _append(self, one: Wanted, file: BinaryIO, hasher: Any) -> None:
+    def _append(self, one: Wanted, file: Any, hasher: Any) -> None:
         assert self._server is not None
         query = {"offset": file.tell() or None, "tag": one.tag or None}
         names = {"workspace": self._workspace, "name": one.datastore, "path": one.path}

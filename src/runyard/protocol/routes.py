@@ -177,7 +177,7 @@ TABLE: Tuple[Route, ...] = (
         _W + "/datastores/{name}/files/{path:path}",
         _ASSETS,
         raw=True,
-        query=("offset", "tag"),
+        query=("offset", "length", "tag"),
     ),
     Route(
         "write_datastore_file",

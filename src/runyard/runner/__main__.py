@@ -19,6 +19,7 @@ from runyard.runner.container import ContainerScript, enter_container, has_conta
 from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
+from runyard.runner.mount import unmount_all
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record, tail_of
 from runyard.runner.report import Reporter, Superseded, insist
@@ -115,6 +116,7 @@ class Attempt:
         self._can_raise = False
         remove_container(self._folder)
         end_all(self._folder.key, 0)
+        unmount_all(self._folder)
         message = "The process that supervised the run was killed, so its script was ended too."
         self._exited(None, ExitCause.RUNNER_LOST, message, "SystemError", self._tail())
 
@@ -217,6 +219,7 @@ class Attempt:
 
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
+        unmount_all(self._folder)
         remove_container(self._folder)
         if has_children():
             count = end_all(self._folder.key, grace_s)
@@ -225,6 +228,7 @@ class Attempt:
     def _exited(
         self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""
     ) -> None:
+        unmount_all(self._folder)
         self.reporter.add(
             ReportKind.EXITED, message, exit_code=code, cause=cause, error_code=error_code, details=details
         )

@@ -9,11 +9,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from runyard.client.downloads import Downloads, Tally, Wanted
 from runyard.client.http import Server
 from runyard.errors import UserErrorException
-from runyard.files.cache import BYTES_MAX, ContentCache
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
+from runyard.protocol.mounted import MountedFile
 from runyard.protocol.mounts import layout_of, url_path
 from runyard.protocol.plan import InputPlan
 from runyard.protocol.record import record
@@ -21,11 +21,10 @@ from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.mount import PATIENCE_S, mount, open_cache, why_not
 
 #: How often a preparation says how far it is, seconds.
 SAY_S = 2.0
-#: How long a server that is away is waited for, seconds.
-PATIENCE_S = 600.0
 
 Say = Callable[[str], None]
 
@@ -83,9 +82,40 @@ class _Binding:
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+        if self._is_mounted(kept):
+            return str(self._root)
         self._bring([one for one in kept if self._is_fetched(one.source)])
         self._bind([one for one in kept if not self._is_fetched(one.source)])
         return str(self._root)
+
+    def _is_mounted(self, files: List[_File]) -> bool:
+        """Mount them, if some are in a datastore far from here and not in the cache yet, and this machine can."""
+        asked = self._asked
+        remote = [one for one in files if one.source.url is None and self._is_fetched(one.source)]
+        if asked.mode != InputMode.MOUNT or asked.path_on_compute is not None or not remote:
+            return False
+        if len(remote) < len(files) and any(one.source.url is not None for one in files):
+            return False
+        if self._are_cached(remote):
+            return False
+        reason = why_not() or mount(self._folder, asked.name, [self._mounted(one) for one in files])
+        if reason:
+            self._folder.note(f"Input {asked.name!r} is downloaded and not mounted: {reason}.")
+            return False
+        size = sum(one.size_bytes or 0 for one in remote)
+        what = f"Input {asked.name!r}: {len(remote)} files, {size} bytes"
+        self._folder.note(what + ", mounted; they come when they are read.")
+        return True
+
+    def _are_cached(self, files: List[_File]) -> bool:
+        cache, workspace = open_cache(self._folder), self._folder.plan.workspace
+        downloads = Downloads(self._server, workspace, False)
+        return all(one.tag and cache.find(downloads.key(_wanted("", one))) is not None for one in files)
+
+    def _mounted(self, one: _File) -> MountedFile:
+        if not self._is_fetched(one.source):
+            return MountedFile(one.relative, link=one.origin)
+        return MountedFile(one.relative, one.source.datastore or "", one.origin, one.size_bytes or 0, one.tag)
 
     def _distinct_files(self) -> List[_File]:
         """Each file; one that two sources hold comes once."""
@@ -145,16 +175,11 @@ class _Binding:
         return [_File(source, os.path.realpath(path), relative) for path, relative in self._local_files(source)]
 
     def _bring(self, files: List[_File]) -> None:
-        """Files of the web, of a bucket, or of a datastore that lies on the server's disk alone: several at once."""
+        """Files of the web or of a datastore far from here: several at once."""
         if not files:
             return
         asked, plan = self._asked, self._folder.plan
-        wanted = [
-            Wanted(
-                str(self._place(one)), one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag
-            )
-            for one in files
-        ]
+        wanted = [_wanted(str(self._place(one)), one) for one in files]
         sizes = [one.size_bytes for one in files]
         known = [size for size in sizes if size is not None]
         tally = Tally(f"Downloading input {asked.name!r}", len(files), sum(known) if len(known) == len(sizes) else None)
@@ -166,15 +191,12 @@ class _Binding:
                 self._say(tally.sentence())
 
         may_link, is_private_ok = asked.mode == InputMode.MOUNT, plan.allow_private_urls
-        downloads = Downloads(self._server, plan.workspace, is_private_ok, self._cache(), may_link, PATIENCE_S)
+        downloads = Downloads(
+            self._server, plan.workspace, is_private_ok, open_cache(self._folder), may_link, PATIENCE_S
+        )
         received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
         size = sum(one.size_bytes for one in received)
         self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
-
-    def _cache(self) -> ContentCache:
-        most = os.environ.get("RUNYARD_DATA_CACHE_BYTES", "")
-        root = os.path.join(self._folder.facts.cache_folder, "data")
-        return ContentCache(root, int(most) if most.isdigit() else BYTES_MAX)
 
     def _bind(self, files: List[_File]) -> None:
         """Files of this disk."""
@@ -214,3 +236,7 @@ class _Binding:
 
 def _shown(source: Source) -> str:
     return source.url or source.file or f"{source.datastore}/{source.path}"
+
+
+def _wanted(target: str, one: _File) -> Wanted:
+    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)

@@ -13,8 +13,8 @@ from runyard.protocol.mounts import GLOB, fixed_part
 from runyard.protocol.trees import check_path
 from runyard.storage.services import SERVICES, options
 
-#: Pieces in which a file is read, bytes.
-PIECE_BYTES = 4 << 20
+#: What is asked of a service at once, bytes: each request costs it some milliseconds.
+PIECE_BYTES = 16 << 20
 #: Shortest text that is blotted out of messages.
 SECRET_LEAST = 6
 #: A folder that no datastore has, to be asked for.

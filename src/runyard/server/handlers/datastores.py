@@ -1,6 +1,7 @@
 """Datastores and the files in them."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Callable, List, Tuple, TypeVar, Union
 
@@ -16,6 +17,10 @@ from runyard.server.storage_work import in_storage_thread, pieces_of
 from runyard.server.threads import in_thread
 from runyard.storage.remote import RemoteDatastore
 from runyard.storage.services import check_endpoint, check_spec
+from runyard.storage.vault import Vault
+
+#: Services whose connections are kept.
+KEPT_MAX = 64
 
 T = TypeVar("T")
 Files = Union[FolderDatastore, RemoteDatastore]
@@ -81,10 +86,11 @@ async def list_datastore_files(call: Call) -> List[DatastoreFile]:
 
 
 async def read_datastore_file(call: Call) -> Content:
-    """One file, or its rest from ``offset``; ConflictError where it is not the content of that ``tag`` any more."""
+    """One file, or ``length`` bytes from ``offset``; ConflictError where it is not of that ``tag`` any more."""
     store, secret = await in_thread(find_store, call, call.path["name"])
     offset, tag = call.integer("offset", 0), call.query.get("tag", "")
-    file, size = await with_files(call, store, secret, lambda files: _open(files, call.path["path"], offset, tag))
+    file, rest = await with_files(call, store, secret, lambda files: _open(files, call.path["path"], offset, tag))
+    size = min(rest, call.integer("length", rest))
     if store.is_remote:
         return Content(pieces=pieces_of(_key(store), file, size), size_bytes=size)
     return Content(file=file, size_bytes=size)
@@ -113,8 +119,13 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Fi
         root = Path(store.root or call.parts.datastores_folder / call.workspace / store.name)
         return await in_thread(lambda: do(FolderDatastore(root, is_own=not store.root)))
     await in_thread(check_endpoint, store.endpoint, call.parts.settings.allow_private_urls)
-    credentials = call.parts.vault.unlock(secret)
-    return await in_storage_thread(_key(store), lambda: do(RemoteDatastore(store, credentials)))
+    return await in_storage_thread(_key(store), lambda: do(_remote(call.parts.vault, store, secret)))
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _remote(vault: Vault, store: Datastore, secret: str) -> RemoteDatastore:
+    """Its connections are kept: to make them anew costs more than to read a small file."""
+    return RemoteDatastore(store, vault.unlock(secret))
 
 
 def _open(files: Files, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:

@@ -1,0 +1,124 @@
+"""Mounts an input where that can be, and unmounts it however the attempt ends."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List, Sequence
+
+from runyard.files.cache import BYTES_MAX, ContentCache
+from runyard.protocol.mounted import MountedFile, MountedInput
+from runyard.protocol.wire import dumps
+from runyard.runner.folder import AttemptFolder
+
+#: How long a server that is away is waited for, seconds.
+PATIENCE_S = 600.0
+#: How long a mount may take to be there, and to be gone, seconds.
+MOUNT_S, UNMOUNT_S = 20.0, 5.0
+#: The kernel's side of user-space file systems.
+DEVICE = "/dev/fuse"
+#: Ways to unmount, the politest first; the later ones take a mount away that is in use, or whose process is gone.
+_UNMOUNT = (["fusermount3", "-u", "-q"], ["fusermount3", "-u", "-q", "-z"], ["umount", "-l"])
+
+
+def open_cache(folder: AttemptFolder) -> ContentCache:
+    """The node's cache of downloaded files."""
+    most = os.environ.get("RUNYARD_DATA_CACHE_BYTES", "")
+    root = os.path.join(folder.facts.cache_folder, "data")
+    return ContentCache(root, int(most) if most.isdigit() else BYTES_MAX)
+
+
+def spec_file(folder: AttemptFolder, name: str) -> Path:
+    """What the process that serves the input is told."""
+    return folder.path / f"mount-{name}.json"
+
+
+def why_not() -> str:
+    """Why this machine cannot mount; '' where it can."""
+    if not os.path.exists(DEVICE):
+        return f"there is no {DEVICE}"
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return f"{DEVICE} is not open to this user"
+    try:
+        import mfusepy  # noqa: F401 - does it find libfuse?
+    except (ImportError, OSError, AttributeError) as error:
+        return f"libfuse is missing ({error})"
+    return ""
+
+
+def mount(folder: AttemptFolder, name: str, files: Sequence[MountedFile]) -> str:
+    """Mount these files at the input's folder; returns '' or why it could not be, and then nothing is left of it."""
+    target = folder.inputs / name
+    target.mkdir(parents=True, exist_ok=True)
+    spec_file(folder, name).write_text(dumps(MountedInput(tuple(files))))
+    log = folder.path / f"mount-{name}.log"
+    with open(str(log), "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runyard.runner.mounted", str(folder.path), name],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # What ends the attempt's processes finds it by its key; what stops the runner passes it by.
+            env={**os.environ, "RUNYARD_KEY": folder.key},
+            start_new_session=True,
+        )
+    ends_at = time.monotonic() + MOUNT_S
+    while time.monotonic() < ends_at and process.poll() is None:
+        if os.path.ismount(str(target)):
+            _read_further_ahead(target)
+            _processes.append(process)
+            return ""
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    unmount_all(folder)
+    told = log.read_text("utf-8", "replace").strip().splitlines()
+    return told[-1] if told else f"it was not there after {MOUNT_S:.0f} seconds"
+
+
+def unmount_all(folder: AttemptFolder) -> None:
+    """Unmount whatever is mounted below the attempt's inputs, by this runner or by one that is gone."""
+    if not any(name.startswith("mount-") for name in os.listdir(str(folder.path))):
+        return
+    for target in list(_mounted_below(str(folder.inputs))):
+        any(_succeeds([*words, target]) for words in _UNMOUNT)
+    while _processes:
+        process = _processes.pop()
+        try:
+            process.wait(UNMOUNT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _succeeds(words: List[str]) -> bool:
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+#: The processes that serve this runner's attempt.
+_processes: "list[subprocess.Popen[bytes]]" = []
+
+
+def _mounted_below(folder: str) -> Iterator[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            # proc(5): blanks, tabs, newlines and backslashes stand as octal numbers.
+            target = re.sub(r"\\(\d{3})", lambda found: chr(int(found.group(1), 8)), line.split(" ")[4])
+            if target.startswith(folder + os.sep):
+                yield target
+
+
+def _read_further_ahead(target: Path) -> None:
+    """Let the kernel ask for a megabyte at once, where this user may say so; it asks for an eighth by itself."""
+    device = os.stat(str(target)).st_dev
+    try:
+        with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", "w") as file:
+            file.write("1024")
+    except OSError:
+        pass

@@ -1,0 +1,177 @@
+"""Inputs from a bucket and from a container: mounted read-only, cached, shared; what breaks is said."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.data import OutputFileDatasetConfig
+from runyard.client.local_server import connect
+from runyard.sdk.run import Run
+from runyard.sdk.session import forget_server
+from tests.emulators.fault_proxy import DOWN, FaultProxy, start_fault_proxy
+from tests.emulators.servers import S3, STORAGE, Azurite
+
+pytestmark = STORAGE
+
+BIG = os.urandom(20 << 20)
+
+LOOK = """
+import errno, hashlib, os, sys
+root = sys.argv[1]
+print("mounted", os.path.ismount(root))
+for parent, _, names in sorted(os.walk(root)):
+    for name in sorted(names):
+        path = os.path.join(parent, name)
+        with open(path, "rb") as file:
+            data = file.read()
+        print(os.path.relpath(path, root), os.path.getsize(path) == len(data), hashlib.sha256(data).hexdigest()[:8])
+try:
+    open(os.path.join(root, "new"), "w")
+    print("written")
+except OSError as error:
+    print("refused", errno.errorcode[error.errno])
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mounts-home")
+
+
+@pytest.fixture(scope="module")
+def workspace(home: Path) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(home))
+        patch.setenv("RUNYARD_ALLOW_PRIVATE_URLS", "1")
+        forget_server()
+        yield Workspace.create("storage", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+@pytest.fixture(scope="module")
+def proxy(s3: S3) -> Iterator[FaultProxy]:
+    with start_fault_proxy(s3.endpoint) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def healed(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "proxy" in request.fixturenames:
+        request.getfixturevalue("proxy").heal()
+
+
+@pytest.fixture(scope="module")
+def bucket(workspace: Workspace, s3: S3, proxy: FaultProxy) -> Any:
+    """A datastore on S3, behind a network that can be broken."""
+    s3.make_bucket("mounts")
+    return Datastore.register(
+        workspace, "bucket", "s3://mounts/below", endpoint=proxy.url, key=s3.key, secret=s3.secret
+    )
+
+
+@pytest.fixture(scope="module")
+def container(workspace: Workspace, azurite: Azurite) -> Any:
+    azurite.make_container("mounts")
+    return Datastore.register_azure_blob_container(
+        workspace, "container", "mounts/below", azurite.account_name, account_key=azurite.account_key,
+        endpoint=azurite.endpoint,
+    )  # fmt: skip
+
+
+def _submit(workspace: Workspace, folder: Path, script: str, *arguments: Any) -> Run:
+    (folder / "source").mkdir(exist_ok=True)
+    (folder / "source" / "look.py").write_text(script)
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = sys.executable
+    config = ScriptRunConfig(str(folder / "source"), "look.py", list(arguments), environment=environment)
+    return Experiment(workspace, "mounts").submit(config)
+
+
+def _log(run: Run, folder: Path) -> str:
+    run.wait_for_completion(raise_on_error=False)
+    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
+    return (folder / "log.txt").read_text()
+
+
+def _upload(store: Any, folder: Path, where: str, files: dict[str, bytes]) -> Any:
+    for name, data in files.items():
+        (folder / "up" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "up" / name).write_bytes(data)
+    store.upload(str(folder / "up"), target_path=where, overwrite=True, show_progress=False)
+    return Dataset.File.from_files((store, where))
+
+
+@pytest.mark.parametrize("kind", ["bucket", "container"])
+def test_journey_from_upload_to_output_to_the_next_run(
+    request: pytest.FixtureRequest, workspace: Workspace, tmp_path: Path, kind: str
+) -> None:
+    store = request.getfixturevalue(kind)
+    dataset = _upload(store, tmp_path, "journey", {"deep/big.bin": BIG, "a b.txt": b"blank", "empty": b""})
+    first = _submit(workspace, tmp_path, LOOK, dataset.as_mount())
+    log = _log(first, tmp_path)
+    assert first.status == "Completed", log
+    assert "3 files, 20971525 bytes, mounted" in log
+    lines = log.splitlines()
+    for line in ("mounted True", "a b.txt True", "empty True", "deep/big.bin True", "refused EROFS"):
+        assert any(one.startswith(line) for one in lines), log
+    again = _log(_submit(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
+    assert "mounted False" in again, "what is in the cache is linked"
+    assert [one for one in again.splitlines() if "big.bin" in one] == [one for one in lines if "big.bin" in one]
+    write = "import os, sys; [open(os.path.join(sys.argv[1], n), 'w').write(n) for n in ('x', 'y')]"
+    output = OutputFileDatasetConfig("made", (store, "made/{run-id}")).register_on_complete("made-in-" + kind)
+    maker = _submit(workspace, tmp_path, write, output)
+    maker.wait_for_completion()
+    assert "2 files, 2 bytes, are in" in _log(maker, tmp_path)
+    made = Dataset.get_by_name(workspace, "made-in-" + kind)
+    reader = _submit(workspace, tmp_path, LOOK, made.as_named_input("made").as_download())
+    assert "y True" in _log(reader, tmp_path)
+
+
+def test_network_that_breaks_in_the_middle_of_a_mount_is_outlived(
+    workspace: Workspace, bucket: Any, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    dataset = _upload(bucket, tmp_path, "cut", {"big.bin": BIG + b"cut"})
+    proxy.cut_after(3 << 20, DOWN, times=3)
+    log = _log(_submit(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
+    assert "mounted True" in log
+    assert "big.bin True" in log
+
+
+def test_service_that_is_gone_is_an_error_of_the_read_and_a_sentence_in_the_log(
+    workspace: Workspace, bucket: Any, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    dataset = _upload(bucket, tmp_path, "gone", {"big.bin": BIG + b"gone"})
+    script = (
+        "import sys, os; sys.stdin; input_file = os.path.join(sys.argv[1], 'big.bin'); open(input_file, 'rb').read()"
+    )
+    dataset._ensure_saved(workspace)
+    proxy.cut_after(1 << 20, DOWN)
+    run = _submit(workspace, tmp_path, script, dataset.as_mount())
+    log = _log(run, tmp_path)
+    assert run.status == "Failed"
+    assert "bucket/gone/big.bin cannot be read" in log
+    assert "Input/output error" in log
+
+
+def test_mount_is_gone_after_a_run_that_was_killed(
+    workspace: Workspace, home: Path, bucket: Any, tmp_path: Path
+) -> None:
+    dataset = _upload(bucket, tmp_path, "killed", {"x": b"killed"})
+    script = "import os, signal, sys; open(sys.argv[1] + '/x').read(); os.kill(os.getppid(), signal.SIGKILL)"
+    run = _submit(workspace, tmp_path, script, dataset.as_mount())
+    run.wait_for_completion(raise_on_error=False)
+    assert run.status == "Failed"
+    assert str(home) not in Path("/proc/self/mountinfo").read_text()
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if "runner.mounted" in line and str(home) in line]
