@@ -27,7 +27,7 @@ ALLOWED_THIRD_PARTY = {
     "sdk": {"dask", "pandas", "pathspec", "pyarrow", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
     "db": {"sqlalchemy"},
-    "storage": {"cryptography", "fsspec"},
+    "storage": {"azure", "botocore", "cryptography", "fsspec", "google"},
     "control": {"sqlalchemy"},
     "server": {"starlette", "uvicorn", "sqlalchemy"},
 }

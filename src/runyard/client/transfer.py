@@ -7,7 +7,7 @@ from runyard.client.http import Server
 from runyard.errors import IntegrityError
 from runyard.protocol.blobs import DigestList, UploadSpec
 from runyard.protocol.bundles import join_bundle
-from runyard.protocol.digests import CHUNK_BYTES, Hasher
+from runyard.protocol.digests import CHUNK_BYTES, CHUNKED, Hasher
 
 #: Most bytes and blobs in one bundle.
 BUNDLE_BYTES, BUNDLE_COUNT = 8 << 20, 5_000
@@ -101,6 +101,26 @@ def receive_file(
     return hasher.size_bytes
 
 
+def receive_blob(
+    server: Server,
+    workspace: str,
+    digest: Optional[str],
+    target: str,
+    pieces: Callable[[], Iterable[bytes]],
+    progress: Optional[Progress] = None,
+) -> None:
+    """Write a content to ``target``, all of it or nothing: one of several chunks straight from where it lies.
+
+    ``pieces`` gives it through the server, where it does not come otherwise. IntegrityError if it is not ``digest``.
+    """
+    if digest is not None and digest.startswith(CHUNKED + ":"):
+        from runyard.client.direct import receive_direct
+
+        if receive_direct(server, workspace, digest, target, progress):
+            return
+    receive_file(pieces(), target, digest, progress)
+
+
 def _send_bundle(server: Server, workspace: str, bundle: List[Tuple[str, str]]) -> None:
     pieces = []
     for _, path in bundle:
@@ -113,7 +133,13 @@ def _send_bundle(server: Server, workspace: str, bundle: List[Tuple[str, str]]) 
 
 
 def _send_large(server: Server, workspace: str, digest: str, path: str, progress: Optional[Progress]) -> None:
-    upload = server.call("begin_upload", UploadSpec(digest, os.path.getsize(path)), workspace=workspace).upload_id
+    begun = server.call("begin_upload", UploadSpec(digest, os.path.getsize(path)), workspace=workspace)
+    if begun.wants_chunks:
+        from runyard.client.direct import send_parts
+
+        send_parts(server, workspace, digest, path, progress)
+        return
+    upload = begun.upload_id
     offset = 0
     with open(path, "rb") as file:
         while True:

@@ -5,12 +5,14 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Optional
 
 from runyard.compute.base import Compute
 from runyard.db import identity, runs
 from runyard.db.engine import Database
 from runyard.environments.realise import reap_unfinished
 from runyard.protocol.runs import TERMINAL
+from runyard.storage.base import ArtifactStore
 
 #: Between two sweeps, and from the server's start to the first, seconds.
 EVERY_S, FIRST_S = 3_600.0, 60.0
@@ -27,11 +29,12 @@ _log = logging.getLogger("runyard.sweep")
 class Sweeper(threading.Thread):
     """Sweeps one home while its server runs."""
 
-    def __init__(self, database: Database, compute: Compute, home: Path) -> None:
+    def __init__(self, database: Database, compute: Compute, home: Path, store: Optional[ArtifactStore] = None) -> None:
         super().__init__(name="sweeper", daemon=True)
         self._database = database
         self._compute = compute
         self._home = home
+        self._store = store
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -59,6 +62,8 @@ class Sweeper(threading.Thread):
             for path in self._home.glob(place if "*" in place else place + "/*"):
                 _remove_older(path, now - UNFINISHED_KEPT_S)
         reap_unfinished(str(self._home / "cache"))
+        if self._store is not None:
+            self._store.tidy(now)
 
     def _folders(self, name: str) -> list[Path]:
         return [path for path in (self._home / name).iterdir() if path.is_dir()]

@@ -6,16 +6,23 @@ import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from runyard.client.http import Server
+from runyard.client.transfer import ASK_COUNT
+from runyard.errors import IntegrityError
 from runyard.files.blobs import BlobStore
 from runyard.files.processes import identity
 from runyard.files.snapshots import restore_tree
+from runyard.protocol.blobs import DigestList
+from runyard.protocol.bundles import split_bundle
 from runyard.protocol.datasets import Source
-from runyard.protocol.plan import LAUNCH_FILE, Launch
+from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
+
+#: Contents up to this size come several in one reply, bytes.
+BUNDLED_MAX = 1 << 20
 
 _AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
@@ -61,7 +68,7 @@ class AttemptFolder:
             return
         store = self.store()
         if store is None:
-            store = _fetched_store(server, self.plan.workspace, digest, self.path / "snapshot")
+            store = _fetched_store(server, self.plan, self.path / "snapshot")
         self.work.mkdir(parents=True, exist_ok=True)
         restore_tree(store, decode_tree(store.read(digest)), str(self.work))
 
@@ -145,12 +152,22 @@ def _opened(root: str) -> BlobStore:
     return BlobStore(Path(root), is_first=False)
 
 
-def _fetched_store(server: Server, workspace: str, digest: str, folder: Path) -> BlobStore:
-    """A store of this attempt alone, with the snapshot's blobs from the server."""
-    store = BlobStore(folder)
-    tree = server.call("read_blob", workspace=workspace, digest=digest)
+def _fetched_store(server: Server, plan: LaunchPlan, folder: Path) -> BlobStore:
+    """A store of this attempt alone, with the snapshot's contents from the server: small ones many at once."""
+    store, digest = BlobStore(folder), plan.snapshot or ""
+    names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
+    tree = server.call("read_snapshot_file", digest=digest, **names)
     store.put_stream([tree], digest)
-    for entry in decode_tree(tree).entries:
-        if not store.has([entry.digest]):
-            store.put_stream(server.stream("read_blob", workspace=workspace, digest=entry.digest), entry.digest)
+    sizes = {entry.digest: entry.size_bytes for entry in decode_tree(tree).entries}
+    missing = [one for one in sizes if one not in store.has(sizes)]
+    small = [one for one in missing if sizes[one] <= BUNDLED_MAX]
+    while small:
+        contents = split_bundle(server.call("read_snapshot_files", DigestList(tuple(small[:ASK_COUNT])), **names))
+        for wanted, found in zip(small, store.put_many(contents)):
+            if wanted != found:
+                raise IntegrityError(f"The content {wanted} of the snapshot arrived damaged.")
+        small = small[len(contents) :]
+    for one in missing:
+        if sizes[one] > BUNDLED_MAX:
+            store.put_stream(server.stream("read_snapshot_file", digest=one, **names), one)
     return store

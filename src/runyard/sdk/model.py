@@ -1,9 +1,10 @@
 """Model: a registered version of a model, its files under the digests that the run stored."""
 
 import os
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 
-from runyard.client.transfer import receive_file, send_blobs
+from runyard.client.transfer import receive_blob, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol import labels, models
@@ -205,12 +206,14 @@ class Model:
             target = os.path.join(target_dir, *one.path.split("/"))
             if os.path.exists(target) and not allowed:
                 raise UserErrorException(f"{target} exists already; pass exist_ok=True.")
-            pieces = current_server().stream(
-                "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=one.path
-            )
-            receive_file(pieces, target, one.digest)
+            receive_blob(current_server(), self.workspace.name, one.digest, target, partial(self._pieces, one.path))
         tops = {one.path.split("/")[0] for one in self._record.files}
         return os.path.join(target_dir, tops.pop()) if len(tops) == 1 else target_dir
+
+    def _pieces(self, path: str) -> Iterable[bytes]:
+        return current_server().stream(
+            "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=path
+        )
 
     def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
         """Replace tags or description."""

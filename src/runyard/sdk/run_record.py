@@ -5,9 +5,9 @@ import io
 import json
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional
 
-from runyard.client.transfer import receive_file, send_blobs
+from runyard.client.transfer import receive_blob, receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol.lineage import Direction
@@ -286,8 +286,12 @@ def _is_below(path: str, prefix: str) -> bool:
 
 def _receive(run: "Run", name: str, target: str, digest: Optional[str]) -> None:
     workspace = run.experiment.workspace.name
-    pieces = current_server().stream("read_artifact", workspace=workspace, run_id=run.id, path=name)
-    receive_file(pieces, target, digest)
+    server = current_server()
+
+    def pieces() -> Iterable[bytes]:
+        return server.stream("read_artifact", workspace=workspace, run_id=run.id, path=name)
+
+    receive_blob(server, workspace, digest, target, pieces)
 
 
 def _to_file(stream: Any) -> str:

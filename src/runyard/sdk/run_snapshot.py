@@ -2,9 +2,10 @@
 
 import os
 import zipfile
+from functools import partial
 from typing import TYPE_CHECKING, Optional
 
-from runyard.client.transfer import receive_file
+from runyard.client.transfer import receive_blob
 from runyard.errors import UserErrorException
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.sdk.session import current_server
@@ -28,7 +29,8 @@ def restore_snapshot(run: "Run", snapshot_id: Optional[str], path: Optional[str]
     try:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for entry in tree.entries:
-                receive_file(server.stream("read_blob", workspace=workspace, digest=entry.digest), part, entry.digest)
+                pieces = partial(server.stream, "read_blob", workspace=workspace, digest=entry.digest)
+                receive_blob(server, workspace, entry.digest, part, pieces)
                 os.chmod(part, 0o755 if entry.executable else 0o644)
                 archive.write(part, check_path(entry.path))
     finally:

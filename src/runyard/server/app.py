@@ -3,7 +3,8 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
+from types import MappingProxyType
+from typing import Dict, Mapping
 
 from runyard.compute.local import LocalCompute
 from runyard.control.builds import Builds
@@ -18,7 +19,7 @@ from runyard.server.auth import Keys
 from runyard.server.events import Events
 from runyard.server.settings import Settings
 from runyard.storage.base import ArtifactStore
-from runyard.storage.local import LocalStore
+from runyard.storage.chosen import open_store
 from runyard.storage.sealing import HostSeal
 from runyard.storage.vault import Vault
 
@@ -70,17 +71,22 @@ class Parts:
         self.database.close()
 
 
-def make_parts(settings: Settings, url: str) -> Parts:
-    """Open the home's parts and start its loop; ``url`` is where this machine's processes reach the server."""
+def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = MappingProxyType({})) -> Parts:
+    """Open the home's parts and start its loop; ``url`` is where this machine's processes reach the server.
+
+    ``variables``: those by which whoever started the server reaches storage services.
+    """
     home = settings.home
     cache = home / "cache"
     for folder in (cache, home / "logs", home / "datastores", home / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
+    vault = Vault(home / "vault.key")
+    store = open_store(home, settings.store, variables, vault)
     database = Database(home / "runyard.db")
     events = Events()
     facts = NodeFacts(
         cache_folder=str(cache),
-        store_folder=str(home / "store"),
+        store_folder=None if store.is_remote else str(home / "store"),
         datastores_folder=str(home / "datastores"),
         server_file=str(home / "server.json"),
         server_url=url,
@@ -94,17 +100,15 @@ def make_parts(settings: Settings, url: str) -> Parts:
             kits["kit"] = make_kit(str(cache / "kits"))
         return kits["kit"].version_digest
 
-    vault = Vault(home / "vault.key")
     sealer = Sealer(HostSeal(home / "vault.key"))
     environment_files = EnvironmentFiles(home / "environment-files")
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(
         database, local, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
     )
-    store = LocalStore(home / "store")
     keys = Keys(database)
     shown = settings.public_url or url
-    sweeper = Sweeper(database, local, home)
+    sweeper = Sweeper(database, local, home, store)
     return Parts(
         settings,
         database,

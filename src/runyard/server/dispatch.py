@@ -38,12 +38,20 @@ from runyard.server.handlers import (
     workspaces,
 )
 from runyard.server.names import check_address
+from runyard.server.storage_work import ARTIFACTS, in_store_thread, pieces_of
 from runyard.server.threads import in_thread
 
 #: Largest JSON body and raw body kept in memory, bytes; a streamed body may be as large as the disk has space.
 JSON_MAX, RAW_MAX = 32 << 20, 64 << 20
 #: Pieces in which large bodies are written and replies read, bytes.
 PIECE_BYTES = 1 << 20
+#: Routes whose handlers read or write contents, which may wait for a service.
+CONTENTS = frozenset(
+    (
+        "put_blobs", "begin_upload", "sign_parts", "append_upload", "finish_upload", "read_blob", "get_blob_address",
+        "read_snapshot_files", "read_snapshot_file", "read_artifact", "read_model_file", "register_model",
+    )
+)  # fmt: skip
 #: Routes whose body may be larger than memory should hold.
 STREAMED = ("write_datastore_file", "write_output_file", "write_environment_file")
 
@@ -148,14 +156,17 @@ def _handlers() -> Dict[str, Handler]:
         for route in TABLE:
             handler = getattr(module, route.name, None)
             if handler is not None:
-                found[route.name] = handler if asyncio.iscoroutinefunction(handler) else _threaded(handler)
+                is_async = asyncio.iscoroutinefunction(handler)
+                found[route.name] = handler if is_async else _threaded(handler, route.name in CONTENTS)
     missing = [route.name for route in TABLE if route.name not in found]
     if missing:
         raise NotImplementedError("routes without a handler: " + ", ".join(missing))
     return found
 
 
-def _threaded(handler: Callable[[Call], Any]) -> Handler:
+def _threaded(handler: Callable[[Call], Any], is_about_contents: bool) -> Handler:
+    if is_about_contents:
+        return lambda call: in_store_thread(call.parts.store, handler, call)
     return lambda call: in_thread(handler, call)
 
 
@@ -204,7 +215,7 @@ async def _answer(parts: Parts, route: Route, handler: Handler, request: Request
     finally:
         if isinstance(body, Upload):
             body.path.unlink(missing_ok=True)
-    return _reply(route, value)
+    return _reply(parts, route, value)
 
 
 async def _read_body(parts: Parts, route: Route, request: Request) -> Any:
@@ -262,22 +273,26 @@ async def _stream_body(parts: Parts, request: Request) -> Upload:
     return Upload(Path(name), size)
 
 
-def _reply(route: Route, value: Any) -> Response:
+def _reply(parts: Parts, route: Route, value: Any) -> Response:
     if isinstance(value, Content):
-        return _raw_reply(value)
+        return _raw_reply(parts, value)
     if route.response is None:
         return Response(status_code=204)
     return Response(json.dumps(to_wire(value), separators=(",", ":")), media_type="application/json")
 
 
-def _raw_reply(content: Content) -> Response:
+def _raw_reply(parts: Parts, content: Content) -> Response:
     headers = dict(content.headers or {})
     headers["Content-Disposition"] = "attachment"
     headers["Content-Security-Policy"] = "sandbox"
     if content.file is None and content.pieces is None:
         return Response(content.data, headers=headers, media_type=content.media_type)
     headers["Content-Length"] = str(content.size_bytes)
-    pieces = content.pieces or _pieces(content.file, content.size_bytes)
+    pieces = content.pieces
+    if pieces is None and parts.store.is_remote:
+        pieces = pieces_of(ARTIFACTS, content.file, content.size_bytes)
+    elif pieces is None:
+        pieces = _pieces(content.file, content.size_bytes)
     return StreamingResponse(pieces, headers=headers, media_type=content.media_type)
 
 

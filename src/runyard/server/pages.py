@@ -17,6 +17,7 @@ from runyard.protocol.metrics import MetricSummary
 from runyard.protocol.routes import BY_NAME
 from runyard.protocol.runs import TERMINAL, Artifact, Run
 from runyard.server.auth import COOKIE, COOKIE_LIFETIME_S, check_permission
+from runyard.server.storage_work import in_store_thread
 from runyard.server.threads import in_thread
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def make_pages(parts: "Parts", guard: Guard) -> List[Tuple[str, Endpoint]]:
                         parts.keys.find, request.headers.get("authorization"), request.cookies.get(COOKIE), "GET"
                     )
                     check_permission(BY_NAME[name], principal, request.path_params)
-                    text, is_moving = await in_thread(make, parts, principal, request.path_params)
+                    text, is_moving = await in_store_thread(parts.store, make, parts, principal, request.path_params)
                     return _page(text, 200, is_moving)
                 except AuthenticationException as error:
                     return _page(_sign_in(str(error)), 401)

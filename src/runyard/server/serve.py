@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import uvicorn
 
@@ -25,6 +25,7 @@ from runyard.server.app import Parts, make_parts
 from runyard.server.connection import Connection
 from runyard.server.dispatch import Application
 from runyard.server.settings import Settings, read_settings
+from runyard.storage.chosen import SERVICE_VARIABLES
 
 #: How long requests may finish after TERM, seconds.
 GRACE_S = 3
@@ -35,8 +36,10 @@ GARBAGE_THRESHOLDS = (20_000, 20, 50)
 def main() -> int:
     """Serve; returns the exit code."""
     arguments = _parse()
-    # A datastore is reached by its own credentials or by none: never by those of whoever started the server.
-    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+    # A datastore is reached by its own credentials or by none: never by those of whoever started the server, which are
+    # the artifact store's.
+    found = {name: value for name, value in os.environ.items() if name.startswith(SERVICE_VARIABLES)}
+    for name in found:
         del os.environ[name]
     try:
         settings = read_settings(Path(arguments.home), arguments.host, arguments.port)
@@ -44,7 +47,7 @@ def main() -> int:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(settings.home / "server.lock", "w") as lock:
             _take(lock, settings.home)
-            _serve(settings, arguments)
+            _serve(settings, arguments, found)
     except RunyardError as error:
         sys.stderr.write(f"runyard: {error}\n")
         return 1
@@ -78,12 +81,12 @@ def _take(lock: Any, home: Path) -> None:
         raise ServiceException(f"Another server runs for {home}; see: runyard status") from None
 
 
-def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
+def _serve(settings: Settings, arguments: argparse.Namespace, variables: Dict[str, str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     url = _local_url(settings, host, port, bool(arguments.certificate))
-    parts = make_parts(settings, url)
+    parts = make_parts(settings, url, variables)
     _ensure_owner(parts)
     config = uvicorn.Config(
         Application(parts),

@@ -24,6 +24,9 @@ class Settings:
     public_url: str = ""
     #: May URL datasets lie on loopback and private addresses? (RUNYARD_ALLOW_PRIVATE_URLS)
     allow_private_urls: bool = True
+    #: Where contents lie: s3://bucket/prefix, az://container/prefix, gs://bucket/prefix; '': as the home says, else on
+    #: its own disk (RUNYARD_STORE).
+    store: str = ""
     #: How many runs the target 'local' carries at once (RUNYARD_LOCAL_SLOTS).
     local_slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
 
@@ -44,6 +47,7 @@ def read_settings(home: Path, host: str, port: int) -> Settings:
         port=port,
         allowed_hosts=hosts,
         public_url=os.environ.get("RUNYARD_PUBLIC_URL", "").rstrip("/"),
+        store=os.environ.get("RUNYARD_STORE", "").strip(),
         allow_private_urls=(host in LOOPBACK) if private is None else private == "1",
     )
     return settings if not slots.isdigit() else Settings(**{**settings.__dict__, "local_slots": max(1, int(slots))})

@@ -14,7 +14,8 @@ class LocalStore(BlobStore):
     is_remote = False
 
     def read_many(self, digests: List[str], size_max: int) -> List[bytes]:
-        found, size = [], 0
+        found: List[bytes] = []
+        size = 0
         for digest in digests:
             size += self.size(digest)
             if found and size > size_max:

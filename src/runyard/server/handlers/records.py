@@ -21,6 +21,7 @@ from runyard.protocol.plan import ReportBatch, ReportReply
 from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server.call import Call, Content
+from runyard.server.storage_work import in_store_thread
 from runyard.server.threads import in_thread
 from runyard.server.waiting import wait_until
 
@@ -91,7 +92,7 @@ async def read_log(call: Call) -> Content:
     """
     wait_s = call.integer("wait_s", 0, 0, WAIT_MAX_S)
     await wait_until(call, _look_at_log, wait_s)
-    return await in_thread(_read_log, call)
+    return await in_store_thread(call.parts.store, _read_log, call)
 
 
 def _look_at_log(call: Call) -> Tuple[None, bool]:
@@ -225,7 +226,7 @@ def append_upload(call: Call) -> Offset:
 
 
 def finish_upload(call: Call) -> DigestList:
-    """End an upload: its digest is recomputed, and must be the one that is named; no digest: not done yet, ask again."""
+    """End an upload: its digest is recomputed, and must be the one named. No digest: not done yet, ask again."""
     body: DigestList = call.body
     if len(body.digests) != 1:
         raise UserErrorException("Name the one digest of the upload.")

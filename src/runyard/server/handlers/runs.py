@@ -28,6 +28,7 @@ from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
 from runyard.server.call import Call
 from runyard.server.handlers.outputs import check_outputs
+from runyard.server.storage_work import in_store_thread
 from runyard.server.threads import in_thread
 from runyard.server.waiting import wait_until
 
@@ -42,7 +43,7 @@ DURATION_MAX_S = 10 * 366 * 86_400
 async def submit_run(call: Call) -> Run:
     """Check everything that can be checked now, then accept: from here on the run ends in a state with a reason."""
     spec: RunSpec = call.body
-    await in_thread(_check_spec, call, spec)
+    await in_store_thread(call.parts.store, _check_spec, call, spec)
     spec = replace(spec, environment=call.parts.sealer.seal_spec(spec.environment))
 
     def create(connection: Connection) -> Run:

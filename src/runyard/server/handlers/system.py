@@ -23,7 +23,10 @@ def server_info(call: Call) -> ServerInfo:
     with call.parts.database.read() as connection:
         active = len(runs.active_rows(connection))
     settings = call.parts.settings
-    return ServerInfo(__version__, str(settings.home), os.getpid(), call.parts.url, call.parts.started_at, active)
+    return ServerInfo(
+        __version__, str(settings.home), os.getpid(), call.parts.url, call.parts.started_at, active,
+        call.parts.store.status(),
+    )  # fmt: skip
 
 
 def stop_server(call: Call) -> None:
