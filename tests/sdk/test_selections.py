@@ -64,7 +64,9 @@ def test_parts_of_a_dataset_are_registered_and_bound_to_runs(
     )
     run.wait_for_completion()
     run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
-    assert ["/" + line for line in (tmp_path / "log.txt").read_text().splitlines()] == sorted(again.to_path())
+    first, *lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert first.startswith(f"Runyard: Input 'digits_train': {len(lines)} files, linked")
+    assert ["/" + line for line in lines] == sorted(again.to_path())
 
 
 def test_order_and_number_are_those_of_the_listing(digits: Path) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from hashlib import sha256
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Type
 
 from runyard.client.http import Server
 from runyard.errors import AzureMLException, ServerUnreachableError, ServiceException, StorageFullError
@@ -70,10 +70,12 @@ class Downloads:
         cache: Optional[ContentCache] = None,
         may_link: bool = False,
         patience_s: float = 30.0,
+        skip: Tuple[Type[Exception], ...] = (),
     ) -> None:
         """``may_link``: a target may be another name of the cache's own file, which nobody may write.
 
-        ``patience_s``: how long a server of ours that is away is waited for.
+        ``patience_s``: how long a server of ours that is away is waited for. ``skip``: errors of one file that leave
+        it out, and the others go on.
         """
         self._server = server
         self._workspace = workspace
@@ -81,6 +83,7 @@ class Downloads:
         self._cache = cache
         self._may_link = may_link
         self._patience_s = patience_s
+        self._skip = skip
         self._stop = threading.Event()
         self._on_bytes: OnBytes = lambda _count: None
 
@@ -98,8 +101,11 @@ class Downloads:
         """
         self._on_bytes = on_bytes or self._on_bytes
 
-        def bring(one: Wanted) -> Received:
-            received = self._bring(one)
+        def bring(one: Wanted) -> Optional[Received]:
+            try:
+                received = self._bring(one)
+            except self._skip:
+                return None
             if on_file is not None:
                 on_file(received)
             return received
@@ -113,7 +119,7 @@ class Downloads:
             failed = next(filter(_has_failed, work), None)
             if failed is not None:
                 raise failed.exception()  # type: ignore[misc]
-            return [one.result() for one in work]
+            return [received for received in (one.result() for one in work) if received is not None]
         finally:
             # Also where a signal's handler ends the waiting: nothing goes on in the background.
             self._stop.set()
@@ -286,7 +292,7 @@ class Tally:
         return f"{self._what}: {self._done} of {self._files} files, {self._bytes / 1e6:.1f}{of} MB."
 
 
-def _has_failed(work: "Future[Received]") -> bool:
+def _has_failed(work: "Future[Any]") -> bool:
     return work.done() and work.exception() is not None
 
 

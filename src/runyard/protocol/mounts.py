@@ -3,10 +3,12 @@
 import os
 import re
 from hashlib import sha256
-from typing import List, Optional, Sequence
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
+from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Source
+from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.record import record
 
 #: Finds the first character that makes a path a pattern.
@@ -35,6 +37,56 @@ def _query_name(query: str) -> str:
     if name == query and len(name) <= _QUERY_MAX:
         return name
     return "{}_{}".format(name[:_QUERY_MAX], sha256(query.encode("utf-8", "replace")).hexdigest()[:8])
+
+
+@record
+class DataFile:
+    """A file of a dataset: where it is, and its path below the mount."""
+
+    source: Source
+    #: An address, a path on this disk, or a path in a datastore.
+    origin: str
+    relative: str
+    #: As a datastore listed it.
+    size_bytes: Optional[int] = None
+    tag: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from any other file."""
+        is_stored = self.source.datastore is not None and not os.path.isabs(self.origin)
+        if is_stored:
+            return f"{self.source.datastore}/{self.origin}"
+        return self.source.url or os.path.realpath(self.origin)
+
+    @property
+    def shown(self) -> str:
+        """What a message calls it: a query may hold a signature, which none should."""
+        if self.source.url is None:
+            return self.known_as
+        address, mark, _ = self.source.url.partition("?")
+        return address + ("?..." if mark else "")
+
+
+def distinct_files(files: Iterable[DataFile]) -> Iterator[DataFile]:
+    """Each file; one that two sources hold comes once. UserErrorException names two files that have one path."""
+    placed: Dict[str, DataFile] = {}
+    for one in files:
+        other = placed.setdefault(one.relative, one)
+        if other is one:
+            yield one
+        elif other.known_as != one.known_as:
+            raise UserErrorException(
+                f"{other.shown} and {one.shown} have one path, {one.relative!r}; rename one of them."
+            )
+
+
+def listed_files(source: Source, listed: Sequence[DatastoreFile], layout: "Layout") -> List[DataFile]:
+    """The files that a datastore listed for a source."""
+    base = layout.datastore_base(source.path, [one.path for one in listed])
+    return [
+        DataFile(source, one.path, os.path.relpath(one.path, base or "."), one.size_bytes, one.tag) for one in listed
+    ]
 
 
 @record

@@ -4,19 +4,18 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from runyard.client.downloads import Downloads, Tally, Wanted
 from runyard.client.http import Server
-from runyard.errors import UserErrorException
+from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
 from runyard.protocol.mounted import MountedFile
-from runyard.protocol.mounts import layout_of, url_path
+from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, url_path
 from runyard.protocol.plan import InputPlan
-from runyard.protocol.record import record
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
@@ -27,28 +26,6 @@ from runyard.runner.mount import PATIENCE_S, mount, open_cache, why_not
 SAY_S = 2.0
 
 Say = Callable[[str], None]
-
-
-@record
-class _File:
-    """A file of an input: where it is, and its path below the mount."""
-
-    source: Source
-    origin: str
-    relative: str
-    #: As a datastore listed it.
-    size_bytes: Optional[int] = None
-    tag: str = ""
-
-    @property
-    def known_as(self) -> str:
-        """What tells it from any other file."""
-        return f"{self.source.datastore}/{self.origin}" if self.source.is_remote else self.origin
-
-    @property
-    def shown(self) -> str:
-        """The same for a message: a query may hold a signature."""
-        return self.origin.partition("?")[0] if self.source.url is not None else self.known_as
 
 
 def bind_inputs(folder: AttemptFolder, server: Server, say: Say) -> Dict[str, str]:
@@ -77,7 +54,7 @@ class _Binding:
             return str(self._reference(asked.sources[0]))
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
-        found = self._distinct_files()
+        found = list(self._found())
         kept = [found[place] for place in select([one.relative for one in found], asked.steps)]
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
@@ -88,7 +65,7 @@ class _Binding:
         self._bind([one for one in kept if not self._is_fetched(one.source)])
         return str(self._root)
 
-    def _is_mounted(self, files: List[_File]) -> bool:
+    def _is_mounted(self, files: List[DataFile]) -> bool:
         """Mount them, if some are in a datastore far from here and not in the cache yet, and this machine can."""
         asked = self._asked
         remote = [one for one in files if one.source.url is None and self._is_fetched(one.source)]
@@ -107,32 +84,24 @@ class _Binding:
         self._folder.note(what + ", mounted; they come when they are read.")
         return True
 
-    def _are_cached(self, files: List[_File]) -> bool:
+    def _are_cached(self, files: List[DataFile]) -> bool:
         cache, workspace = open_cache(self._folder), self._folder.plan.workspace
         downloads = Downloads(self._server, workspace, False)
         return all(one.tag and cache.find(downloads.key(_wanted("", one))) is not None for one in files)
 
-    def _mounted(self, one: _File) -> MountedFile:
+    def _mounted(self, one: DataFile) -> MountedFile:
         if not self._is_fetched(one.source):
             return MountedFile(one.relative, link=one.origin)
         return MountedFile(one.relative, one.source.datastore or "", one.origin, one.size_bytes or 0, one.tag)
 
-    def _distinct_files(self) -> List[_File]:
-        """Each file; one that two sources hold comes once."""
-        found: List[_File] = []
-        placed: Dict[str, _File] = {}
-        for source in self._asked.sources:
-            for one in self._files(source):
-                other = placed.get(one.relative)
-                if other is None:
-                    placed[one.relative] = one
-                    found.append(one)
-                elif other.known_as != one.known_as:
-                    raise UserErrorException(
-                        f"Input {self._asked.name!r}: {other.shown} and {one.shown} have one path, {one.relative!r}; "
-                        "rename one of them."
-                    )
-        return found
+    def _found(self) -> Iterator[DataFile]:
+        """Each file of the sources, in their order."""
+        try:
+            yield from distinct_files(one for source in self._asked.sources for one in self._files(source))
+        except NotFoundError:
+            raise
+        except UserErrorException as error:
+            raise UserErrorException(f"Input {self._asked.name!r}: {error}") from None
 
     def _is_here(self, source: Source) -> bool:
         """Do the datastore's files lie on this machine's disk?"""
@@ -160,21 +129,17 @@ class _Binding:
             target.mkdir(parents=True, exist_ok=True)
         return target
 
-    def _files(self, source: Source) -> List[_File]:
+    def _files(self, source: Source) -> List[DataFile]:
         if source.url is not None:
             # A URL keeps its host and path below the mount, as v1's did.
-            return [_File(source, source.url, check_path(url_path(source.url)))]
+            return [DataFile(source, source.url, check_path(url_path(source.url)))]
         if source.file is None and not self._is_here(source):
             names = {**self._names, "name": source.datastore}
             listed = self._server.call("list_datastore_files", query={"path": source.path}, **names)
-            base = self._layout.datastore_base(source.path, [one.path for one in listed])
-            return [
-                _File(source, one.path, os.path.relpath(one.path, base or "."), one.size_bytes, one.tag)
-                for one in listed
-            ]
-        return [_File(source, os.path.realpath(path), relative) for path, relative in self._local_files(source)]
+            return listed_files(source, listed, self._layout)
+        return [DataFile(source, os.path.realpath(path), relative) for path, relative in self._local_files(source)]
 
-    def _bring(self, files: List[_File]) -> None:
+    def _bring(self, files: List[DataFile]) -> None:
         """Files of the web or of a datastore far from here: several at once."""
         if not files:
             return
@@ -198,7 +163,7 @@ class _Binding:
         size = sum(one.size_bytes for one in received)
         self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
 
-    def _bind(self, files: List[_File]) -> None:
+    def _bind(self, files: List[DataFile]) -> None:
         """Files of this disk."""
         if not files:
             return
@@ -221,7 +186,7 @@ class _Binding:
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
-    def _place(self, one: _File) -> Path:
+    def _place(self, one: DataFile) -> Path:
         """Where a file goes: never where the source folder has one already."""
         parent = join_inside(self._root, os.path.dirname(one.relative))
         place = parent / os.path.basename(one.relative)
@@ -238,5 +203,5 @@ def _shown(source: Source) -> str:
     return source.url or source.file or f"{source.datastore}/{source.path}"
 
 
-def _wanted(target: str, one: _File) -> Wanted:
+def _wanted(target: str, one: DataFile) -> Wanted:
     return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)

@@ -6,14 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from runyard.client.transfer import receive_file
+from runyard.client.downloads import Downloads, Wanted
 from runyard.errors import NotFoundError, UserErrorException
-from runyard.files.fetch import fetch
 from runyard.files.inside import join_inside
 from runyard.protocol.datasets import Source
+from runyard.protocol.mounts import DataFile
 from runyard.protocol.selection import Step
 from runyard.protocol.trees import check_path
 from runyard.sdk import file_dataset
+from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server
 
 
@@ -28,27 +29,31 @@ def download(
     """Download every file; returns the local paths. UserErrorException for one that is there, unless ``overwrite``."""
     root = Path(target_path or tempfile.mkdtemp(prefix="runyard-dataset-"))
     root.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for source, origin, relative in file_dataset.chosen_files(sources, workspace, steps):
-        target = join_inside(root, check_path(relative.replace(os.sep, "/")))
-        if target.exists() and not overwrite:
-            raise UserErrorException(f"{target} exists already; pass overwrite=True.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _bring(source, origin, target, workspace)
-        except NotFoundError:
-            if not ignore_not_found:
-                raise
-            continue
-        paths.append(str(target))
-    return paths
+    found = [
+        (one, join_inside(root, check_path(one.relative.replace(os.sep, "/"))))
+        for one in file_dataset.chosen_files(sources, workspace, steps)
+    ]
+    present = next((target for _, target in found if target.exists() and not overwrite), None)
+    if present is not None:
+        raise UserErrorException(f"{present} exists already; pass overwrite=True.")
+    far = [_wanted(one, str(target)) for one, target in found if one.source.file is None]
+    for one, target in found:
+        if one.source.file is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(one.origin, str(target))
+    _bring(far, workspace, ignore_not_found)
+    return [str(target) for _, target in found if target.exists()]
 
 
-def _bring(source: Source, origin: str, target: Path, workspace: Any) -> None:
-    if source.url is not None:
-        fetch(source.url, str(target), allow_private=True)
-    elif source.file is not None:
-        shutil.copyfile(origin, str(target))
-    else:
-        names = {"workspace": workspace.name, "name": source.datastore, "path": origin}
-        receive_file(current_server().stream("read_datastore_file", **names), str(target))
+def _wanted(one: DataFile, target: str) -> Wanted:
+    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)
+
+
+def _bring(wanted: List[Wanted], workspace: Any, ignore_not_found: bool) -> None:
+    if not wanted:
+        return
+    name = workspace.name if workspace is not None else ""
+    server = current_server() if any(one.url is None for one in wanted) else None
+    with Progress("Downloading", sum(one.size_bytes or 0 for one in wanted), len(wanted)) as progress:
+        downloads = Downloads(server, name, allow_private=True, skip=(NotFoundError,) if ignore_not_found else ())
+        downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())

@@ -3,7 +3,8 @@
 import os
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
-from runyard.client.transfer import FileBody, receive_file
+from runyard.client.downloads import Downloads, Wanted
+from runyard.client.transfer import FileBody
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.protocol import datastores
 from runyard.sdk.data_reference import DataReference
@@ -101,17 +102,17 @@ class AzureBlobDatastore:
         self, target_path: str, prefix: Optional[str] = None, overwrite: bool = False, show_progress: bool = True
     ) -> int:
         """Download files whose path starts with ``prefix`` below ``target_path``; returns how many came."""
-        wanted = (prefix or "").strip("/")
-        files = [one for one in self._list("") if one.path.startswith(wanted)]
-        count = 0
-        with Progress("Downloading", sum(one.size_bytes for one in files), len(files), show_progress) as progress:
-            for one in files:
-                target = os.path.join(target_path, *one.path.split("/"))
-                if overwrite or not os.path.exists(target):
-                    receive_file(self._read(one.path), target, progress=progress.add_bytes)
-                    count += 1
-                progress.add_file()
-        return count
+        start = (prefix or "").strip("/")
+        wanted = []
+        for one in self._list(""):
+            target = os.path.join(target_path, *one.path.split("/"))
+            if one.path.startswith(start) and (overwrite or not os.path.exists(target)):
+                wanted.append(Wanted(target, None, self._name, one.path, one.size_bytes, one.tag))
+        total = sum(one.size_bytes or 0 for one in wanted)
+        with Progress("Downloading", total, len(wanted), show_progress) as progress:
+            downloads = Downloads(current_server(), self._workspace.name, allow_private=False)
+            downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())
+        return len(wanted)
 
     def unregister(self) -> None:
         """Take it off the workspace's list; its files stay where they are."""

@@ -3,13 +3,13 @@
 import glob
 import os
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
 from runyard.files.listing import is_pattern, list_source
 from runyard.protocol.datasets import Source
-from runyard.protocol.mounts import Layout, layout_of, url_path
+from runyard.protocol.mounts import DataFile, Layout, distinct_files, layout_of, listed_files, url_path
 from runyard.protocol.selection import Step, select
 from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
@@ -44,7 +44,7 @@ class FileDataset(AbstractDataset):
         return DatasetConsumptionConfig(self._input_name(), self).as_download(path_on_compute)
 
     def _paths(self) -> List[str]:
-        return [relative for _, _, relative in chosen_files(self._sources, self._workspace, self._steps)]
+        return [one.relative for one in chosen_files(self._sources, self._workspace, self._steps)]
 
 
 def make_file_dataset(path: Any, validate: bool) -> FileDataset:
@@ -95,39 +95,24 @@ def _source(path: Any, validate: bool) -> Any:
     return Source(file=local), None
 
 
-def placed_files(sources: Sequence[Source], workspace: Any) -> Iterator[Tuple[Source, str, str]]:
-    """(source, where it is, path below the mount) of each file; one that two sources hold comes once.
-
-    UserErrorException names two files that have one path.
-    """
+def placed_files(sources: Sequence[Source], workspace: Any) -> Iterator[DataFile]:
+    """Each file of these sources, in their order; UserErrorException names two files that have one path."""
     layout = layout_of(sources)
-    placed: Dict[str, str] = {}
-    for source in sources:
-        for origin, relative in files_of(source, workspace, layout):
-            known = os.path.realpath(origin) if source.file else source.url or f"{source.datastore}/{origin}"
-            other = placed.get(relative)
-            if other is None:
-                placed[relative] = known
-                yield source, origin, relative
-            elif other != known:
-                # A query may hold a signature, which no message should.
-                both = " and ".join(re.sub(r"\?.*", "?...", one) if source.url else one for one in (other, known))
-                raise UserErrorException(f"{both} have one path, {relative!r}; rename one of them.")
+    return distinct_files(one for source in sources for one in files_of(source, workspace, layout))
 
 
-def chosen_files(sources: Sequence[Source], workspace: Any, steps: Sequence[Step]) -> List[Tuple[Source, str, str]]:
+def chosen_files(sources: Sequence[Source], workspace: Any, steps: Sequence[Step]) -> List[DataFile]:
     """As ``placed_files``, those that the steps leave."""
     found = list(placed_files(sources, workspace))
-    return [found[place] for place in select([relative for _, _, relative in found], steps)]
+    return [found[place] for place in select([one.relative for one in found], steps)]
 
 
-def files_of(source: Source, workspace: Any, layout: Layout) -> Any:
-    """(where it is, path below the mount) of each file of a source."""
+def files_of(source: Source, workspace: Any, layout: Layout) -> List[DataFile]:
+    """The files of a source."""
     if source.url is not None:
-        return [(source.url, url_path(source.url))]
+        return [DataFile(source, source.url, url_path(source.url))]
     if source.file is not None:
-        return list_source(source.file, layout.local_base)
-    files = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
-    paths = [one.path for one in files]
-    base = layout.datastore_base(source.path, paths)
-    return [(path, os.path.relpath(path, base or ".")) for path in paths]
+        return [DataFile(source, path, relative) for path, relative in list_source(source.file, layout.local_base)]
+    listed = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
+    return listed_files(source, listed, layout)
+

@@ -43,7 +43,8 @@ def table_files(
     """Every file of the table, in the order of sources and paths; empty ones and other kinds included."""
     partitions = PartitionFormat(partition_format) if partition_format else None
     found = []
-    for source, origin, relative in placed_files(sources, workspace):
+    for one in placed_files(sources, workspace):
+        source, origin, relative = one.source, one.origin, one.relative
         values = partitions.values(_whole_path(source, origin)) if partitions else {}
         if include_path:
             values = {PATH_COLUMN: "/" + relative, **values}
