@@ -27,7 +27,7 @@ from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, Pyth
 PACKAGES = ("numpy", "scikit-learn", "pandas")
 IMPORTS = "import numpy, sklearn, pandas"
 #: One small package more makes another environment of the same large ones.
-VARIANTS = ("six==1.14.0", "six==1.15.0", "six==1.16.0")
+VARIANTS = ("idna", "certifi", "packaging")
 
 
 def main() -> None:

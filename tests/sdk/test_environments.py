@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 
 from runyard.azureml.core import Environment, Workspace
 from runyard.azureml.core.environment import CondaDependencies, DockerBuildContext, RSection, SparkPackage
+from runyard.client.home import home_folder, read_server_file, server_file
 from runyard.client.local_server import connect
 from runyard.errors import ConflictError, EnvironmentBuildError, IntegrityError, UserErrorException
+from runyard.files.processes import is_alive
 from runyard.sdk.session import forget_server
 from tests.environments.packages import make_wheel, source_of
 
@@ -64,6 +67,19 @@ def test_environment_is_built_ahead_of_its_runs(
     assert tiny.build(workspace).status == "Succeeded", "it is there already"
 
 
+def restart() -> None:
+    """End the server, and wait until it is gone; the next call starts another."""
+    record = read_server_file(server_file(home_folder()))
+    server = connect()
+    server.call("stop_server")
+    server.close()
+    forget_server()
+    ends_at = time.monotonic() + 30
+    while record is not None and is_alive(record):
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
 def test_private_wheel_is_kept_and_installed(workspace: Workspace, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "secretly", "1.0")
     name = Environment.add_private_pip_wheel(workspace, str(wheel))
@@ -75,10 +91,7 @@ def test_private_wheel_is_kept_and_installed(workspace: Workspace, tmp_path: Pat
     newer = Environment.add_private_pip_wheel(workspace, str(other), exist_ok=True)
     assert newer != name
 
-    server = connect()
-    server.call("stop_server")
-    server.close()
-    forget_server()
+    restart()
     found = Environment("wheels")
     found.python.conda_dependencies = CondaDependencies.create(python_version=HERE)
     found.python.conda_dependencies.add_pip_package(name)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Collection, Iterator, List, Optional
 
 from runyard.environments.bytecode import forget_unused
+from runyard.environments.layers import forget_unused_layers
 from runyard.environments.resolve import user_interpreter
 from runyard.environments.stored_files import Fetch, bring, stored_of
 from runyard.environments.task import BuildTask
@@ -175,6 +176,7 @@ def prune(
         if _remove(os.path.join(envs, name)):
             removed.append(name)
             total_bytes -= size_bytes
+    forget_unused_layers(root_folder)
     forget_unused(bytecode_folder(root_folder))
     return removed
 

@@ -5,6 +5,7 @@ from typing import List, Mapping, Optional, Sequence
 
 from runyard.environments.blame import error_of
 from runyard.environments.bytecode import compile_environment
+from runyard.environments.layers import Layers
 from runyard.environments.pins import requirement_name
 from runyard.environments.pythons import find_interpreters, find_minor, minor_of
 from runyard.environments.recipes import missing_programs
@@ -20,21 +21,30 @@ from runyard.protocol.record import record
 def fill(task: BuildTask) -> None:
     """Make the environment in the task's folder; EnvironmentBuildError names the package that failed."""
     lock = task.lock
-    interpreter = find_minor(lock.python)
-    if interpreter is None:
-        here = ", ".join(sorted({minor_of(one) for one in find_interpreters()}))
-        raise EnvironmentBuildError(f"The environment needs Python {lock.python}, and this host has {here}.")
     task.log(f"Building environment {lock.digest[:12]} with Python {lock.python}; packages: {len(lock.requirements)}.")
     call = _Install(task)
-    call.make(interpreter.path)
-    if lock.requirements:
-        call.install()
+    layers = Layers(task.root_folder, lock.python, lock.options, lock.as_of)
+    if not layers.place_skeleton(task.folder):
+        interpreter = find_minor(lock.python)
+        if interpreter is None:
+            here = ", ".join(sorted({minor_of(one) for one in find_interpreters()}))
+            raise EnvironmentBuildError(f"The environment needs Python {lock.python}, and this host has {here}.")
+        call.make(interpreter.path)
+        layers.keep_skeleton(task.folder)
+    missing, changed = layers.place(lock.requirements, task.folder)
+    if changed:
+        call.forget(changed)
+    if missing:
+        call.install(missing)
+    task.log(f"Packages that other environments have too: {len(lock.requirements) - len(missing)}.")
     for source in lock.sources:
         call.build(source)
-    if lock.requirements or lock.sources:
+    if missing or lock.sources:
         store_folder = os.path.join(bytecode_folder(task.root_folder), lock.python)
         site_folder = os.path.join(task.folder, "lib", "python" + lock.python, "site-packages")
         compile_environment(_python_in(task.folder), site_folder, store_folder, task.log, task.timeout_s)
+    if missing and not lock.sources:
+        layers.keep(missing, task.folder)
 
 
 def bytecode_folder(root_folder: str) -> str:
@@ -53,11 +63,17 @@ class _Install:
         arguments = ["venv", "--relocatable", "--allow-existing", "--no-python-downloads", "--python", interpreter]
         self._run([*arguments, "--cache-dir", self.task.cache_folder, "--", self.task.folder])
 
-    def install(self) -> None:
+    def forget(self, pins: Sequence[str]) -> None:
+        """Have uv fetch packages again whose files somebody has changed: its own copies are the same files."""
+        for pin in pins:
+            self.task.log(f"{pin} was changed on this disk since it was kept; it is fetched again.")
+            self._run(["cache", "clean", "--cache-dir", self.task.cache_folder, requirement_name(pin)])
+
+    def install(self, pins: Sequence[str]) -> None:
         options = [line for line in self.task.lock.options if line != "--pre"]
         arguments = ["pip", "install", "--link-mode", "hardlink", "--no-deps"]
         arguments += self._place()
-        lines = [local_line(one, self.task.root_folder) for one in self.task.lock.requirements]
+        lines = [local_line(one, self.task.root_folder) for one in pins]
         self._run_with([*options, *lines], [*arguments, *index_arguments(options)])
 
     def _run_with(

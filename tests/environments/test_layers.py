@@ -1,0 +1,154 @@
+"""What one environment has compiled, another one links; what somebody has changed is found out."""
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.environments.layers import Layers, is_fixed, layers_folder
+from runyard.environments.pythons import running_minor
+from runyard.environments.realise import Realised, prune, realise
+from runyard.environments.resolve import resolve
+from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, PythonSpec
+from tests.environments.packages import source_of
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in ("one", "two", "three"):
+        whole_wheel(folder, name, {f"{name}/__init__.py": f"NAME = {name!r}\n"})
+    return folder
+
+
+def whole_wheel(folder: Path, name: str, files: dict[str, str]) -> None:
+    """A wheel whose RECORD lists what it holds, as those of every build tool do."""
+    info = f"{name}-1.0.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name}-tool = {name}:NAME.upper\n",
+    }
+    listed = "".join(f"{path},,\n" for path in (*content, f"{info}/RECORD"))
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, text in {**content, f"{info}/RECORD": listed}.items():
+            wheel.writestr(path, text)
+
+
+class Builder:
+    def __init__(self, index: Path, root: Path, uv: str, log: Any) -> None:
+        self.index, self.root, self.uv, self.log = index, root, uv, log
+
+    def lock(self, *names: str) -> Lock:
+        conda = CondaSpec(packages=(f"python={running_minor()}",), pip=(*source_of(self.index), *names))
+        spec = EnvironmentSpec("x", python=PythonSpec(conda=conda))
+        return resolve(spec, uv=self.uv, cache_folder=str(self.root / "uv"), log=self.log)
+
+    def build(self, *names: str, uv: str | None = None) -> Realised:
+        self.log.clear()
+        found = self.uv if uv is None else uv
+        return realise(self.lock(*names), str(self.root), uv=found, log=self.log, cache_folder=str(self.root / "uv"))
+
+
+@pytest.fixture
+def builder(index: Path, tmp_path: Path, uv: str, log: Any) -> Builder:
+    return Builder(index, tmp_path / "root", uv, log)
+
+
+def answer(made: Realised, code: str) -> str:
+    done = subprocess.run([made.interpreter, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or done.stderr
+
+
+def test_packages_of_other_environments_are_linked_without_uv(builder: Builder) -> None:
+    builder.build("one")
+    builder.build("two")
+    both = builder.build("one", "two", uv="/no/uv")
+    assert "Packages that other environments have too: 2." in builder.log.text
+    assert answer(both, "import one, two; print(one.NAME, two.NAME)") == "one two"
+    assert answer(both, "import one; print(one.__cached__, __import__('os').path.exists(one.__cached__))").endswith(
+        "True"
+    )
+    folder = os.path.dirname(both.interpreter)
+    done = subprocess.run([os.path.join(folder, "one-tool")], capture_output=True, text=True, check=False)
+    assert "ONE" in done.stderr + done.stdout, "a package's programs start in the environment that they lie in"
+    assert answer(both, "import sys; print(sys.prefix)") == os.path.dirname(folder)
+
+
+def test_only_what_is_new_is_installed(builder: Builder) -> None:
+    builder.build("one", "two")
+    three = builder.build("one", "three")
+    assert "Packages that other environments have too: 1." in builder.log.text
+    assert answer(three, "import one, three; print(three.NAME)") == "three"
+    assert "No module" in answer(three, "import two")
+
+
+def test_changed_file_is_found_out_and_fetched_again(builder: Builder) -> None:
+    first = builder.build("one")
+    (module,) = (Path(first.interpreter).parent.parent / "lib").rglob("one/__init__.py")
+    with open(module, "a") as stream:
+        stream.write("NAME = 'changed by a script'\n")
+    again = builder.build("one", "two")
+    assert "one==1.0 was changed on this disk since it was kept; it is fetched again." in builder.log.text
+    assert answer(again, "import one; print(one.NAME)") == "one"
+
+
+def test_half_written_layer_counts_for_nothing(builder: Builder) -> None:
+    builder.build("one")
+    for path in Path(layers_folder(str(builder.root))).rglob("files.json"):
+        path.write_text("[[")
+    assert answer(builder.build("one", "two"), "import one; print(one.NAME)") == "one"
+    for path in Path(layers_folder(str(builder.root))).rglob("__init__.py"):
+        path.unlink()
+    assert answer(builder.build("one", "three"), "import one, three; print(one.NAME)") == "one"
+
+
+def test_nothing_is_kept_where_some_file_is_nobody_s(builder: Builder, tmp_path: Path) -> None:
+    folder = Path(builder.build("one").interpreter).parent.parent
+    layers = Layers(str(tmp_path / "other"), running_minor(), (), None)
+    layers.keep(["one==1.0"], str(folder))
+    assert len(list(Path(layers_folder(str(tmp_path / "other"))).rglob("files.json"))) == 1
+    shutil.rmtree(tmp_path / "other")
+    (folder / "lib" / f"python{running_minor()}" / "site-packages" / "stray.py").write_text("")
+    layers.keep(["one==1.0"], str(folder))
+    assert not list((tmp_path / "other").rglob("files.json"))
+
+
+def test_two_packages_with_one_file_are_left_to_the_installer(builder: Builder, index: Path) -> None:
+    for name in ("left", "right"):
+        whole_wheel(index, name, {"shared/__init__.py": f"NAME = {name!r}\n", f"{name}/__init__.py": ""})
+    builder.build("left")
+    builder.build("right")
+    both = builder.build("left", "right", "one")
+    assert "Packages that other environments have too: 0." in builder.log.text
+    assert answer(both, "import shared; print(shared.NAME)") in ("left", "right")
+
+
+def test_layers_go_with_the_last_environment_that_has_them(builder: Builder) -> None:
+    builder.build("one")
+    kept = builder.build("two").interpreter
+    later = os.stat(kept).st_mtime + 100 * 86400 + 1e9
+    digest = os.path.basename(os.path.dirname(os.path.dirname(kept)))
+    prune(str(builder.root), 30, 0, now=later, in_use={digest})
+    left = {path.name for path in Path(layers_folder(str(builder.root))).rglob("*.dist-info")}
+    assert left == {"two-1.0.dist-info"}
+
+
+@pytest.mark.parametrize(
+    ("pin", "is_it"),
+    [
+        ("six==1.17.0", True),
+        ("six==1.*", False),
+        ("six @ https://x/six.whl", False),
+        ("six @ file:///x/six.whl#sha256=0", True),
+        ("six @ runyard://ws/files/0/six.whl", True),
+    ],
+)
+def test_pin_that_may_mean_other_bytes_is_not_kept(pin: str, is_it: bool) -> None:
+    assert is_fixed(pin) == is_it
