@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-NAMES = ("server", "track", "submit", "files", "environments")
+NAMES = ("server", "track", "submit", "files", "environments", "tabular")
 
 
 def main() -> None:

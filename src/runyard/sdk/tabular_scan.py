@@ -4,6 +4,8 @@ What a column of text holds is known only when its last value has been seen. So 
 so far were, and starts again with what it has learned where a later one did not fit.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -29,6 +31,8 @@ from runyard.sdk.tabular_steps import (
     reader_of,
 )
 
+#: Columns of a block are converted side by side, by so many threads, if it has so many rows.
+THREADS_MAX, THREAD_ROWS = 4, 5_000
 #: Readings after which all rows are looked at once for their types, without the steps.
 TRIES_MAX = 3
 
@@ -49,6 +53,7 @@ class TableScan:
         self._all_steps = steps
         self._columns = _Columns(self._reader.types, self._reader.infer_types, on_error == "fail")
         self._files: Optional[List[TableFile]] = None
+        self._threads = ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1), "runyard-table")
 
     def files(self) -> List[TableFile]:
         """The table's files."""
@@ -157,9 +162,11 @@ class TableScan:
             self._columns.kinds[name] = Kind.TIME if isinstance(value, datetime) else Kind.TEXT
             if is_wanted(name, steps):
                 columns[name] = constant(value, block.count, self._columns.kinds[name])
-        for name in block.names:
-            if name not in file.values:
-                columns[name] = self._columns.values(block, name, file.label)
+        names = [name for name in block.names if name not in file.values]
+        for name in names:
+            self._columns.kinds.setdefault(name, None)
+        run = map if block.count < THREAD_ROWS else self._threads.map
+        columns.update(zip(names, run(lambda name: self._columns.values(block, name, file.label), names)))
         return Rows(file.relative, columns, block.first_row, block.count)
 
     def _check_names(self, seen: Dict[str, None], steps: Sequence[Step]) -> None:
