@@ -1,14 +1,13 @@
 """A stage for the articles: digits on a web server of this machine, the scripts, the config file, the conda file."""
 
-import http.server
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from examples.digits import write_digits
+
+from tests.emulators.site import serving_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,18 +24,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the test's own output matters."""
-
-
 @pytest.fixture(scope="session")
 def mnist_url(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An address below which the four files lie, as they lay at the article's."""
     root = tmp_path_factory.mktemp("web")
     (root / "exdb").mkdir()
     os.symlink(digits, root / "exdb" / "mnist")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/exdb/mnist"
-        server.shutdown()
+    with serving_folder(root) as address:
+        yield address + "/exdb/mnist"

@@ -26,7 +26,7 @@ class _Site(http.server.BaseHTTPRequestHandler):
         site: _Server = self.server  # type: ignore[assignment]
         kind = self.path.strip("/").split("/")[0]
         body = site.bodies[min(len(site.asked), len(site.bodies) - 1)]
-        tag = '"{}"'.format(hashlib.md5(body).hexdigest())
+        tag = f'"{hashlib.md5(body).hexdigest()}"'
         site.asked.append(self.headers.get("Range"))
         if self.headers.get("If-None-Match") == tag:
             self.send_response(304)
@@ -116,7 +116,7 @@ def test_download_that_breaks_off_again_and_again_ends_with_a_sentence_and_no_fi
 
 
 def test_file_that_is_known_still_does_not_come_again(site: _Server, proxy: FaultProxy, tmp_path: Path) -> None:
-    known = Fetched(len(BODY), '"{}"'.format(hashlib.md5(BODY).hexdigest()), SHA256)
+    known = Fetched(len(BODY), f'"{hashlib.md5(BODY).hexdigest()}"', SHA256)
     assert fetch(proxy.url + "/tagged", str(tmp_path / "file"), allow_private=True, known=known) is None
     site.bodies = [b"new"]
     found = fetch(proxy.url + "/tagged", str(tmp_path / "file"), allow_private=True, known=known)

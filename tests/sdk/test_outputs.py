@@ -16,6 +16,7 @@ from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
 from runyard.sdk.run import Run
 from runyard.sdk.session import forget_server
+from tests.emulators.site import serving_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -195,3 +196,28 @@ def test_output_that_cannot_be_is_refused_before_anything_runs(workspace: Worksp
             _submit(workspace, tmp_path, WRITE, [output])
     with pytest.raises(UserErrorException, match="a datastore and a path"):
         OutputFileDatasetConfig("up", destination="somewhere")  # type: ignore[arg-type]
+
+
+def test_file_of_the_web_that_changes_under_a_dataset_is_noticed_and_said(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "digits.txt").write_text("first")
+    with serving_folder(site) as address:
+        dataset = Dataset.File.from_files(address + "/digits.txt?signature=canary").register(workspace, "of-the-web")
+        for _ in range(2):
+            run = _submit(workspace, tmp_path, READ, [dataset.as_mount()])
+            run.wait_for_completion()
+            assert "first" in _log(run, tmp_path)
+            assert "warnings" not in run.get_details()
+        (site / "digits.txt").write_text("second")
+        changed = _submit(workspace, tmp_path, READ, [dataset.as_mount()])
+        changed.wait_for_completion()
+    log = _log(changed, tmp_path)
+    assert "second" in log
+    assert "/digits.txt has changed since run" in log
+    assert "it had 5 bytes" in log
+    assert "has 6" in log
+    assert "canary" not in log
+    assert "/digits.txt has changed" in changed.get_details()["warnings"][0]["message"]

@@ -71,6 +71,7 @@ DECIDED = {
     "list_datasets": "rcoj",
     "get_dataset": "rcoj",
     "list_dataset_runs": "rco",
+    "note_dataset_files": "j",
     "list_run_datasets": "rcoj",
     "write_output_file": "j",
     "find_dataset": "rcoj",

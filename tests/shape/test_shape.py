@@ -27,6 +27,7 @@ ALLOWED_THIRD_PARTY = {
     "sdk": {"dask", "pandas", "pathspec", "pyarrow", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
     "db": {"sqlalchemy"},
+    "runner": {"mfusepy"},
     "storage": {"azure", "botocore", "cryptography", "fsspec", "google"},
     "control": {"sqlalchemy"},
     "server": {"starlette", "uvicorn", "sqlalchemy"},

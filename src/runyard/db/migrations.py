@@ -18,6 +18,9 @@ STEPS = {
         "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, direction VARCHAR NOT NULL, name VARCHAR NOT NULL, "
         "dataset_id VARCHAR NOT NULL, PRIMARY KEY (run_id, direction, name))",
         "CREATE INDEX dataset_uses_by_dataset ON dataset_uses (dataset_id)",
+        "CREATE TABLE dataset_files (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
+        "created_at BIGINT NOT NULL, dataset_id VARCHAR NOT NULL, url TEXT NOT NULL, size_bytes BIGINT NOT NULL, "
+        "sha256 VARCHAR NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (dataset_id, url))",
     ),
 }
 

@@ -46,6 +46,8 @@ from runyard.protocol.wire import dumps, from_wire, loads
 
 #: Most runs in one page.
 PAGE_MAX = 1_000
+#: Most warnings of one run.
+WARNINGS_MAX = 100
 #: Longest display name, in characters.
 DISPLAY_NAME_MAX = 1_000
 
@@ -319,6 +321,13 @@ def change_run(connection: Connection, workspace: str, run_id: str, change: RunC
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
         _record_event(connection, run, run.reason, user, now)
     return get_run(connection, workspace, run_id)
+
+
+def add_warnings(connection: Connection, run_id: str, sentences: Sequence[str]) -> None:
+    """What a person should know of the run, each once."""
+    known = connection.execute(select(runs.c.warnings).where(runs.c.id == run_id)).scalar()
+    kept = list(dict.fromkeys([*json.loads(known or "[]"), *sentences]))[:WARNINGS_MAX]
+    connection.execute(update(runs).where(runs.c.id == run_id).values(warnings=json.dumps(kept)))
 
 
 def request_cancel(connection: Connection, workspace: str, run_id: str, user: str, now: int) -> Run:

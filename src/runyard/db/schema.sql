@@ -20,6 +20,18 @@ CREATE TABLE clusters (
 	UNIQUE (workspace, name)
 );
 
+CREATE TABLE dataset_files (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	dataset_id VARCHAR NOT NULL,
+	url TEXT NOT NULL,
+	size_bytes BIGINT NOT NULL,
+	sha256 VARCHAR NOT NULL,
+	run_id VARCHAR NOT NULL,
+	PRIMARY KEY (dataset_id, url)
+);
+
 CREATE TABLE dataset_uses (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,

@@ -204,6 +204,16 @@ dataset_uses = _table(
     Index("dataset_uses_by_dataset", "dataset_id"),
 )
 
+dataset_files = _table(
+    "dataset_files",
+    Column("dataset_id", String, primary_key=True),
+    Column("url", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+    #: The run that saw it first.
+    Column("run_id", String, nullable=False),
+)
+
 environments = _table(
     "environments",
     Column("name", String, nullable=False),

@@ -52,7 +52,7 @@ class FolderDatastore:
         target = join_inside(self._root, check_path(path))
         if not target.is_file():
             raise NotFoundError(f"The datastore has no file {path!r}.")
-        file = open(target, "rb")
+        file = target.open("rb")
         return file, _described(path, os.fstat(file.fileno()))
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import time
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -24,6 +25,8 @@ REDIRECTS_MAX = 5
 PIECE_BYTES = 1 << 20
 #: How often a download is tried without a byte coming, and the pauses between, seconds.
 TRIES_MAX, RETRY_FIRST_S, RETRY_LAST_S = 5, 0.1, 8.0
+#: How old a change must be for its time, which has whole seconds, to tell it from the next one, seconds.
+SETTLED_S = 2.0
 #: What a server answers that may do better soon.
 _AGAIN = (408, 416, 429, 500, 502, 503, 504)
 
@@ -191,7 +194,7 @@ class _Download:
             if getattr(error, "errno", None) in DISK_FULL:
                 raise StorageFullError(f"The disk of {self._target} is full; free some space on it.") from None
             raise _Broken(f"The download of {_shown(url)} broke off after {self._size} bytes: {error}.") from None
-        return Fetched(self._size, reply.getheader("ETag"), self._hasher.hexdigest(), reply.getheader("Last-Modified"))
+        return Fetched(self._size, reply.getheader("ETag"), self._hasher.hexdigest(), _last_change(reply))
 
     def _begin(self, reply: http.client.HTTPResponse) -> None:
         """Go on behind what is here, if that is what the server sends; else from the start."""
@@ -204,7 +207,7 @@ class _Download:
         self.clean_up()
         etag = reply.getheader("ETag") or ""
         # Only a strong tag says that not one byte has changed.
-        self._validator = etag if etag and not etag.startswith("W/") else reply.getheader("Last-Modified")
+        self._validator = etag if etag and not etag.startswith("W/") else _last_change(reply)
 
     def _take(self, reply: http.client.HTTPResponse, url: str, file: BinaryIO, total: Optional[int]) -> None:
         while True:
@@ -275,6 +278,16 @@ def _ask(connection: http.client.HTTPConnection, url: str, headers: Dict[str, st
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f"{_shown(url)} did not answer: {error}.") from None
+
+
+def _last_change(reply: http.client.HTTPResponse) -> Optional[str]:
+    """When the file changed last, if it cannot have changed again in that very second (RFC 9110, 8.8.2.2)."""
+    changed, now = reply.getheader("Last-Modified"), reply.getheader("Date")
+    try:
+        age = parsedate_to_datetime(now or "") - parsedate_to_datetime(changed or "")
+    except (TypeError, ValueError, IndexError):
+        return None
+    return changed if age.total_seconds() >= SETTLED_S else None
 
 
 def _redirected(url: str, location: str) -> str:

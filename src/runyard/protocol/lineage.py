@@ -1,4 +1,6 @@
-"""Which run read or made which dataset."""
+"""Which run read or made which dataset, and what the web held when it did."""
+
+from typing import Tuple
 
 from runyard.protocol.record import record
 
@@ -21,3 +23,26 @@ class DatasetUse:
     name: str
     #: When it was submitted with that input, or had made that output.
     at: int
+
+
+@record
+class SeenFile:
+    """A file of the web as a run found it."""
+
+    url: str
+    size_bytes: int
+    sha256: str
+
+
+@record
+class SeenFiles:
+    """All that a run has fetched of one dataset."""
+
+    files: Tuple[SeenFile, ...]
+
+
+@record
+class Sentences:
+    """What a person should know of it."""
+
+    sentences: Tuple[str, ...]

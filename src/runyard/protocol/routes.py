@@ -137,6 +137,14 @@ TABLE: Tuple[Route, ...] = (
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),
     Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
+    Route(
+        "note_dataset_files",
+        "POST",
+        _R + "/datasets/{dataset_id}/files",
+        _REPORT,
+        lineage.SeenFiles,
+        lineage.Sentences,
+    ),
     Route("list_run_datasets", "GET", _R + "/datasets", _RUN_READ, None, lineage.DatasetUse, many=True),
     Route(
         "write_output_file",
@@ -155,6 +163,7 @@ TABLE: Tuple[Route, ...] = (
     Route("append_upload", "PUT", _W + "/uploads/{upload_id}", _OWN, None, blobs.Offset, raw=True, query=("offset",)),
     Route("finish_upload", "POST", _W + "/uploads/{upload_id}/finish", _OWN, blobs.DigestList, blobs.DigestList),
     Route("read_blob", "GET", _W + "/blobs/{digest}", _READ, raw=True),
+    Route("get_blob_address", "GET", _W + "/blobs/{digest}/address", _READ, None, blobs.BlobAddress),
     # datastores
     Route("list_datastores", "GET", _W + "/datastores", _ASSETS, None, datastores.Datastore, many=True),
     Route("get_datastore", "GET", _W + "/datastores/{name}", _ASSETS, None, datastores.Datastore),
@@ -271,6 +280,7 @@ REPEATABLE: FrozenSet[str] = frozenset(
         "append_log",
         "add_metrics",
         "add_artifacts",
+        "note_dataset_files",
         "find_missing_blobs",
         "put_blobs",
         "begin_upload",

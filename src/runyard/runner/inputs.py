@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
-from runyard.client.downloads import Downloads, Tally, Wanted
+from runyard.client.downloads import Downloads, Received, Tally, Wanted
 from runyard.client.http import Server
-from runyard.errors import NotFoundError, UserErrorException
+from runyard.errors import NotFoundError, ServiceException, UserErrorException
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
+from runyard.protocol.lineage import SeenFile, SeenFiles
 from runyard.protocol.mounted import MountedFile
 from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, url_path
 from runyard.protocol.plan import InputPlan
@@ -162,6 +163,22 @@ class _Binding:
         received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
         size = sum(one.size_bytes for one in received)
         self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
+        self._compare(received)
+
+    def _compare(self, received: List[Received]) -> None:
+        """Say which files of the web are not what they were when a run first read this dataset."""
+        plan, dataset_id = self._folder.plan, self._asked.dataset_id
+        found = [SeenFile(one.wanted.url, one.size_bytes, one.sha256) for one in received if one.wanted.url is not None]
+        if not found or dataset_id is None:
+            return
+        names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id, "dataset_id": dataset_id}
+        try:
+            told = self._server.call("note_dataset_files", SeenFiles(tuple(found)), **names)
+        except ServiceException as error:
+            self._folder.say(f"its files could not be compared: {error}")
+            return
+        for sentence in told.sentences:
+            self._folder.note(f"Input {self._asked.name!r}: {sentence}")
 
     def _bind(self, files: List[DataFile]) -> None:
         """Files of this disk."""

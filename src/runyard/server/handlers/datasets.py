@@ -3,11 +3,13 @@
 from typing import List
 from urllib.parse import urlsplit
 
-from runyard.db import datasets, datastores, lineage
+from sqlalchemy import Connection
+
+from runyard.db import datasets, datastores, lineage, runs
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
-from runyard.protocol.lineage import DatasetUse
+from runyard.protocol.lineage import DatasetUse, SeenFiles, Sentences
 from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
@@ -53,6 +55,25 @@ def list_dataset_runs(call: Call) -> List[DatasetUse]:
     with call.parts.database.read() as connection:
         found = datasets.get_dataset(connection, call.workspace, call.path["dataset_id"])
         return lineage.list_of_dataset(connection, call.workspace, found.id)
+
+
+def note_dataset_files(call: Call) -> Sentences:
+    """What a run has fetched of a dataset; answers what is not as the first run of all found it."""
+    body: SeenFiles = call.body
+    if len(body.files) > SOURCES_MAX:
+        raise UserErrorException(f"A dataset has at most {SOURCES_MAX} sources, not {len(body.files)}.")
+
+    def note(connection: Connection) -> Sentences:
+        run = runs.get_row(connection, call.workspace, call.path["run_id"])
+        found = datasets.get_dataset(connection, call.workspace, call.path["dataset_id"])
+        known = {source.url for source in found.sources}
+        files = [one for one in body.files if one.url in known]
+        changed = lineage.note_files(connection, call.workspace, found.id, run.id, files, call.user, call.now)
+        if changed:
+            runs.add_warnings(connection, run.id, changed)
+        return Sentences(tuple(changed))
+
+    return call.parts.database.write(note)
 
 
 def change_dataset(call: Call) -> Dataset:
