@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -36,6 +37,7 @@ _MARKER = "runyard-ready"
 _IMAGE = "image.json"
 _BUILDING = ".building-"
 _LEAVING = ".leaving-"
+_DIGEST = re.compile(r"^[0-9a-f]{64}$")
 
 
 @record
@@ -114,9 +116,9 @@ def reap_unfinished(root_folder: str) -> int:
         if name.startswith(_LEAVING):
             shutil.rmtree(path, ignore_errors=True)
             removed += 1
-        elif name.startswith(_BUILDING):
-            final = os.path.join(root_folder, "envs", name[len(_BUILDING) :].split("-")[0])
-            with _lock_if_free(final + ".lock") as is_ours:
+        elif name.startswith(_BUILDING) or (_DIGEST.match(name) and not _is_marked(path, name)):
+            digest = name[len(_BUILDING) :].split("-")[0] if name.startswith(_BUILDING) else name
+            with _lock_if_free(os.path.join(root_folder, "envs", digest + ".lock")) as is_ours:
                 if is_ours:
                     shutil.rmtree(path, ignore_errors=True)
                     removed += 1
