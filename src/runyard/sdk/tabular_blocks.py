@@ -126,10 +126,24 @@ LINE_MAX, CELLS_MAX, BLOCK_CHARS = 16 << 20, 2_000_000, 8 << 20
 BLOCK_ROWS, WIDTH_MAX = 65_536, 20_000
 
 
+def _whole(digits: str) -> Any:
+    """A number of more digits than any column of numbers holds stays text: to read it would take for ever."""
+    return int(digits) if len(digits) <= 20 else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole)
+#: How a character that stands for half of one is written.
+_HALF = "\\ud"
+
+
 def parse_json(line: str) -> Dict[str, Any]:
     """A line's object; ValueError says what it is instead."""
     try:
-        found = json.loads(line)
+        found = _DECODER.decode(line)
+        if _HALF in line.lower():
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character") from None
     except RecursionError:
         raise ValueError("it nests too deep") from None
     except ValueError as error:

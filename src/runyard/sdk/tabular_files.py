@@ -45,6 +45,8 @@ def table_files(
     found = []
     for one in placed_files(sources, workspace):
         source, origin, relative = one.source, one.origin, one.relative
+        if _is_aside(source, relative):
+            continue
         values = partitions.values(_whole_path(source, origin)) if partitions else {}
         if include_path:
             values = {PATH_COLUMN: "/" + relative, **values}
@@ -70,6 +72,13 @@ def on_disk(file: TableFile, workspace: Any) -> Iterator[str]:
         yield target
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_aside(source: Source, relative: str) -> bool:
+    """A file beside a table's own, such as _SUCCESS or .crc: left out, unless it is asked for by its very name."""
+    name = os.path.basename(relative)
+    is_named = source.url is not None or os.path.basename(source.file or source.path) == name
+    return name[:1] in ("_", ".") and not is_named
 
 
 def _whole_path(source: Source, origin: str) -> str:

@@ -23,7 +23,8 @@ def mask_of(terms: Sequence[Term], columns: Mapping[str, Any], count: int) -> An
     stack: List[Any] = []
     for term in terms:
         if term.op == "column":
-            stack.append(columns.get(str(term.value), pa.nulls(count)))
+            values = columns.get(str(term.value), pa.nulls(count))
+            stack.append(pc.cast(values, pa.timestamp("us")) if pa.types.is_date(values.type) else values)
         elif term.op in VALUES:
             stack.append(_Value(value_of(term)))
         elif term.op == "not":

@@ -279,6 +279,7 @@ class JsonLinesFiles:
                 continue
             names.update(dict.fromkeys(found))
             rows.append(found)
+            check_width(len(names), self._label)
             chars += len(line)
             if len(rows) >= BLOCK_ROWS or chars >= BLOCK_CHARS or len(rows) * len(names) > CELLS_MAX:
                 yield self._block(first, rows, names)

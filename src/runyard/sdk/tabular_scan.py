@@ -18,6 +18,7 @@ from runyard.sdk.tabular_columns import arrow_type, convert, widest
 from runyard.sdk.tabular_engine import arrow_parts
 from runyard.sdk.tabular_files import PATH_COLUMN, TableFile, constant, on_disk, table_files
 from runyard.sdk.tabular_filter import Range, may_match
+from runyard.sdk.tabular_memory import watched
 from runyard.sdk.tabular_partitions import PartitionFormat
 from runyard.sdk.tabular_readers import DelimitedFiles, JsonLinesFiles, ParquetFiles
 from runyard.sdk.tabular_steps import (
@@ -53,6 +54,9 @@ class TableScan:
         self._all_steps = steps
         self._columns = _Columns(self._reader.types, self._reader.infer_types, on_error == "fail")
         self._files: Optional[List[TableFile]] = None
+        self._is_settled = False
+        #: Was it a step that ended the reading, and not a file?
+        self._is_refused = False
         self._threads = ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1), "runyard-table")
 
     def files(self) -> List[TableFile]:
@@ -79,7 +83,7 @@ class TableScan:
                 break
         else:
             self._look_at_all()
-            kept = list(self._pass(self._steps))
+            kept = list(watched(self._pass(self._steps)))
         fields = self._fields()
         batches = [self._batch(rows, fields) for rows in _released(kept)]
         return pa.Table.from_batches(batches, self._schema(fields))
@@ -93,23 +97,25 @@ class TableScan:
                 yield self._batch(rows, fields)
 
     def settle(self) -> Any:
-        """Find out the types of all columns; returns the Arrow schema."""
-        if not any(self._try(None) for _ in range(TRIES_MAX)):
+        """Find out the types of all columns, once; returns the Arrow schema."""
+        if not self._is_settled and not any(self._try(None) for _ in range(TRIES_MAX)):
             self._look_at_all()
+        self._is_settled = True
         return self._schema(self._fields())
 
     def _try(self, kept: Optional[List[Rows]]) -> bool:
         """Read with what is known of the types; False if a value did not fit them after rows had been passed on."""
         self._columns.is_stale = False
         try:
-            for rows in self._pass(self._steps):
+            passed = self._pass(self._steps)
+            for rows in passed if kept is None else watched(passed):
                 if self._columns.is_stale and kept:
                     kept.clear()
                 elif kept is not None:
                     kept.append(rows)
         except UserErrorException:
             # A comparison with a number, say, before the column turned out to be text: only the whole can tell.
-            if self._columns.is_certain:
+            if self._columns.is_certain or not self._is_refused:
                 raise
             self._look_at_all()
             self._columns.is_stale = True
@@ -135,7 +141,9 @@ class TableScan:
             with on_disk(file, self._workspace) as path:
                 for block in reader.blocks(path, file.label):
                     rows = self._rows(block, file, steps)
+                    self._is_refused = True
                     under_way.carry_out(rows)
+                    self._is_refused = False
                     yield rows
                     if under_way.is_done():
                         break
