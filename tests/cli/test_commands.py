@@ -88,7 +88,10 @@ def test_submitted_run_is_followed_listed_shown_and_downloaded(runyard: Run, fol
     assert "outputs/result.txt" in shown["files"]
     assert "words" in runyard("run", "logs", listed["id"][:-4]).stdout
     runyard("run", "download", "latest", "--prefix", "outputs", "--to", "got")
+    runyard("run", "snapshot", "latest", "--to", "source-again")
+    assert (folder / "source-again" / "train.py").read_bytes() == (folder / "src" / "train.py").read_bytes()
     assert (folder / "got" / "outputs" / "result.txt").read_text() == "result"
+    assert "exists already" in runyard("run", "snapshot", "latest", "--to", "source-again", code=1).stderr
     assert "ended as Completed" in runyard("why", "latest").stdout
 
 

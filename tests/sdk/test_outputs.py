@@ -221,3 +221,18 @@ def test_file_of_the_web_that_changes_under_a_dataset_is_noticed_and_said(
     assert "has 6" in log
     assert "canary" not in log
     assert "/digits.txt has changed" in changed.get_details()["warnings"][0]["message"]
+
+
+def test_output_becomes_a_table_of_those_files_that_match(workspace: Workspace, tmp_path: Path) -> None:
+    script = """
+import os, sys
+for name, rows in (("a.csv", "x,y,z\\\\n1,2,3\\\\n"), ("b.csv", "x,y,z\\\\n4,5,6\\\\n"), ("notes.txt", "no table")):
+    open(os.path.join(sys.argv[1], name), "w").write(rows)
+"""
+    output = OutputFileDatasetConfig("rows").read_delimited_files(path_glob="*.csv").drop_columns("z")
+    run = _submit(workspace, tmp_path, script.replace("\\\\", "\\"), [output.register_on_complete("made-rows")])
+    run.wait_for_completion()
+    table = Dataset.get_by_name(workspace, "made-rows")
+    assert table.to_pandas_dataframe().to_dict("list") == {"x": [1, 4], "y": [2, 5]}
+    again = output.as_input("rows").dataset
+    assert again.take(1).to_pandas_dataframe().to_dict("list") == {"x": [1], "y": [2]}

@@ -13,6 +13,7 @@ from runyard.protocol.runs import RunStatus
 from runyard.sdk.environment import Environment
 from runyard.sdk.experiment import Experiment
 from runyard.sdk.run_record import iterate_runs, read_log
+from runyard.sdk.run_snapshot import download_snapshot
 from runyard.sdk.run_watch import SCRIPT_LOG, follow_log, wait_for_completion
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.workspace import Workspace
@@ -144,6 +145,20 @@ def download(
     folder = to or found.id
     found.download_files(prefix=prefix, output_directory=folder)
     print(folder)
+
+
+@commands.command()
+def snapshot(
+    run: RunName,
+    to: Annotated[Optional[str], typer.Option(help="The folder; else one named as the run.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files that are there.")] = False,
+    workspace: WorkspaceName = None,
+) -> None:
+    """Download the source folder that a run was submitted with."""
+    found = find_run(find_workspace(workspace), run)
+    folder = to or found.id
+    count = download_snapshot(found, folder, overwrite)
+    print(f"{folder}: {count} files")
 
 
 def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:

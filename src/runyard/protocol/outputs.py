@@ -38,6 +38,8 @@ class OutputSpec:
     globs: Tuple[str, ...] = ()
     #: The dataset of these files once the run has completed, its sources yet to be filled in; None: v1's DataReference.
     dataset: Optional[DatasetSpec] = None
+    #: Which of the files are the dataset's, a pattern below the folder; '': all.
+    pattern: str = ""
 
 
 @record
@@ -66,5 +68,6 @@ def is_of_one_run(spec: OutputSpec) -> bool:
 
 def made_dataset(spec: OutputSpec, dataset: DatasetSpec, run_id: str) -> DatasetSpec:
     """The dataset of what the run has written; another run of the same script makes another version."""
-    source = Source(datastore=spec.datastore, path=output_path(spec, run_id))
+    path = "/".join(part for part in (output_path(spec, run_id), spec.pattern) if part)
+    source = Source(datastore=spec.datastore, path=path)
     return replace(dataset, sources=(source,), create_new_version=True)

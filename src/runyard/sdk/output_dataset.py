@@ -2,14 +2,18 @@
 
 import re
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, TypeVar
 
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import DatasetSpec
 from runyard.protocol.outputs import DEFAULT_PATH, OutputMode, OutputSpec, output_path
+from runyard.protocol.runs import InputMode
+from runyard.protocol.selection import Step, StepKind
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AzureBlobDatastore
+
+T = TypeVar("T", bound="OutputFileDatasetConfig")
 
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_]")
 
@@ -37,6 +41,7 @@ class OutputFileDatasetConfig:
         self._overwrite = False
         self._globs: Tuple[str, ...] = ()
         self._dataset = DatasetSpec(sources=())
+        self._pattern = ""
         #: Datastore and path of the last submitted run's files; one list for all variants of this output.
         self._written: List[Tuple[Any, str]] = []
 
@@ -56,18 +61,54 @@ class OutputFileDatasetConfig:
         texts = {str(key): str(value) for key, value in (tags or {}).items()}
         return self._with(_dataset=replace(self._dataset, name=name, description=description or "", tags=texts))
 
+    def read_delimited_files(
+        self,
+        include_path: bool = False,
+        separator: str = ",",
+        header: Any = True,
+        partition_format: Optional[str] = None,
+        path_glob: Optional[str] = None,
+        set_column_types: Any = None,
+    ) -> "OutputTabularDatasetConfig":
+        """The same, whose dataset is the table of its CSV files and the like, or of those that match ``path_glob``."""
+        from runyard.sdk.tabular_factory import TabularDatasetFactory
+
+        table = TabularDatasetFactory.from_delimited_files(
+            "/", False, include_path, True, set_column_types, separator, header, partition_format
+        )
+        return self._as_table(table, path_glob)
+
+    def read_parquet_files(
+        self,
+        include_path: bool = False,
+        partition_format: Optional[str] = None,
+        path_glob: Optional[str] = None,
+        set_column_types: Any = None,
+    ) -> "OutputTabularDatasetConfig":
+        """The same, whose dataset is the table of its Parquet files, or of those that match ``path_glob``."""
+        from runyard.sdk.tabular_factory import TabularDatasetFactory
+
+        table = TabularDatasetFactory.from_parquet_files("/", False, include_path, set_column_types, partition_format)
+        return self._as_table(table, path_glob)
+
+    def _as_table(self, table: Any, pattern: Optional[str]) -> "OutputTabularDatasetConfig":
+        """``table`` has the steps, and sources that stand for those to come."""
+        found = object.__new__(OutputTabularDatasetConfig)
+        found.__dict__.update(self.__dict__)
+        found._dataset, found._pattern = replace(self._dataset, kind="tabular", steps=table._steps), pattern or ""
+        return found
+
     def as_input(self, name: Optional[str] = None) -> DatasetConsumptionConfig:
         """What the run that was submitted with it has written, as another run's mounted input."""
         if not self._written:
             raise UserErrorException(f"Output {self.name!r} is written by no run yet; submit one with it first.")
-        datastore, path = self._written[-1]
         # Loaded only here: the two modules need each other.
         from runyard.sdk.file_dataset import make_file_dataset
 
-        dataset = make_file_dataset((datastore, path), validate=False)
-        return DatasetConsumptionConfig(name or self.name, dataset, "mount")
+        dataset = make_file_dataset(self._written[-1], validate=False)
+        return DatasetConsumptionConfig(name or self.name, dataset, InputMode.MOUNT)
 
-    def _with(self, **changes: Any) -> "OutputFileDatasetConfig":
+    def _with(self: T, **changes: Any) -> T:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.__dict__.update(changes)
@@ -84,6 +125,7 @@ class OutputFileDatasetConfig:
             overwrite=self._overwrite,
             globs=self._globs,
             dataset=self._dataset,
+            pattern=self._pattern,
         )
 
     def _named(self, name: str) -> "OutputFileDatasetConfig":
@@ -94,6 +136,33 @@ class OutputFileDatasetConfig:
 
     def __str__(self) -> str:
         return "$AZUREML_DATAREFERENCE_" + _NOT_IN_NAME.sub("_", self.name)
+
+
+class OutputTabularDatasetConfig(OutputFileDatasetConfig):
+    """A folder that a run writes, and that becomes a table when the run has completed."""
+
+    def keep_columns(self, columns: Any) -> "OutputTabularDatasetConfig":
+        """The same, with these columns only."""
+        return self._then(StepKind.KEEP, columns)
+
+    def drop_columns(self, columns: Any) -> "OutputTabularDatasetConfig":
+        """The same, without these columns."""
+        return self._then(StepKind.DROP, columns)
+
+    def as_input(self, name: Optional[str] = None) -> DatasetConsumptionConfig:
+        """What the run that was submitted with it has written, as another run's table."""
+        from runyard.sdk.tabular_dataset import TabularDataset
+
+        files = super().as_input(name).dataset
+        sources = [replace(one, path="/".join(filter(None, (one.path, self._pattern)))) for one in files._sources]
+        return DatasetConsumptionConfig(
+            name or self.name, TabularDataset(sources, files._workspace, steps=self._dataset.steps)
+        )
+
+    def _then(self, kind: str, columns: Any) -> "OutputTabularDatasetConfig":
+        names = (columns,) if isinstance(columns, str) else tuple(columns)
+        steps = (*self._dataset.steps, Step(kind, columns=names))
+        return self._with(_dataset=replace(self._dataset, steps=steps))
 
 
 def _destination(asked: Any) -> Optional[Tuple[Any, str]]:

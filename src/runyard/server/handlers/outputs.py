@@ -56,7 +56,7 @@ def _check_output(connection: Connection, call: Call, output: OutputSpec, run_id
     if output.mode not in (OutputMode.MOUNT, OutputMode.UPLOAD):
         raise UserErrorException(f"An output's mode is mount or upload, not {output.mode[:40]!r}.")
     datastores.get_datastore(connection, call.workspace, names.check_asset_name(output.datastore))
-    for path in (output_path(output, run_id), (output.source or "").strip("/")):
+    for path in (output_path(output, run_id), (output.source or "").strip("/"), output.pattern):
         if path:
             check_path(path)
     if len(output.globs) > GLOBS_MAX:
