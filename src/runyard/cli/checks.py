@@ -6,7 +6,7 @@ import shutil
 import sys
 
 from runyard.client.home import home_folder
-from runyard.client.local_server import is_running
+from runyard.client.local_server import find_store_status, is_running
 from runyard.environments.pythons import find_interpreters
 from runyard.environments.uv import find_uv
 from runyard.errors import RunyardError
@@ -27,7 +27,7 @@ class Check:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which a newcomer meets them."""
-    return [_python(), _uv(), _home(), _space(), _server(), _bare_name(), _pythons(), *_systemd()]
+    return [_python(), _uv(), _home(), _space(), _server(), *_store(), _bare_name(), _pythons(), *_systemd()]
 
 
 def _python() -> Check:
@@ -67,6 +67,13 @@ def _server() -> Check:
     if is_running(home_folder()):
         return Check("ok", "Server", "answers")
     return Check("ok", "Server", "does not run; it starts by itself, or with: runyard up")
+
+
+def _store() -> list[Check]:
+    found = find_store_status() if is_running(home_folder()) else None
+    if found is None:
+        return []
+    return [Check("fail" if found.problem else "ok", "Store", found.problem or f"files lie in {found.place}")]
 
 
 def _bare_name() -> Check:

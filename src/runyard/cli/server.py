@@ -13,7 +13,7 @@ from runyard import __version__
 from runyard.cli.place import find_run, find_workspace
 from runyard.cli.shown import say, show_facts
 from runyard.client.home import home_folder, read_server_file, server_file
-from runyard.client.local_server import connect, ensure_running, is_running
+from runyard.client.local_server import connect, ensure_running, find_store_status, is_running
 from runyard.errors import ServerUnreachableError, UserErrorException
 
 #: How long a server may take to end, seconds.
@@ -30,9 +30,15 @@ def up(
     certificate: Annotated[Optional[str], typer.Option(help="PEM file for TLS.")] = None,
     key: Annotated[Optional[str], typer.Option(help="Key of the certificate.")] = None,
     insecure: Annotated[bool, typer.Option(help="Serve beyond this machine without TLS, behind a proxy.")] = False,
+    store: Annotated[
+        Optional[str],
+        typer.Option(help="Where files lie: s3://bucket/prefix, az://container/prefix, gs://bucket/prefix; kept."),
+    ] = None,
 ) -> None:
     """Start this home's server, unless it runs; returns once it answers."""
     home = home_folder()
+    if store is not None:
+        os.environ["RUNYARD_STORE"] = store
     if foreground:
         words = [sys.executable, "-m", "runyard.server", "--home", str(home), "--host", host, "--port", str(port or 0)]
         words += ["--certificate", certificate, "--key", str(key)] if certificate else []
@@ -42,8 +48,17 @@ def up(
     began = time.monotonic()
     started = ensure_running(home, port)
     found = read_server_file(server_file(home)) or {}
+    if not started and store is not None:
+        _check_store(store)
     what = f"started in {time.monotonic() - began:.1f} s" if started else "runs already"
     print(f"Server {what} at {found.get('url')} (home {home})")
+
+
+def _check_store(store: str) -> None:
+    """UserErrorException where the server that runs keeps files elsewhere."""
+    status = find_store_status()
+    if status is not None and status.place != store.rstrip("/"):
+        raise UserErrorException(f"A server runs already, and keeps files in {status.place}; stop it: runyard down")
 
 
 def down() -> None:
@@ -67,18 +82,24 @@ def status(as_json: Json = False) -> None:
     """Say where the server is."""
     home = home_folder()
     found = read_server_file(server_file(home)) if is_running(home) else None
+    store = find_store_status() if found else None
     record = {
         "running": found is not None,
         "url": found["url"] if found else None,
         "pid": found["pid"] if found else None,
         "home": str(home),
         "version": found["version"] if found else __version__,
+        "store": store.place if store else None,
+        "store_problem": store.problem if store else None,
     }
     if as_json:
         print(json.dumps(record, indent=2))
     else:
         show_facts(record, False, [("Server", "running" if found else "not running; start it with: runyard up")])
-        show_facts(record, False, [(name.capitalize(), record[name]) for name in ("url", "pid", "home", "version")])
+        names = ("url", "pid", "home", "version", "store")
+        show_facts(record, False, [(name.capitalize(), record[name]) for name in names])
+        if store is not None and store.problem:
+            say(store.problem)
     if found is None:
         raise typer.Exit(3)
 

@@ -4,6 +4,7 @@ Nothing of ours goes along: an address is good for one part or one content, for 
 followed. Where the place cannot be reached from here, the bytes go through the server.
 """
 
+import atexit
 import http.client
 import os
 import ssl
@@ -33,7 +34,9 @@ T = TypeVar("T")
 
 _BROKEN = (OSError, http.client.HTTPException)
 _shunned: Dict[str, float] = {}
-_local = threading.local()
+_lock = threading.Lock()
+#: Open connections that nobody uses, by scheme, place and process.
+_idle: Dict[Tuple[str, str, int], List[http.client.HTTPConnection]] = {}
 
 
 class _OutOfReach(Exception):
@@ -271,7 +274,7 @@ def _ask(method: str, url: str, data: Optional[bytes], headers: Dict[str, str], 
         if attempt:
             time.sleep(min(4.0, 0.1 * 2**attempt))
         try:
-            connection = _connection(parts.scheme, parts.netloc)
+            connection = _take(parts.scheme, parts.netloc)
         except _BROKEN as error:
             problem = str(error)
             if attempt >= 1:
@@ -282,9 +285,10 @@ def _ask(method: str, url: str, data: Optional[bytes], headers: Dict[str, str], 
             reply = connection.getresponse()
             body = reply.read()
         except _BROKEN as error:
-            _forget()
+            connection.close()
             problem = f"the transfer broke off: {error}"
             continue
+        _give_back(parts.scheme, parts.netloc, connection)
         if reply.status in (200, 201, 206) and size in (-1, len(body)):
             return body
         if reply.status in (401, 403):
@@ -301,13 +305,12 @@ def _is_shunned(url: str) -> bool:
     return at is not None and time.monotonic() - at < SHUNNED_S
 
 
-def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
-    """This thread's connection to that place; a new one is connected."""
-    kept = getattr(_local, "kept", None)
-    if kept is not None and kept[0] == (scheme, netloc, os.getpid()) and kept[1].sock is not None:
-        found: http.client.HTTPConnection = kept[1]
-        return found
-    _forget()
+def _take(scheme: str, netloc: str) -> http.client.HTTPConnection:
+    """A connection to that place that nobody uses; a new one is connected."""
+    with _lock:
+        idle = _idle.get((scheme, netloc, os.getpid()))
+        if idle:
+            return idle.pop()
     if scheme == "https":
         made: http.client.HTTPConnection = http.client.HTTPSConnection(
             netloc, timeout=CONNECT_S, context=ssl.create_default_context()
@@ -317,12 +320,22 @@ def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
     made.connect()
     if made.sock is not None:
         made.sock.settimeout(READ_S)
-    _local.kept = ((scheme, netloc, os.getpid()), made)
     return made
 
 
-def _forget() -> None:
-    kept = getattr(_local, "kept", None)
-    if kept is not None:
-        kept[1].close()
-    _local.kept = None
+def _give_back(scheme: str, netloc: str, connection: http.client.HTTPConnection) -> None:
+    with _lock:
+        if not _idle:
+            atexit.register(_close_idle)
+        idle = _idle.setdefault((scheme, netloc, os.getpid()), [])
+        if connection.sock is not None and len(idle) < WIDTH:
+            idle.append(connection)
+            return
+    connection.close()
+
+
+def _close_idle() -> None:
+    with _lock:
+        for connections in _idle.values():
+            while connections:
+                connections.pop().close()

@@ -14,9 +14,16 @@ from urllib.parse import urlsplit
 
 from runyard.client.home import home_folder, read_server_file, read_token, server_file, token_file
 from runyard.client.http import Server, file_resolver
-from runyard.errors import AuthenticationException, ServerUnreachableError, ServiceException, UserErrorException
+from runyard.errors import (
+    AuthenticationException,
+    RunyardError,
+    ServerUnreachableError,
+    ServiceException,
+    UserErrorException,
+)
 from runyard.files.processes import is_alive
 from runyard.protocol.routes import PREFIX
+from runyard.protocol.server import StoreStatus
 
 #: How long a new server may take to answer, seconds.
 START_TIMEOUT_S = 60.0
@@ -53,6 +60,15 @@ def is_running(home: Path) -> bool:
     """Does the home's server answer?"""
     found = read_server_file(server_file(home))
     return found is not None and is_alive(found) and _answers(str(found["url"]))
+
+
+def find_store_status() -> Optional[StoreStatus]:
+    """Where the home's running server keeps files, and whether it can; None where nobody tells us."""
+    try:
+        found: Optional[StoreStatus] = connect(start=False).call("server_info").store
+    except RunyardError:
+        return None
+    return found
 
 
 def ensure_running(home: Path, port: Optional[int] = None) -> bool:

@@ -32,8 +32,8 @@ GAP_BYTES, RANGE_BYTES = 64 << 10, 8 << 20
 #: So many failures in a row count as unreachable: further calls fail at once for so long, seconds.
 FAILURES, PAUSE_S = 3, 2.0
 #: Between two looks at a service that fails, and between two listings of one that answers, seconds.
-LOOK_S, RECOUNT_S = 10.0, 86_400.0
-#: How long ``has`` waits for a catalog that is being made, seconds.
+LOOK_S, RECOUNT_S = 5.0, 86_400.0
+#: How long a question waits for a catalog that is being made, seconds.
 LISTED_S = 5.0
 #: How long a broken-off transfer may be gone on with, seconds.
 UNFINISHED_S = 86_400.0
@@ -78,13 +78,13 @@ class RemoteStore:
         return found
 
     def size(self, digest: str) -> int:
-        place = self._catalog.find(check_digest(digest))
+        place = self._find(digest)
         if place is not None:
             return place.size_bytes
         return self._fallback(digest).size(digest)
 
     def open(self, digest: str) -> BinaryIO:
-        place = self._catalog.find(check_digest(digest))
+        place = self._find(digest)
         if place is None:
             return self._fallback(digest).open(digest)
         if place.pack:
@@ -232,6 +232,14 @@ class RemoteStore:
         with self._reach:
             self._service.put(pack_key(name), data)
         self._catalog.add_pack(name, len(data), places)
+
+    def _find(self, digest: str) -> Optional[Place]:
+        """Where a content lies; a catalog that is being made is waited for a moment."""
+        place = self._catalog.find(check_digest(digest))
+        if place is None and not self._listed.is_set() and not self._reach.problem:
+            self._listed.wait(LISTED_S)
+            return self._catalog.find(digest)
+        return place
 
     def _fallback(self, digest: str) -> BlobStore:
         """The store from before, if it has that content; NotFoundError otherwise."""
