@@ -28,6 +28,9 @@ def test_the_articles_environment_has_its_pins() -> None:
 @pytest.mark.parametrize(
     "name",
     ["AzureML-Minimal", "AzureML-Tutorial", "AzureML-Scikit-learn-0.20.3", "azureml-tensorflow-2.11-cuda11"]
+    + ["AzureML-lightgbm-3.2-ubuntu18.04-py37-cpu", "AzureML-sklearn-0.24-ubuntu18.04-py37-cpu", "azureml-sklearn-1.5"]
+    + ["AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu", "azureml-tensorflow-2.16-cuda12"]
+    + [f"AzureML-TensorFlow-1.{minor}-{kind}" for minor in (10, 12, 13) for kind in ("CPU", "GPU")]
     + [f"AzureML-TensorFlow-2.{minor}-{kind}" for minor in range(4) for kind in ("CPU", "GPU")]
     + [f"AzureML-PyTorch-1.{minor}-{kind}" for minor in range(7) for kind in ("CPU", "GPU")],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.azureml.core import Environment, Workspace
+from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.core.environment import CondaDependencies, DockerBuildContext, RSection, SparkPackage
 from runyard.client.home import home_folder, read_server_file, server_file
 from runyard.client.local_server import connect
@@ -244,7 +244,13 @@ def test_sections_are_saved_and_read_as_v1_s_json(tiny: Environment, tmp_path: P
     tiny.spark.repositories = ["https://mmlspark.azureedge.net/maven"]
     tiny.docker.base_image = "ubuntu:20.04"
     tiny.save_to_directory(str(tmp_path / "saved"))
+    tiny.docker.base_image_registry.address = "registry.example"
+    tiny.docker.base_image_registry.password = "hidden-word"
+    tiny.docker.shared_volumes = False
+    tiny.save_to_directory(str(tmp_path / "saved"), overwrite=True)
+    assert "hidden-word" not in (tmp_path / "saved" / "azureml_environment.json").read_text()
     found = Environment.load_from_directory(str(tmp_path / "saved"))
+    assert (found.docker.base_image_registry.address, found.docker.shared_volumes) == ("registry.example", False)
     assert (found.spark.repositories, found.r) == (["https://mmlspark.azureedge.net/maven"], None)
     assert found.docker.base_image == "ubuntu:20.04"
 
@@ -285,3 +291,17 @@ def test_conda_s_environment_is_taken_as_conda_lists_it(tmp_path: Path, monkeypa
     assert (found.python_version, list(found.conda_packages)) == ("3.8.5", ["python=3.8.5", "numpy=1.19.2"])
     with pytest.raises(UserErrorException, match="Not a conda environment"):
         Environment.from_existing_conda_environment("mine", "other")
+
+
+def test_conda_s_scikit_learn_trains_in_a_run(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "from azureml.core import Run\n"
+        "from sklearn.linear_model import LogisticRegression\n"
+        "model = LogisticRegression().fit([[0], [1], [2], [3]], [0, 0, 1, 1])\n"
+        "Run.get_context().log('accuracy', model.score([[0], [3]], [0, 1]))\n"
+    )
+    found = Environment("sklearn")
+    found.python.conda_dependencies = CondaDependencies.create(conda_packages=["scikit-learn"], python_version=HERE)
+    run = Experiment(workspace, "sklearn").submit(ScriptRunConfig(str(tmp_path), "train.py", environment=found))
+    run.wait_for_completion()
+    assert run.get_metrics() == {"accuracy": 1.0}

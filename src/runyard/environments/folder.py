@@ -3,11 +3,11 @@
 import json
 import os
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from runyard.environments.spec import MAX_FILE_BYTES, read_conda_yaml, write_conda_yaml
 from runyard.errors import NotFoundError, UserErrorException
-from runyard.protocol.environments import CondaSpec, DockerSpec, EnvironmentSpec, PythonSpec
+from runyard.protocol.environments import CondaSpec, DockerSpec, EnvironmentSpec, PythonSpec, RegistrySpec
 
 DEFINITION_FILE = "azureml_environment.json"
 CONDA_FILE = "conda_dependencies.yml"
@@ -74,14 +74,35 @@ def definition(spec: EnvironmentSpec) -> Dict[str, Any]:
             "baseDockerfile": spec.docker.base_dockerfile,
             "arguments": list(spec.docker.arguments),
             "shmSize": spec.docker.shm_size,
-            "sharedVolumes": True,
+            "sharedVolumes": not spec.docker.without_shared_volumes,
             "gpuSupport": spec.docker.gpu_support,
-            "baseImageRegistry": {"address": None, "username": None, "password": None, "registryIdentity": None},
+            "baseImageRegistry": _registry(spec.docker.registry),
             "platform": {"os": "Linux", "architecture": "amd64"},
+            **_build_context(spec.docker),
         },
         **NOTHING_SAID,
         **{name: json.loads(text) for name, text in spec.kept_sections.items()},
     }
+
+
+def _registry(registry: Optional[RegistrySpec]) -> Dict[str, Any]:
+    """As v1 writes it; without the password, which no file should have."""
+    known = registry or RegistrySpec()
+    names = {"address": known.address or None, "username": known.username or None}
+    return {**names, "password": None, "registryIdentity": None}
+
+
+def _read_registry(data: Dict[str, Any]) -> Optional[RegistrySpec]:
+    if not data.get("address"):
+        return None
+    return RegistrySpec(*(str(data.get(name) or "") for name in ("address", "username", "password")))
+
+
+def _build_context(docker: DockerSpec) -> Dict[str, Any]:
+    if docker.build_context is None:
+        return {}
+    place = {"locationType": "stored", "location": docker.build_context, "dockerfilePath": docker.dockerfile_path}
+    return {"buildContext": place}
 
 
 def read_definition(data: Any) -> EnvironmentSpec:
@@ -105,6 +126,10 @@ def read_definition(data: Any) -> EnvironmentSpec:
             arguments=tuple(str(one) for one in docker.get("arguments") or ()),
             shm_size=docker.get("shmSize"),
             gpu_support=bool(docker.get("gpuSupport")),
+            without_shared_volumes=docker.get("sharedVolumes") is False,
+            registry=_read_registry(_section(docker, "baseImageRegistry")),
+            build_context=_section(docker, "buildContext").get("location"),
+            dockerfile_path=_section(docker, "buildContext").get("dockerfilePath"),
         ),
         variables={str(key): str(value) for key, value in _section(data, "environmentVariables").items()},
         kept_sections={
