@@ -122,13 +122,15 @@ def _float(one: Any) -> Optional[float]:
 
 #: Longest line of a JSON file, in characters; most cells and characters of a block of its rows.
 LINE_MAX, CELLS_MAX, BLOCK_CHARS = 16 << 20, 2_000_000, 8 << 20
+#: Most digits of a number of a JSON file.
+DIGITS_MAX = 4_000
 #: Most rows of a block, and columns of a table.
 BLOCK_ROWS, WIDTH_MAX = 65_536, 20_000
 
 
 def _whole(digits: str) -> Any:
-    """A number of more digits than any column of numbers holds stays text: to read it would take for ever."""
-    return int(digits) if len(digits) <= 20 else digits
+    """A number of thousands of digits stays text: to read it takes for ever, and newer Pythons refuse to."""
+    return int(digits) if len(digits) <= DIGITS_MAX else digits
 
 
 _DECODER = json.JSONDecoder(parse_int=_whole)
