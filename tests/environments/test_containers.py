@@ -123,17 +123,19 @@ def test_script_runs_in_its_image_with_its_data(workspace: Workspace, source: Pa
 def test_packages_go_into_the_image(workspace: Workspace, source: Path, tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     make_wheel(tmp_path / "wheels", "tiny", "1.0")
-    lines = [f"python={HERE}", *source_of(tmp_path / "wheels"), "tiny"]
+    wheel = make_wheel(tmp_path, "private", "1.0", body="import tiny\n")
+    name = Environment.add_private_pip_wheel(workspace, str(wheel))
     environment = Environment.from_docker_image("packages", IMAGE)
     environment.python.user_managed_dependencies = False
     environment.python.conda_dependencies.set_python_version(HERE)
-    environment.python.conda_dependencies.set_pip_requirements(lines[1:])
+    environment.python.conda_dependencies.set_pip_requirements([*source_of(tmp_path / "wheels"), "tiny", name])
+    (source / "train.py").write_text("import private\n" + SCRIPT)
     run = run_in(workspace, environment, source)
     found = facts_of(run, tmp_path)
     assert str(found["tiny"]).startswith(f"{found['prefix']}/lib/python{HERE}/site-packages/")
     assert str(found["prefix"]).startswith("/azureml-envs/")
     details = environment.get_image_details(workspace)
-    assert (details["builder"], details["packages"]) == ("docker", ["tiny==1.0"])
+    assert (details["builder"], details["packages"]) == ("docker", [f"private @ {name}", "tiny==1.0"])
     assert details["builderWhy"] == f"Built by podman, as an image: the environment names the image {IMAGE}."
     tag = f"localhost/runyard/env:{details['digest'][:32]}"
     assert podman({}, "run", "--rm", "--entrypoint", "/bin/sh", tag, "-c", "echo /opt/runyard*") == "/opt/runyard*"

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runyard.environments.choice import choose_builder
-from runyard.environments.engine import Engine, find_engine, login_command
+from runyard.environments.engine import Engine, find_engine, login_command, pull
 from runyard.environments.image import BuildFiles, build_arguments, dockerfile_of, image_source
 from runyard.environments.with_docker import _docker_hub, _unpack
 from runyard.errors import EnvironmentBuildError, UserErrorException
@@ -26,7 +27,7 @@ from runyard.protocol.environments import (
     SourceBuild,
 )
 from runyard.protocol.plan import ContainerPlan
-from runyard.runner.container import Invocation, Mount, exit_code, run_arguments
+from runyard.runner.container import Invocation, Mount, exit_code, remove_arguments, run_arguments
 
 DOCKER = Engine("/usr/bin/docker", "docker", "28.2.2")
 PODMAN = Engine("/usr/bin/podman", "podman", "4.3.1", is_rootless=True)
@@ -147,6 +148,33 @@ def test_password_of_a_registry_is_on_no_command_line() -> None:
     assert image_source(replace(spec, base_image="registry.example/x:1")).base_image == "registry.example/x:1"
 
 
+def test_login_is_forgotten_once_the_image_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
+    """Against a client that takes down what it is told, and whose registry knows one password."""
+    engine = tmp_path / "docker"
+    engine.write_text(
+        f'#!/bin/sh\necho "$DOCKER_HOST $*" >> {tmp_path}/told\ncase $1 in\n'
+        "context) echo unix:///run/mine.sock;;\n"
+        'login) read -r word; [ "$word" = secret ] && echo in > $DOCKER_CONFIG/config.json;;\n'
+        f"pull) echo $DOCKER_CONFIG > {tmp_path}/folder; test -f $DOCKER_CONFIG/config.json;;\nesac\n"
+    )
+    engine.chmod(0o755)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    found = replace(DOCKER, program=str(engine))
+    registry = RegistrySpec("registry.example", "ann", "secret")
+    pull(found, "registry.example/x:1", registry, log)
+    assert (tmp_path / "told").read_text().splitlines() == [
+        " context inspect --format {{.Endpoints.docker.Host}}",
+        "unix:///run/mine.sock login --username ann --password-stdin registry.example",
+        "unix:///run/mine.sock pull --quiet registry.example/x:1",
+    ]
+    assert not Path((tmp_path / "folder").read_text().strip()).exists()
+    with pytest.raises(EnvironmentBuildError, match=r"'registry\.example' refuses the login of 'ann'"):
+        pull(found, "registry.example/x:1", replace(registry, password="other"), log)
+    with pytest.raises(EnvironmentBuildError, match="cannot be fetched"):
+        pull(found, "x:1", None, log)
+    assert "secret" not in log.text
+
+
 @pytest.mark.parametrize(
     ("name", "full"),
     [("ubuntu:20.04", "docker.io/library/ubuntu:20.04"), ("pytorch/pytorch:1", "docker.io/pytorch/pytorch:1"),
@@ -173,7 +201,7 @@ def test_engine_s_help_knows_every_flag(program: str) -> None:
         run_arguments(kind, ASKED, plan),
         build_arguments(replace(kind, can_mount=program == "podman"), "tag", "/c", "/c/Dockerfile", "/r"),
         login_command(kind, RegistrySpec("registry.example", "ann", "secret"))[1:],
-        ["rm", "--force"],
+        remove_arguments(kind, "name"),
         ["pull", "--quiet"],
         ["image", "inspect", "--format"],
     ):

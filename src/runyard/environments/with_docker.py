@@ -71,6 +71,9 @@ def fill(task: BuildTask) -> None:
     source = lock.image or ImageSource()
     engine = get_engine(f"The environment is made of {described(source)}")
     task.log(f"Building an image with {engine.kind} {engine.version}; it starts from {described(source)}.")
+    for one in lock.sources:
+        if one.hashes:
+            task.log(f"{one.requirement} is built inside the image, where its digests are not checked.")
     base = _base(engine, task, source)
     with tempfile.TemporaryDirectory(prefix="runyard-image-") as folder:
         files = _gather(task, os.path.join(folder, "runyard"))

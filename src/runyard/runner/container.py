@@ -145,7 +145,13 @@ def remove_container(folder: AttemptFolder) -> None:
         found = json.loads(_record_of(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    ask(Engine(**found["engine"]), ["rm", "--force", found["name"]], REMOVE_TIMEOUT_S)
+    engine = Engine(**found["engine"])
+    ask(engine, remove_arguments(engine, found["name"]), REMOVE_TIMEOUT_S)
+
+
+def remove_arguments(engine: Engine, name: str) -> List[str]:
+    """Ends and removes at once: the script has had its time to end. Podman would give it ten seconds more."""
+    return ["rm", "--force", *(["--time", "0"] if engine.kind == "podman" else []), name]
 
 
 def _record_of(folder: AttemptFolder) -> Path:
