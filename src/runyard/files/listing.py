@@ -18,13 +18,34 @@ def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
         base = base or fixed_part(path) or "/"
         found = glob.glob(path, recursive=True)
     elif os.path.isdir(path):
-        base = base or path
-        found = [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names]
+        return _below(path, base)
     else:
         base = base or os.path.dirname(path)
         found = [path]
     # A folder is read in an order that differs by machine, and the first files of a dataset must not.
     return sorted(((one, os.path.relpath(one, base)) for one in found if os.path.isfile(one)), key=lambda one: one[1])
+
+
+def _below(folder: str, base: Optional[str]) -> List[Tuple[str, str]]:
+    """As ``list_source``, for a folder: there may be a million files in it, so none is asked about twice."""
+    above = "" if base is None else os.path.relpath(folder, base)
+    found: List[Tuple[str, str]] = []
+    waiting = [(folder, "" if above in ("", ".") else above + os.sep)]
+    while waiting:
+        parent, shown = waiting.pop()
+        try:
+            entries = list(os.scandir(parent))
+        except OSError:
+            continue  # not ours to read, as for os.walk
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, shown + entry.name + os.sep))
+                elif entry.is_file():
+                    found.append((entry.path, shown + entry.name))
+            except OSError:
+                continue
+    return sorted(found, key=lambda one: one[1])
 
 
 def is_pattern(path: str) -> bool:

@@ -48,6 +48,9 @@ class _Binding:
         self._say = say
         self._layout = layout_of(asked.sources)
         self._names: Dict[str, Any] = {"workspace": folder.plan.workspace}
+        #: Folders of the input by their paths below it; the folders of its files without links.
+        self._parents: Dict[str, str] = {}
+        self._real_parents: Dict[str, str] = {}
 
     def make(self) -> str:
         asked = self._asked
@@ -138,14 +141,24 @@ class _Binding:
             names = {**self._names, "name": source.datastore}
             listed = self._server.call("list_datastore_files", query={"path": source.path}, **names)
             return listed_files(source, listed, self._layout)
-        return [DataFile(source, os.path.realpath(path), relative) for path, relative in self._local_files(source)]
+        return [DataFile(source, self._real(path), relative) for path, relative in self._local_files(source)]
+
+    def _real(self, path: str) -> str:
+        """The path without links; a folder's is found out once for all of its files."""
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        parent, name = os.path.split(path)
+        real = self._real_parents.get(parent)
+        if real is None:
+            real = self._real_parents[parent] = os.path.realpath(parent)
+        return os.path.join(real, name)
 
     def _bring(self, files: List[DataFile]) -> None:
         """Files of the web or of a datastore far from here: several at once."""
         if not files:
             return
         asked, plan = self._asked, self._folder.plan
-        wanted = [_wanted(str(self._place(one)), one) for one in files]
+        wanted = [_wanted(self._place(one), one) for one in files]
         sizes = [one.size_bytes for one in files]
         known = [size for size in sizes if size is not None]
         tally = Tally(f"Downloading input {asked.name!r}", len(files), sum(known) if len(known) == len(sizes) else None)
@@ -188,9 +201,9 @@ class _Binding:
         for one in files:
             place = self._place(one)
             if is_linked:
-                os.symlink(one.origin, str(place))
+                os.symlink(one.origin, place)
             else:
-                shutil.copyfile(one.origin, str(place))
+                shutil.copyfile(one.origin, place)
         how = "linked to where they are on this disk" if is_linked else "copied"
         self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
 
@@ -203,16 +216,20 @@ class _Binding:
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
 
-    def _place(self, one: DataFile) -> Path:
+    def _place(self, one: DataFile) -> str:
         """Where a file goes: never where the source folder has one already."""
-        parent = join_inside(self._root, os.path.dirname(one.relative))
-        place = parent / os.path.basename(one.relative)
-        if os.path.lexists(str(place)):
+        above, name = os.path.split(one.relative)
+        parent = self._parents.get(above)
+        if parent is None:
+            folder = join_inside(self._root, above)
+            folder.mkdir(parents=True, exist_ok=True)
+            parent = self._parents[above] = str(folder)
+        place = os.path.join(parent, name)
+        if self._asked.path_on_compute is not None and os.path.lexists(place):
             raise UserErrorException(
                 f"Input {self._asked.name!r}: a file of the source folder and {one.shown} have one path, "
                 f"{one.relative!r}; rename one of them."
             )
-        parent.mkdir(parents=True, exist_ok=True)
         return place
 
 
