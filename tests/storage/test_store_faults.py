@@ -11,6 +11,7 @@ from runyard.protocol.digests import CHUNK_BYTES, digest_bytes
 from runyard.storage import artifacts
 from runyard.storage.artifacts import RemoteStore
 from runyard.storage.azure_blob import AzureObjects
+from runyard.storage.local import LocalStore
 from runyard.storage.objects import ObjectService, StoreRefused
 from runyard.storage.s3 import S3Objects
 from tests.emulators.fault_proxy import DOWN, UP, start_fault_proxy
@@ -52,6 +53,19 @@ class TestLost:
         second = open_store(make_service(), tmp_path / "catalog")
         assert wait(lambda: second.status().problem == "")
         assert second.has(digests) == set(digests)
+
+    def test_what_lay_on_the_disk_before_is_read_from_there(self, service: ObjectService, tmp_path: Path) -> None:
+        older = LocalStore(tmp_path / "store")
+        digests = older.put_many([b"small", OTHER])
+        store = RemoteStore("bucket://here", service, tmp_path / "catalog", older)
+        store.start()
+        try:
+            # Asked for what the bucket has, it says so: what comes again is sent there.
+            assert wait(lambda: store.has(digests) == set())
+            assert [store.read(one) for one in digests] == [b"small", OTHER]
+            assert store.size(digests[1]) == len(OTHER)
+        finally:
+            store.close()
 
     def test_until_it_is_listed_nothing_is_called_absent(
         self, make_service: Callable[..., ObjectService], endpoint: str, open_store: Open, tmp_path: Path

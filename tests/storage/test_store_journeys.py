@@ -245,6 +245,20 @@ def test_a_run_waits_for_a_store_that_is_away(place: Place, tmp_path: Path) -> N
     assert "outputs/late.txt" in run.get_file_names()
 
 
+def test_a_run_that_begins_while_the_store_is_away_waits_for_it(place: Place, tmp_path: Path) -> None:
+    first = _submit(tmp_path)
+    first.wait_for_completion(show_output=False)
+    spec = first._known().spec
+    # The snapshot is known, so a run of it is accepted; what the server kept in memory is gone with its process.
+    place.stop()
+    run = _submit(tmp_path, "again")
+    place.proxy.cut_after(0, DOWN)
+    assert _wait(lambda: place.proxy.cuts > 3)
+    place.proxy.heal()
+    run.wait_for_completion(show_output=False)
+    assert (run.get_status(), run._known().spec.snapshot) == ("Completed", spec.snapshot)
+
+
 def test_a_server_starts_without_its_store_and_says_so(place: Place, tmp_path: Path) -> None:
     run = _submit(tmp_path)
     run.wait_for_completion(show_output=False)

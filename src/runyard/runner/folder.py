@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 import shutil
-from functools import lru_cache
+import time
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Iterable, Optional, TypeVar
 
 from runyard.client.http import Server
 from runyard.client.transfer import ASK_COUNT
-from runyard.errors import IntegrityError
+from runyard.errors import IntegrityError, ServiceException
 from runyard.files.blobs import BlobStore
 from runyard.files.processes import identity
 from runyard.files.snapshots import restore_tree
@@ -21,6 +22,10 @@ from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
 
+T = TypeVar("T")
+
+#: How long a run's start waits for files that cannot be reached, seconds.
+AWAY_S = 600.0
 #: Contents up to this size come several in one reply, bytes.
 BUNDLED_MAX = 1 << 20
 
@@ -156,18 +161,36 @@ def _fetched_store(server: Server, plan: LaunchPlan, folder: Path) -> BlobStore:
     """A store of this attempt alone, with the snapshot's contents from the server: small ones many at once."""
     store, digest = BlobStore(folder), plan.snapshot or ""
     names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
-    tree = server.call("read_snapshot_file", digest=digest, **names)
+    tree = _patiently(lambda: server.call("read_snapshot_file", digest=digest, **names))
     store.put_stream([tree], digest)
     sizes = {entry.digest: entry.size_bytes for entry in decode_tree(tree).entries}
     missing = [one for one in sizes if one not in store.has(sizes)]
     small = [one for one in missing if sizes[one] <= BUNDLED_MAX]
     while small:
-        contents = split_bundle(server.call("read_snapshot_files", DigestList(tuple(small[:ASK_COUNT])), **names))
+        asked = DigestList(tuple(small[:ASK_COUNT]))
+        contents = split_bundle(_patiently(partial(server.call, "read_snapshot_files", asked, **names)))
         for wanted, found in zip(small, store.put_many(contents)):
             if wanted != found:
                 raise IntegrityError(f"The content {wanted} of the snapshot arrived damaged.")
         small = small[len(contents) :]
     for one in missing:
         if sizes[one] > BUNDLED_MAX:
-            store.put_stream(server.stream("read_snapshot_file", digest=one, **names), one)
+            read = partial(server.stream, "read_snapshot_file", digest=one, **names)
+            _patiently(partial(_store_stream, store, read, one))
     return store
+
+
+def _store_stream(store: BlobStore, read: Callable[[], Iterable[bytes]], digest: str) -> str:
+    return store.put_stream(read(), digest)
+
+
+def _patiently(request: Callable[[], T]) -> T:
+    """The request's value; a server whose files cannot be reached at present is asked again for some minutes."""
+    ends_at = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return request()
+        except ServiceException as error:
+            if type(error) is not ServiceException or time.monotonic() > ends_at:
+                raise
+            time.sleep(1.0)
