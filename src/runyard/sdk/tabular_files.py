@@ -8,8 +8,7 @@ import tempfile
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
-from runyard.client.transfer import receive_file
-from runyard.files.fetch import fetch
+from runyard.client.downloads import Downloads, Wanted
 from runyard.protocol.datasets import Source
 from runyard.protocol.record import record
 from runyard.sdk.file_dataset import placed_files
@@ -35,6 +34,9 @@ class TableFile:
     label: str
     #: Values of the columns that its path holds.
     values: Dict[str, Any]
+    #: What its datastore said of it, checked where it is fetched; None and "": nothing.
+    size_bytes: Optional[int] = None
+    tag: str = ""
 
 
 def table_files(
@@ -50,7 +52,7 @@ def table_files(
         values = partitions.values(_whole_path(source, origin)) if partitions else {}
         if include_path:
             values = {PATH_COLUMN: "/" + relative, **values}
-        found.append(TableFile(source, origin, relative, _label(source, origin), values))
+        found.append(TableFile(source, origin, relative, _label(source, origin), values, one.size_bytes, one.tag))
     return found
 
 
@@ -64,11 +66,10 @@ def on_disk(file: TableFile, workspace: Any) -> Iterator[str]:
     try:
         # Its name tells how it is compressed.
         target = os.path.join(folder, re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(file.relative))[-100:] or "file")
-        if file.source.url is not None:
-            fetch(file.source.url, target, allow_private=True)
-        else:
-            names = {"workspace": workspace.name, "name": file.source.datastore, "path": file.origin}
-            receive_file(current_server().stream("read_datastore_file", **names), target)
+        wanted = Wanted(target, file.source.url, file.source.datastore or "", file.origin, file.size_bytes, file.tag)
+        server = None if file.source.url is not None else current_server()
+        downloads = Downloads(server, "" if workspace is None else workspace.name, allow_private=True)
+        downloads.carry_out([wanted])
         yield target
     finally:
         shutil.rmtree(folder, ignore_errors=True)
