@@ -9,7 +9,7 @@ T = TypeVar("T")
 WIDTH = 8
 
 
-def in_parallel(function: Callable[[T], None], items: Iterable[T]) -> None:
+def in_parallel(function: Callable[[T], None], items: Iterable[T], width: int = WIDTH) -> None:
     """Call ``function`` with each item; the first error ends it, after what is under way."""
     waiting = list(items)[::-1]
     if len(waiting) == 1:
@@ -28,7 +28,7 @@ def in_parallel(function: Callable[[T], None], items: Iterable[T]) -> None:
             except BaseException as error:  # noqa: BLE001 - raised below, by whoever waits
                 errors.append(error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(WIDTH, len(waiting)))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(width, len(waiting)))]
     for one in threads:
         one.start()
     for one in threads:

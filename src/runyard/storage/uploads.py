@@ -22,6 +22,8 @@ from runyard.storage.ranged import read_range
 #: How long one request waits for an upload's end, seconds: reading it back may take longer, and is asked for again.
 WAIT_S = 20.0
 STAGING = "staging/"
+#: Chunks that are read back by one request, and such requests at once.
+READ_CHUNKS, READ_WIDTH = 4, 4
 
 
 class Uploads:
@@ -176,13 +178,15 @@ class Uploads:
     def _read_back(self, upload: KnownUpload) -> None:
         """IntegrityError where what lies below staging/ is not what was told."""
 
-        def check(number: int) -> None:
-            start = (number - 1) * CHUNK_BYTES
-            data = read_range(lambda a, b: self._service.get(upload.key, a, b), start, _part_size(upload, number))
-            if hashlib.sha256(data).hexdigest() != upload.chunk(number):
-                raise IntegrityError(f"The content that arrived is not {upload.digest}: part {number} differs.")
+        def check(first: int) -> None:
+            start = (first - 1) * CHUNK_BYTES
+            size = min(READ_CHUNKS * CHUNK_BYTES, upload.size_bytes - start)
+            data = memoryview(read_range(lambda a, b: self._service.get(upload.key, a, b), start, size))
+            for number, at in enumerate(range(0, size, CHUNK_BYTES), first):
+                if hashlib.sha256(data[at : at + CHUNK_BYTES]).hexdigest() != upload.chunk(number):
+                    raise IntegrityError(f"The content that arrived is not {upload.digest}: part {number} differs.")
 
-        in_parallel(check, range(1, upload.count + 1))
+        in_parallel(check, range(1, upload.count + 1, READ_CHUNKS), READ_WIDTH)
 
     def _get(self, upload_id: str) -> KnownUpload:
         upload = self._catalog.find_upload(upload_id)
