@@ -1,6 +1,7 @@
 """Inputs from a bucket and from a container: mounted read-only, cached, shared; what breaks is said."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +163,31 @@ def test_service_that_is_gone_is_an_error_of_the_read_and_a_sentence_in_the_log(
     assert run.status == "Failed"
     assert "bucket/gone/big.bin cannot be read" in log
     assert "Input/output error" in log
+
+
+def test_reader_outlives_the_end_of_the_process_that_serves_it(
+    workspace: Workspace, home: Path, bucket: Any, tmp_path: Path
+) -> None:
+    dataset = _upload(bucket, tmp_path, "served", {"x": b"served"})
+    script = """
+import os, signal, subprocess, sys
+name = os.path.join(sys.argv[1], "x")
+print(open(name).read())
+for entry in filter(str.isdigit, os.listdir("/proc")):
+    words = open(f"/proc/{entry}/cmdline").read().split("\\0")
+    if "runyard.runner.mounted" in words and sys.argv[1].startswith(words[-3]):
+        os.kill(int(entry), signal.SIGKILL)
+try:
+    open(name).read()
+except OSError as error:
+    print("error", error.errno)
+"""
+    run = _submit(workspace, tmp_path, script.replace("\\\\", "\\"), dataset.as_mount())
+    log = _log(run, tmp_path)
+    assert run.status == "Completed", log
+    assert "served" in log
+    assert re.search("error (103|107)", log), "ECONNABORTED or ENOTCONN, and no reader that waits for ever"
+    assert str(home) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_mount_is_gone_after_a_run_that_was_killed(

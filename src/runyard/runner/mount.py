@@ -82,7 +82,7 @@ def unmount_all(folder: AttemptFolder) -> None:
     """Unmount whatever is mounted below the attempt's inputs, by this runner or by one that is gone."""
     if not any(name.startswith("mount-") for name in os.listdir(str(folder.path))):
         return
-    for target in list(_mounted_below(str(folder.inputs))):
+    for target in list(_mounted_below(os.path.realpath(str(folder.inputs)))):
         any(_succeeds([*words, target]) for words in _UNMOUNT)
     while _processes:
         process = _processes.pop()
