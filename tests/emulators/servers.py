@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,22 @@ def start_s3() -> Iterator[S3]:
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
     with serving("moto", command) as address:
         yield S3(address)
+
+
+@contextmanager
+def start_gcs(bucket: str) -> Iterator[str]:
+    """An emulator of Google Cloud Storage with one bucket, where it is installed; its address."""
+    pytest.importorskip("google.cloud.storage", reason="needs: pip install gcsfs")
+    pytest.importorskip("gcp_storage_emulator", reason="needs: pip install gcp-storage-emulator")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "from gcp_storage_emulator.server import create_server; import time\n"
+        f"create_server('127.0.0.1', {port}, in_memory=True, default_bucket={bucket!r}).start()\n"
+        f"print('http://127.0.0.1:{port}', flush=True); time.sleep(1e6)"
+    )
+    with serving("gcs", [sys.executable, "-c", code]) as address:
+        yield address
 
 
 @contextmanager

@@ -174,8 +174,8 @@ class TestDirect:
         assert address is not None
         name = digest.partition(":")[2]
         forged = address.replace(name, other.partition(":")[2]).replace(f"/{name[:2]}/", f"/{other[7:9]}/")
-        if "X-Amz" in address:
-            pytest.skip("moto checks no signature")
+        if "X-Amz" in address or "X-Goog" in address:
+            pytest.skip("neither moto nor the emulator of Google checks a signature")
         assert read_at(forged)[0] == 403
 
     def test_small_contents_have_no_address(self, remote: RemoteStore) -> None:
