@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import time
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
@@ -145,8 +146,7 @@ class _Download:
             connection, is_public = _connect(
                 url, self._allow_private, came_from_public, self._limits, self._resolver, self._size > 0
             )
-            try:
-                reply = self._reply(connection, url, known)
+            with closing(connection), closing(self._reply(connection, url, known)) as reply:
                 location = reply.getheader("Location")
                 if reply.status in (301, 302, 303, 307, 308) and location:
                     url = _redirected(url, location)
@@ -154,17 +154,18 @@ class _Download:
                     continue
                 if reply.status == 304 and known is not None:
                     return None
-                if reply.status == 416:
-                    # There is nothing behind what is here, and no length said so: from the start again.
-                    self._size, self._validator = 0, None
-                if reply.status in _AGAIN:
-                    raise _Broken(f"{_shown(url)} answered {reply.status} {reply.reason}.")
-                if reply.status not in (200, 206):
-                    raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+                self._check_status(reply, url)
                 return self._receive(reply, url)
-            finally:
-                connection.close()
         raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
+
+    def _check_status(self, reply: http.client.HTTPResponse, url: str) -> None:
+        if reply.status == 416:
+            # There is nothing behind what is here, and no length said so: from the start again.
+            self._size, self._validator = 0, None
+        if reply.status in _AGAIN:
+            raise _Broken(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+        if reply.status not in (200, 206):
+            raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
 
     def _reply(
         self, connection: http.client.HTTPConnection, url: str, known: Optional[Fetched]
