@@ -19,6 +19,7 @@ from runyard.client import direct
 from runyard.client.home import read_server_file, server_file
 from runyard.client.local_server import connect
 from runyard.errors import RunyardError, ServiceException
+from runyard.protocol.blobs import DigestList
 from runyard.sdk.session import current_server, forget_server
 from tests.emulators.fault_proxy import DOWN, UP, FaultProxy, start_fault_proxy
 from tests.emulators.servers import S3, STORAGE, Azurite
@@ -219,6 +220,30 @@ def test_a_server_killed_in_the_middle_of_an_upload_goes_on(place: Place, tmp_pa
     assert killed
     assert server.call("get_blob_address", workspace="store", digest=digest).size_bytes == len(_large("killed"))
     assert b"".join(server.stream("read_blob", workspace="store", digest=digest)) == _large("killed")
+
+
+def test_a_client_killed_in_the_middle_of_an_upload_goes_on_with_the_missing_parts(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workspace.create("store", exist_ok=True)
+    path = tmp_path / "upload.bin"
+    path.write_bytes(_large("client") * 4 + b"more")
+    digest, count = _digest(path), 10
+    code = (
+        "import os, signal, sys\nfrom runyard.client import direct\nfrom runyard.client.local_server import connect\n"
+        "kill = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "direct.send_parts(connect(), 'store', sys.argv[1], sys.argv[2], kill)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, digest, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    server = current_server()
+    assert server.call("find_missing_blobs", DigestList((digest,)), workspace="store").digests == (digest,)
+    asked: list[str] = []
+    ask = direct._ask
+    monkeypatch.setattr(direct, "_ask", lambda *words: asked.append(words[0]) or ask(*words))  # type: ignore[func-returns-value]
+    direct.send_parts(server, "store", digest, str(path))
+    assert 0 < len(asked) < count
+    assert b"".join(server.stream("read_blob", workspace="store", digest=digest)) == path.read_bytes()
 
 
 def test_a_run_waits_for_a_store_that_is_away(place: Place, tmp_path: Path) -> None:
