@@ -72,9 +72,7 @@ def proxy(site: _Server) -> Iterator[FaultProxy]:
 
 
 @pytest.mark.parametrize("politely", [True, False])
-def test_download_goes_on_where_it_broke_off(
-    site: _Server, proxy: FaultProxy, tmp_path: Path, politely: bool
-) -> None:
+def test_download_goes_on_where_it_broke_off(site: _Server, proxy: FaultProxy, tmp_path: Path, politely: bool) -> None:
     proxy.cut_after(2 << 20, DOWN, times=2, politely=politely)
     found = fetch(proxy.url + "/tagged", str(tmp_path / "file"), allow_private=True)
     assert found is not None

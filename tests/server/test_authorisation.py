@@ -81,6 +81,8 @@ DECIDED = {
     "list_environments": "rcoj",
     "get_environment": "rcoj",
     "build_environment": "co",
+    "write_environment_file": "co",
+    "read_environment_file": "rcoj",
     "create_cluster": "co",
     "list_clusters": "rco",
     "get_cluster": "rco",

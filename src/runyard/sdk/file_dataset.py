@@ -115,4 +115,3 @@ def files_of(source: Source, workspace: Any, layout: Layout) -> List[DataFile]:
         return [DataFile(source, path, relative) for path, relative in list_source(source.file, layout.local_base)]
     listed = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
     return listed_files(source, listed, layout)
-
