@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from runyard.errors import UserErrorException
 from runyard.files.layout import write_atomically
 from runyard.protocol.record import record
-from runyard.storage.artifacts import RemoteStore
 from runyard.storage.base import ArtifactStore
 from runyard.storage.local import LocalStore
 from runyard.storage.objects import ObjectService
@@ -75,6 +74,9 @@ def open_store(home: Path, asked: str, variables: Mapping[str, str], vault: Vaul
     choice = _choose(home, asked, variables, vault)
     if choice is None:
         return LocalStore(home / "store")
+    # Loaded only here: most homes have their contents on their own disk, and start in less time without it.
+    from runyard.storage.artifacts import RemoteStore
+
     folder = home / "store"
     older = LocalStore(folder) if folder.is_dir() else None
     store = RemoteStore(choice.place, _open(choice), home / "catalog", older)
