@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Dataset, Environment, Experiment, Model, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, Model, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.compute_target import ComputeTargetException
 from runyard.azureml.core.conda_dependencies import CondaDependencies
 from runyard.azureml.core.run import _OfflineRun
+from runyard.azureml.data.azure_storage_datastore import (
+    AbstractAzureStorageDatastore,
+    AzureBlobDatastore,
+    AzureFileDatastore,
+)
 from runyard.azureml.exceptions import (
     ActivityFailedException,
     RunEnvironmentException,
@@ -25,6 +30,7 @@ from runyard.azureml.exceptions import (
     WebserviceException,
 )
 from runyard.client.local_server import connect
+from runyard.errors import ConflictError
 from runyard.protocol.identity import TokenSpec
 from runyard.sdk.session import forget_server
 
@@ -284,6 +290,26 @@ def test_datastore_files_go_up_and_come_down(workspace: Workspace, tmp_path: Pat
     assert Dataset.File.from_files((store, "place/**/*.txt")).to_path() == ["/sub/b.txt"]
     with pytest.raises(UserErrorException, match="Nothing in datastore"):
         Dataset.File.from_files((store, "absent"))
+
+
+def test_workspace_comes_with_v1s_datastores(workspace: Workspace, tmp_path: Path) -> None:
+    found = {name: (one.datastore_type, type(one)) for name, one in workspace.datastores.items()}
+    assert found == {
+        "workspaceblobstore": ("AzureBlob", AzureBlobDatastore),
+        "workspacefilestore": ("AzureFile", AzureFileDatastore),
+        "workspaceworkingdirectory": ("AzureFile", AzureFileDatastore),
+    }
+    (tmp_path / "x.txt").write_text("on the share")
+    share = Datastore(workspace, "workspacefilestore")
+    assert isinstance(share, AbstractAzureStorageDatastore)
+    assert (share.container_name, share.is_default) == ("workspacefilestore", False)
+    share.upload_files([str(tmp_path / "x.txt")], show_progress=False)
+    assert share.download(str(tmp_path / "down"), show_progress=False) == 1
+    assert Dataset.File.from_files((share, "*.txt")).to_path() == ["/x.txt"]
+    assert Dataset.File.from_files(share).to_path() == ["/x.txt"]
+    assert Datastore.get(workspace, "workspaceworkingdirectory")._list("") == [], "each has a folder of its own"
+    with pytest.raises(ConflictError, match="came with the workspace"):
+        share.unregister()
 
 
 def test_reserved_environment_must_get_a_name_of_its_own(workspace: Workspace, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Datastores; each workspace is made with one (``workspaces.create_workspace``)."""
+"""Datastores; each workspace is made with some (``workspaces.create_workspace``)."""
 
 from typing import Any, List
 

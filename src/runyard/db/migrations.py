@@ -21,6 +21,12 @@ STEPS = {
         "CREATE TABLE dataset_files (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
         "created_at BIGINT NOT NULL, dataset_id VARCHAR NOT NULL, url TEXT NOT NULL, size_bytes BIGINT NOT NULL, "
         "sha256 VARCHAR NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (dataset_id, url))",
+        # A datastore that somebody registered under such a name stays what it is.
+        *(
+            "INSERT OR IGNORE INTO datastores (workspace, created_by, created_at, name, kind, is_default) "
+            f"SELECT name, created_by, created_at, '{name}', 'folder', 0 FROM workspaces"
+            for name in ("workspacefilestore", "workspaceworkingdirectory")
+        ),
     ),
 }
 

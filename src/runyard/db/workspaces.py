@@ -8,13 +8,13 @@ from sqlalchemy import Connection, Row, insert, select
 
 from runyard.db.tables import datastores, workspaces
 from runyard.errors import ConflictError, NotFoundError
-from runyard.protocol.datastores import DEFAULT_DATASTORE
+from runyard.protocol.datastores import DEFAULT_DATASTORE, FILE_DATASTORES, DatastoreKind
 from runyard.protocol.wire import dumps
 from runyard.protocol.workspaces import Workspace, WorkspaceSpec
 
 
 def create_workspace(connection: Connection, spec: WorkspaceSpec, user: str, now: int) -> Workspace:
-    """A new workspace with its default datastore; one of that name is returned, unless the spec forbids it."""
+    """A new workspace with its datastores; one of that name is returned, unless the spec forbids it."""
     row = connection.execute(select(workspaces).where(workspaces.c.name == spec.name)).first()
     if row is not None:
         if not spec.exist_ok:
@@ -28,11 +28,13 @@ def create_workspace(connection: Connection, spec: WorkspaceSpec, user: str, now
             tags=dumps(spec.tags), created_by=user, created_at=now,
         )
     )  # fmt: skip
-    connection.execute(
-        insert(datastores).values(
-            name=DEFAULT_DATASTORE, kind="folder", is_default=True, workspace=spec.name, created_by=user, created_at=now
-        )
-    )
+    for name in (DEFAULT_DATASTORE, *FILE_DATASTORES):
+        connection.execute(
+            insert(datastores).values(
+                name=name, kind=DatastoreKind.FOLDER, is_default=name == DEFAULT_DATASTORE,
+                workspace=spec.name, created_by=user, created_at=now,
+            )
+        )  # fmt: skip
     return get_workspace(connection, spec.name)
 
 

@@ -6,6 +6,8 @@ from typing import Dict
 from runyard.protocol.record import record
 
 DEFAULT_DATASTORE = "workspaceblobstore"
+#: What a workspace comes with besides: v1's names of its file shares. They are folders of ours as the default one is.
+FILE_DATASTORES = ("workspacefilestore", "workspaceworkingdirectory")
 
 
 class DatastoreKind:
@@ -15,6 +17,7 @@ class DatastoreKind:
     FOLDER = "folder"
     S3 = "s3"
     AZURE_BLOB = "azure_blob"
+    AZURE_FILE = "azure_file"
     ADLS_GEN2 = "adls_gen2"
     GCS = "gcs"
 
@@ -37,6 +40,8 @@ class DatastoreSpec:
     overwrite: bool = False
     #: Do not look whether it can be reached.
     skip_validation: bool = False
+    #: Make a share that is not there.
+    create_if_not_exists: bool = False
 
 
 @record
@@ -58,6 +63,12 @@ class Datastore:
     def is_remote(self) -> bool:
         """Are its files reached through the server?"""
         return self.kind != DatastoreKind.FOLDER
+
+    @property
+    def is_file_share(self) -> bool:
+        """Is it one of Azure's file shares, or what stands for one?"""
+        came_as_one = not self.is_remote and not self.root and self.name in FILE_DATASTORES
+        return self.kind == DatastoreKind.AZURE_FILE or came_as_one
 
 
 @record

@@ -8,7 +8,7 @@ from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec
 
 if TYPE_CHECKING:
-    from runyard.sdk.datastore import AzureBlobDatastore
+    from runyard.sdk.datastore import AbstractAzureStorageDatastore
 
 
 class DataReference:
@@ -16,7 +16,7 @@ class DataReference:
 
     def __init__(
         self,
-        datastore: "AzureBlobDatastore",
+        datastore: "AbstractAzureStorageDatastore",
         data_reference_name: Optional[str] = None,
         path_on_datastore: Optional[str] = None,
         mode: str = InputMode.MOUNT,

@@ -7,14 +7,15 @@ from runyard.client.downloads import Downloads, Wanted
 from runyard.client.transfer import FileBody
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.protocol import datastores
+from runyard.protocol.outputs import OutputMode
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.workspace import Workspace
 
 
-class AzureBlobDatastore:
-    """A datastore; v1's name of the default one's class."""
+class AbstractDatastore:
+    """A place for files that is registered in a workspace."""
 
     def __init__(
         self, workspace: Workspace, name: str, _record: Optional[datastores.Datastore] = None, **_: Any
@@ -35,8 +36,30 @@ class AzureBlobDatastore:
 
     @property
     def datastore_type(self) -> str:
-        """v1's word for the kind; "AzureBlob" for the default one, as it was there."""
+        """v1's word for the kind: "AzureBlob" for the default one, as it was there, "AzureFile", ..."""
+        if self._record.is_file_share:
+            return "AzureFile"
         return _TYPES[self._record.kind]
+
+    @property
+    def is_default(self) -> bool:
+        """Is it the workspace's default?"""
+        return self._record.is_default
+
+    def unregister(self) -> None:
+        """Take it off the workspace's list; its files stay where they are."""
+        self._workspace._call("unregister_datastore", name=self._name)
+
+    def set_as_default(self) -> None:
+        """Use it where none is named."""
+        self._record = self._workspace._call("set_default_datastore", name=self._name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self._name!r}, workspace={self._workspace.name!r})"
+
+
+class AbstractAzureStorageDatastore(AbstractDatastore):
+    """A datastore whose files can be uploaded, downloaded and mounted; v1's base of those in containers and shares."""
 
     @property
     def account_name(self) -> str:
@@ -45,18 +68,13 @@ class AzureBlobDatastore:
 
     @property
     def container_name(self) -> str:
-        """The container or bucket; where there is none, the datastore's name stands for it."""
+        """The container, share or bucket; where there is none, the datastore's name stands for it."""
         return self._record.root.split("/", 1)[0] if self._record.is_remote else self._name
 
     @property
     def endpoint(self) -> str:
         """The service's address, where it is not the cloud's own."""
         return self._record.endpoint
-
-    @property
-    def is_default(self) -> bool:
-        """Is it the workspace's default?"""
-        return self._record.is_default
 
     def upload(
         self, src_dir: str, target_path: Optional[str] = None, overwrite: bool = False, show_progress: bool = True
@@ -114,14 +132,6 @@ class AzureBlobDatastore:
             downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())
         return len(wanted)
 
-    def unregister(self) -> None:
-        """Take it off the workspace's list; its files stay where they are."""
-        self._workspace._call("unregister_datastore", name=self._name)
-
-    def set_as_default(self) -> None:
-        """Use it where none is named."""
-        self._record = self._workspace._call("set_default_datastore", name=self._name)
-
     def path(self, path: Optional[str] = None, data_reference_name: Optional[str] = None) -> DataReference:
         """A path of the datastore."""
         return DataReference(self, data_reference_name, path)
@@ -133,6 +143,10 @@ class AzureBlobDatastore:
     def as_download(self, path_on_compute: Optional[str] = None) -> DataReference:
         """The whole datastore, downloaded."""
         return DataReference(self, mode="download", path_on_compute=path_on_compute)
+
+    def as_upload(self, path_on_compute: Optional[str] = None) -> DataReference:
+        """The datastore's root, to which a folder that the script writes is uploaded when it has succeeded."""
+        return DataReference(self, mode=OutputMode.UPLOAD, path_on_compute=path_on_compute)
 
     def _list(self, path: str) -> List[datastores.DatastoreFile]:
         found: List[datastores.DatastoreFile] = self._workspace._call(
@@ -156,25 +170,30 @@ class AzureBlobDatastore:
             return False
         return True
 
-    def __repr__(self) -> str:
-        return f"AzureBlobDatastore(name={self._name!r}, workspace={self._workspace.name!r})"
+
+class AzureBlobDatastore(AbstractAzureStorageDatastore):
+    """A datastore in a container or bucket, or the default one; v1's name of their class."""
+
+
+class AzureFileDatastore(AbstractAzureStorageDatastore):
+    """A datastore on a file share, or ``workspacefilestore`` and ``workspaceworkingdirectory``."""
 
 
 class Datastore:
     """``Datastore(ws, name)`` and ``Datastore.get(ws, name)``: the datastore of that name, or the default one."""
 
     def __new__(cls, workspace: Workspace, name: Optional[str] = None) -> Any:
-        return workspace.get_default_datastore() if name is None else AzureBlobDatastore(workspace, name)
+        return workspace.get_default_datastore() if name is None else _found(workspace, name)
 
     @staticmethod
-    def get(workspace: Workspace, datastore_name: str) -> AzureBlobDatastore:
+    def get(workspace: Workspace, datastore_name: str) -> AbstractAzureStorageDatastore:
         """The datastore of that name; NotFoundError lists those there are."""
-        return AzureBlobDatastore(workspace, datastore_name)
+        return _found(workspace, datastore_name)
 
     @staticmethod
-    def get_default(workspace: Workspace) -> AzureBlobDatastore:
+    def get_default(workspace: Workspace) -> AbstractAzureStorageDatastore:
         """The workspace's default datastore."""
-        found: AzureBlobDatastore = workspace.get_default_datastore()
+        found: AbstractAzureStorageDatastore = workspace.get_default_datastore()
         return found
 
     @staticmethod
@@ -187,7 +206,7 @@ class Datastore:
         skip_validation: bool = False,
         account_name: str = "",
         **credentials: str,
-    ) -> AzureBlobDatastore:
+    ) -> AbstractAzureStorageDatastore:
         """Register any place: ``s3://bucket/folder``, ``abfs://container/folder``, ``gs://bucket``, or a folder.
 
         ``credentials``: key and secret; account_key or sas_token; token. They are kept encrypted and never shown.
@@ -211,15 +230,17 @@ class Datastore:
         create_if_not_exists: bool = False,
         skip_validation: bool = False,
         **_: Any,
-    ) -> AzureBlobDatastore:
+    ) -> AbstractAzureStorageDatastore:
         """Register a container of Azure Blob Storage. ``endpoint``: a service's whole address, for one that is not
-        Azure's own; a domain such as core.windows.net, as in v1."""
+        Azure's own; a domain such as core.windows.net, as in v1. One that is not there is made only if
+        ``create_if_not_exists``."""
         secrets = {"sas_token": sas_token, "account_key": account_key}
         address = _azure_address(account_name, endpoint, protocol, "blob")
         kind = datastores.DatastoreKind.AZURE_BLOB
         return _register(
-            workspace, datastore_name, kind, container_name, account_name, address, secrets, overwrite, skip_validation
-        )
+            workspace, datastore_name, kind, container_name, account_name, address, secrets, overwrite,
+            skip_validation, create_if_not_exists,
+        )  # fmt: skip
 
     @staticmethod
     def register_azure_data_lake_gen2(
@@ -235,7 +256,7 @@ class Datastore:
         overwrite: bool = False,
         skip_validation: bool = False,
         **_: Any,
-    ) -> AzureBlobDatastore:
+    ) -> AbstractAzureStorageDatastore:
         """Register a file system of Azure Data Lake Storage Gen2, by a service principal."""
         secrets = {"tenant_id": tenant_id, "client_id": client_id, "client_secret": client_secret}
         address = _azure_address(account_name, endpoint, protocol, "blob")
@@ -246,19 +267,37 @@ class Datastore:
 
     @staticmethod
     def register_azure_file_share(
-        workspace: Workspace, datastore_name: str, file_share_name: str, *_: Any, **__: Any
-    ) -> AzureBlobDatastore:
-        """Not read by this version; the sentence says what to do instead."""
-        raise UserErrorException(
-            f"Azure file shares such as {file_share_name!r} are not read by this version: mount the share on the "
-            f"server's machine, then Datastore.register(workspace, {datastore_name!r}, url='/mnt/share')."
-        )
+        workspace: Workspace,
+        datastore_name: str,
+        file_share_name: str,
+        account_name: str,
+        sas_token: Optional[str] = None,
+        account_key: Optional[str] = None,
+        protocol: Optional[str] = None,
+        endpoint: Optional[str] = None,
+        overwrite: bool = False,
+        create_if_not_exists: bool = False,
+        skip_validation: bool = False,
+        **_: Any,
+    ) -> AbstractAzureStorageDatastore:
+        """Register a share of Azure Files, or a folder in one (``share/folder``), by account_key or sas_token.
+
+        ``endpoint`` as for a container. A share that is not there is made only if ``create_if_not_exists``.
+        """
+        secrets = {"sas_token": sas_token, "account_key": account_key}
+        address = _azure_address(account_name, endpoint, protocol, "file")
+        kind = datastores.DatastoreKind.AZURE_FILE
+        return _register(
+            workspace, datastore_name, kind, file_share_name, account_name, address, secrets, overwrite,
+            skip_validation, create_if_not_exists,
+        )  # fmt: skip
 
 
 #: v1's words for the kinds, and ours where it had none.
 _TYPES = {
     datastores.DatastoreKind.FOLDER: "AzureBlob",
     datastores.DatastoreKind.AZURE_BLOB: "AzureBlob",
+    datastores.DatastoreKind.AZURE_FILE: "AzureFile",
     datastores.DatastoreKind.ADLS_GEN2: "AzureDataLakeGen2",
     datastores.DatastoreKind.S3: "AmazonS3",
     datastores.DatastoreKind.GCS: "GoogleCloudStorage",
@@ -283,9 +322,10 @@ def _register(
     credentials: Mapping[str, Optional[str]],
     overwrite: bool,
     skip_validation: bool,
-) -> AzureBlobDatastore:
+    create: bool = False,
+) -> AbstractAzureStorageDatastore:
     given = {key: str(text) for key, text in credentials.items() if text is not None}
-    spec = datastores.DatastoreSpec(name, kind, root, account, endpoint, given, overwrite, skip_validation)
+    spec = datastores.DatastoreSpec(name, kind, root, account, endpoint, given, overwrite, skip_validation, create)
     return datastore_of(workspace, workspace._call("register_datastore", spec))
 
 
@@ -307,9 +347,14 @@ def _azure_address(account: str, endpoint: Optional[str], protocol: Optional[str
     return endpoint if "://" in endpoint else f"{protocol or 'https'}://{account}.{service}.{endpoint}"
 
 
-def datastore_of(workspace: Workspace, record: datastores.Datastore) -> AzureBlobDatastore:
+def datastore_of(workspace: Workspace, record: datastores.Datastore) -> AbstractAzureStorageDatastore:
     """A datastore from its record."""
-    return AzureBlobDatastore(workspace, record.name, _record=record)
+    kind = AzureFileDatastore if record.is_file_share else AzureBlobDatastore
+    return kind(workspace, record.name, _record=record)
+
+
+def _found(workspace: Workspace, name: str) -> AbstractAzureStorageDatastore:
+    return datastore_of(workspace, workspace._call("get_datastore", name=name))
 
 
 def _files_below(folder: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from runyard.protocol.selection import Step, select
 from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
-from runyard.sdk.datastore import AzureBlobDatastore
+from runyard.sdk.datastore import AbstractAzureStorageDatastore
 
 
 class FileDataset(AbstractDataset):
@@ -75,9 +75,9 @@ def _source(path: Any, validate: bool) -> Any:
     """(source, workspace or None) of one path as v1 took it."""
     if isinstance(path, DataReference):
         return Source(datastore=path.datastore.name, path=path.path_on_datastore), path.datastore.workspace
-    if isinstance(path, tuple) and len(path) == 2 and isinstance(path[0], AzureBlobDatastore):
+    if isinstance(path, tuple) and len(path) == 2 and isinstance(path[0], AbstractAzureStorageDatastore):
         return Source(datastore=path[0].name, path=str(path[1]).strip("/")), path[0].workspace
-    if isinstance(path, AzureBlobDatastore):
+    if isinstance(path, AbstractAzureStorageDatastore):
         return Source(datastore=path.name), path.workspace
     if not isinstance(path, (str, os.PathLike)):
         raise UserErrorException(

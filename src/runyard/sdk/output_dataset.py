@@ -11,7 +11,7 @@ from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import Step, StepKind
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
-from runyard.sdk.datastore import AzureBlobDatastore
+from runyard.sdk.datastore import AbstractAzureStorageDatastore
 
 T = TypeVar("T", bound="OutputFileDatasetConfig")
 
@@ -132,7 +132,7 @@ class OutputFileDatasetConfig:
         return self._with(name=name)
 
     def _note_run(self, workspace: Any, spec: OutputSpec, run_id: str) -> None:
-        self._written.append((AzureBlobDatastore(workspace, spec.datastore), output_path(spec, run_id)))
+        self._written.append((AbstractAzureStorageDatastore(workspace, spec.datastore), output_path(spec, run_id)))
 
     def __str__(self) -> str:
         return "$AZUREML_DATAREFERENCE_" + _NOT_IN_NAME.sub("_", self.name)
@@ -172,6 +172,6 @@ def _destination(asked: Any) -> Optional[Tuple[Any, str]]:
     if isinstance(asked, DataReference):
         return asked.datastore, asked.path_on_datastore
     datastore, path = asked if isinstance(asked, tuple) and len(asked) == 2 else (asked, DEFAULT_PATH)
-    if not isinstance(datastore, AzureBlobDatastore):
+    if not isinstance(datastore, AbstractAzureStorageDatastore):
         raise UserErrorException(f"An output's destination is a datastore and a path in it, not {asked!r}.")
     return datastore, str(path or DEFAULT_PATH)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from runyard.client.home import home_folder
 from runyard.errors import UserErrorException
 from runyard.sdk.data_reference import DataReference
-from runyard.sdk.datastore import AzureBlobDatastore
+from runyard.sdk.datastore import AbstractAzureStorageDatastore
 from runyard.sdk.file_dataset import make_file_dataset
 from runyard.sdk.session import is_in_run
 from runyard.sdk.tabular_engine import arrow, arrow_parquet, arrow_parts, dask_frames
@@ -95,7 +95,7 @@ def place_of(target: Any) -> Tuple[Any, str]:
     if isinstance(target, DataReference):
         return target.datastore, target.path_on_datastore.strip("/")
     store, path = target if isinstance(target, tuple) and len(target) == 2 else (target, "")
-    if not isinstance(store, AzureBlobDatastore):
+    if not isinstance(store, AbstractAzureStorageDatastore):
         raise UserErrorException(f"A target is a datastore, or a datastore and a path in it, not {target!r}.")
     return store, str(path or "").strip("/")
 

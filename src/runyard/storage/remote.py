@@ -5,6 +5,7 @@ import logging
 import re
 from dataclasses import replace
 from typing import Any, BinaryIO, Dict, List, Optional, Tuple
+from urllib.parse import quote, unquote
 
 from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
 from runyard.files.datastores import LISTING_MAX
@@ -30,10 +31,9 @@ class RemoteDatastore:
 
     def __init__(self, store: Datastore, credentials: Dict[str, str]) -> None:
         self._store = store
-        # A short one would blot out letters of every sentence, and is no secret.
-        self._secrets = [text for text in credentials.values() if len(text) >= SECRET_LEAST]
+        self._secrets = _secrets_of(credentials)
         self._root = store.root.strip("/")
-        self._system = self._open_system(credentials)
+        self._system = self._open_quietly(credentials)
 
     def check(self) -> None:
         """Can it be reached, and does its bucket or container exist? UserErrorException says what is wrong."""
@@ -46,6 +46,13 @@ class RemoteDatastore:
                 pass
             if not self._system.exists(bucket):
                 raise NotFoundError(f"{self._store.kind} has no bucket or container {bucket!r}, or does not show it.")
+
+    def make_root(self) -> None:
+        """Make the bucket or container if it is not there."""
+        with self._telling():
+            bucket = self._root.split("/", 1)[0]
+            if not self._system.exists(bucket):
+                self._system.mkdir(bucket)
 
     def list(self, path: str) -> List[DatastoreFile]:
         """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
@@ -136,15 +143,19 @@ class RemoteDatastore:
         return DatastoreFile(facts["name"][len(self._root) + 1 :], int(facts["size"] or 0), at, tag)
 
     def _open_system(self, credentials: Dict[str, str]) -> Any:
+        """The service's client, by its library."""
+        import fsspec
+
+        known = options(self._store.kind, self._store.account, self._store.endpoint, credentials)
+        with self._telling():
+            return fsspec.filesystem(SERVICES[self._store.kind].protocol, **known)
+
+    def _open_quietly(self, credentials: Dict[str, str]) -> Any:
         service = SERVICES[self._store.kind]
         try:
-            import fsspec
-
             for name in CHATTY:
                 logging.getLogger(name).setLevel(logging.WARNING)
-            known = options(self._store.kind, self._store.account, self._store.endpoint, credentials)
-            with self._telling():
-                return fsspec.filesystem(service.protocol, **known)
+            return self._open_system(credentials)
         except ImportError:
             raise UserErrorException(
                 f"Datastores of the kind {self._store.kind} need an extra on the server's machine: "
@@ -153,6 +164,17 @@ class RemoteDatastore:
 
     def _telling(self) -> "_Telling":
         return _Telling(self._store.name, self._secrets)
+
+
+def _secrets_of(credentials: Dict[str, str]) -> List[str]:
+    """What no message may hold: each credential as given, and a signature as an address writes it."""
+    texts = list(credentials.values())
+    for token in filter(None, [credentials.get("sas_token")]):
+        texts.append(token.lstrip("?"))
+        for written in re.findall(r"(?:^|[?&])sig=([^&]+)", token):
+            texts += [written, unquote(written), quote(unquote(written), safe="")]
+    # A short one would blot out letters of every sentence, and is no secret.
+    return sorted({text for text in texts if len(text) >= SECRET_LEAST}, key=len, reverse=True)
 
 
 class _Telling:
@@ -168,7 +190,7 @@ class _Telling:
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         if error is None or isinstance(error, (RunyardError, ImportError, KeyboardInterrupt)):
             return
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or kind.__name__ == "ResourceNotFoundError":
             raise NotFoundError(f"Datastore {self._name!r} has no such file.") from None
         text = " ".join(str(error).split()) or kind.__name__
         for secret in self._secrets:

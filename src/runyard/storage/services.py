@@ -20,7 +20,7 @@ _ACCOUNT = re.compile(r"^[a-z0-9]{3,24}$")
 class Service:
     """One kind of storage service."""
 
-    #: fsspec's name of it, and what has to be installed for it.
+    #: fsspec's name of it (empty: not by fsspec), and what has to be installed for it.
     protocol: str
     extra: str
     credentials: Tuple[str, ...]
@@ -31,11 +31,14 @@ SERVICES = {
     DatastoreKind.AZURE_BLOB: Service(
         "abfs", "azure", ("account_key", "sas_token", "tenant_id", "client_id", "client_secret")
     ),
+    DatastoreKind.AZURE_FILE: Service("", "azure", ("account_key", "sas_token")),
     DatastoreKind.ADLS_GEN2: Service(
         "abfs", "azure", ("account_key", "sas_token", "tenant_id", "client_id", "client_secret")
     ),
     DatastoreKind.GCS: Service("gcs", "gcs", ("token",)),
 }
+
+AZURE_KINDS = (DatastoreKind.AZURE_BLOB, DatastoreKind.AZURE_FILE, DatastoreKind.ADLS_GEN2)
 
 
 def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
@@ -51,8 +54,10 @@ def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
         # What is joined into one text must not hold what parts it.
         if not text or re.search(r"[\s;\x00-\x1f]", text if spec.kind != DatastoreKind.GCS else "x"):
             raise UserErrorException(f"The credential {name!r} is empty, or has a blank or a ';' in it.")
-    if spec.kind in (DatastoreKind.AZURE_BLOB, DatastoreKind.ADLS_GEN2) and not _ACCOUNT.match(spec.account):
+    if spec.kind in AZURE_KINDS and not _ACCOUNT.match(spec.account):
         raise UserErrorException("An Azure datastore needs account_name: 3 to 24 small letters and digits.")
+    if spec.kind == DatastoreKind.AZURE_FILE and len(spec.credentials) != 1:
+        raise UserErrorException("A file share lets nobody in without an account_key or a sas_token, one of the two.")
     if spec.kind == DatastoreKind.S3 and bool(spec.credentials.get("key")) != bool(spec.credentials.get("secret")):
         raise UserErrorException("S3 takes key and secret together.")
     if spec.kind == DatastoreKind.S3 and "token" in spec.credentials and "key" not in spec.credentials:

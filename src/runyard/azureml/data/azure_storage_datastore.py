@@ -5,10 +5,8 @@ from runyard.azureml._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     globals(),
     {
+        "AbstractAzureStorageDatastore": "runyard.sdk.datastore:AbstractAzureStorageDatastore",
         "AzureBlobDatastore": "runyard.sdk.datastore:AzureBlobDatastore",
+        "AzureFileDatastore": "runyard.sdk.datastore:AzureFileDatastore",
     },
-    planned=(
-        "AbstractAzureStorageDatastore",
-        "AzureFileDatastore",
-    ),
 )

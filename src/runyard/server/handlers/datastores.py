@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Callable, List, Tuple, TypeVar, Union
+from typing import BinaryIO, Callable, Dict, List, Tuple, TypeVar, Union
 
 from sqlalchemy import Connection
 
@@ -15,6 +15,7 @@ from runyard.server import names
 from runyard.server.call import Call, Content, Upload
 from runyard.server.storage_work import in_storage_thread, pieces_of
 from runyard.server.threads import in_thread
+from runyard.storage.azure_files import AzureFilesDatastore
 from runyard.storage.remote import RemoteDatastore
 from runyard.storage.services import check_endpoint, check_spec
 from runyard.storage.vault import Vault
@@ -50,9 +51,17 @@ async def register_datastore(call: Call) -> Datastore:
     shown = Datastore(
         spec.name, call.workspace, spec.kind, False, call.user, call.now, spec.root, spec.account, spec.endpoint
     )
-    if shown.is_remote and not spec.skip_validation:
-        await in_storage_thread(_key(shown), lambda: RemoteDatastore(shown, dict(spec.credentials)).check())
+    if shown.is_remote and (spec.create_if_not_exists or not spec.skip_validation):
+        await in_storage_thread(_key(shown), _look_at, shown, spec)
     return await in_thread(_save, call, spec)
+
+
+def _look_at(store: Datastore, spec: DatastoreSpec) -> None:
+    files = _opened(store, dict(spec.credentials))
+    if spec.create_if_not_exists:
+        files.make_root()
+    if not spec.skip_validation:
+        files.check()
 
 
 def _save(call: Call, spec: DatastoreSpec) -> Datastore:
@@ -125,7 +134,12 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Fi
 @lru_cache(maxsize=KEPT_MAX)
 def _remote(vault: Vault, store: Datastore, secret: str) -> RemoteDatastore:
     """Its connections are kept: to make them anew costs more than to read a small file."""
-    return RemoteDatastore(store, vault.unlock(secret))
+    return _opened(store, vault.unlock(secret))
+
+
+def _opened(store: Datastore, credentials: Dict[str, str]) -> RemoteDatastore:
+    kind = AzureFilesDatastore if store.kind == DatastoreKind.AZURE_FILE else RemoteDatastore
+    return kind(store, credentials)
 
 
 def _open(files: Files, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:
