@@ -4,6 +4,7 @@ import pytest
 
 from runyard.environments.pins import choose_interpreter, requirement_name, split_conda, to_pep440, translate
 from runyard.environments.pythons import Interpreter
+from runyard.environments.uv import dated
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import CondaSpec
 
@@ -115,3 +116,17 @@ def test_without_that_minor_version_the_error_lists_the_hosts_pythons(wanted: st
     with pytest.raises(EnvironmentBuildError, match=r"this host has 3\.8, 3\.9, 3\.11") as caught:
         choose_interpreter(wanted, HOST, "3.11")
     assert wanted.lstrip("=") in str(caught.value)
+
+
+def test_what_v1_read_tables_with_becomes_what_reads_them_here() -> None:
+    wish = translate(CondaSpec(pip=("azureml-dataprep[pandas,fuse]>=1.1", "azureml-defaults", "scikit-learn==0.20.3")))
+    assert wish.requirements == ("pyarrow>=6", "pandas", "scikit-learn==0.20.3")
+    assert next((note.subject, note.got) for note in wish.notes) == ("azureml-dataprep", "pyarrow>=6 pandas")
+
+
+def test_engine_that_reads_tables_is_exempt_from_the_day() -> None:
+    assert dated(None, ["pyarrow>=6"]) == []
+    assert dated("2020-09-01", ["numpy"]) == ["--exclude-newer", "2020-09-01"]
+    exempt = dated("2020-09-01", ["numpy", "pyarrow>=6"])
+    assert exempt[:3] == ["--exclude-newer", "2020-09-01", "--exclude-newer-package"]
+    assert exempt[3].startswith("pyarrow=")

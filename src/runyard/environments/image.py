@@ -6,6 +6,7 @@ from typing import Dict, List, Optional, Sequence
 
 from runyard.environments.engine import Engine
 from runyard.environments.pins import requirement_name
+from runyard.environments.uv import dated
 from runyard.protocol.environments import DockerSpec, ImageSource, Lock, SourceBuild
 from runyard.protocol.record import record
 
@@ -95,7 +96,7 @@ def dockerfile_of(lock: Lock, base: str, files: BuildFiles, engine: Engine) -> s
     secret = f"--mount=type=secret,id=requirements,target={TOOLS}-requirements.txt " if engine.can_mount else ""
     requirements = f"{TOOLS}-requirements.txt" if engine.can_mount else f"{TOOLS}/requirements.txt"
     common = ["pip", "install", "--no-cache", "--python", python, "--no-deps", "--compile-bytecode"]
-    common += [] if lock.as_of is None else ["--exclude-newer", lock.as_of]
+    common += dated(lock.as_of, lock.requirements)
     common += _index_arguments(lock.options)
     if lock.requirements:
         lines.append(_run(mounts + secret, uv, *common, "-r", requirements))

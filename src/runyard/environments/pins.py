@@ -170,6 +170,9 @@ def python_note(wanted: str, taken: Interpreter) -> Optional[Note]:
     return Note("python", asked.group(1), got, "the same minor version; packages do not depend on the patch release")
 
 
+#: What v1's packages for reading tables stand for here; older Arrows lack what our reader calls.
+TABLE_ENGINE = "pyarrow>=6"
+_READS_TABLES = ("azureml-dataprep", "azureml-dataset-runtime")
 _CONDA_LINE = re.compile(r"^([A-Za-z0-9_][A-Za-z0-9_.\-]*)((?:\s*[=<>!~].*|\s+[0-9*].*)?)$")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._\-]*[A-Za-z0-9])?)\s*(?:$|[\[=<>!~;@\s(])")
 _VERSION = re.compile(r"^[0-9][A-Za-z0-9_.+!*\-]*$")
@@ -180,7 +183,11 @@ _PASSED_OPTIONS = (
 
 def _take_pip_line(line: str, requirements: List[str], options: List[str], notes: List[Note]) -> None:
     name = requirement_name(line)
-    if name == "azureml" or name.startswith("azureml-"):
+    if name in _READS_TABLES:
+        brought = [TABLE_ENGINE, *(["pandas"] if "pandas" in extras_of(line) else [])]
+        notes.append(Note(name, without_credentials(line), " ".join(brought), "what reads tables here"))
+        requirements.extend(one for one in brought if one not in requirements)
+    elif name == "azureml" or name.startswith("azureml-"):
         notes.append(Note(name, without_credentials(line), "", "Runyard's own kit provides it"))
     elif not line.startswith("-"):
         requirements.append(line)

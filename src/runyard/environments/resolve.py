@@ -14,7 +14,7 @@ from runyard.environments.pins import PipWish, translate
 from runyard.environments.pythons import Interpreter, find_interpreters, minor_of, probe
 from runyard.environments.spec import check_day
 from runyard.environments.stored_files import Fetch, bring, local_line, name_of, stored_in, stored_line
-from runyard.environments.uv import Log, UvResult, run_uv
+from runyard.environments.uv import Log, UvResult, dated, run_uv
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, Note, has_sealed, lock_digest
 from runyard.protocol.record import record
@@ -205,8 +205,7 @@ def _pinned(wish: PipWish, journey: "Journey", call: _Call) -> Tuple[str, ...]:
 def _compile_arguments(journey: "Journey", cache_folder: str, options: Sequence[str]) -> List[str]:
     arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-python-downloads"]
     arguments += ["--python", journey.interpreter.path, "--cache-dir", cache_folder]
-    if journey.as_of is not None:
-        arguments += ["--exclude-newer", journey.as_of]
+    arguments += dated(journey.as_of, journey.requirements)
     if "--pre" in options:
         arguments += ["--prerelease", "allow"]
     return arguments + index_arguments(options)

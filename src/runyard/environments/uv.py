@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ _KEPT = (
     "XDG_DATA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "CC", "CXX",
     "CFLAGS", "LDFLAGS", "CUDA_HOME", "PKG_CONFIG_PATH", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK",
 )  # fmt: skip
+#: Later than any package.
+FAR_AWAY = "2999-01-01"
 _KEPT_ANY_CASE = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 #: uv reads no setting of pip's; a host that is set up for pip works all the same.
@@ -56,6 +59,17 @@ class UvResult:
     output: str
     #: The last lines of its messages, without credentials.
     tail: Tuple[str, ...]
+
+
+def dated(as_of: Optional[str], requirements: Sequence[str]) -> List[str]:
+    """How uv is told to take only what was there on that day; None: whatever there is.
+
+    The engine that reads our tables is exempt: it belongs to Runyard, and the environments of 2020 are older than it.
+    """
+    if as_of is None:
+        return []
+    is_exempt = any(re.match(r"pyarrow\s*(>=6$|==)", one) for one in requirements)
+    return ["--exclude-newer", as_of, *(["--exclude-newer-package", f"pyarrow={FAR_AWAY}"] if is_exempt else [])]
 
 
 def find_uv() -> str:

@@ -13,7 +13,7 @@ from runyard.environments.pins import OLDEST_PYTHON, conda_lines, translate, wan
 from runyard.environments.pythons import running_minor
 from runyard.environments.stored_files import local_line
 from runyard.environments.task import BuildTask
-from runyard.environments.uv import Log, UvResult, run_tool, run_uv
+from runyard.environments.uv import Log, UvResult, dated, run_tool, run_uv
 from runyard.environments.with_uv import bytecode_folder
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import Builder, CondaSpec, EnvironmentSpec, Lock, Note
@@ -134,7 +134,7 @@ def _install_with_pip(task: BuildTask) -> None:
     path = task.folder + ".requirements"
     arguments = ["pip", "install", "--link-mode", "hardlink", "--python", os.path.join(task.folder, "bin", "python")]
     arguments += ["--break-system-packages", "--cache-dir", task.cache_folder]
-    arguments += [] if lock.as_of is None else ["--exclude-newer", lock.as_of]
+    arguments += dated(lock.as_of, lock.requirements)
     lines = [*(one for one in lock.options if one != "--pre"), *lock.requirements]
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:

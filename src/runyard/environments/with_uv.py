@@ -12,7 +12,7 @@ from runyard.environments.recipes import missing_programs
 from runyard.environments.resolve import index_arguments
 from runyard.environments.stored_files import local_line
 from runyard.environments.task import BuildTask
-from runyard.environments.uv import UvResult, run_uv
+from runyard.environments.uv import UvResult, dated, run_uv
 from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import SourceBuild
 from runyard.protocol.record import record
@@ -106,7 +106,7 @@ class _Install:
     def _place(self) -> List[str]:
         found = ["--python", _python_in(self.task.folder), "--cache-dir", self.task.cache_folder]
         # Sources are built with the tools of their day: those of today no longer take them.
-        return found if self.task.lock.as_of is None else [*found, "--exclude-newer", self.task.lock.as_of]
+        return [*found, *dated(self.task.lock.as_of, self.task.lock.requirements)]
 
     def _run(self, arguments: List[str], variables: Optional[Mapping[str, str]] = None) -> UvResult:
         result = run_uv(
