@@ -13,10 +13,12 @@ import pytest
 from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.client.local_server import connect
+from runyard.errors import UserErrorException
 from runyard.sdk.run import Run
 from runyard.sdk.session import forget_server
 from tests.emulators.fault_proxy import DOWN, FaultProxy, start_fault_proxy
 from tests.emulators.servers import S3, STORAGE, Azurite
+from tests.faults.house import wait_until
 
 pytestmark = STORAGE
 
@@ -201,3 +203,49 @@ def test_mount_is_gone_after_a_run_that_was_killed(
     assert str(home) not in Path("/proc/self/mountinfo").read_text()
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listed.splitlines() if "runner.mounted" in line and str(home) in line]
+
+
+def test_dataset_is_mounted_in_the_client_for_as_long_as_it_is_wanted(
+    workspace: Workspace, bucket: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "here.txt").write_text("here")
+    far = _upload(bucket, tmp_path, "client", {"deep/x.bin": BIG[:5_000_000], "y": b"y"})
+    both = Dataset.File.from_files([str(tmp_path / "here.txt"), (bucket, "client")])
+    with far.mount() as mounted:
+        assert os.path.ismount(mounted.mount_point)
+        assert (Path(mounted.mount_point) / "deep" / "x.bin").read_bytes() == BIG[:5_000_000]
+        with pytest.raises(OSError, match="Read-only"):
+            (Path(mounted.mount_point) / "new").write_text("x")
+        point = mounted.mount_point
+    assert not os.path.exists(point)
+    given = tmp_path / "given"
+    context = both.mount(str(given))
+    context.start()
+    assert (given / "here.txt").read_text() == "here"
+    assert (given / "client" / "y").read_bytes() == b"y"
+    with pytest.raises(UserErrorException, match="is not empty"):
+        far.mount(str(given)).start()
+    context.stop()
+    assert list(given.iterdir()) == []
+
+
+def test_client_without_fuse_gets_copies_and_one_that_is_killed_leaves_no_mount(
+    workspace: Workspace, home: Path, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = _upload(bucket, tmp_path, "killed-client", {"y": b"y"})
+    far.register(workspace, "for-a-killed-client", create_new_version=True)
+    code = (
+        "import os, signal; from runyard.azureml.core import Dataset, Workspace\n"
+        "context = Dataset.get_by_name(Workspace.get('storage'), 'for-a-killed-client').mount(r'{}')\n"
+        "context.start(); print(os.path.ismount(context.mount_point), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    (tmp_path / "point").mkdir()
+    words = [sys.executable, "-c", code.format(tmp_path / "point")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "src"})
+    assert done.stdout == "True\n", done.stderr
+    wait_until(lambda: str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "the mount is gone")
+    monkeypatch.setattr("runyard.runner.mount.DEVICE", "/dev/no-such-device")
+    with far.mount() as mounted:
+        assert not os.path.ismount(mounted.mount_point)
+        assert (Path(mounted.mount_point) / "y").read_bytes() == b"y"

@@ -22,3 +22,4 @@ class MountedInput:
     """All of them."""
 
     files: Tuple[MountedFile, ...]
+    workspace: str

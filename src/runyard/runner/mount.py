@@ -4,9 +4,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from runyard.files.cache import BYTES_MAX, ContentCache
 from runyard.protocol.mounted import MountedFile, MountedInput
@@ -52,30 +53,54 @@ def mount(folder: AttemptFolder, name: str, files: Sequence[MountedFile]) -> str
     """Mount these files at the input's folder; returns '' or why it could not be, and then nothing is left of it."""
     target = folder.inputs / name
     target.mkdir(parents=True, exist_ok=True)
-    spec_file(folder, name).write_text(dumps(MountedInput(tuple(files))))
-    log = folder.path / f"mount-{name}.log"
-    with open(str(log), "wb") as output:
+    told = MountedInput(tuple(files), folder.plan.workspace)
+    spec_file(folder, name).write_text(dumps(told))
+    # What ends the attempt's processes finds it by its key; what stops the runner passes it by.
+    process, reason = serve([str(folder.path), name], str(target), {"RUNYARD_KEY": folder.key})
+    if process is not None:
+        _processes.append(process)
+    return reason
+
+
+def serve(
+    words: Sequence[str], target: str, variables: Mapping[str, str]
+) -> "Tuple[Optional[subprocess.Popen[bytes]], str]":
+    """Start the process that serves a mount at ``target``; returns it, or None and why the mount is not there."""
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runyard.runner.mounted", str(folder.path), name],
+            [sys.executable, "-m", "runyard.runner.mounted", *words],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            # What ends the attempt's processes finds it by its key; what stops the runner passes it by.
-            env={**os.environ, "RUNYARD_KEY": folder.key},
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **variables},
             start_new_session=True,
         )
-    ends_at = time.monotonic() + MOUNT_S
-    while time.monotonic() < ends_at and process.poll() is None:
-        if os.path.ismount(str(target)):
-            _read_further_ahead(target)
-            _processes.append(process)
-            return ""
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    unmount_all(folder)
-    told = log.read_text("utf-8", "replace").strip().splitlines()
-    return told[-1] if told else f"it was not there after {MOUNT_S:.0f} seconds"
+        ends_at = time.monotonic() + MOUNT_S
+        while time.monotonic() < ends_at and process.poll() is None:
+            if os.path.ismount(target):
+                _read_further_ahead(target)
+                return process, ""
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        unmount(target)
+        log.seek(0)
+        told = log.read().decode("utf-8", "replace").strip().splitlines()
+        return None, told[-1] if told else f"it was not there after {MOUNT_S:.0f} seconds"
+
+
+def unmount(target: str) -> bool:
+    """Unmount it, politely where that can be; False where it is no mount."""
+    return any(_succeeds([*words, target]) for words in _UNMOUNT)
+
+
+def wait_for_end(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a process whose mount is gone."""
+    try:
+        process.wait(UNMOUNT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def unmount_all(folder: AttemptFolder) -> None:
@@ -83,14 +108,9 @@ def unmount_all(folder: AttemptFolder) -> None:
     if not any(name.startswith("mount-") for name in os.listdir(str(folder.path))):
         return
     for target in list(_mounted_below(os.path.realpath(str(folder.inputs)))):
-        any(_succeeds([*words, target]) for words in _UNMOUNT)
+        unmount(target)
     while _processes:
-        process = _processes.pop()
-        try:
-            process.wait(UNMOUNT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        wait_for_end(_processes.pop())
 
 
 def _succeeds(words: List[str]) -> bool:
@@ -114,9 +134,9 @@ def _mounted_below(folder: str) -> Iterator[str]:
                 yield target
 
 
-def _read_further_ahead(target: Path) -> None:
+def _read_further_ahead(target: str) -> None:
     """Let the kernel ask for a megabyte at once, where this user may say so; it asks for an eighth by itself."""
-    device = os.stat(str(target)).st_dev
+    device = os.stat(target).st_dev
     try:
         with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", "w") as file:
             file.write("1024")

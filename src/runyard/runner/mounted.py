@@ -1,8 +1,9 @@
 """A mounted input: its remote files as a read-only file system, brought when they are read.
 
-A process of its own for each input, since what a file system's process does must never wait for what reads it:
-``python -m runyard.runner.mounted ATTEMPT-FOLDER INPUT``. A file is brought whole into the node's cache, and is read
-while it comes; one that is larger than the cache is read through, block by block. FUSE by the libfuse of this machine.
+A process of its own for each mount, since what a file system's process does must never wait for what reads it:
+``python -m runyard.runner.mounted ATTEMPT-FOLDER INPUT``, and outside of a run ``--client SPEC CACHE MOUNT-POINT``. A
+file is brought whole into the node's cache, and is read while it comes; one that is larger than the cache is read
+through, block by block. FUSE by the libfuse of this machine.
 """
 
 import errno
@@ -15,18 +16,19 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from queue import Queue
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 
 import mfusepy
 
 from runyard.client.downloads import AT_ONCE, Downloads, Wanted
 from runyard.client.http import Server, file_resolver
+from runyard.client.local_server import connect
 from runyard.errors import RunyardError, ServiceException
 from runyard.files.cache import ContentCache, Entry
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.wire import loads
 from runyard.runner.folder import AttemptFolder
-from runyard.runner.mount import PATIENCE_S, open_cache, spec_file
+from runyard.runner.mount import PATIENCE_S, open_cache, spec_file, unmount
 
 #: What is brought ahead: everything, if it is at most this share of the cache; else as many files behind an opened one.
 AHEAD_SHARE, AHEAD_FILES = 0.25, 16
@@ -36,6 +38,10 @@ BLOCK_BYTES, BLOCKS_MAX = 4 << 20, 16
 KEPT_S = 86_400.0
 #: Read size that the kernel is asked for, bytes.
 READ_BYTES = 1 << 20
+#: How often it is looked whether whoever mounted a dataset is there still, seconds.
+WATCH_S = 1.0
+
+Note = Callable[[str], None]
 
 
 class Content:
@@ -109,7 +115,7 @@ class Content:
                     self._receive(key)
         except (RunyardError, OSError) as error:
             failure = str(error)
-            self._mount.folder.note(f"{self._wanted.shown} cannot be read: {failure}")
+            self._mount.note(f"{self._wanted.shown} cannot be read: {failure}")
         with self._changed:
             self._is_coming, self._failure = False, failure
             self._let_go()
@@ -219,14 +225,14 @@ class Through:
     def _ask(self, number: int) -> bytes:
         one, mount = self._wanted, self._mount
         query = {"offset": number * BLOCK_BYTES, "length": BLOCK_BYTES, "tag": one.tag or None}
-        names = {"workspace": mount.folder.plan.workspace, "name": one.datastore, "path": one.path}
+        names = {"workspace": mount.workspace, "name": one.datastore, "path": one.path}
         ends_at = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return b"".join(mount.server.stream("read_datastore_file", query, **names))
             except RunyardError as error:
                 if time.monotonic() > ends_at or not isinstance(error, ServiceException):
-                    mount.folder.note(f"{one.shown} cannot be read: {error}")
+                    mount.note(f"{one.shown} cannot be read: {error}")
                     raise mfusepy.FuseOSError(errno.EIO) from None
                 time.sleep(1.0)
 
@@ -236,18 +242,18 @@ class Mount(mfusepy.Operations):  # type: ignore[misc]
 
     use_ns = True
 
-    def __init__(
-        self, folder: AttemptFolder, server: Server, cache: ContentCache, files: Tuple[MountedFile, ...]
-    ) -> None:
-        self.folder = folder
+    def __init__(self, told: MountedInput, server: Server, cache: ContentCache, note: Note) -> None:
+        self.workspace = told.workspace
         self.server = server
         self.cache = cache
-        self.downloads = Downloads(server, folder.plan.workspace, False, patience_s=PATIENCE_S)
+        #: Says a sentence where the reader will look for it.
+        self.note = note
+        self.downloads = Downloads(server, told.workspace, False, patience_s=PATIENCE_S)
         self._folders: Dict[str, Set[str]] = {"/": set()}
         self._links: Dict[str, str] = {}
         self._contents: Dict[str, Union[Content, Through]] = {}
         self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid(), "st_mtime": time.time_ns()}
-        for one in files:
+        for one in told.files:
             self._add(one)
         self._order = list(self._contents.values())
         self._places = {path: place for place, path in enumerate(self._contents)}
@@ -331,16 +337,33 @@ class Mount(mfusepy.Operations):  # type: ignore[misc]
 
 
 def main(path: str, name: str) -> None:
-    """Serve the input until it is unmounted."""
+    """Serve an attempt's input until it is unmounted."""
     folder = AttemptFolder(path)
     facts = folder.facts
     resolve = (
         file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
     )
-    _allow_many_files()
     told = loads(MountedInput, spec_file(folder, name).read_text())
-    mount = Mount(folder, Server(resolve, folder.secret), open_cache(folder), told.files)
-    mfusepy.FUSE(mount, str(folder.inputs / name), foreground=True, ro=True, fsname="runyard", max_read=READ_BYTES)
+    _serve(Mount(told, Server(resolve, folder.secret), open_cache(folder), folder.note), str(folder.inputs / name))
+
+
+def main_of_client(spec: str, cache: str, target: str) -> None:
+    """Serve a dataset until it is unmounted, or whoever mounted it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        unmount(target)
+
+    threading.Thread(target=watch, daemon=True).start()
+    told = loads(MountedInput, Path(spec).read_text())
+    _serve(Mount(told, connect(start=False), ContentCache(cache), print), target)
+
+
+def _serve(mount: Mount, target: str) -> None:
+    _allow_many_files()
+    mfusepy.FUSE(mount, target, foreground=True, ro=True, fsname="runyard", max_read=READ_BYTES)
 
 
 def _allow_many_files() -> None:
@@ -349,4 +372,7 @@ def _allow_many_files() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    if sys.argv[1] == "--client":
+        main_of_client(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

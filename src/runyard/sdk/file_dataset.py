@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
 from runyard.errors import UserErrorException
@@ -15,6 +15,9 @@ from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AbstractAzureStorageDatastore
+
+if TYPE_CHECKING:
+    from runyard.sdk.dataset_mount import MountContext
 
 
 class FileDataset(AbstractDataset):
@@ -34,6 +37,15 @@ class FileDataset(AbstractDataset):
         from runyard.sdk.dataset_download import download
 
         return download(self._sources, self._workspace, self._steps, target_path, overwrite, ignore_not_found)
+
+    def mount(self, mount_point: Optional[str] = None, **_: Any) -> "MountContext":
+        """The files below a folder of this machine, for the time of a ``with``, or between ``start`` and ``stop``.
+
+        ``mount_point``: an empty folder; without one a temporary folder is made.
+        """
+        from runyard.sdk.dataset_mount import MountContext
+
+        return MountContext(chosen_files(self._sources, self._workspace, self._steps), self._workspace, mount_point)
 
     def as_mount(self, path_on_compute: Optional[str] = None) -> DatasetConsumptionConfig:
         """Mounted in the run: links where the files lie on its disk, else fetched before the script starts."""

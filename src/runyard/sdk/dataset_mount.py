@@ -1,0 +1,124 @@
+"""A dataset mounted on this machine (``FileDataset.mount``): links, and what is far away by FUSE or as copies."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, List, Optional, Type
+
+from runyard.client.downloads import Downloads, Wanted
+from runyard.client.home import home_folder
+from runyard.errors import UserErrorException
+from runyard.files.cache import ContentCache
+from runyard.files.inside import join_inside
+from runyard.protocol.mounted import MountedFile, MountedInput
+from runyard.protocol.mounts import DataFile
+from runyard.protocol.trees import check_path
+from runyard.sdk.progress import Progress
+from runyard.sdk.session import current_server, is_in_run
+
+
+class MountContext:
+    """Use it as a context, or call ``start`` and ``stop``; the files are below ``mount_point`` between the two."""
+
+    def __init__(self, files: List[DataFile], workspace: Any, mount_point: Optional[str]) -> None:
+        self._files = files
+        self._workspace = workspace
+        self._given = mount_point
+        self._folder: Optional[str] = None
+        self._mount: Any = None
+
+    @property
+    def mount_point(self) -> str:
+        """The folder with the files. UserErrorException before ``start``, if none was given."""
+        if self._given is None and self._folder is None:
+            raise UserErrorException("The dataset is not mounted yet; call start().")
+        return os.path.abspath(self._given or str(self._folder))
+
+    def start(self) -> None:
+        """Mount it. UserErrorException where the folder that was given is not empty."""
+        if self._folder is not None:
+            return
+        folder = self._given or tempfile.mkdtemp(prefix="runyard-mount-")
+        os.makedirs(folder, exist_ok=True)
+        if os.listdir(folder):
+            raise UserErrorException(f"The mount point {folder!r} is not empty; name another folder.")
+        self._folder = folder
+        try:
+            self._fill(folder)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Take the mount away; the folder is left empty, or is gone if it was made for it."""
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        if self._mount is not None:
+            self._mount.stop()
+            self._mount = None
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+        if self._given is None:
+            os.rmdir(folder)
+
+    def __enter__(self) -> "MountContext":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.stop()
+
+    def _fill(self, folder: str) -> None:
+        far = [one for one in self._files if one.source.file is None]
+        if far and all(one.source.url is None for one in far) and self._mounts(folder):
+            return
+        targets = {one.relative: _place(folder, one.relative) for one in self._files}
+        for one in self._files:
+            if one.source.file is not None:
+                os.makedirs(os.path.dirname(targets[one.relative]), exist_ok=True)
+                os.symlink(os.path.realpath(one.origin), targets[one.relative])
+        self._download([_wanted(one, targets[one.relative]) for one in far])
+
+    def _mounts(self, folder: str) -> bool:
+        """Mount by FUSE, where this machine can."""
+        if is_in_run():
+            return False
+        # Not in a job's kit: a job has its data bound.
+        from runyard.runner.client_mount import ClientMount
+
+        told = MountedInput(tuple(_mounted(one) for one in self._files), self._workspace.name)
+        self._mount = ClientMount.start(folder, told, os.path.join(str(home_folder()), "cache", "data"))
+        return self._mount is not None
+
+    def _download(self, wanted: List[Wanted]) -> None:
+        if not wanted:
+            return
+        cache = ContentCache(os.path.join(str(home_folder()), "cache", "data"))
+        server = current_server() if any(one.url is None for one in wanted) else None
+        name = self._workspace.name if self._workspace is not None else ""
+        with Progress("Downloading", sum(one.size_bytes or 0 for one in wanted), len(wanted)) as progress:
+            downloads = Downloads(server, name, allow_private=True, cache=cache, may_link=True)
+            downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())
+
+
+def _place(folder: str, relative: str) -> str:
+    """The file's place below the folder; UserErrorException where it would be elsewhere."""
+    return str(join_inside(Path(folder), check_path(relative.replace(os.sep, "/"))))
+
+
+def _wanted(one: DataFile, target: str) -> Wanted:
+    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)
+
+
+def _mounted(one: DataFile) -> MountedFile:
+    if one.source.file is not None:
+        return MountedFile(one.relative, link=os.path.realpath(one.origin))
+    return MountedFile(one.relative, one.source.datastore or "", one.origin, one.size_bytes or 0, one.tag)
