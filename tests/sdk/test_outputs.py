@@ -88,6 +88,10 @@ def test_output_becomes_a_dataset_that_the_next_run_reads(workspace: Workspace, 
             "outputDetails": {"outputName": "prepared", "mechanism": "Mount"},
         }
     ]
+    place = {"datastoreName": "workspaceblobstore", "relativePath": "dataset/{run-id}/{output-name}"}
+    assert details["runDefinition"]["outputData"] == {
+        "prepared": {"outputLocation": {"dataPath": place}, "mechanism": "Mount"}
+    }
     second = _submit(workspace, tmp_path, READ, [dataset.as_named_input("digits").as_mount()])
     second.wait_for_completion()
     assert "found deep/c.csv deep/c.csv" in _log(second, tmp_path)

@@ -218,6 +218,13 @@ def _definition(record: RunRecord) -> Dict[str, Any]:
         "maxRunDurationSeconds": spec.max_run_duration_s,
         "dataReferences": {one.name: {"dataStoreName": one.datastore} for one in spec.inputs if one.datastore},
         "data": {one.name: {"datasetId": one.dataset_id} for one in spec.inputs if one.dataset_id},
+        "outputData": {
+            one.name: {
+                "outputLocation": {"dataPath": {"datastoreName": one.datastore, "relativePath": one.path}},
+                "mechanism": one.mode.capitalize(),
+            }
+            for one in spec.outputs
+        },
         "environment": {
             "name": environment.name,
             "version": environment.version,
