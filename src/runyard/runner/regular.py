@@ -10,7 +10,7 @@ from runyard.protocol.trees import PART_BYTES_MAX
 #: What is kept of a name that is longer than a record allows, UTF-8 bytes.
 NAME_BYTES_MAX = 200
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
 #: What a quoted character looks like: a name that holds one already is quoted too, so that no two become one.
 _QUOTED = re.compile("%[0-9A-F]{2}")
 
@@ -50,14 +50,14 @@ def _is_regular(path: str, root: str, notices: Dict[str, None]) -> bool:
 
 
 def record_name(path: str) -> str:
-    """A name that every store and page can show: control characters and backslashes as %XX.
+    """A name that every store and page can show: control characters, backslashes, bytes that are no text as %XX.
 
     A part that is too long is cut, and told from its like by a digest.
     """
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    quoted = text
-    if _UNSAFE.search(text) or _QUOTED.search(text):
-        quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)):02X}", text.replace("%", "%25"))
+    quoted = path
+    if _UNSAFE.search(path) or _QUOTED.search(path):
+        # A byte that is no text is U+DC00 and itself (PEP 383).
+        quoted = _UNSAFE.sub(lambda found: f"%{ord(found.group(0)) & 0xFF:02X}", path.replace("%", "%25"))
     return "/".join(_shortened(part) if len(part.encode()) > PART_BYTES_MAX else part for part in quoted.split("/"))
 
 
