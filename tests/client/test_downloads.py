@@ -174,6 +174,17 @@ def test_cache_serves_the_second_time_and_never_a_damaged_content(
     assert (tmp_path / "c" / "in" / "00").read_bytes() == b"0"
 
 
+def test_cache_that_holds_two_files_serves_many_at_once(
+    workspace: Workspace, files: Path, server: Server, tmp_path: Path
+) -> None:
+    cache = ContentCache(str(tmp_path / "cache"), 4)
+    for turn in range(10):
+        wanted = _wanted(workspace, tmp_path / f"to{turn}")
+        small = [one for one in wanted if (one.size_bytes or 0) <= 2]
+        Downloads(server, "downloads", False, cache, may_link=True).carry_out(small)
+        assert [Path(one.target).read_bytes() for one in small] == [b"%d" % number for number in range(30)]
+
+
 def test_stop_ends_what_is_on_its_way(
     workspace: Workspace, files: Path, server: Server, proxy: FaultProxy, tmp_path: Path
 ) -> None:

@@ -137,7 +137,6 @@ class Downloads:
         key = self.key(one)
         with cache.lock(key):
             entry = self._cached(cache, key, one)
-        self._place(entry, one.target)
         return Received(one, entry.size_bytes, entry.sha256, entry.etag)
 
     def key(self, one: Wanted) -> str:
@@ -148,9 +147,9 @@ class Downloads:
         return cache_key("datastore", self._workspace, one.datastore, one.path, str(one.size_bytes), one.tag)
 
     def _cached(self, cache: ContentCache, key: str, one: Wanted) -> Entry:
-        """The content in the cache, brought there if it is not, or is another by now."""
+        """The content at its target and in the cache, brought there if it is not, or is another by now."""
         entry = cache.find(key)
-        if entry is not None and one.url is None and one.tag:
+        if entry is not None and one.url is None and one.tag and self._is_placed(entry, one.target):
             self._on_bytes(entry.size_bytes)
             return entry
         known = None
@@ -160,10 +159,15 @@ class Downloads:
         try:
             found = self._receive_with_room(cache, one, path, known)
             if found is None and entry is not None:
-                self._on_bytes(entry.size_bytes)
-                return entry
+                if self._is_placed(entry, one.target):
+                    self._on_bytes(entry.size_bytes)
+                    return entry
+                found = self._receive_with_room(cache, one, path, None)
             assert found is not None
-            return cache.keep(key, path, Entry(path, found.size_bytes, found.sha256, found.etag, found.modified))
+            entry = Entry(path, found.size_bytes, found.sha256, found.etag, found.modified)
+            # Before it is kept: what others bring may drive it out at once.
+            self._place(entry, one.target)
+            return cache.keep(key, path, entry)
         finally:
             if os.path.exists(path):
                 os.unlink(path)
@@ -243,6 +247,14 @@ class Downloads:
         if self._stop.is_set():
             raise Stopped
         self._on_bytes(size)
+
+    def _is_placed(self, entry: Entry, target: str) -> bool:
+        """Place it; False where it was driven out of the cache meanwhile."""
+        try:
+            self._place(entry, target)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _place(self, entry: Entry, target: str) -> None:
         """The cached content under its name in the target's folder, all of it or nothing."""
