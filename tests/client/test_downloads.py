@@ -174,6 +174,16 @@ def test_cache_serves_the_second_time_and_never_a_damaged_content(
     assert (tmp_path / "c" / "in" / "00").read_bytes() == b"0"
 
 
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_file_of_the_longest_name_comes(workspace: Workspace, server: Server, tmp_path: Path, is_cached: bool) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / ("n" * 255)).write_bytes(b"long")
+    workspace.get_default_datastore().upload(str(tmp_path / "up"), "long", overwrite=True, show_progress=False)
+    cache = ContentCache(str(tmp_path / "cache")) if is_cached else None
+    Downloads(server, "downloads", False, cache).carry_out(_wanted(workspace, tmp_path, "long"))
+    assert [(one.name, one.read_bytes()) for one in (tmp_path / "long").iterdir()] == [("n" * 255, b"long")]
+
+
 def test_cache_that_holds_two_files_serves_many_at_once(
     workspace: Workspace, files: Path, server: Server, tmp_path: Path
 ) -> None:

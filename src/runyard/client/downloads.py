@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Type
 from runyard.client.http import Server
 from runyard.errors import AzureMLException, ServerUnreachableError, ServiceException, StorageFullError
 from runyard.files.cache import ContentCache, Entry, cache_key
-from runyard.files.fetch import Fetched, fetch
+from runyard.files.fetch import Fetched, fetch, partial_name
 from runyard.files.layout import DISK_FULL
 from runyard.protocol.record import record
 
@@ -197,7 +197,7 @@ class Downloads:
         return found
 
     def _receive_from_datastore(self, one: Wanted, path: str) -> Fetched:
-        partial = f"{path}.{os.urandom(4).hex()}.part"
+        partial = partial_name(path)
         try:
             with open(partial, "wb") as file:
                 digest = self.take_up(one, file)
@@ -264,7 +264,7 @@ class Downloads:
                 return
             except OSError:
                 pass  # another disk, or a file system without links
-        other = f"{target}.{os.urandom(4).hex()}.part"
+        other = partial_name(target)
         try:
             shutil.copyfile(entry.path, other)
             if os.path.getsize(other) != entry.size_bytes:

@@ -94,6 +94,11 @@ def fetch(
         download.clean_up()
 
 
+def partial_name(target: str) -> str:
+    """A new name beside ``target`` for a file on its way there; the target's own may be as long as names can be."""
+    return os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.part")
+
+
 class _Broken(Exception):
     """The transfer ended before its time; it may go on."""
 
@@ -117,7 +122,7 @@ class _Download:
         self._progress = progress
         self._resolver = resolver
         self._ends_at = time.monotonic() + limits.total_s
-        self._partial = f"{target}.{os.urandom(4).hex()}.part"
+        self._partial = partial_name(target)
         self._hasher = sha256()
         self._size = 0
         self._validator: Optional[str] = None
