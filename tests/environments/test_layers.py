@@ -152,3 +152,46 @@ def test_layers_go_with_the_last_environment_that_has_them(builder: Builder) -> 
 )
 def test_pin_that_may_mean_other_bytes_is_not_kept(pin: str, is_it: bool) -> None:
     assert is_fixed(pin) == is_it
+
+
+def test_layer_changed_behind_its_metadata_is_installed_whole(builder: Builder, index: Path) -> None:
+    # "deep/part" sorts behind "deep-1.0.dist-info", by which the installer knows what is there already.
+    whole_wheel(index, "deep", {"deep/__init__.py": "", "deep/part/__init__.py": "NAME = 'deep'\n"})
+    first = builder.build("deep")
+    (module,) = (Path(first.interpreter).parent.parent / "lib").rglob("part/__init__.py")
+    with open(module, "a") as stream:
+        stream.write("NAME = 'changed by a script'\n")
+    again = builder.build("deep", "one")
+    assert answer(again, "import deep.part; print(deep.part.NAME)") == "deep"
+    third = builder.build("deep", "one", "two")
+    assert answer(third, "import deep.part; print(deep.part.NAME)") == "deep"
+
+
+def test_layer_that_cannot_be_linked_to_its_end_leaves_nothing(builder: Builder, tmp_path: Path) -> None:
+    builder.build("one")
+    layers = Layers(str(builder.root), running_minor(), builder.lock("one").options, None)
+    target = tmp_path / "target"
+    blocked = target / "lib" / f"python{running_minor()}" / "site-packages" / "one-1.0.dist-info" / "METADATA"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way")
+    assert layers.place(["one==1.0"], str(target)) == (["one==1.0"], [])
+    assert [path for path in target.rglob("*") if not path.is_dir()] == [blocked]
+    assert not list(target.rglob("one")), "an empty folder may count as a package"
+
+
+def test_package_without_some_of_its_files_is_not_kept(builder: Builder, tmp_path: Path) -> None:
+    folder = Path(builder.build("one").interpreter).parent.parent
+    (module,) = (folder / "lib").rglob("one/__init__.py")
+    module.unlink()
+    Layers(str(tmp_path / "other"), running_minor(), (), None).keep(["one==1.0"], str(folder))
+    assert not list((tmp_path / "other").rglob("files.json"))
+
+
+def test_skeleton_that_somebody_has_changed_is_made_anew(builder: Builder) -> None:
+    first = builder.build("one")
+    with open(Path(first.interpreter).parent.parent / "pyvenv.cfg", "a") as stream:
+        stream.write("changed = by a script\n")
+    again = builder.build("two")
+    assert answer(again, "import two; print(two.NAME)") == "two"
+    assert "by a script" not in (Path(again.interpreter).parent.parent / "pyvenv.cfg").read_text()
+    assert "by a script" in (Path(first.interpreter).parent.parent / "pyvenv.cfg").read_text()

@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from runyard.environments.pins import requirement_name
@@ -102,7 +102,7 @@ class Layers:
                 self._keep(pin, folder, owned[name] + _compiled(folder, owned[name]), {})
 
     def _recorded(self, folder: str) -> Iterator[Tuple[str, List[str]]]:
-        """Each installed package and its files (PEP 376), as paths inside the environment."""
+        """Each installed package, '' where it is not whole, and its files (PEP 376), as paths inside the environment."""
         site = os.path.join(folder, self._site)
         for name in sorted(os.listdir(site)):
             if not name.endswith(".dist-info"):
@@ -114,8 +114,9 @@ class Layers:
                         paths.append(os.path.normpath(os.path.join(self._site, row)))
             except OSError:
                 continue
-            kept = [path for path in paths if _is_inside(path) and os.path.isfile(os.path.join(folder, path))]
-            yield requirement_name(name.split("-")[0]), [path for path in kept if "__pycache__" not in path]
+            kept = [path for path in paths if _is_inside(path) and "__pycache__" not in path]
+            is_whole = all(os.path.isfile(os.path.join(folder, path)) for path in kept)
+            yield requirement_name(name.split("-")[0]) if is_whole else "", kept
 
     def _keep(self, what: str, folder: str, paths: Sequence[str], facts: Mapping[str, Any]) -> None:
         layer = self._layer(what)
@@ -195,24 +196,47 @@ def _entry(folder: str, path: str) -> Entry:
 def _link_all(source: str, entries: Sequence[Entry], target: str) -> bool:
     """Hard-link the entries below ``target``; False where that is not possible, on another disk say.
 
-    _ChangedError where one is not what it was when it was noted. By the descriptors of its thousand folders, since a
-    path of twelve parts costs as much as the link.
+    _ChangedError where one is not what it was when it was noted. Either way none of them is left there: an installer
+    takes a package for whole by its metadata alone. By the descriptors of its thousand folders, since a path of twelve
+    parts costs as much as the link.
     """
+    done: List[str] = []
+    try:
+        _link_each(source, entries, target, done)
+        return True
+    except FileNotFoundError:
+        _remove_each(target, entries, done)
+        raise _ChangedError from None
+    except OSError:
+        _remove_each(target, entries, done)
+        return False
+    except BaseException:
+        _remove_each(target, entries, done)
+        raise
+
+
+def _link_each(source: str, entries: Sequence[Entry], target: str, done: List[str]) -> None:
     by_folder: Dict[str, List[Tuple[str, Any, int]]] = {}
     for path, size, time_ns in entries:
         parent, _, name = path.rpartition("/")
         by_folder.setdefault(parent, []).append((name, size, time_ns))
-    try:
-        for parent in sorted(by_folder):
-            _make_folder(os.path.join(target, parent))
-            with _opened(os.path.join(source, parent)) as here, _opened(os.path.join(target, parent)) as there:
-                for name, size, time_ns in by_folder[parent]:
-                    _link(here, there, name, size, time_ns)
-    except FileNotFoundError:
-        raise _ChangedError from None
-    except OSError:
-        return False
-    return True
+    for parent in sorted(by_folder):
+        _make_folder(os.path.join(target, parent))
+        with _opened(os.path.join(source, parent)) as here, _opened(os.path.join(target, parent)) as there:
+            for name, size, time_ns in by_folder[parent]:
+                _link(here, there, name, size, time_ns)
+                done.append(f"{parent}/{name}" if parent else name)
+
+
+def _remove_each(folder: str, entries: Sequence[Entry], paths: Sequence[str]) -> None:
+    """And the folders of ``entries`` that are empty then: even so, one of metadata counts as a package."""
+    for path in paths:
+        with suppress(OSError):
+            os.unlink(os.path.join(folder, path))
+    parents = {path[: at.start()] for path, _, _ in entries for at in re.finditer("/", path)}
+    for parent in sorted(parents, reverse=True):
+        with suppress(OSError):
+            os.rmdir(os.path.join(folder, parent))
 
 
 @contextmanager
