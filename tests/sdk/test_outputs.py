@@ -141,6 +141,27 @@ def test_output_writes_over_nothing_unless_it_may(workspace: Workspace, tmp_path
     assert b"".join(store._read("fixed/a.csv")) == b"other"
 
 
+def test_output_that_cannot_be_stored_costs_nothing_else_of_the_record(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    script = (
+        WRITE.replace("prepared", "first")
+        + """
+os.makedirs("outputs", exist_ok=True)
+open("outputs/model.bin", "w").write("hours of work")
+open(os.path.join(sys.argv[2], "d.csv"), "w").write("more")
+"""
+    )
+    first = OutputFileDatasetConfig("prepared", (store, "taken")).as_upload()
+    second = OutputFileDatasetConfig("second", (store, "free/{run-id}")).as_upload()
+    _submit(workspace, tmp_path, script, [first, second]).wait_for_completion()
+    refused = _submit(workspace, tmp_path, script.replace("(name)", "('other')"), [first, second])
+    refused.wait_for_completion(raise_on_error=False)
+    assert refused.status == "Failed"
+    assert "'taken/" in refused.get_details()["error"]["error"]["message"]
+    assert "outputs/model.bin" in refused.get_file_names()
+    assert len(store._list(f"free/{refused.id}")) == 1
+
+
 def test_reference_in_upload_mode_stores_a_folder_that_the_script_writes(workspace: Workspace, tmp_path: Path) -> None:
     """v1's older way: a path of a datastore, to which a folder of the script's own choice goes."""
     store = workspace.get_default_datastore()

@@ -9,9 +9,18 @@ from typing import Dict, List, Set, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import FileBody
-from runyard.errors import AzureMLException, ConflictError, ServerUnreachableError, ServiceException, StorageFullError
+from runyard.errors import (
+    AuthenticationException,
+    AzureMLException,
+    ConflictError,
+    RunyardError,
+    ServerUnreachableError,
+    ServiceException,
+    StorageFullError,
+)
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
+from runyard.files.layout import DISK_FULL
 from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.outputs import OutputMode, OutputPlan
 from runyard.protocol.plan import ExitCause, Report
@@ -39,6 +48,8 @@ class Destinations:
         self._failing_since: Dict[str, float] = {}
         #: What was left out, and what went where; each once.
         self.notices: Dict[str, None] = {}
+        #: Why an output is not where it should be, for each that is not and never will be.
+        self.failures: List[str] = []
         #: How far it is, in one sentence.
         self.progress = ""
 
@@ -65,7 +76,7 @@ class Destinations:
             if output.name in self._stored or self._is_direct(output):
                 continue
             if output.mode == OutputMode.MOUNT or has_succeeded:
-                self._insist(output)
+                self._try(output)
             else:
                 self.notices[f"Output {output.name!r} was not uploaded, since the script did not succeed."] = None
             self._stored.add(output.name)
@@ -88,6 +99,20 @@ class Destinations:
     def _target(self, output: OutputPlan) -> Path:
         root = self._folder.datastore_root(output.target)
         return join_inside(root, check_path(output.target.path)) if output.target.path else root
+
+    def _try(self, output: OutputPlan) -> None:
+        """Store it, or note why that cannot be: the others, and the rest of the run's record, are stored all the same.
+
+        What may be well later is raised; so is what says that this attempt is over.
+        """
+        try:
+            self._insist(output)
+        except (ServiceException, AuthenticationException):
+            raise
+        except (RunyardError, OSError) as error:
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise
+            self.failures.append(str(error))
 
     def _insist(self, output: OutputPlan) -> None:
         """Store it; a service that does not answer is asked for some time, our own server by the caller."""

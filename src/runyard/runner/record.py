@@ -91,8 +91,11 @@ class Record:
         while True:
             try:
                 if is_small:
-                    return "", ask(self._store, STALE)
-                return "", ask(lambda: self._await(_beside(self._store)).result(), STALE)
+                    artifacts = ask(self._store, STALE)
+                else:
+                    artifacts = ask(lambda: self._await(_beside(self._store)).result(), STALE)
+                failures = " ".join(self._destinations.failures)
+                return failures and f"Its outputs could not be stored: {failures}", artifacts
             except (ServiceException, OSError) as error:
                 is_full = isinstance(error, StorageFullError) or getattr(error, "errno", None) in DISK_FULL
                 if not is_full and not isinstance(error, ServiceException):
