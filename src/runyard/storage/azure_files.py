@@ -219,6 +219,10 @@ class _Ranges(io.RawIOBase):
         self._at = max(0, start + offset)
         return self._at
 
+    def readall(self) -> bytes:
+        """All the rest, by as few questions as there can be; Python's own way asks for 8 KiB at a time."""
+        return b"".join(iter(lambda: self.read(RANGE_BYTES) or b"", b""))
+
     def readinto(self, buffer: Any) -> int:
         """Read up to the buffer's length; ServiceException where the file is another one by now."""
         length = min(len(buffer), self._size - self._at)

@@ -195,6 +195,7 @@ class _Telling:
         text = " ".join(str(error).split()) or kind.__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        if isinstance(error, PermissionError) or "uthenticat" in kind.__name__ or "Forbidden" in text:
+        refused = isinstance(error, PermissionError) or getattr(error, "status_code", 0) in (401, 403)
+        if refused or "uthenticat" in kind.__name__ or "Forbidden" in text:
             raise UserErrorException(f"Datastore {self._name!r} does not let us in: {text[:300]}") from None
         raise ServiceException(f"Datastore {self._name!r} does not answer as it should: {text[:300]}") from None
