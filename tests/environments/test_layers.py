@@ -3,13 +3,15 @@
 import os
 import shutil
 import subprocess
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runyard.environments.layers import Layers, is_fixed, layers_folder
+from runyard.environments import realise as realise_module
+from runyard.environments.layers import Layers, forget_unused_layers, is_fixed, layers_folder
 from runyard.environments.pythons import running_minor
 from runyard.environments.realise import Realised, prune, realise
 from runyard.environments.resolve import resolve
@@ -195,3 +197,41 @@ def test_skeleton_that_somebody_has_changed_is_made_anew(builder: Builder) -> No
     assert answer(again, "import two; print(two.NAME)") == "two"
     assert "by a script" not in (Path(again.interpreter).parent.parent / "pyvenv.cfg").read_text()
     assert "by a script" in (Path(first.interpreter).parent.parent / "pyvenv.cfg").read_text()
+
+
+def test_pruning_beside_a_build_goes_on(builder: Builder) -> None:
+    builder.build("one")
+    folder = builder.root / "envs" / ".building-x"
+    folder.mkdir()
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            for name in map(str, range(300)):
+                (folder / name).write_text("")
+            for path in folder.iterdir():
+                path.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        removed = [forget_unused_layers(str(builder.root)) for _ in range(200)]
+    finally:
+        is_over.set()
+        other.join()
+    assert sum(removed) == 0
+
+
+def test_environment_that_a_run_takes_while_others_are_weighed_stays(builder: Builder, monkeypatch: Any) -> None:
+    made = builder.build("one")
+    weigh = realise_module._size_bytes
+
+    def weighed_while_used(folder: str) -> int:
+        size = weigh(folder)
+        builder.build("one")
+        return size
+
+    monkeypatch.setattr(realise_module, "_size_bytes", weighed_while_used)
+    later = os.stat(made.interpreter).st_mtime + 100 * 86400 + 1e9
+    assert prune(str(builder.root), 30, 0, now=later) == []
+    assert answer(made, "import one; print(one.NAME)") == "one"

@@ -102,7 +102,7 @@ class Layers:
                 self._keep(pin, folder, owned[name] + _compiled(folder, owned[name]), {})
 
     def _recorded(self, folder: str) -> Iterator[Tuple[str, List[str]]]:
-        """Each installed package, '' where it is not whole, and its files (PEP 376), as paths inside the environment."""
+        """Each installed package, '' where it is not whole, and its files (PEP 376): paths inside the environment."""
         site = os.path.join(folder, self._site)
         for name in sorted(os.listdir(site)):
             if not name.endswith(".dist-info"):
@@ -153,8 +153,7 @@ def layers_folder(root_folder: str) -> str:
 
 def forget_unused_layers(root_folder: str) -> int:
     """Remove the layers that no environment has any more; how many. Looks at every file of every environment."""
-    envs = os.walk(os.path.join(root_folder, "envs"))
-    used = {os.lstat(os.path.join(parent, name)).st_ino for parent, _, names in envs for name in names}
+    used = set(_inodes(os.path.join(root_folder, "envs")))
     removed = 0
     for parent, folders, names in os.walk(layers_folder(root_folder)):
         if "files.json" in names:
@@ -163,6 +162,13 @@ def forget_unused_layers(root_folder: str) -> int:
                 shutil.rmtree(parent, ignore_errors=True)
                 removed += 1
     return removed
+
+
+def _inodes(folder: str) -> Iterator[int]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # A build that is under way has files come and go.
+                yield os.lstat(os.path.join(parent, name)).st_ino
 
 
 def _has_any(layer: str, inodes: Set[int]) -> bool:

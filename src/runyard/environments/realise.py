@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Collection, Iterator, List, Optional
 
@@ -145,8 +145,7 @@ def built_environments(root_folder: str) -> List[Built]:
         folder = os.path.join(envs, name)
         if _is_ready(folder, name):
             (library,) = _names(os.path.join(folder, "lib"))[:1] or [""]
-            used_at = os.stat(os.path.join(folder, _MARKER)).st_mtime
-            found.append(Built(name, library[len("python") :], _size_bytes(folder), used_at))
+            found.append(Built(name, library[len("python") :], _size_bytes(folder), _used_at(folder)))
     return sorted(found, key=lambda one: -one.used_at)
 
 
@@ -165,7 +164,7 @@ def prune(
     """
     envs = os.path.join(root_folder, "envs")
     ready = [name for name in _names(envs) if os.path.exists(os.path.join(envs, name, _MARKER))]
-    used_at = {name: os.stat(os.path.join(envs, name, _MARKER)).st_mtime for name in ready}
+    used_at = {name: _used_at(os.path.join(envs, name)) for name in ready}
     total_bytes = sum(_size_bytes(os.path.join(envs, name)) for name in ready)
     removed: List[str] = []
     for name in sorted(ready, key=lambda one: used_at[one]):
@@ -175,7 +174,7 @@ def prune(
         if unused_s < keep_days * SECONDS_A_DAY and total_bytes <= max_bytes:
             continue
         size_bytes = _size_bytes(os.path.join(envs, name))
-        if _remove(os.path.join(envs, name)):
+        if _remove(os.path.join(envs, name), used_at[name]):
             removed.append(name)
             total_bytes -= size_bytes
     forget_unused_layers(root_folder)
@@ -325,13 +324,22 @@ def _remove_leftovers(folder: str) -> None:
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
-def _remove(folder: str) -> bool:
-    """Take an environment away by one rename, then delete it; False if it is being built."""
+def _remove(folder: str, used_at: float) -> bool:
+    """Take an environment away by one rename, then delete it; False if it is being built, used by now, or gone."""
     with _lock_if_free(folder + ".lock") as is_ours:
-        if is_ours:
-            _forget_image(folder)
-            _set_aside(folder)
-        return is_ours
+        if not is_ours or _used_at(folder) != used_at:
+            return False
+        _forget_image(folder)
+        _set_aside(folder)
+        return True
+
+
+def _used_at(folder: str) -> float:
+    """Seconds since 1970; 0 where it is gone."""
+    try:
+        return os.stat(os.path.join(folder, _MARKER)).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _forget_image(folder: str) -> None:
@@ -359,5 +367,6 @@ def _size_bytes(folder: str) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            total += os.lstat(os.path.join(parent, name)).st_size
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
