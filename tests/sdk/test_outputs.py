@@ -143,14 +143,11 @@ def test_output_writes_over_nothing_unless_it_may(workspace: Workspace, tmp_path
 
 def test_output_that_cannot_be_stored_costs_nothing_else_of_the_record(workspace: Workspace, tmp_path: Path) -> None:
     store = workspace.get_default_datastore()
-    script = (
-        WRITE.replace("prepared", "first")
-        + """
+    script = f"""{WRITE}
 os.makedirs("outputs", exist_ok=True)
 open("outputs/model.bin", "w").write("hours of work")
 open(os.path.join(sys.argv[2], "d.csv"), "w").write("more")
 """
-    )
     first = OutputFileDatasetConfig("prepared", (store, "taken")).as_upload()
     second = OutputFileDatasetConfig("second", (store, "free/{run-id}")).as_upload()
     _submit(workspace, tmp_path, script, [first, second]).wait_for_completion()

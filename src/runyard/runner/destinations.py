@@ -5,7 +5,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Set, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import FileBody
@@ -19,9 +19,11 @@ from runyard.errors import (
     StorageFullError,
 )
 from runyard.files.datastores import FolderDatastore
+from runyard.files.hashing import hash_file
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL
 from runyard.protocol.datastores import DatastoreFile
+from runyard.protocol.digests import Hasher
 from runyard.protocol.outputs import OutputMode, OutputPlan
 from runyard.protocol.plan import ExitCause, Report
 from runyard.protocol.trees import check_path
@@ -30,6 +32,8 @@ from runyard.runner.regular import record_name, regular_files
 
 #: Files of one output that are on their way at once.
 AT_ONCE = 4
+#: Read size, bytes.
+PIECE_BYTES = 1 << 20
 #: How long a service that does not answer is asked again, seconds.
 PATIENCE_S = 900.0
 
@@ -45,6 +49,8 @@ class Destinations:
         self._folder = folder
         self._server = server
         self._stored: Set[str] = set()
+        #: (output, path) of each file that is there; what breaks off goes on behind them.
+        self._sent: Set[Tuple[str, str]] = set()
         self._failing_since: Dict[str, float] = {}
         #: What was left out, and what went where; each once.
         self.notices: Dict[str, None] = {}
@@ -150,21 +156,47 @@ class Destinations:
         return found
 
     def _send(self, output: OutputPlan, name: str, path: str) -> None:
+        if (output.name, name) in self._sent:
+            return
         size = os.path.getsize(path)
         try:
             stored = self._write(output, name, path)
         except ConflictError as error:
-            raise AzureMLException(f"Output {output.name!r}: {error}") from None
+            # A try before this one, or a runner before this, may have stored it without learning of it.
+            if not self._is_there(output, name, path):
+                raise AzureMLException(f"Output {output.name!r}: {error}") from None
+            self._sent.add((output.name, name))
+            return
         if stored.size_bytes != size:
             raise AzureMLException(
                 f"{name!r} of output {output.name!r} has {size} bytes and arrived with {stored.size_bytes}: "
                 "it changed while it was being stored."
             )
+        self._sent.add((output.name, name))
+
+    def _is_there(self, output: OutputPlan, name: str, path: str) -> bool:
+        """Does the datastore have that very file?"""
+        hasher, below = Hasher(), _below(output, name)
+        if self._is_here(output):
+            root = self._folder.datastore_root(output.target)
+            file, _ = FolderDatastore(root, is_own=output.target.root is None).open(below)
+            with file:
+                for piece in iter(lambda: file.read(PIECE_BYTES), b""):
+                    hasher.update(piece)
+        else:
+            names: Dict[str, Any] = {
+                "workspace": self._folder.plan.workspace,
+                "name": output.target.datastore or "",
+                "path": below,
+            }
+            for piece in self._server.stream("read_datastore_file", **names):
+                hasher.update(piece)
+        return hasher.digest() == hash_file(path)[0]
 
     def _write(self, output: OutputPlan, name: str, path: str) -> DatastoreFile:
         if self._is_here(output):
             root = self._folder.datastore_root(output.target)
-            below = "/".join(part for part in (output.target.path, name) if part)
+            below = _below(output, name)
             store = FolderDatastore(root, is_own=output.target.root is None)
             with open(path, "rb") as file:
                 return store.write(below, file, output.overwrite)
@@ -178,6 +210,11 @@ class Destinations:
             path=name,
         )
         return found
+
+
+def _below(output: OutputPlan, name: str) -> str:
+    """A file's path in the datastore."""
+    return "/".join(part for part in (output.target.path, name) if part)
 
 
 def _matches(path: str, pattern: str) -> bool:
