@@ -264,3 +264,36 @@ def test_build_context_leads_nowhere_else(tmp_path: Path) -> None:
         with pytest.raises((UserErrorException, EnvironmentBuildError)):
             _unpack(str(archive), tmp_path / "out")
         assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "--help",
+        "-q",
+        "ubuntu\nRUN id",
+        "ubuntu --tls-verify=false",
+        "dir:/etc",
+        "docker-archive:/home/x.tar",
+        "../x",
+        "-x/y",
+    ],
+)
+def test_base_image_that_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(EnvironmentBuildError, match="no image's name"):
+        image_source(DockerSpec(base_image=name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ubuntu",
+        "ubuntu:18.04",
+        "localhost:5000/a/b_c:x",
+        "Registry.example/a-b/c__d:v1.0_X",
+        "quay.io/a/b@sha256:" + "0" * 64,
+        "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04:latest",
+    ],
+)
+def test_base_image_keeps_its_name(name: str) -> None:
+    assert image_source(DockerSpec(base_image=name)).base_image == name

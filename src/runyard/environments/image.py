@@ -2,16 +2,23 @@
 
 import json
 import os
+import re
 from typing import Dict, List, Optional, Sequence
 
 from runyard.environments.engine import Engine
 from runyard.environments.pins import requirement_name
 from runyard.environments.uv import dated
+from runyard.errors import EnvironmentBuildError
 from runyard.protocol.environments import DockerSpec, ImageSource, Lock, SourceBuild
 from runyard.protocol.record import record
 
 #: Where the images lie that v1 started from by itself: an operating system, MPI and CUDA.
 OWN_IMAGES = "mcr.microsoft.com/azureml/"
+
+#: Registry, name, tag and digest.
+_IMAGE_NAME = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.\-]*(:[0-9]+)?/)?[a-z0-9]+([._\-/]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.\-]*)?(@sha256:[0-9a-f]{64})?"
+)
 
 #: Inside a build, where our files are; nothing of it is left where the engine can mount.
 TOOLS = "/opt/runyard"
@@ -41,7 +48,7 @@ def image_source(docker: DockerSpec) -> ImageSource:
         return ImageSource(context=docker.build_context, dockerfile_path=docker.dockerfile_path or "Dockerfile")
     if docker.base_dockerfile:
         return ImageSource(dockerfile=docker.base_dockerfile, registry=docker.registry)
-    return ImageSource(base_image=_full_name(docker), registry=docker.registry)
+    return ImageSource(base_image=_checked_name(_full_name(docker)), registry=docker.registry)
 
 
 def described(source: ImageSource) -> str:
@@ -53,6 +60,16 @@ def _full_name(docker: DockerSpec) -> str:
     image, address = docker.base_image or "", docker.registry.address if docker.registry else ""
     address = address.split("://")[-1].strip("/")
     return image if not address or image.startswith(address + "/") else f"{address}/{image}"
+
+
+def _checked_name(name: str) -> str:
+    """Refuse what an engine would take for an option, a line of a Dockerfile or a file of this host."""
+    if not _IMAGE_NAME.fullmatch(name):
+        raise EnvironmentBuildError(
+            f"docker.base_image is {name[:120]!r}, which is no image's name.",
+            hint="Write it as registry/name:tag; for a Dockerfile, set docker.base_dockerfile.",
+        )
+    return name
 
 
 def image_tag(lock: Lock) -> str:
