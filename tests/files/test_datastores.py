@@ -27,6 +27,12 @@ def test_link_that_leads_nowhere_or_out_is_not_listed(root: Path, tmp_path: Path
     assert [one.path for one in FolderDatastore(root).list(path)] == ["data/a.txt", "data/again.txt"]
 
 
+@pytest.mark.parametrize("path", ["", "data", "data/*"])
+def test_name_that_is_no_text_hides_no_other_file(root: Path, path: str) -> None:
+    (root / "data" / os.fsdecode(b"\xff")).write_text("odd")
+    assert [one.path for one in FolderDatastore(root).list(path)] == ["data/a.txt"]
+
+
 @pytest.mark.parametrize("path", ["", "data", "data/*", "data/a.txt"])
 def test_paths_are_told_below_a_root_that_is_reached_by_a_link(root: Path, tmp_path: Path, path: str) -> None:
     (tmp_path / "link").symlink_to(root)

@@ -2,7 +2,9 @@
 
 import errno
 import glob
+import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -18,6 +20,10 @@ from runyard.protocol.trees import check_path
 
 #: Most files in one listing.
 LISTING_MAX = 200_000
+
+_log = logging.getLogger(__name__)
+#: A byte of a file's name that is no text (PEP 383).
+_NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
 class FolderDatastore:
@@ -102,6 +108,10 @@ class FolderDatastore:
             found = self._stat(path)
             if found is not None and stat.S_ISREG(found.st_mode):
                 shown = os.path.relpath(path, str(self._root))
+                if _NO_TEXT.search(shown):
+                    # No answer can hold it, and the others are wanted.
+                    _log.warning("a file is left out, whose name is no valid Unicode text: %r", shown)
+                    continue
                 described.append(_described(shown, found))
         return described
 
