@@ -195,6 +195,21 @@ def test_cache_that_holds_two_files_serves_many_at_once(
         assert [Path(one.target).read_bytes() for one in small] == [b"%d" % number for number in range(30)]
 
 
+def test_stop_ends_the_wait_for_what_another_brings(
+    workspace: Workspace, files: Path, server: Server, tmp_path: Path
+) -> None:
+    cache = ContentCache(str(tmp_path / "cache"))
+    downloads = Downloads(server, "downloads", False, cache)
+    wanted = _wanted(workspace, tmp_path, "in/00")
+
+    def stop() -> None:
+        raise Stopped
+
+    with cache.lock(downloads.key(wanted[0])), pytest.raises(Stopped):
+        downloads.carry_out(wanted, on_tick=stop)
+    assert not (tmp_path / "in" / "00").exists()
+
+
 def test_stop_ends_what_is_on_its_way(
     workspace: Workspace, files: Path, server: Server, proxy: FaultProxy, tmp_path: Path
 ) -> None:

@@ -135,7 +135,7 @@ class Downloads:
             assert found is not None
             return Received(one, found.size_bytes, found.sha256, found.etag)
         key = self.key(one)
-        with cache.lock(key):
+        with cache.lock(key, self._pause):
             entry = self._cached(cache, key, one)
         return Received(one, entry.size_bytes, entry.sha256, entry.etag)
 
@@ -242,6 +242,10 @@ class Downloads:
             file.write(piece)
             hasher.update(piece)
             self._count(len(piece))
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped
 
     def _count(self, size: int) -> None:
         if self._stop.is_set():

@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from runyard.files.processes import boot_id
 from runyard.protocol.record import record
@@ -21,6 +21,8 @@ from runyard.protocol.record import record
 BYTES_MAX = 20 << 30
 #: Files that writers of different keys lock.
 LOCKS = 256
+#: Pauses between tries for a lock that another has, seconds.
+LOCK_FIRST_S, LOCK_LAST_S = 0.001, 0.1
 #: A file that was begun this long ago is no longer being written, seconds.
 LEFT_OVER_S = 2 * 86_400.0
 PIECE_BYTES = 1 << 20
@@ -54,23 +56,34 @@ class ContentCache:
         return self._max_bytes
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Be the only one that looks for that key and brings it."""
+    def lock(self, key: str, wait: Callable[[float], Any] = time.sleep) -> Iterator[None]:
+        """Be the only one that looks for that key and brings it.
+
+        ``wait`` is called between the tries, with seconds; what it raises ends the waiting, which may take as long as
+        another's download.
+        """
         number = int(key[:8], 16) % LOCKS
         with open(os.path.join(self._root, "locks", f"{number:02x}"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            pause_s = LOCK_FIRST_S
+            while not _is_locked(file):
+                wait(pause_s)
+                pause_s = min(LOCK_LAST_S, pause_s * 1.5)
             yield
 
     def find(self, key: str) -> Optional[Entry]:
         """The content of that key, checked; None where there is none, or a damaged one, which is dropped."""
-        path = self._path(key)
         try:
-            with open(path + ".json", "rb") as file:
-                facts = json.loads(file.read().decode())
-            stat = os.stat(path)
-            entry = Entry(path, facts["size"], facts["sha256"], facts.get("etag"), facts.get("modified"))
+            return self._checked(key)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Half an entry, or one that was driven out meanwhile.
             return None
+
+    def _checked(self, key: str) -> Optional[Entry]:
+        path = self._path(key)
+        with open(path + ".json", "rb") as file:
+            facts = json.loads(file.read().decode())
+        stat = os.stat(path)
+        entry = Entry(path, facts["size"], facts["sha256"], facts.get("etag"), facts.get("modified"))
         mark = [stat.st_size, stat.st_mtime_ns, boot_id()]
         if facts.get("mark") != mark:
             if stat.st_size != entry.size_bytes or _hash(path) != entry.sha256:
@@ -153,6 +166,14 @@ class ContentCache:
 def cache_key(*parts: str) -> str:
     """The key of what these parts name together."""
     return sha256("\n".join(str(len(part)) + " " + part for part in parts).encode("utf-8", "replace")).hexdigest()
+
+
+def _is_locked(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _hash(path: str) -> str:
