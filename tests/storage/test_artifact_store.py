@@ -15,6 +15,7 @@ from runyard.storage.artifacts import RemoteStore
 from runyard.storage.base import ArtifactStore
 from runyard.storage.catalog import Catalog
 from runyard.storage.objects import ObjectService
+from runyard.storage.packed import make_pack, pack_key
 from tests.emulators.servers import STORAGE
 from tests.storage.conftest import Open
 from tests.storage.contents import CONTENT, OTHER, put_at, read_at, reads, send, spec, wait
@@ -103,6 +104,20 @@ class TestSmallContents:
         with pytest.raises(IntegrityError):
             other.read(digests[0])
         assert wait(lambda: reads(other, digests[0]))
+
+    def test_content_of_two_packs_is_found_while_one_is_left(self, service: ObjectService, tmp_path: Path) -> None:
+        digest, catalog = digest_bytes(b"twice"), Catalog(tmp_path / "catalog.db", "here")
+        for content in (b"one", b"two"):
+            name, data, _ = make_pack({digest: b"twice", digest_bytes(content): content})
+            service.put(pack_key(name), data)
+        for _ in range(2):
+            recount.recount(service, catalog, artifacts.blob_prefix, artifacts.digest_of)
+            found = catalog.find(digest)
+            assert found is not None, "the other pack has it"
+            service.delete([pack_key(found.pack)])
+        recount.recount(service, catalog, artifacts.blob_prefix, artifacts.digest_of)
+        assert catalog.find(digest) is None
+        catalog.close()
 
 
 class TestVerified:

@@ -52,9 +52,13 @@ def _recount_packs(service: ObjectService, catalog: Catalog) -> None:
         catalog.add_pack(name, sizes[name], places)
 
     in_parallel(read, [name for name in sizes if name not in known])
-    for name in known:
-        if name not in sizes:
-            catalog.forget_pack(name)
+    gone = [name for name in known if name not in sizes]
+    # What two servers stored lies in two packs, of which one is noted.
+    has_lost = any(catalog.in_pack(name) for name in gone)
+    for name in gone:
+        catalog.forget_pack(name)
+    if has_lost:
+        in_parallel(read, [name for name in sizes if name in known])
 
 
 def merge_packs(service: ObjectService, catalog: Catalog, read: Callable[[List[Place]], Dict[str, bytes]]) -> int:
