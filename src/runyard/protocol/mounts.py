@@ -69,7 +69,10 @@ class DataFile:
 
 
 def distinct_files(files: Iterable[DataFile]) -> Iterator[DataFile]:
-    """Each file; one that two sources hold comes once. UserErrorException names two files that have one path."""
+    """Each file; one that two sources hold comes once. UserErrorException names two files that cannot both be there.
+
+    They have one path; or one's path is another's folder, which a bucket allows.
+    """
     placed: Dict[str, DataFile] = {}
     for one in files:
         other = placed.setdefault(one.relative, one)
@@ -79,6 +82,19 @@ def distinct_files(files: Iterable[DataFile]) -> Iterator[DataFile]:
             raise UserErrorException(
                 f"{other.shown} and {one.shown} have one path, {one.relative!r}; rename one of them."
             )
+    for folder in {above for path in placed for above in _above(path)}:
+        if folder in placed:
+            raise UserErrorException(
+                f"{placed[folder].shown} is a file, and has files below it as a folder has; rename it."
+            )
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path names."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
 
 
 def listed_files(source: Source, listed: Sequence[DatastoreFile], layout: "Layout") -> List[DataFile]:

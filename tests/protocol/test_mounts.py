@@ -1,0 +1,21 @@
+"""Files of a dataset that cannot all be there."""
+
+import pytest
+
+from runyard.errors import UserErrorException
+from runyard.protocol.datasets import Source
+from runyard.protocol.mounts import DataFile, distinct_files
+
+BUCKET = Source(datastore="bucket", path="in")
+
+
+@pytest.mark.parametrize("paths", [["a", "a/b"], ["a/b/c", "a/bb", "a"], ["x/y", "x/y/z/w"]])
+def test_key_that_is_a_file_and_a_folder_is_named(paths: list[str]) -> None:
+    files = [DataFile(BUCKET, f"in/{one}", one) for one in paths]
+    with pytest.raises(UserErrorException, match="is a file, and has files below it"):
+        list(distinct_files(files))
+
+
+def test_names_that_only_begin_alike_are_all_there() -> None:
+    paths = ["a", "ab/c", "a.d/e", "ab.c"]
+    assert [one.relative for one in distinct_files(DataFile(BUCKET, one, one) for one in paths)] == paths
