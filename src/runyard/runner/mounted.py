@@ -113,8 +113,8 @@ class Content:
                     self._path = entry.path
                 else:
                     self._receive(key)
-        except (RunyardError, OSError) as error:
-            failure = str(error)
+        except Exception as error:  # noqa: BLE001 - who reads would wait for ever
+            failure = str(error) or type(error).__name__
             self._mount.note(f"{self._wanted.shown} cannot be read: {failure}")
         with self._changed:
             self._is_coming, self._failure = False, failure
@@ -189,13 +189,20 @@ class Through:
         self._wanted = wanted
         self.size_bytes = int(wanted.size_bytes or 0)
         self._guard = threading.Lock()
+        self._handles = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def open(self) -> None:
-        """Nothing to prepare."""
+        """Somebody is about to read."""
+        with self._guard:
+            self._handles += 1
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """A reader is done; nothing is kept for nobody, since there may be many such files."""
+        with self._guard:
+            self._handles -= 1
+            if self._handles == 0:
+                self._blocks.clear()
 
     def bring_ahead(self) -> None:
         """There is no place for it."""
