@@ -60,8 +60,8 @@ class RemoteStore:
         if self._catalog.fact("listed"):
             self._listed.set()
 
-    def start(self) -> None:
-        """Look at the service, and keep the catalog right from now on. StoreRefused where it will not have us."""
+    def start(self) -> bool:
+        """Keep the catalog right from now on; does the service answer? StoreRefused where it will not have us."""
         try:
             self._look()
         except StoreRefused:
@@ -69,6 +69,7 @@ class RemoteStore:
         except ServiceException as error:
             _log.error("%s The server starts without it, and goes on trying.", error)
         threading.Thread(target=self._keep_up, name="store", daemon=True).start()
+        return not self._reach.problem
 
     def has(self, digests: Iterable[str]) -> Set[str]:
         wanted = set(digests)

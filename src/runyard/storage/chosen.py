@@ -40,6 +40,8 @@ _VARIABLES: Dict[str, Dict[str, Tuple[str, ...]]] = {
     },
     "gs": {"key": (), "endpoint": ("RUNYARD_STORE_ENDPOINT", "STORAGE_EMULATOR_HOST")},
 }
+#: Of these, those that count are all from one place.
+_CREDENTIALS = ("key", "secret", "token", "sas")
 #: The module and class that speak to each service.
 _SERVICES = {
     "s3": ("s3", "S3Objects"), "az": ("azure_blob", "AzureObjects"), "gs": ("gcs", "GoogleObjects"),
@@ -80,8 +82,9 @@ def open_store(home: Path, asked: str, variables: Mapping[str, str], vault: Vaul
     folder = home / "store"
     older = LocalStore(folder) if folder.is_dir() else None
     store = RemoteStore(choice.place, _open(choice), home / "catalog", older)
-    store.start()
-    _keep(home, choice, vault)
+    has_answered = store.start()
+    if has_answered or not (home / FILE).exists():
+        _keep(home, choice, vault)
     return store
 
 
@@ -119,7 +122,11 @@ def _choose(home: Path, asked: str, variables: Mapping[str, str], vault: Vault) 
             f"there while no server runs, remove {path}, and start again with the new address."
         )
     choice = parse_address(kept["place"], variables)
-    return _check(Choice(choice.kind, choice.bucket, choice.prefix, {**vault.unlock(kept["sealed"]), **choice.known}))
+    before = vault.unlock(kept["sealed"])
+    if not choice.known.keys().isdisjoint(_CREDENTIALS):
+        # A key of today does not go with a token of yesterday.
+        before = {name: text for name, text in before.items() if name not in _CREDENTIALS}
+    return _check(Choice(choice.kind, choice.bucket, choice.prefix, {**before, **choice.known}))
 
 
 def _check(choice: Choice) -> Choice:
