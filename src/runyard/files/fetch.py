@@ -1,7 +1,7 @@
 """Downloads a URL with checks: the address is looked up once and judged, every redirect again. Standard library.
 
-Used by the client and the runner, never by the server. Proxies of the environment are not used: behind one, the address
-that is connected to cannot be judged.
+Used by the client and the runner, and by the server for datastores on the web. Proxies of the environment are not used:
+behind one, the address that is connected to cannot be judged.
 """
 
 import http.client
@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
 from runyard.files.layout import DISK_FULL
+from runyard.protocol.mounts import shown_url
 from runyard.protocol.record import record
 
 #: Redirects followed.
@@ -97,6 +98,37 @@ def fetch(
 def partial_name(target: str) -> str:
     """A new name beside ``target`` for a file on its way there; the target's own may be as long as names can be."""
     return os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.part")
+
+
+@record
+class Head:
+    """What a web server says of a file before it sends it."""
+
+    is_there: bool
+    #: None where it does not tell.
+    size_bytes: Optional[int] = None
+    #: What it calls this state of the file; '' where it does not.
+    tag: str = ""
+
+
+def ask_head(url: str, allow_private: bool, limits: FetchLimits = FetchLimits()) -> Head:
+    """What the server says of that address; errors as of ``fetch``."""
+    came_from_public = False
+    for _ in range(REDIRECTS_MAX + 1):
+        try:
+            connection, is_public = _connect(url, allow_private, came_from_public, limits, resolve, False)
+            headers = {"Accept-Encoding": "identity", "User-Agent": "runyard"}
+            with closing(connection), closing(_ask(connection, url, headers, "HEAD")) as reply:
+                location = reply.getheader("Location")
+                if reply.status in (301, 302, 303, 307, 308) and location:
+                    url, came_from_public = _redirected(url, location), came_from_public or is_public
+                    continue
+                length = reply.getheader("Content-Length") or ""
+                tag = (reply.getheader("ETag") or _last_change(reply) or "").strip('"')
+                return Head(reply.status == 200, int(length) if length.isdigit() else None, tag)
+        except _Broken as error:
+            raise AzureMLException(str(error)) from None
+    raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
 
 
 class _Broken(Exception):
@@ -275,12 +307,14 @@ def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) 
         )
 
 
-def _ask(connection: http.client.HTTPConnection, url: str, headers: Dict[str, str]) -> http.client.HTTPResponse:
+def _ask(
+    connection: http.client.HTTPConnection, url: str, headers: Dict[str, str], method: str = "GET"
+) -> http.client.HTTPResponse:
     parts = _split(url)
     # A blank or a letter beyond ASCII is sent as browsers do; what is quoted already stays.
     path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_SAFE)
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, headers=headers)
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f"{_shown(url)} did not answer: {error}.") from None
@@ -306,7 +340,7 @@ def _redirected(url: str, location: str) -> str:
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserErrorException(f"{url[:200]!r} is not a http or https address.")
+        raise UserErrorException(f"{shown_url(url)[:200]!r} is not a http or https address.")
     return parts
 
 

@@ -20,6 +20,8 @@ class DatastoreKind:
     AZURE_FILE = "azure_file"
     ADLS_GEN2 = "adls_gen2"
     GCS = "gcs"
+    #: A web site, whose files are read one by one: it lists none.
+    WEB = "web"
 
 
 @record

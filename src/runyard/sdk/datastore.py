@@ -1,7 +1,9 @@
 """Datastore: files of a workspace, uploaded and downloaded with progress, mounted by runs."""
 
 import os
+import re
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
+from urllib.parse import unquote, urlsplit
 
 from runyard.client.downloads import Downloads, Wanted
 from runyard.client.transfer import FileBody
@@ -207,11 +209,16 @@ class Datastore:
         account_name: str = "",
         **credentials: str,
     ) -> AbstractAzureStorageDatastore:
-        """Register any place: ``s3://bucket/folder``, ``abfs://container/folder``, ``gs://bucket``, or a folder.
+        """Register any place: ``s3://bucket/folder``, ``abfs://container/folder``, ``gs://bucket``, a folder, or a web
+        site, ``https://host/folder``, whose files are read by their paths.
 
         ``credentials``: key and secret; account_key or sas_token; token. They are kept encrypted and never shown.
         """
-        kind, root = _kind_and_root(url)
+        if re.match(r"https?://", url):
+            kind, parts = datastores.DatastoreKind.WEB, urlsplit(url)
+            endpoint, root = f"{parts.scheme}://{parts.netloc}", unquote(parts.path).strip("/")
+        else:
+            kind, root = _kind_and_root(url)
         return _register(
             workspace, datastore_name, kind, root, account_name, endpoint, credentials, overwrite, skip_validation
         )
@@ -301,6 +308,7 @@ _TYPES = {
     datastores.DatastoreKind.ADLS_GEN2: "AzureDataLakeGen2",
     datastores.DatastoreKind.S3: "AmazonS3",
     datastores.DatastoreKind.GCS: "GoogleCloudStorage",
+    datastores.DatastoreKind.WEB: "Web",
 }
 _SCHEMES = {
     "s3": datastores.DatastoreKind.S3,

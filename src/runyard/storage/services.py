@@ -36,6 +36,7 @@ SERVICES = {
         "abfs", "azure", ("account_key", "sas_token", "tenant_id", "client_id", "client_secret")
     ),
     DatastoreKind.GCS: Service("gcs", "gcs", ("token",)),
+    DatastoreKind.WEB: Service("", "", ()),
 }
 
 AZURE_KINDS = (DatastoreKind.AZURE_BLOB, DatastoreKind.AZURE_FILE, DatastoreKind.ADLS_GEN2)
@@ -58,6 +59,8 @@ def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
         raise UserErrorException("An Azure datastore needs account_name: 3 to 24 small letters and digits.")
     if spec.kind == DatastoreKind.AZURE_FILE and len(spec.credentials) != 1:
         raise UserErrorException("A file share lets nobody in without an account_key or a sas_token, one of the two.")
+    if spec.kind == DatastoreKind.WEB and not spec.endpoint:
+        raise UserErrorException("A web site needs its address: url='https://host/folder'.")
     if spec.kind == DatastoreKind.S3 and bool(spec.credentials.get("key")) != bool(spec.credentials.get("secret")):
         raise UserErrorException("S3 takes key and secret together.")
     if spec.kind == DatastoreKind.S3 and "token" in spec.credentials and "key" not in spec.credentials:

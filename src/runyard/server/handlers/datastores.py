@@ -19,12 +19,14 @@ from runyard.storage.azure_files import AzureFilesDatastore
 from runyard.storage.remote import RemoteDatastore
 from runyard.storage.services import check_endpoint, check_spec
 from runyard.storage.vault import Vault
+from runyard.storage.web import WebDatastore
 
 #: Services whose connections are kept.
 KEPT_MAX = 64
 
 T = TypeVar("T")
-Files = Union[FolderDatastore, RemoteDatastore]
+Remote = Union[RemoteDatastore, WebDatastore]
+Files = Union[FolderDatastore, Remote]
 
 
 def list_datastores(call: Call) -> List[Datastore]:
@@ -52,12 +54,12 @@ async def register_datastore(call: Call) -> Datastore:
         spec.name, call.workspace, spec.kind, False, call.user, call.now, spec.root, spec.account, spec.endpoint
     )
     if shown.is_remote and (spec.create_if_not_exists or not spec.skip_validation):
-        await in_storage_thread(_key(shown), _look_at, shown, spec)
+        await in_storage_thread(_key(shown), _look_at, call, shown, spec)
     return await in_thread(_save, call, spec)
 
 
-def _look_at(store: Datastore, spec: DatastoreSpec) -> None:
-    files = _opened(store, dict(spec.credentials))
+def _look_at(call: Call, store: Datastore, spec: DatastoreSpec) -> None:
+    files = _opened(store, dict(spec.credentials), call.parts.settings.allow_private_urls)
     if spec.create_if_not_exists:
         files.make_root()
     if not spec.skip_validation:
@@ -127,17 +129,20 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Fi
     if not store.is_remote:
         root = Path(store.root or call.parts.datastores_folder / call.workspace / store.name)
         return await in_thread(lambda: do(FolderDatastore(root, is_own=not store.root)))
-    await in_thread(check_endpoint, store.endpoint, call.parts.settings.allow_private_urls)
-    return await in_storage_thread(_key(store), lambda: do(_remote(call.parts.vault, store, secret)))
+    allow_private = call.parts.settings.allow_private_urls
+    await in_thread(check_endpoint, store.endpoint, allow_private)
+    return await in_storage_thread(_key(store), lambda: do(_remote(call.parts.vault, store, secret, allow_private)))
 
 
 @lru_cache(maxsize=KEPT_MAX)
-def _remote(vault: Vault, store: Datastore, secret: str) -> RemoteDatastore:
+def _remote(vault: Vault, store: Datastore, secret: str, allow_private: bool) -> Remote:
     """Its connections are kept: to make them anew costs more than to read a small file."""
-    return _opened(store, vault.unlock(secret))
+    return _opened(store, vault.unlock(secret), allow_private)
 
 
-def _opened(store: Datastore, credentials: Dict[str, str]) -> RemoteDatastore:
+def _opened(store: Datastore, credentials: Dict[str, str], allow_private: bool) -> Remote:
+    if store.kind == DatastoreKind.WEB:
+        return WebDatastore(store, allow_private)
     kind = AzureFilesDatastore if store.kind == DatastoreKind.AZURE_FILE else RemoteDatastore
     return kind(store, credentials)
 
@@ -175,6 +180,8 @@ def _check_folder(call: Call, spec: DatastoreSpec) -> None:
 
 
 def _check_root(spec: DatastoreSpec) -> None:
+    if spec.kind == DatastoreKind.WEB and not spec.root:
+        return
     parts = spec.root.strip("/").split("/")
     if not parts[0] or any(part in ("", ".", "..") for part in parts) or len(spec.root) > 1024 or "\0" in spec.root:
         raise UserErrorException(f"{spec.root[:200]!r} is no bucket or container, with a folder after a slash.")
