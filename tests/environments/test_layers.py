@@ -1,5 +1,6 @@
 """What one environment has compiled, another one links; what somebody has changed is found out."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from runyard.environments.layers import Layers, forget_unused_layers, is_fixed, 
 from runyard.environments.pythons import running_minor
 from runyard.environments.realise import Realised, prune, realise
 from runyard.environments.resolve import resolve
+from runyard.errors import StorageFullError
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, PythonSpec
 from tests.environments.packages import source_of
 
@@ -235,3 +237,16 @@ def test_environment_that_a_run_takes_while_others_are_weighed_stays(builder: Bu
     later = os.stat(made.interpreter).st_mtime + 100 * 86400 + 1e9
     assert prune(str(builder.root), 30, 0, now=later) == []
     assert answer(made, "import one; print(one.NAME)") == "one"
+
+
+def test_disk_that_is_full_before_the_installer_starts_is_told_as_such(builder: Builder, monkeypatch: Any) -> None:
+    lock, opened = builder.lock("one"), os.open
+
+    def full(path: Any, *arguments: Any, **names: Any) -> int:
+        if str(path).endswith("runyard-requirements.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *arguments, **names)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(StorageFullError, match="no space left"):
+        realise(lock, str(builder.root), uv=builder.uv, log=builder.log, cache_folder=str(builder.root / "uv"))

@@ -6,6 +6,7 @@ The environment is made where it stays, since conda writes that folder's name in
 import json
 import os
 import shutil
+from contextlib import suppress
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from runyard.environments.bytecode import compile_environment
@@ -141,7 +142,8 @@ def _install_with_pip(task: BuildTask) -> None:
             stream.write("".join(local_line(line, task.root_folder) + "\n" for line in lines))
         done = run_uv(task.uv, [*arguments, "-r", path], folder="/", log=task.log, timeout_s=task.timeout_s)
     finally:
-        os.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
     if done.code:
         raise EnvironmentBuildError(f"The pip section cannot be installed: {_reason(done, {})}")
 

@@ -1,6 +1,7 @@
 """Builds a lock as a virtual environment: by uv, with byte code, and packages from source after the others."""
 
 import os
+from contextlib import suppress
 from typing import List, Mapping, Optional, Sequence
 
 from runyard.environments.blame import error_of
@@ -85,8 +86,9 @@ class _Install:
                 stream.write("\n".join(lines) + "\n")
             self._run([*arguments, "-r", path], variables)
         finally:
-            # It may hold an index's password, and serves only this call.
-            os.unlink(path)
+            # It may hold an index's password, and serves only this call. On a full disk it was never made.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def build(self, source: SourceBuild) -> None:
         """Build a package whose build must see what is installed; its needs are looked for first."""
