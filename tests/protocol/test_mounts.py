@@ -4,7 +4,7 @@ import pytest
 
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Source
-from runyard.protocol.mounts import DataFile, distinct_files
+from runyard.protocol.mounts import DataFile, distinct_files, shown_url
 
 BUCKET = Source(datastore="bucket", path="in")
 
@@ -14,6 +14,19 @@ def test_key_that_is_a_file_and_a_folder_is_named(paths: list[str]) -> None:
     files = [DataFile(BUCKET, f"in/{one}", one) for one in paths]
     with pytest.raises(UserErrorException, match="is a file, and has files below it"):
         list(distinct_files(files))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host/a/b.csv", "https://host/a/b.csv"),
+        ("https://me:canary@host:1/a@b?sig=canary", "https://host:1/a@b"),
+        ("ftp://me:c@nary@host?x", "ftp://host"),
+        ("https://host", "https://host"),
+    ],
+)
+def test_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
 
 
 def test_names_that_only_begin_alike_are_all_there() -> None:

@@ -13,6 +13,7 @@ from runyard.errors import AzureMLException, ServerUnreachableError, ServiceExce
 from runyard.files.cache import ContentCache, Entry, cache_key
 from runyard.files.fetch import Fetched, fetch, partial_name
 from runyard.files.layout import DISK_FULL
+from runyard.protocol.mounts import shown_url
 from runyard.protocol.record import record
 
 #: Files that are on their way at once.
@@ -42,7 +43,7 @@ class Wanted:
     @property
     def shown(self) -> str:
         """What it is called in a message: without a signature."""
-        return self.url.partition("?")[0] if self.url is not None else f"{self.datastore}/{self.path}"
+        return shown_url(self.url) if self.url is not None else f"{self.datastore}/{self.path}"
 
 
 @record

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import dataset_files, dataset_uses
 from runyard.protocol.lineage import DatasetUse, SeenFile
+from runyard.protocol.mounts import shown_url
 
 #: Most lines of one answer, the newest.
 USES_MAX = 10_000
@@ -61,7 +62,7 @@ def note_files(
         elif row.sha256 != one.sha256:
             day = datetime.fromtimestamp(row.created_at / 1e6, UTC).date()
             changed.append(
-                f"{one.url.partition('?')[0]} has changed since run {row.run_id} read it first on {day}: it had "
+                f"{shown_url(one.url)} has changed since run {row.run_id} read it first on {day}: it had "
                 f"{row.size_bytes} bytes (SHA-256 {row.sha256[:12]}...) and has {one.size_bytes} "
                 f"({one.sha256[:12]}...) now."
             )

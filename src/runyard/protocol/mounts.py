@@ -31,6 +31,13 @@ def url_path(url: str) -> str:
     return f"{parts.hostname}/{folder}{slash}{name}"
 
 
+def shown_url(url: str) -> str:
+    """The address as a message shows it: without a user's password, and without a query, which may hold a signature."""
+    scheme, slashes, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + slashes + host.rpartition("@")[2] + slash + path
+
+
 def _query_name(query: str) -> str:
     """The query as part of a file's name; one that had to be changed for it is told from others by a digest."""
     name = _QUERY_FORBIDDEN.sub("_", unquote(query))
@@ -61,11 +68,10 @@ class DataFile:
 
     @property
     def shown(self) -> str:
-        """What a message calls it: a query may hold a signature, which none should."""
+        """What a message calls it."""
         if self.source.url is None:
             return self.known_as
-        address, mark, _ = self.source.url.partition("?")
-        return address + ("?..." if mark else "")
+        return shown_url(self.source.url) + ("?..." if "?" in self.source.url else "")
 
 
 def distinct_files(files: Iterable[DataFile]) -> Iterator[DataFile]:

@@ -15,7 +15,7 @@ from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
 from runyard.protocol.lineage import SeenFile, SeenFiles
 from runyard.protocol.mounted import MountedFile
-from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, url_path
+from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, shown_url, url_path
 from runyard.protocol.plan import InputPlan
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
@@ -234,7 +234,9 @@ class _Binding:
 
 
 def _shown(source: Source) -> str:
-    return source.url or source.file or f"{source.datastore}/{source.path}"
+    if source.url is not None:
+        return shown_url(source.url)
+    return source.file or f"{source.datastore}/{source.path}"
 
 
 def _wanted(target: str, one: DataFile) -> Wanted:
