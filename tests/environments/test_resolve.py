@@ -206,6 +206,14 @@ def test_credentials_are_in_no_log_and_no_error(uv: str, cache_folder: str, whee
         ("https://u:p/q@h/x", "https://***@h/x"),
         ("https://h/a@v1 https://h:80/a@b", "https://h/a@v1 https://h:80/a@b"),
         ("six==1.0", "six==1.0"),
+        (
+            "https://a.blob.core.windows.net/w/x.whl?sv=1&sig=a%2Fb%3D&se=2",
+            "https://a.blob.core.windows.net/w/x.whl?sv=1&sig=***&se=2",
+        ),
+        ("https://h/x.whl?token=secret#sha256=0", "https://h/x.whl?token=***#sha256=0"),
+        ("https://b.s3/x?X-Amz-Signature=0f&X-Amz-Date=1", "https://b.s3/x?X-Amz-Signature=***&X-Amz-Date=1"),
+        ("https://conda.example/t/ab-123/channel/noarch", "https://conda.example/t/***/channel/noarch"),
+        ("https://h/simple/t/ https://h/t/x.whl", "https://h/simple/t/ https://h/t/x.whl"),
     ],
 )
 def test_credentials_of_urls_are_hidden(text: str, shown: str) -> None:

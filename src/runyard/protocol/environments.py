@@ -233,8 +233,8 @@ def _without_password(registry: Optional[RegistrySpec]) -> Optional[RegistrySpec
 
 
 def without_credentials(text: str) -> str:
-    """``text`` with the user and password of every URL replaced by '***'."""
-    return _CREDENTIALS.sub(r"\1***@", text)
+    """``text`` with '***' for what lets its holder in: user and password of every URL, signatures, conda's tokens."""
+    return _SIGNATURE.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
 
 
 def without_passwords(value: T) -> T:
@@ -256,6 +256,11 @@ def _masked(value: Any) -> Any:
 
 #: What stands before the last '@' of a URL's authority; and "user:password@" even where the password has a bare '/'.
 _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)(?:[^\s/?#'\"<>`]*|[^\s/?#:@]+:(?!\d+[/?#])[^\s@]*)@")
+#: In a query, as Azure's and S3's signed addresses have it; and in the path of a private conda channel.
+_SIGNATURE = re.compile(
+    r"(://[^\s/?#]*(?:/[^\s/?#]+)?/t/(?=[^\s/?#]+/)|[?&](?:sig|token|[a-z_\-]*signature|[a-z_\-]*token|[a-z_\-]*key|password)=)[^\s&#/'\"]+",
+    re.IGNORECASE,
+)
 
 
 def _digest(value: Any) -> str:
