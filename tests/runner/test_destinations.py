@@ -39,6 +39,19 @@ def test_second_runner_goes_on_behind_the_first(make_attempt: MakeAttempt) -> No
     assert "'fixed/a' already" in failure
 
 
+def test_folder_of_a_datastore_that_leads_elsewhere_is_said(make_attempt: MakeAttempt, tmp_path: Path) -> None:
+    output = OutputPlan("prepared", OutputMode.MOUNT, Source(datastore="store", path="fixed"))
+    folder = make_attempt(outputs=(output,))
+    written = Path(Destinations(folder, Server(lambda: "http://127.0.0.1:1", "secret")).make()["prepared"])
+    assert _store(folder).failures == []
+    os.rmdir(written)
+    (gone,) = _store(folder).failures
+    assert "'prepared' is gone" in gone
+    os.symlink(tmp_path, written)
+    (failure,) = _store(folder).failures
+    assert "leads out" in failure
+
+
 def test_folder_that_is_gone_is_said(make_attempt: MakeAttempt) -> None:
     folder, written = _written(make_attempt)
     os.rmdir(written)

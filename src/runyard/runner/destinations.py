@@ -79,9 +79,12 @@ class Destinations:
         """
         has_succeeded = exited.cause == ExitCause.SCRIPT and exited.exit_code == 0
         for output in self._folder.plan.outputs:
-            if output.name in self._stored or self._is_direct(output):
+            if output.name in self._stored:
                 continue
-            if output.mode == OutputMode.MOUNT or has_succeeded:
+            if self._is_direct(output):
+                if has_succeeded:
+                    self._check(output)
+            elif output.mode == OutputMode.MOUNT or has_succeeded:
                 self._try(output)
             else:
                 self.notices[f"Output {output.name!r} was not uploaded, since the script did not succeed."] = None
@@ -105,6 +108,14 @@ class Destinations:
     def _target(self, output: OutputPlan) -> Path:
         root = self._folder.datastore_root(output.target)
         return join_inside(root, check_path(output.target.path)) if output.target.path else root
+
+    def _check(self, output: OutputPlan) -> None:
+        """Note a datastore's folder that the script has removed, or led elsewhere: no dataset of it could be read."""
+        try:
+            if not self._target(output).is_dir():
+                self.failures.append(f"The folder of output {output.name!r} is gone: the script has removed it.")
+        except RunyardError as error:
+            self.failures.append(f"Output {output.name!r}: {error}")
 
     def _try(self, output: OutputPlan) -> None:
         """Store it, or note why that cannot be: the others, and the rest of the run's record, are stored all the same.
