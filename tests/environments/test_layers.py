@@ -250,3 +250,14 @@ def test_disk_that_is_full_before_the_installer_starts_is_told_as_such(builder: 
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(StorageFullError, match="no space left"):
         realise(lock, str(builder.root), uv=builder.uv, log=builder.log, cache_folder=str(builder.root / "uv"))
+
+
+def test_layers_that_killed_builds_began_are_removed(builder: Builder) -> None:
+    builder.build("one")
+    layer = next(Path(layers_folder(str(builder.root))).rglob("files.json")).parent
+    old, new = (layer.with_name(f".making-{name}") for name in ("old", "new"))
+    for one in (old, new):
+        (one / "files" / "lib").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert forget_unused_layers(str(builder.root)) == 1
+    assert (old.exists(), new.exists(), layer.exists()) == (False, True, True)

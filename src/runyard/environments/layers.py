@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -28,6 +29,10 @@ _INDEX_SETTINGS = (
 )
 #: Put there by the environment's own maker, and by no package.
 _SKELETON_NAMES = ("_virtualenv.py", "_virtualenv.pth")
+
+_MAKING = ".making-"
+#: A layer that was begun so long ago is nobody's any more, seconds.
+LEFTOVER_S = 3600.0
 
 #: (path inside the environment, size, time in nanoseconds); for a link, its target instead of a size.
 Entry = Tuple[str, Any, int]
@@ -121,7 +126,7 @@ class Layers:
     def _keep(self, what: str, folder: str, paths: Sequence[str], facts: Mapping[str, Any]) -> None:
         layer = self._layer(what)
         os.makedirs(os.path.dirname(layer), exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".making-", dir=os.path.dirname(layer))
+        temporary = tempfile.mkdtemp(prefix=_MAKING, dir=os.path.dirname(layer))
         try:
             entries = [_entry(folder, path) for path in sorted(set(paths))]
             if not _link_all(folder, entries, folder_of(temporary)):
@@ -156,12 +161,24 @@ def forget_unused_layers(root_folder: str) -> int:
     used = set(_inodes(os.path.join(root_folder, "envs")))
     removed = 0
     for parent, folders, names in os.walk(layers_folder(root_folder)):
+        for name in [one for one in folders if one.startswith(_MAKING)]:
+            folders.remove(name)
+            removed += _remove_leftover(os.path.join(parent, name))
         if "files.json" in names:
             folders[:] = []
             if not _has_any(parent, used):
                 shutil.rmtree(parent, ignore_errors=True)
                 removed += 1
     return removed
+
+
+def _remove_leftover(path: str) -> bool:
+    """Was that a layer which a killed build began? One that is being made takes seconds."""
+    with suppress(FileNotFoundError):
+        if time.time() - os.stat(path).st_mtime > LEFTOVER_S:
+            shutil.rmtree(path, ignore_errors=True)
+            return True
+    return False
 
 
 def _inodes(folder: str) -> Iterator[int]:
