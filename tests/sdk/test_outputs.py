@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.cli.__main__ import app as commands
 from runyard.client.local_server import connect
@@ -17,6 +17,7 @@ from runyard.errors import UserErrorException
 from runyard.sdk.run import Run
 from runyard.sdk.session import forget_server
 from tests.emulators.site import serving_folder
+from tests.faults.house import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -210,6 +211,7 @@ def test_output_that_cannot_be_is_refused_before_anything_runs(workspace: Worksp
     store = workspace.get_default_datastore()
     for output, sentence in (
         (OutputFileDatasetConfig("up", (store, "../other")), "'..'"),
+        (OutputFileDatasetConfig("up", source="/"), "needs a folder as its source"),
         (OutputFileDatasetConfig("up").as_upload(source_globs="/etc/*"), "absolute"),
         (OutputFileDatasetConfig("up").register_on_complete("no/name"), "no/name"),
         (OutputFileDatasetConfig("up").register_on_complete("n", tags={"k" * 300: "v"}), "tag name"),
@@ -258,3 +260,28 @@ for name, rows in (("a.csv", "x,y,z\\\\n1,2,3\\\\n"), ("b.csv", "x,y,z\\\\n4,5,6
     assert table.to_pandas_dataframe().to_dict("list") == {"x": [1, 4], "y": [2, 5]}
     again = output.as_input("rows").dataset
     assert again.take(1).to_pandas_dataframe().to_dict("list") == {"x": [1], "y": [2]}
+
+
+def test_output_whose_datastore_is_gone_by_then_makes_no_dataset_and_says_so(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    store = Datastore.register(workspace, "fleeting", str(place))
+    script = "import os, sys, time; open(sys.argv[2] + '/started', 'w'); \n"
+    script += "while not os.path.exists(sys.argv[2] + '/go'): time.sleep(0.02)\n"
+    output = OutputFileDatasetConfig("prepared", (store, "out")).register_on_complete("of-nowhere")
+    run = _submit(workspace, tmp_path, script, [output, str(tmp_path)])
+    wait_until((tmp_path / "started").exists, "the script runs")
+    store.unregister()
+    (tmp_path / "go").touch()
+    run.wait_for_completion()
+    assert "became no dataset: " in run.get_details()["warnings"][0]["message"]
+    with pytest.raises(UserErrorException, match="not registered"):
+        Dataset.get_by_name(workspace, "of-nowhere")
+
+
+def test_output_folder_that_cannot_be_made_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    run = _submit(workspace, tmp_path, WRITE, [OutputFileDatasetConfig("up", source="/proc/nope").as_upload()])
+    run.wait_for_completion(raise_on_error=False)
+    assert "Output 'up': its folder '/proc/nope' cannot be made" in run.get_details()["error"]["error"]["message"]

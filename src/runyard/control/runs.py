@@ -8,12 +8,12 @@ from typing import Any, List, Mapping, Optional, Sequence
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import Decision
-from runyard.db import datasets, fleet, identity, lineage, runs
+from runyard.db import datasets, datastores, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
-from runyard.errors import ConflictError, UserErrorException
+from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.lineage import DatasetUse, Direction
-from runyard.protocol.outputs import made_dataset
+from runyard.protocol.outputs import OutputSpec, made_dataset
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
 from runyard.protocol.wire import dumps
@@ -237,11 +237,21 @@ def _make_datasets(run: Steps, now: int) -> None:
     """What the run has written as datasets, registered where it was asked for."""
     row = run.row
     for output in runs.get_outputs(run.connection, row.id):
-        if output.dataset is not None:
+        if output.dataset is not None and _has_datastore(run, output):
             wanted = made_dataset(output, output.dataset, row.id)
             made = datasets.save_dataset(run.connection, wanted, row.workspace, row.created_by, now)
             use = DatasetUse(row.id, made.id, Direction.OUTPUT, output.name, now)
             lineage.add_use(run.connection, row.workspace, use, row.created_by)
+
+
+def _has_datastore(run: Steps, output: OutputSpec) -> bool:
+    """Is the output's datastore registered still? One that was taken off the list meanwhile has no dataset."""
+    try:
+        datastores.get_datastore(run.connection, run.row.workspace, output.datastore)
+    except NotFoundError as error:
+        runs.add_warnings(run.connection, run.row.id, [f"Output {output.name!r} became no dataset: {error}"])
+        return False
+    return True
 
 
 def _exit_report(run: Steps, batch: Sequence[Report]) -> Optional[Report]:

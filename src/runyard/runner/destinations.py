@@ -17,6 +17,7 @@ from runyard.errors import (
     ServerUnreachableError,
     ServiceException,
     StorageFullError,
+    UserErrorException,
 )
 from runyard.files.datastores import FolderDatastore
 from runyard.files.hashing import hash_file
@@ -64,7 +65,12 @@ class Destinations:
         found = {}
         for output in self._folder.plan.outputs:
             folder = self._place(output)
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserErrorException(
+                    f"Output {output.name!r}: its folder {str(folder)!r} cannot be made: {error.strerror}."
+                ) from None
             found[output.name] = str(folder)
         return found
 

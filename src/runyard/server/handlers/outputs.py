@@ -59,6 +59,8 @@ def _check_output(connection: Connection, call: Call, output: OutputSpec, run_id
     for path in (output_path(output, run_id), (output.source or "").strip("/"), output.pattern):
         if path:
             check_path(path)
+    if output.source is not None and not output.source.strip("/."):
+        raise UserErrorException(f"Output {output.name!r} needs a folder as its source, not {output.source!r}.")
     if len(output.globs) > GLOBS_MAX:
         raise UserErrorException(f"An output has at most {GLOBS_MAX} patterns, not {len(output.globs)}.")
     for pattern in output.globs:
