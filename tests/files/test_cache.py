@@ -86,3 +86,12 @@ def test_one_at_a_time_brings_a_content(tmp_path: Path) -> None:
     for one in threads:
         one.join()
     assert most == [1]
+
+
+def test_two_processes_fill_it_no_further_than_one(tmp_path: Path) -> None:
+    first, second = ContentCache(str(tmp_path), 3200), ContentCache(str(tmp_path), 3200)
+    for number in range(40):
+        for one, name in ((first, "a"), (second, "b")):
+            _keep(one, cache_key(name, str(number)), b"x" * 100)
+    kept = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json")
+    assert kept <= 3200 + 3200 // 16 + 100

@@ -23,6 +23,8 @@ BYTES_MAX = 20 << 30
 LOCKS = 256
 #: Pauses between tries for a lock that another has, seconds.
 LOCK_FIRST_S, LOCK_LAST_S = 0.001, 0.1
+#: How often a process looks at all contents while it fills the cache once.
+LOOKS = 16
 #: A file that was begun this long ago is no longer being written, seconds.
 LEFT_OVER_S = 2 * 86_400.0
 PIECE_BYTES = 1 << 20
@@ -47,6 +49,8 @@ class ContentCache:
         self._root = root
         self._max_bytes = max_bytes
         self._size: Optional[int] = None
+        #: Bytes that this process has added since it looked at all.
+        self._unseen = 0
         for name in ("tmp", "locks"):
             os.makedirs(os.path.join(root, name), exist_ok=True)
 
@@ -103,6 +107,7 @@ class ContentCache:
         self._write_facts(kept, entry, [stat.st_size, stat.st_mtime_ns, boot_id()])
         os.replace(path, kept)
         self._size = (self._size or 0) + entry.size_bytes
+        self._unseen += entry.size_bytes
         return Entry(kept, entry.size_bytes, entry.sha256, entry.etag, entry.modified)
 
     def new_file(self) -> str:
@@ -121,8 +126,10 @@ class ContentCache:
 
     def make_room(self, size_bytes: int) -> None:
         """Drop what was not used for longest until so many bytes more are within the limit."""
-        if self._size is None or self._size + size_bytes > self._max_bytes:
-            found = self._contents()
+        # Other processes fill it too, so what is there is looked at again every now and then.
+        is_old = self._unseen * LOOKS > self._max_bytes
+        if self._size is None or is_old or self._size + size_bytes > self._max_bytes:
+            found, self._unseen = self._contents(), 0
             self._size = sum(size for _, size, _ in found)
             for _, size, key in sorted(found):
                 if self._size + size_bytes <= self._max_bytes:
