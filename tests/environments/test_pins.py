@@ -130,3 +130,11 @@ def test_engine_that_reads_tables_is_exempt_from_the_day() -> None:
     exempt = dated("2020-09-01", ["numpy", "pyarrow>=6"])
     assert exempt[:3] == ["--exclude-newer", "2020-09-01", "--exclude-newer-package"]
     assert exempt[3].startswith("pyarrow=")
+
+
+@pytest.mark.parametrize(
+    "line", ["--extra-index-url https://elsewhere.example/${UV_INDEX_URL}", "a @ https://b/${HOME}"]
+)
+def test_line_that_would_take_a_variable_of_the_server_is_refused(line: str) -> None:
+    with pytest.raises(EnvironmentBuildError, match="holds a variable"):
+        translate(CondaSpec(pip=(line,)))

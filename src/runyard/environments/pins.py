@@ -182,6 +182,9 @@ _PASSED_OPTIONS = (
 
 
 def _take_pip_line(line: str, requirements: List[str], options: List[str], notes: List[Note]) -> None:
+    if "${" in line:
+        # pip and uv would put a variable of the server there, which may hold an index's password.
+        raise EnvironmentBuildError(f"The pip line '{without_credentials(line)}' holds a variable; write it out.")
     name = requirement_name(line)
     if name in _READS_TABLES:
         brought = [TABLE_ENGINE, *(["pandas"] if "pandas" in extras_of(line) else [])]
