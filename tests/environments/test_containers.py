@@ -21,6 +21,8 @@ from tests.environments.packages import make_wheel, source_of
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.xdist_group("containers"),
+    # An image is built and started without any cache of the machine's own: minutes on a busy one.
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("podman") is None, reason="tests/system-packages.sh installs podman"),
 ]
 

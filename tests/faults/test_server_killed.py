@@ -29,10 +29,11 @@ with open("outputs/model.bin", "wb") as file:
 """
 
 
-def _assert_whole(house: House, run_id: str) -> None:
+def _assert_whole(house: House, run_id: str, said: tuple[str, ...] = ()) -> None:
+    """The run is complete, and nothing of it is lost; ``said`` are our own lines before those of the script."""
     run = house.wait(run_id)
     assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 1)
-    assert house.log(run_id).splitlines() == [f"line {i}" for i in range(LINES)]
+    assert house.log(run_id).splitlines() == [*said, *(f"line {i}" for i in range(LINES))]
     assert house.metric(run_id, "loss") == [float(i) for i in range(LINES)]
     names = {"workspace": WORKSPACE, "run_id": run_id}
     assert house.server.call("read_artifact", path="outputs/model.bin", **names) == b"weights"
@@ -108,7 +109,7 @@ def test_run_whose_data_are_being_fetched_survives_the_death_of_its_server(house
     assert house.stored_status(run_id) == RunStatus.QUEUED
     house.start()
     slow_data.may_answer.set()
-    _assert_whole(house, run_id)
+    _assert_whole(house, run_id, ("Runyard: Input 'data': 1 files, 4 bytes, were downloaded.",))
 
 
 def test_finalizing_run_survives_the_death_of_its_server(house: House) -> None:
