@@ -13,7 +13,7 @@ from runyard.errors import AzureMLException, ServerUnreachableError, ServiceExce
 from runyard.files.cache import ContentCache, Entry, cache_key
 from runyard.files.fetch import Fetched, fetch, partial_name
 from runyard.files.layout import DISK_FULL
-from runyard.protocol.mounts import shown_url
+from runyard.protocol.mounts import DataFile, shown_url
 from runyard.protocol.record import record
 
 #: Files that are on their way at once.
@@ -39,6 +39,12 @@ class Wanted:
     #: As it was listed; None and '' where nobody knows.
     size_bytes: Optional[int] = None
     tag: str = ""
+
+    @classmethod
+    def of(cls, file: DataFile, target: str) -> "Wanted":
+        """A dataset's file that is not on this disk, to be brought to ``target``."""
+        source = file.source
+        return cls(target, source.url, source.datastore or "", file.origin, file.size_bytes, file.tag)
 
     @property
     def shown(self) -> str:

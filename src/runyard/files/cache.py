@@ -170,6 +170,12 @@ class ContentCache:
         return os.path.join(self._root, key[:2], key)
 
 
+def open_cache(cache_folder: str) -> ContentCache:
+    """A node's cache, below the folder of all its caches; RUNYARD_DATA_CACHE_BYTES is its limit."""
+    most = os.environ.get("RUNYARD_DATA_CACHE_BYTES", "")
+    return ContentCache(os.path.join(cache_folder, "data"), int(most) if most.isdigit() else BYTES_MAX)
+
+
 def cache_key(*parts: str) -> str:
     """The key of what these parts name together."""
     return sha256("\n".join(str(len(part)) + " " + part for part in parts).encode("utf-8", "replace")).hexdigest()

@@ -1,7 +1,9 @@
 """What a mounted input holds, told to the process that serves it."""
 
+import os
 from typing import Optional, Tuple
 
+from runyard.protocol.mounts import DataFile
 from runyard.protocol.record import record
 
 
@@ -15,6 +17,13 @@ class MountedFile:
     size_bytes: int = 0
     tag: str = ""
     link: Optional[str] = None
+
+    @classmethod
+    def of(cls, file: DataFile, is_here: bool) -> "MountedFile":
+        """A dataset's file: a link where ``is_here``, so that its origin is a path of this disk."""
+        if is_here:
+            return cls(file.relative, link=os.path.realpath(file.origin))
+        return cls(file.relative, file.source.datastore or "", file.origin, file.size_bytes or 0, file.tag)
 
 
 @record

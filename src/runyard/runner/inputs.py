@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from runyard.client.downloads import Downloads, Received, Tally, Wanted
 from runyard.client.http import Server
 from runyard.errors import NotFoundError, ServiceException, UserErrorException
+from runyard.files.cache import open_cache
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
@@ -21,7 +22,7 @@ from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
-from runyard.runner.mount import PATIENCE_S, mount, open_cache, why_not
+from runyard.runner.mount import PATIENCE_S, mount, why_not
 
 #: How often a preparation says how far it is, seconds.
 SAY_S = 2.0
@@ -79,7 +80,9 @@ class _Binding:
             return False
         if self._are_cached(remote):
             return False
-        reason = why_not() or mount(self._folder, asked.name, [self._mounted(one) for one in files])
+        reason = why_not() or mount(
+            self._folder, asked.name, [MountedFile.of(one, not self._is_fetched(one.source)) for one in files]
+        )
         if reason:
             self._folder.note(f"Input {asked.name!r} is downloaded and not mounted: {reason}.")
             return False
@@ -89,14 +92,9 @@ class _Binding:
         return True
 
     def _are_cached(self, files: List[DataFile]) -> bool:
-        cache, workspace = open_cache(self._folder), self._folder.plan.workspace
+        cache, workspace = open_cache(self._folder.facts.cache_folder), self._folder.plan.workspace
         downloads = Downloads(self._server, workspace, False)
-        return all(one.tag and cache.find(downloads.key(_wanted("", one))) is not None for one in files)
-
-    def _mounted(self, one: DataFile) -> MountedFile:
-        if not self._is_fetched(one.source):
-            return MountedFile(one.relative, link=one.origin)
-        return MountedFile(one.relative, one.source.datastore or "", one.origin, one.size_bytes or 0, one.tag)
+        return all(one.tag and cache.find(downloads.key(Wanted.of(one, ""))) is not None for one in files)
 
     def _found(self) -> Iterator[DataFile]:
         """Each file of the sources, in their order."""
@@ -158,7 +156,7 @@ class _Binding:
         if not files:
             return
         asked, plan = self._asked, self._folder.plan
-        wanted = [_wanted(self._place(one), one) for one in files]
+        wanted = [Wanted.of(one, self._place(one)) for one in files]
         sizes = [one.size_bytes for one in files]
         known = [size for size in sizes if size is not None]
         tally = Tally(f"Downloading input {asked.name!r}", len(files), sum(known) if len(known) == len(sizes) else None)
@@ -171,7 +169,12 @@ class _Binding:
 
         may_link, is_private_ok = asked.mode == InputMode.MOUNT, plan.allow_private_urls
         downloads = Downloads(
-            self._server, plan.workspace, is_private_ok, open_cache(self._folder), may_link, PATIENCE_S
+            self._server,
+            plan.workspace,
+            is_private_ok,
+            open_cache(self._folder.facts.cache_folder),
+            may_link,
+            PATIENCE_S,
         )
         received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
         size = sum(one.size_bytes for one in received)
@@ -237,7 +240,3 @@ def _shown(source: Source) -> str:
     if source.url is not None:
         return shown_url(source.url)
     return source.file or f"{source.datastore}/{source.path}"
-
-
-def _wanted(target: str, one: DataFile) -> Wanted:
-    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)

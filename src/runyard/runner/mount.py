@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from runyard.files.cache import BYTES_MAX, ContentCache
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.wire import dumps
 from runyard.runner.folder import AttemptFolder
@@ -22,13 +21,6 @@ MOUNT_S, UNMOUNT_S = 20.0, 5.0
 DEVICE = "/dev/fuse"
 #: Ways to unmount, the politest first; the later ones take a mount away that is in use, or whose process is gone.
 _UNMOUNT = (["fusermount3", "-u", "-q"], ["fusermount3", "-u", "-q", "-z"], ["umount", "-l"])
-
-
-def open_cache(folder: AttemptFolder) -> ContentCache:
-    """The node's cache of downloaded files."""
-    most = os.environ.get("RUNYARD_DATA_CACHE_BYTES", "")
-    root = os.path.join(folder.facts.cache_folder, "data")
-    return ContentCache(root, int(most) if most.isdigit() else BYTES_MAX)
 
 
 def spec_file(folder: AttemptFolder, name: str) -> Path:

@@ -24,11 +24,11 @@ from runyard.client.downloads import AT_ONCE, Downloads, Wanted
 from runyard.client.http import Server, file_resolver
 from runyard.client.local_server import connect
 from runyard.errors import RunyardError, ServiceException
-from runyard.files.cache import ContentCache, Entry
+from runyard.files.cache import ContentCache, Entry, open_cache
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.wire import loads
 from runyard.runner.folder import AttemptFolder
-from runyard.runner.mount import PATIENCE_S, open_cache, spec_file, unmount
+from runyard.runner.mount import PATIENCE_S, spec_file, unmount
 
 #: What is brought ahead: everything, if it is at most this share of the cache; else as many files behind an opened one.
 AHEAD_SHARE, AHEAD_FILES = 0.25, 16
@@ -351,7 +351,10 @@ def main(path: str, name: str) -> None:
         file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
     )
     told = loads(MountedInput, spec_file(folder, name).read_text())
-    _serve(Mount(told, Server(resolve, folder.secret), open_cache(folder), folder.note), str(folder.inputs / name))
+    _serve(
+        Mount(told, Server(resolve, folder.secret), open_cache(facts.cache_folder), folder.note),
+        str(folder.inputs / name),
+    )
 
 
 def main_of_client(spec: str, cache: str, target: str) -> None:
@@ -365,7 +368,7 @@ def main_of_client(spec: str, cache: str, target: str) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     told = loads(MountedInput, Path(spec).read_text())
-    _serve(Mount(told, connect(start=False), ContentCache(cache), print), target)
+    _serve(Mount(told, connect(start=False), open_cache(cache), print), target)
 
 
 def _serve(mount: Mount, target: str) -> None:

@@ -4,13 +4,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple, Type
 
 from runyard.client.downloads import Downloads, Wanted
 from runyard.errors import NotFoundError, UserErrorException
+from runyard.files.cache import ContentCache
 from runyard.files.inside import join_inside
 from runyard.protocol.datasets import Source
-from runyard.protocol.mounts import DataFile
 from runyard.protocol.selection import Step
 from runyard.protocol.trees import check_path
 from runyard.sdk import file_dataset
@@ -36,24 +36,29 @@ def download(
     present = next((target for _, target in found if target.exists() and not overwrite), None)
     if present is not None:
         raise UserErrorException(f"{present} exists already; pass overwrite=True.")
-    far = [_wanted(one, str(target)) for one, target in found if one.source.file is None]
+    far = [Wanted.of(one, str(target)) for one, target in found if one.source.file is None]
     for one, target in found:
         if one.source.file is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(one.origin, str(target))
-    _bring(far, workspace, ignore_not_found)
+    bring(far, workspace, skip=(NotFoundError,) if ignore_not_found else ())
     return [str(target) for _, target in found if target.exists()]
 
 
-def _wanted(one: DataFile, target: str) -> Wanted:
-    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)
+def bring(
+    wanted: List[Wanted],
+    workspace: Any,
+    cache: Optional[ContentCache] = None,
+    skip: Tuple[Type[Exception], ...] = (),
+) -> None:
+    """Bring files with a progress line; from ``cache``, where there is one, as other names of its own files.
 
-
-def _bring(wanted: List[Wanted], workspace: Any, ignore_not_found: bool) -> None:
+    ``skip``: errors of one file that leave it out.
+    """
     if not wanted:
         return
     name = workspace.name if workspace is not None else ""
     server = current_server() if any(one.url is None for one in wanted) else None
     with Progress("Downloading", sum(one.size_bytes or 0 for one in wanted), len(wanted)) as progress:
-        downloads = Downloads(server, name, allow_private=True, skip=(NotFoundError,) if ignore_not_found else ())
+        downloads = Downloads(server, name, allow_private=True, cache=cache, may_link=cache is not None, skip=skip)
         downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())

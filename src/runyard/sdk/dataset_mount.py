@@ -7,16 +7,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, List, Optional, Type
 
-from runyard.client.downloads import Downloads, Wanted
+from runyard.client.downloads import Wanted
 from runyard.client.home import home_folder
 from runyard.errors import UserErrorException
-from runyard.files.cache import ContentCache
+from runyard.files.cache import open_cache
 from runyard.files.inside import join_inside
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.mounts import DataFile
 from runyard.protocol.trees import check_path
-from runyard.sdk.progress import Progress
-from runyard.sdk.session import current_server, is_in_run
+from runyard.sdk.dataset_download import bring
+from runyard.sdk.session import is_in_run
 
 
 class MountContext:
@@ -85,7 +85,8 @@ class MountContext:
             if one.source.file is not None:
                 os.makedirs(os.path.dirname(targets[one.relative]), exist_ok=True)
                 os.symlink(os.path.realpath(one.origin), targets[one.relative])
-        self._download([_wanted(one, targets[one.relative]) for one in far])
+        wanted = [Wanted.of(one, targets[one.relative]) for one in far]
+        bring(wanted, self._workspace, open_cache(_caches()) if wanted else None)
 
     def _mounts(self, folder: str) -> bool:
         """Mount by FUSE, where this machine can."""
@@ -94,31 +95,15 @@ class MountContext:
         # Not in a job's kit: a job has its data bound.
         from runyard.runner.client_mount import ClientMount
 
-        told = MountedInput(tuple(_mounted(one) for one in self._files), self._workspace.name)
-        self._mount = ClientMount.start(folder, told, os.path.join(str(home_folder()), "cache", "data"))
+        files = tuple(MountedFile.of(one, one.source.file is not None) for one in self._files)
+        self._mount = ClientMount.start(folder, MountedInput(files, self._workspace.name), _caches())
         return self._mount is not None
 
-    def _download(self, wanted: List[Wanted]) -> None:
-        if not wanted:
-            return
-        cache = ContentCache(os.path.join(str(home_folder()), "cache", "data"))
-        server = current_server() if any(one.url is None for one in wanted) else None
-        name = self._workspace.name if self._workspace is not None else ""
-        with Progress("Downloading", sum(one.size_bytes or 0 for one in wanted), len(wanted)) as progress:
-            downloads = Downloads(server, name, allow_private=True, cache=cache, may_link=True)
-            downloads.carry_out(wanted, progress.add_bytes, lambda _received: progress.add_file())
+
+def _caches() -> str:
+    return os.path.join(str(home_folder()), "cache")
 
 
 def _place(folder: str, relative: str) -> str:
     """The file's place below the folder; UserErrorException where it would be elsewhere."""
     return str(join_inside(Path(folder), check_path(relative.replace(os.sep, "/"))))
-
-
-def _wanted(one: DataFile, target: str) -> Wanted:
-    return Wanted(target, one.source.url, one.source.datastore or "", one.origin, one.size_bytes, one.tag)
-
-
-def _mounted(one: DataFile) -> MountedFile:
-    if one.source.file is not None:
-        return MountedFile(one.relative, link=os.path.realpath(one.origin))
-    return MountedFile(one.relative, one.source.datastore or "", one.origin, one.size_bytes or 0, one.tag)
