@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +82,17 @@ def docker_socket(folder: Path, variables: dict[str, str]) -> Iterator[str]:
     command = ["podman", "system", "service", "--time", "0", f"unix://{path}"]
     with subprocess.Popen(command, env={**os.environ, **variables}, stderr=subprocess.DEVNULL) as service:
         try:
-            while not path.exists():
+            while not _listens(path):
                 assert service.poll() is None
+                time.sleep(0.05)
             yield f"unix://{path}"
         finally:
             service.terminate()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def _libraries(path: Path) -> set[str]:

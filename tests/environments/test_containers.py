@@ -99,7 +99,7 @@ def run_in(workspace: Workspace, environment: Environment, source: Path, *argume
 
 def facts_of(run: Run, tmp_path: Path) -> dict[str, object]:
     run.wait_for_completion(raise_on_error=False)
-    assert run.get_status() == "Completed", run.get_details()
+    assert run.get_status() == "Completed", str(run.get_details_with_logs())
     run.download_file("outputs/facts.json", str(tmp_path / "facts.json"))
     found: dict[str, object] = json.loads((tmp_path / "facts.json").read_text())
     return found

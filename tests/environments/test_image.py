@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runyard.environments.choice import choose_builder
-from runyard.environments.engine import Engine, find_engine, login_command, pull
+from runyard.environments.engine import Engine, ask, find_engine, login_command, pull, remove
 from runyard.environments.image import BuildFiles, build_arguments, dockerfile_of, image_source
 from runyard.environments.with_docker import _docker_hub, _unpack
 from runyard.errors import EnvironmentBuildError, UserErrorException
@@ -173,6 +173,17 @@ def test_login_is_forgotten_once_the_image_is_there(tmp_path: Path, monkeypatch:
     with pytest.raises(EnvironmentBuildError, match="cannot be fetched"):
         pull(found, "x:1", None, log)
     assert "secret" not in log.text
+
+
+def test_silent_engine_has_not_said_that_there_is_no_image(tmp_path: Path) -> None:
+    program = tmp_path / "docker"
+    program.write_text('#!/bin/sh\n[ "$2" = slow ] && exec sleep 60\nexit 1\n')
+    program.chmod(0o755)
+    engine = Engine(str(program), "docker")
+    assert ask(engine, ["image", "missing"], 30) is None
+    with pytest.raises(EnvironmentBuildError, match=r"'docker image slow' has not answered for 1 s"):
+        ask(engine, ["image", "slow"], 1)
+    remove(engine, ["image", "slow"], 1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 from runyard.environments.uv import Log, UvResult, run_tool, tool_environment
@@ -17,8 +17,8 @@ from runyard.protocol.record import record
 ENGINE_VARIABLE = "RUNYARD_ENGINE"
 #: Looked for in this order where nothing is named.
 ENGINES = ("docker", "podman")
-#: An engine that does not answer in this time is none, seconds.
-ANSWER_TIMEOUT_S = 10.0
+#: An engine that does not answer in this time, on a busy host, is none, seconds.
+ANSWER_TIMEOUT_S = 60.0
 #: Fetching a large base image on a slow line fits, seconds.
 PULL_TIMEOUT_S = 3600.0
 
@@ -78,8 +78,24 @@ def matters_to_engine(name: str) -> bool:
 
 
 def ask(engine: Engine, arguments: Sequence[str], timeout_s: float = ANSWER_TIMEOUT_S) -> Optional[str]:
-    """What the engine prints for a question; None where it fails, which is an answer too."""
-    return _output([engine.program, *arguments], timeout_s)
+    """What the engine prints for a question; None where it says no.
+
+    EnvironmentBuildError if it says nothing in time: silence is no answer, such as "there is no such image".
+    """
+    try:
+        return _output([engine.program, *arguments], timeout_s)
+    except subprocess.TimeoutExpired:
+        shown = " ".join((engine.kind, *arguments[:2]))
+        raise EnvironmentBuildError(
+            f"'{shown}' has not answered for {timeout_s:.0f} s.",
+            hint=f"Look whether {engine.kind} is stuck or its host overloaded, and submit again.",
+        ) from None
+
+
+def remove(engine: Engine, arguments: Sequence[str], timeout_s: float) -> None:
+    """Have the engine remove something; what cannot be removed in time stays with it."""
+    with suppress(EnvironmentBuildError):
+        ask(engine, arguments, timeout_s)
 
 
 def call(
@@ -161,14 +177,13 @@ def _private_login(engine: Engine, folder: str) -> Dict[str, str]:
 
 def _asked(program: str) -> Optional[Engine]:
     """The engine behind a program; podman also answers to the name docker."""
-    text = _output([program, "info", "--format", "{{json .}}"], ANSWER_TIMEOUT_S)
     try:
-        facts = json.loads(text or "")
-    except ValueError:
+        facts = json.loads(_output([program, "info", "--format", "{{json .}}"], ANSWER_TIMEOUT_S) or "")
+        if not isinstance(facts, dict):
+            return None
+        return _podman(program, facts) if "host" in facts else _docker(program, facts)
+    except (ValueError, subprocess.TimeoutExpired):
         return None
-    if not isinstance(facts, dict):
-        return None
-    return _podman(program, facts) if "host" in facts else _docker(program, facts)
 
 
 def _docker(program: str, facts: Dict[str, object]) -> Optional[Engine]:
@@ -214,6 +229,6 @@ def _output(command: Sequence[str], timeout_s: float) -> Optional[str]:
             stderr=subprocess.DEVNULL,
             timeout=timeout_s,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
     return None if done.returncode else done.stdout.decode("utf-8", "replace")

@@ -19,6 +19,7 @@ from runyard.environments.engine import (
     get_engine,
     has_image,
     pull,
+    remove,
 )
 from runyard.environments.image import (
     TOOLS,
@@ -117,7 +118,7 @@ def remove_image(folder: str) -> None:
     image = read_image(folder)
     engine = None if image is None else find_engine()
     if image is not None and engine is not None:
-        ask(engine, ["image", "rm", image.tag], PROBE_TIMEOUT_S)
+        remove(engine, ["image", "rm", image.tag], PROBE_TIMEOUT_S)
 
 
 def _base(engine: Engine, task: BuildTask, source: ImageSource) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from runyard.environments.engine import Engine, ask, engine_environment, get_engine, matters_to_engine
+from runyard.environments.engine import Engine, engine_environment, get_engine, matters_to_engine, remove
 from runyard.environments.kit import Kit, compile_kit
 from runyard.environments.pythons import find_minor
 from runyard.environments.realise import Realised
@@ -146,7 +146,7 @@ def remove_container(folder: AttemptFolder) -> None:
     except (OSError, ValueError):
         return
     engine = Engine(**found["engine"])
-    ask(engine, remove_arguments(engine, found["name"]), REMOVE_TIMEOUT_S)
+    remove(engine, remove_arguments(engine, found["name"]), REMOVE_TIMEOUT_S)
 
 
 def remove_arguments(engine: Engine, name: str) -> List[str]:
