@@ -118,6 +118,10 @@ class IntegrityError(AzureMLException):
     """The bytes do not match their digest."""
 
 
+class RunConfigurationException(AzureMLException):
+    """The run's configuration is not valid."""
+
+
 class TrainingException(AzureMLException):
     """The training configuration is not valid."""
 

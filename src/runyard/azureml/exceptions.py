@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "RunEnvironmentException": "runyard.errors:RunEnvironmentException",
         "ServiceException": "runyard.errors:ServiceException",
         "SnapshotException": "runyard.errors:SnapshotException",
+        "RunConfigurationException": "runyard.errors:RunConfigurationException",
         "TrainingException": "runyard.errors:TrainingException",
         "UserErrorException": "runyard.errors:UserErrorException",
         "WebserviceException": "runyard.errors:WebserviceException",

@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Dict, FrozenSet, Optional, Tuple
 
+from runyard.protocol.distributed import Distribution
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.outputs import OutputSpec
 from runyard.protocol.record import record
@@ -105,6 +106,8 @@ class RunSpec:
     outputs: Tuple[OutputSpec, ...] = ()
     environment_variables: Dict[str, str] = field(default_factory=dict)
     node_count: int = 1
+    #: Several processes, on these nodes; None: one process on one node.
+    distribution: Optional[Distribution] = None
     max_run_duration_s: Optional[int] = None
     #: How often the run may start again after a fault of the machines; None: the compute target's default.
     max_infrastructure_retries: Optional[int] = None

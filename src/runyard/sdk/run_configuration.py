@@ -1,8 +1,20 @@
 """RunConfiguration: where and how a script runs, the older of v1's two ways to say it."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
+from runyard.errors import RunConfigurationException
+from runyard.protocol.distributed import Distribution
+from runyard.sdk.distributed import (
+    MpiConfiguration,
+    PyTorchConfiguration,
+    TensorflowConfiguration,
+    distribution_of,
+)
 from runyard.sdk.environment import Environment
+
+#: v1's names of what starts a distributed run's processes, in lower case; which section each reads.
+_COMMUNICATORS = {"parameterserver": "tensorflow", "intelmpi": "mpi", "openmpi": "mpi", "mpi": "mpi"}
+_BACKENDS = ("nccl", "gloo")
 
 
 class RunConfiguration:
@@ -35,8 +47,41 @@ class RunConfiguration:
             self.environment.python.conda_dependencies = conda_dependencies
         self.environment_variables: Dict[str, str] = {}
         self.node_count = 1
+        #: Sections that count where ``communicator`` says so.
+        self.mpi = MpiConfiguration()
+        self.tensorflow = TensorflowConfiguration()
+        self.pytorch = PyTorchConfiguration()
         self.max_run_duration_seconds: Optional[int] = None
         self.data_references: Dict[str, Any] = {}
         self.data: Dict[str, Any] = {}
         self.output_data: Dict[str, Any] = {}
         self.auto_prepare_environment = True
+
+    def _distribute(self, config: Any) -> None:
+        """Take a distributed job's configuration, in the words of the sections."""
+        _, self.node_count = distribution_of(config)
+        if isinstance(config, TensorflowConfiguration):
+            self.tensorflow, self.framework, self.communicator = config, "TensorFlow", "ParameterServer"
+        elif isinstance(config, MpiConfiguration):
+            self.mpi, self.framework, self.communicator = config, "Python", "IntelMpi"
+        else:
+            self.pytorch, self.framework, self.communicator = config, "PyTorch", config.communication_backend
+
+    def _distribution(self) -> Tuple[Optional[Distribution], int]:
+        """The processes that are asked for, if there are several, and on how many nodes."""
+        name, nodes = str(self.communicator or "None").lower(), int(self.node_count)
+        if name == "none":
+            if nodes != 1:
+                raise RunConfigurationException(
+                    f"node_count is {nodes}, and nothing says how the nodes work together; pass "
+                    "distributed_job_config=MpiConfiguration(node_count=...), or set the communicator."
+                )
+            return None, 1
+        if name in _BACKENDS:
+            return distribution_of(self.pytorch, nodes)
+        if name not in _COMMUNICATORS:
+            raise RunConfigurationException(
+                "The communicator is None, ParameterServer, OpenMpi, IntelMpi, Nccl or Gloo, "
+                f"not {self.communicator!r}."
+            )
+        return distribution_of(getattr(self, _COMMUNICATORS[name]), nodes)

@@ -45,8 +45,6 @@ class ScriptRunConfig:
             raise UserErrorException(
                 "compute_target and environment stand in run_config already; give one or the other."
             )
-        if distributed_job_config is not None:
-            raise UserErrorException("Distributed jobs come in a later release; docs/v1_coverage.md lists what works.")
         if resume_from is not None:
             raise UserErrorException("resume_from comes in a later release; docs/v1_coverage.md lists what works.")
         self.source_directory = os.fspath(source_directory or ".")
@@ -61,6 +59,8 @@ class ScriptRunConfig:
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
         elif max_run_duration_seconds != MAX_DURATION_SECONDS_DEFAULT:
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
+        if distributed_job_config is not None:
+            self.run_config._distribute(distributed_job_config)
         if docker_runtime_config is not None:
             self.run_config.docker = docker_runtime_config
         if not self.script and not self.command:

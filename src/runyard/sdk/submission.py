@@ -57,6 +57,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
     _check_run_folders(config, snapshot)
     script = _script(config, snapshot)
+    distribution, node_count = config.run_config._distribution()
     data = _Data(workspace)
     command, arguments = _command_line(config, data)
     spec = RunSpec(
@@ -71,7 +72,8 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
         inputs=tuple(data.inputs.values()),
         outputs=tuple(data.outputs.values()),
         environment_variables=_variables(config, data.inputs.values()),
-        node_count=int(config.run_config.node_count),
+        node_count=node_count,
+        distribution=distribution,
         max_run_duration_s=config.run_config.max_run_duration_seconds,
         display_name=options.get("display_name"),
         tags=_tags(tags),

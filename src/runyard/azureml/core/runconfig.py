@@ -8,6 +8,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         "RunConfiguration": "runyard.sdk.run_configuration:RunConfiguration",
         "DockerSection": "runyard.sdk.environment_sections:DockerSection",
         "PythonSection": "runyard.sdk.environment_sections:PythonSection",
+        "MpiConfiguration": "runyard.sdk.distributed:MpiConfiguration",
+        "TensorflowConfiguration": "runyard.sdk.distributed:TensorflowConfiguration",
+        "PyTorchConfiguration": "runyard.sdk.distributed:PyTorchConfiguration",
         "DEFAULT_CPU_IMAGE": "runyard.sdk.environment_sections:DEFAULT_CPU_IMAGE",
         "DEFAULT_GPU_IMAGE": "runyard.sdk.environment_sections:DEFAULT_GPU_IMAGE",
         "ContainerRegistry": "runyard.sdk.container_registry:ContainerRegistry",
@@ -16,10 +19,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "Environment": "runyard.sdk.environment:Environment",
         "CondaDependencies": "runyard.sdk.conda_dependencies:CondaDependencies",
     },
-    planned=(
-        "DataReferenceConfiguration",
-        "MpiConfiguration",
-        "PyTorchConfiguration",
-        "TensorflowConfiguration",
-    ),
+    planned=("DataReferenceConfiguration",),
 )

@@ -11,6 +11,7 @@ from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import ComputeTargetException, NotFoundError, SnapshotException, UserErrorException
+from runyard.protocol.distributed import problem, tasks_of
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
     SPEC_SCHEMA,
@@ -36,6 +37,8 @@ from runyard.server.waiting import wait_until
 WAIT_MAX_S = 60
 #: Most words of a command line, their characters in all, and inputs of a run.
 WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
+#: Most nodes and processes of a run.
+NODES_MAX, TASKS_MAX = 1_000, 10_000
 #: Longest time limit of a run: ten years, in seconds.
 DURATION_MAX_S = 10 * 366 * 86_400
 
@@ -199,8 +202,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         raise UserErrorException(f"This server reads runs of schema {SPEC_SCHEMA}, not {spec.schema}.")
     if spec.kind not in (RunKind.SCRIPT, RunKind.INTERACTIVE):
         raise UserErrorException(f"A run is of the kind script or interactive, not {spec.kind[:40]!r}.")
-    if spec.node_count != 1:
-        raise UserErrorException(f"This version carries runs on one node; node_count is {spec.node_count}.")
+    _check_nodes(spec)
     words = spec.command + spec.arguments
     if len(words) > WORDS_MAX or sum(len(word) for word in words) > COMMAND_MAX:
         raise UserErrorException(f"The command line has more than {WORDS_MAX} words or {COMMAND_MAX} characters.")
@@ -230,6 +232,25 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
             else:
                 datastores.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
         check_outputs(connection, call, spec)
+
+
+def _check_nodes(spec: RunSpec) -> None:
+    if not 1 <= spec.node_count <= NODES_MAX:
+        raise UserErrorException(f"node_count is from 1 to {NODES_MAX}, not {spec.node_count}.")
+    wrong = None if spec.distribution is None else problem(spec.distribution, spec.node_count)
+    if wrong is not None:
+        raise UserErrorException(wrong)
+    if spec.distribution is not None and len(tasks_of(spec.distribution, spec.node_count)) > TASKS_MAX:
+        raise UserErrorException(f"A run has at most {TASKS_MAX} processes.")
+    if spec.distribution is not None:
+        raise UserErrorException("Distributed runs are accepted once this version carries them out.")
+    if spec.node_count > 1 and spec.distribution is None:
+        raise UserErrorException(f"node_count is {spec.node_count}, and nothing says how the nodes work together.")
+    if spec.node_count > 1 and spec.target == LOCAL:
+        raise UserErrorException(
+            f"The target 'local' is one node, not {spec.node_count}; create a cluster with "
+            "AmlCompute.provisioning_configuration(max_nodes=...) and submit to that."
+        )
 
 
 def _check_script(call: Call, spec: RunSpec) -> None:
