@@ -13,5 +13,5 @@ def queue(connection: Connection, run_id: str, lock: str, reason: str, now: int)
 
 def assign(connection: Connection, run_id: str, node_id: str, secret: str, now: int) -> bool:
     """It gets a node; False where it does not wait for one any more."""
-    decision = Decision((), (), ((run_id, node_id),), {})
+    decision = Decision((), (), ((run_id, (node_id,) if node_id else ()),), {})
     return life.place(connection, decision, {}, {}, {run_id: secret}, now) == [run_id]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runyard.control.schedule import LOCAL, ClusterView, Decision, NodeView, Waiting, decide
+from runyard.control.schedule import LOCAL, PASSED_S, ClusterView, Decision, NodeView, Waiting, decide
 
 SECOND = 1_000_000
 NOW = 1_000 * SECOND
@@ -31,13 +31,13 @@ def _decide(
 def test_runs_get_new_nodes_in_the_order_of_their_submission() -> None:
     found = _decide(_wait("a", "b", "c"))
     assert [node for node, _, _ in found.added] == ["ws/cpu/node-0", "ws/cpu/node-1"]
-    assert found.assigned == (("a", "ws/cpu/node-0"), ("b", "ws/cpu/node-1"))
+    assert found.assigned == (("a", ("ws/cpu/node-0",)), ("b", ("ws/cpu/node-1",)))
     assert found.reasons == {"c": "Waits for a node of 'cpu': all 2 are busy."}
 
 
 def test_idle_node_is_used_before_another_comes() -> None:
     found = _decide(_wait("a"), [_node(0, "other"), _node(1)])
-    assert (found.added, found.removed, found.assigned) == ((), (), (("a", "ws/cpu/node-1"),))
+    assert (found.added, found.removed, found.assigned) == ((), (), (("a", ("ws/cpu/node-1",)),))
 
 
 def test_minimum_of_nodes_is_there_without_any_run() -> None:
@@ -55,7 +55,7 @@ def test_idle_node_of_the_minimum_stays() -> None:
 
 def test_node_that_a_run_needs_does_not_leave() -> None:
     found = _decide(_wait("a"), [_node(0, idle_s=1000)])
-    assert (found.removed, found.assigned) == ((), (("a", "ws/cpu/node-0"),))
+    assert (found.removed, found.assigned) == ((), (("a", ("ws/cpu/node-0",)),))
 
 
 def test_busy_node_beyond_a_lowered_maximum_stays_until_its_run_ends() -> None:
@@ -66,13 +66,39 @@ def test_busy_node_beyond_a_lowered_maximum_stays_until_its_run_ends() -> None:
 
 def test_lowered_maximum_holds_for_runs_that_wait() -> None:
     found = _decide(_wait("a", "b", "c", "d"), [_node(number) for number in range(4)], replace(CPU, max_nodes=1))
-    assert found.assigned == (("a", "ws/cpu/node-0"),)
+    assert found.assigned == (("a", ("ws/cpu/node-0",)),)
     assert sorted(found.removed) == ["ws/cpu/node-1", "ws/cpu/node-2", "ws/cpu/node-3"]
+
+
+def _large(name: str, nodes: int, waited_s: int = 0) -> Waiting:
+    return Waiting(name, "ws", "cpu", nodes, NOW - waited_s * SECOND)
+
+
+def test_run_gets_all_of_its_nodes_or_none() -> None:
+    wide = replace(CPU, max_nodes=3)
+    found = _decide([_large("a", 2), _large("b", 2)], cluster=wide)
+    assert found.assigned == (("a", ("ws/cpu/node-0", "ws/cpu/node-1")),)
+    assert found.reasons == {"b": "Waits for 2 of the 3 nodes of 'cpu' to be free at once."}
+    assert len(found.added) == 2
+
+
+def test_small_run_passes_a_large_one_for_some_time_only() -> None:
+    busy = [_node(0, "x")]
+    assert dict(_decide([_large("a", 2), *_wait("b")], busy).assigned) == {"b": ("ws/cpu/node-1",)}
+    found = _decide([_large("a", 2, waited_s=PASSED_S), *_wait("b")], busy)
+    assert (found.assigned, found.added) == ((), ())
+    assert found.reasons["b"] == "Waits behind 'a', which has long waited for 2 nodes at once."
+
+
+def test_run_that_is_larger_than_its_cluster_holds_nobody_up() -> None:
+    found = _decide([_large("a", 3, waited_s=PASSED_S), *_wait("b")])
+    assert dict(found.assigned) == {"b": ("ws/cpu/node-0",)}
+    assert "update(max_nodes=...)" in found.reasons["a"]
 
 
 def test_local_runs_share_the_places_of_this_machine() -> None:
     found = _decide(_wait("a", "b", target=LOCAL), running=1)
-    assert found.assigned == (("a", ""),)
+    assert found.assigned == (("a", ()),)
     assert found.reasons == {"b": "Waits for one of this machine's 2 places for local runs."}
 
 
@@ -84,7 +110,7 @@ def test_clusters_of_one_name_in_two_workspaces_are_two() -> None:
     clusters = [CPU, replace(CPU, workspace="other", max_nodes=1)]
     waiting = _wait("a", "b", workspace="other") + _wait("c")
     found = decide(waiting, [], clusters, 0, 2, NOW)
-    assert found.assigned == (("c", "ws/cpu/node-0"), ("a", "other/cpu/node-0"))
+    assert found.assigned == (("c", ("ws/cpu/node-0",)), ("a", ("other/cpu/node-0",)))
     assert set(found.reasons) == {"b"}
 
 
@@ -112,7 +138,12 @@ def _scenes(draw: Callable[..., object]) -> tuple[list[Waiting], list[NodeView],
             )
     places = [(one.workspace, one.name) for one in clusters] + [("ws", LOCAL), ("ws", "gone")]
     chosen: list[tuple[str, str]] = draw(st.lists(st.sampled_from(places), max_size=12))  # type: ignore[assignment]
-    waiting = [Waiting(f"run-{i:02}", workspace, target) for i, (workspace, target) in enumerate(chosen)]
+    sizes: list[int] = draw(st.lists(st.integers(1, 4), min_size=12, max_size=12))  # type: ignore[assignment]
+    since: list[int] = draw(st.lists(st.sampled_from([0, NOW]), min_size=12, max_size=12))  # type: ignore[assignment]
+    waiting = [
+        Waiting(f"run-{i:02}", workspace, target, 1 if target == LOCAL else sizes[i], since[i])
+        for i, (workspace, target) in enumerate(chosen)
+    ]
     return waiting, nodes, clusters, draw(st.integers(0, 4)), draw(st.integers(1, 4))  # type: ignore[return-value]
 
 
@@ -129,8 +160,9 @@ def test_every_decision_keeps_the_promises_of_the_queue(
         here = {node.id: node for node in nodes if (node.workspace, node.cluster) == (one.workspace, one.name)}
         new = [node for node, workspace, name in found.added if (workspace, name) == (one.workspace, one.name)]
         removed = [node for node in found.removed if node in here]
-        queue = [run.run_id for run in waiting if (run.workspace, run.target) == (one.workspace, one.name)]
-        used = [assigned[run_id] for run_id in queue if run_id in assigned]
+        queue = [run for run in waiting if (run.workspace, run.target) == (one.workspace, one.name)]
+        assert all(len(assigned[run.run_id]) == run.nodes for run in queue if run.run_id in assigned), "all or none"
+        used = [node for run in queue for node in assigned.get(run.run_id, ())]
         assert not set(new) & set(here), "a new node has a name of its own"
         assert all(node in new or here[node].run_id is None for node in used), "a node carries one run at a time"
         assert not set(used) & set(removed), "a node that leaves gets no run"
@@ -139,22 +171,34 @@ def test_every_decision_keeps_the_promises_of_the_queue(
         assert len(here) + len(new) <= max(one.max_nodes, len(here)), "never more nodes than the maximum"
         assert len(here) + len(new) - len(removed) >= min(one.min_nodes, len(here) + len(new))
         assert len(here) + len(new) >= one.min_nodes
-        served = [run_id for run_id in queue if run_id in assigned]
-        assert served == queue[: len(served)], "first come, first served"
+        _assert_fair(queue, assigned, one.max_nodes - busy, one.max_nodes)
         for node in removed:
             is_old = NOW - here[node].since >= one.idle_s * SECOND
             assert here[node].run_id is None
             assert is_old or len(here) > one.max_nodes
 
 
+def _assert_fair(queue: list[Waiting], assigned: dict[str, tuple[str, ...]], free: int, most: int) -> None:
+    """Whoever starts found room behind those before it, and passed nobody who had waited long."""
+    passed: list[Waiting] = []
+    for run in queue:
+        if run.run_id in assigned:
+            assert all(NOW - other.since < PASSED_S * SECOND for other in passed[:1])
+            assert all(other.nodes > free for other in passed[:1]), "the first that waits had not enough"
+            free -= run.nodes
+        elif run.nodes <= most:
+            passed.append(run)
+    assert free >= 0 or not any(run.run_id in assigned for run in queue)
+
+
 def _assert_each_run_once(waiting: list[Waiting], found: Decision) -> None:
     assigned = [run_id for run_id, _ in found.assigned]
-    places = [node for _, node in found.assigned if node]
+    places = [node for _, nodes in found.assigned for node in nodes]
     assert max(Counter(assigned).values(), default=1) == 1
     assert max(Counter(places).values(), default=1) == 1
     for run in waiting:
         assert (run.run_id in assigned) != (run.run_id in found.reasons), "a run gets a node, or is told why not"
-        assert run.run_id in assigned or found.reasons[run.run_id].startswith("Waits for ")
+        assert run.run_id in assigned or found.reasons[run.run_id].startswith("Waits ")
 
 
 @settings(max_examples=50, deadline=None)

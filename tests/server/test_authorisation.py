@@ -43,6 +43,7 @@ DECIDED = {
     "list_logs": "rcoj",
     "read_log": "rcoj",
     "report": "j",
+    "meet": "j",
     "append_log": "j",
     "add_metrics": "coj",
     "get_metrics": "rcoj",

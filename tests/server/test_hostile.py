@@ -83,6 +83,7 @@ BODIES: dict[str, Any] = {
     "change_cluster": {"max_nodes": 2},
     "change_dataset": {"tags": {"a": "b"}},
     "change_model": {"tags": {"a": "b"}},
+    "meet": {"attempt": 1, "node": 0, "revision": 1},
     "report": {"reports": [{"attempt": 1, "sequence": 1, "kind": "started"}]},
     "add_artifacts": {"artifacts": []},
     "find_missing_blobs": {"digests": []},

@@ -205,7 +205,7 @@ class Loop(threading.Thread):
             for workspace, one in clusters
         ]
         decision = decide(
-            [Waiting(row.id, row.workspace, row.target) for row in waiting],
+            [Waiting(row.id, row.workspace, row.target, row.node_count, row.reason_at or 0) for row in waiting],
             [NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since) for node in nodes],
             views,
             sum(1 for row in rows if row.key is not None and row.target == LOCAL),

@@ -55,6 +55,8 @@ def make_plan(
         target=spec.target,
         target_type="local" if spec.target == "local" else "AmlCompute",
         allow_private_urls=allow_private_urls,
+        node_count=spec.node_count,
+        distribution=spec.distribution,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
 

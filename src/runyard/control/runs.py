@@ -98,15 +98,15 @@ def _queue(run: Steps, lock: str, reason: str, now: int) -> None:
         run.advance(RunStatus.QUEUED, now, reason=reason, lock=lock)
 
 
-def _assign(run: Steps, node_id: str, secret: str, now: int) -> bool:
+def _assign(run: Steps, node_ids: Sequence[str], secret: str, now: int) -> bool:
     """Write down where the attempt will run, and its key, before it is started there."""
     row = run.row
     if run.status != RunStatus.QUEUED or row.key is not None or row.cancel_requested:
         return False
-    if node_id:
+    for node_id in node_ids:
         fleet.assign_node(run.connection, node_id, row.id, now)
     key = f"{row.id}/{row.attempt}"
-    run.touch(node=node_id or "local", key=key, reason="Its runner is starting.", reason_at=now)
+    run.touch(node=node_ids[0] if node_ids else "local", key=key, reason="Its runner is starting.", reason_at=now)
     _add_run_token(run.connection, row, secret, now)
     return True
 
@@ -281,18 +281,18 @@ def _requeue(run: Steps, now: int) -> None:
     reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
     values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None}
     run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
-    _free_node(run, now)
+    _free_nodes(run, now)
 
 
 def _end(run: Steps, status: str, now: int, **changes: Any) -> None:
     run.advance(status, now, **changes)
-    _free_node(run, now)
+    _free_nodes(run, now)
     identity.expire_run_tokens(run.connection, run.row.id, now + TOKEN_GRACE_US)
 
 
-def _free_node(run: Steps, now: int) -> None:
+def _free_nodes(run: Steps, now: int) -> None:
     if run.row.node and run.row.node != "local":
-        fleet.assign_node(run.connection, run.row.node, None, now)
+        fleet.free_nodes(run.connection, run.row.id, now)
 
 
 def explain(run: Run) -> str:

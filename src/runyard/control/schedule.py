@@ -5,6 +5,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from runyard.protocol.record import record
 
+#: How long others may take nodes that a run of several waits for, seconds; then they are kept for it.
+PASSED_S = 600
+
 #: The target that needs no cluster; its name as a cluster here.
 LOCAL = "local"
 
@@ -15,6 +18,10 @@ class Waiting(NamedTuple):
     run_id: str
     workspace: str
     target: str
+    #: How many nodes it needs, all at once.
+    nodes: int = 1
+    #: Since when it waits for what it waits for, UTC microseconds.
+    since: int = 0
 
 
 @record
@@ -48,8 +55,8 @@ class Decision:
     removed: Tuple[str, ...]
     #: Nodes that come: (id, workspace, cluster).
     added: Tuple[Tuple[str, str, str], ...]
-    #: (run id, node id); a local run's node id is ''.
-    assigned: Tuple[Tuple[str, str], ...]
+    #: (run id, its nodes); a local run has none of a cluster's.
+    assigned: Tuple[Tuple[str, Tuple[str, ...]], ...]
     #: Why each other run waits. Says nothing that changes with every run that starts: each change is a row written.
     reasons: Dict[str, str]
 
@@ -62,12 +69,16 @@ def decide(
     local_slots: int,
     now: int,
 ) -> Decision:
-    """Runs get nodes in the order in which they were submitted; a cluster grows to its maximum on demand."""
-    assigned: List[Tuple[str, str]] = []
+    """Runs get nodes in the order in which they were submitted; a cluster grows to its maximum on demand.
+
+    A run gets all of its nodes at once or none. While it waits for several, smaller ones behind it may start on what is
+    free, for PASSED_S at the most: no run waits for ever, and no two hold nodes that the other needs.
+    """
+    assigned: List[Tuple[str, Tuple[str, ...]]] = []
     reasons: Dict[str, str] = {}
     local = [run for run in waiting if run.target == LOCAL]
     free_slots = max(0, local_slots - local_running)
-    assigned.extend((run.run_id, "") for run in local[:free_slots])
+    assigned.extend((run.run_id, ()) for run in local[:free_slots])
     for run in local[free_slots:]:
         reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places for local runs."
     removed: List[str] = []
@@ -75,15 +86,16 @@ def decide(
     for cluster in clusters:
         queue = [run for run in waiting if run.target == cluster.name and run.workspace == cluster.workspace]
         here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
-        new = _new_nodes(cluster, here, len(queue))
-        added.extend((node, cluster.workspace, cluster.name) for node in new)
         idle = [node.id for node in here if node.run_id is None]
         # A maximum that was lowered holds for what starts from now on.
-        free = (idle + new)[: max(0, cluster.max_nodes - (len(here) - len(idle)))]
-        assigned.extend((run.run_id, node) for run, node in zip(queue, free, strict=False))
-        for run in queue[len(free) :]:
-            reasons[run.run_id] = f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
-        removed.extend(_leaving_nodes(cluster, here, min(len(queue), len(free)), now))
+        starting, why = _start(cluster, queue, cluster.max_nodes - (len(here) - len(idle)), now)
+        needed = sum(run.nodes for run in starting)
+        new = _new_nodes(cluster, here, needed)
+        added.extend((node, cluster.workspace, cluster.name) for node in new)
+        free = iter(idle + new)
+        assigned.extend((run.run_id, tuple(islice(free, run.nodes))) for run in starting)
+        reasons.update(why)
+        removed.extend(_leaving_nodes(cluster, here, needed, now))
     known = {(cluster.workspace, cluster.name) for cluster in clusters}
     for run in waiting:
         if run.target != LOCAL and (run.workspace, run.target) not in known:
@@ -91,18 +103,48 @@ def decide(
     return Decision(tuple(removed), tuple(added), tuple(assigned), reasons)
 
 
-def _new_nodes(cluster: ClusterView, here: List[NodeView], queued: int) -> List[str]:
+def _start(cluster: ClusterView, queue: List[Waiting], free: int, now: int) -> Tuple[List[Waiting], Dict[str, str]]:
+    """Which runs of the queue start on ``free`` nodes, and why each other one waits."""
+    starting: List[Waiting] = []
+    reasons: Dict[str, str] = {}
+    first: Optional[Waiting] = None
+    for run in queue:
+        is_kept = first is not None and now - first.since >= PASSED_S * 1_000_000
+        if run.nodes <= free and not is_kept:
+            starting.append(run)
+            free -= run.nodes
+            continue
+        reasons[run.run_id] = _why(cluster, run, first if is_kept and run.nodes <= free else None)
+        if first is None and run.nodes <= cluster.max_nodes:
+            first = run
+    return starting, reasons
+
+
+def _why(cluster: ClusterView, run: Waiting, before: Optional[Waiting]) -> str:
+    if before is not None:
+        return f"Waits behind {before.run_id!r}, which has long waited for {before.nodes} nodes at once."
+    if run.nodes > cluster.max_nodes:
+        return (
+            f"Waits for {run.nodes} nodes of {cluster.name!r}, which may have {cluster.max_nodes}: "
+            "update(max_nodes=...)."
+        )
+    if run.nodes > 1:
+        return f"Waits for {run.nodes} of the {cluster.max_nodes} nodes of {cluster.name!r} to be free at once."
+    return f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
+
+
+def _new_nodes(cluster: ClusterView, here: List[NodeView], needed: int) -> List[str]:
     """Ids of the nodes that must come: for the minimum, and for runs that find no idle node."""
     busy = sum(1 for node in here if node.run_id is not None)
-    wanted = max(cluster.min_nodes, min(cluster.max_nodes, busy + queued))
+    wanted = max(cluster.min_nodes, busy + needed)
     taken = {node.id for node in here}
     names = (f"{cluster.workspace}/{cluster.name}/node-{number}" for number in count())
     return list(islice((name for name in names if name not in taken), max(0, wanted - len(here))))
 
 
-def _leaving_nodes(cluster: ClusterView, here: List[NodeView], queued: int, now: int) -> List[str]:
+def _leaving_nodes(cluster: ClusterView, here: List[NodeView], needed: int, now: int) -> List[str]:
     """Ids of idle nodes beyond the minimum that nobody needs: idle for long enough, or beyond the maximum."""
-    idle = [node for node in here if node.run_id is None][queued:]
+    idle = [node for node in here if node.run_id is None][needed:]
     excess = len(here) - cluster.max_nodes
     leaving = [
         node.id

@@ -20,7 +20,10 @@ _LOCK_BY_DIGEST = select(locks.c.body).where(locks.c.digest == bindparam("lock")
 _ASSIGN = (
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
-    .values(run_id=bindparam("run"), state=bindparam("now_is"), since=bindparam("at"))
+    .values(run_id=bindparam("run"), state="running", since=bindparam("at"))
+)
+_FREE = (
+    update(nodes).where(nodes.c.run_id == bindparam("of_run")).values(run_id=None, state="idle", since=bindparam("at"))
 )
 
 
@@ -103,10 +106,14 @@ def add_node(connection: Connection, node_id: str, workspace: str, cluster: str,
     )
 
 
-def assign_node(connection: Connection, node_id: str, run_id: Optional[str], now: int) -> None:
-    """Give a node to a run, or free it (None)."""
-    state = "idle" if run_id is None else "running"
-    connection.execute(_ASSIGN, {"node": node_id, "run": run_id, "now_is": state, "at": now})
+def assign_node(connection: Connection, node_id: str, run_id: str, now: int) -> None:
+    """Give a node to a run."""
+    connection.execute(_ASSIGN, {"node": node_id, "run": run_id, "at": now})
+
+
+def free_nodes(connection: Connection, run_id: str, now: int) -> None:
+    """The run's nodes are idle from now on."""
+    connection.execute(_FREE, {"of_run": run_id, "at": now})
 
 
 def remove_node(connection: Connection, node_id: str) -> None:

@@ -28,6 +28,12 @@ STEPS = {
             for name in ("workspacefilestore", "workspaceworkingdirectory")
         ),
     ),
+    3: (
+        "ALTER TABLE runs ADD COLUMN node_count INTEGER NOT NULL DEFAULT '1'",
+        "CREATE TABLE node_reports (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
+        "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, attempt INTEGER NOT NULL, node INTEGER NOT NULL, "
+        "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run_id, attempt, node))",
+    ),
 }
 
 

@@ -57,7 +57,7 @@ _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspa
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
 _ACTIVE_COLUMNS = (
     "row", "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested",
-    "started_at", "heard_at",
+    "started_at", "heard_at", "node_count",
 )  # fmt: skip
 _ACTIVE = select(*[runs.c[name] for name in _ACTIVE_COLUMNS]).where(
     runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT
@@ -154,6 +154,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
         {
             **columns, "kind": spec.kind, "retries": 0, "parent": spec.parent_run_id, "warnings": "[]",
             "tags": dumps(spec.tags), "properties": dumps(spec.properties), "report_seq": 0, "spec": text,
+            "node_count": spec.node_count,
         },
     )  # fmt: skip
     return run

@@ -176,6 +176,18 @@ CREATE TABLE models (
 
 CREATE INDEX models_by_run ON models (run_id);
 
+CREATE TABLE node_reports (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	run_id VARCHAR NOT NULL,
+	attempt INTEGER NOT NULL,
+	node INTEGER NOT NULL,
+	revision INTEGER NOT NULL,
+	body TEXT NOT NULL,
+	PRIMARY KEY (run_id, attempt, node)
+);
+
 CREATE TABLE nodes (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,
@@ -244,6 +256,7 @@ CREATE TABLE runs (
 	report_seq INTEGER NOT NULL,
 	heard_at BIGINT,
 	spec TEXT NOT NULL,
+	node_count INTEGER DEFAULT '1' NOT NULL,
 	UNIQUE (id)
 );
 
@@ -286,5 +299,5 @@ CREATE TABLE workspaces (
 	UNIQUE (name)
 );
 
-INSERT INTO schema_number (number) VALUES (3);
+INSERT INTO schema_number (number) VALUES (4);
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 
 #: Raised with every change of these tables; ``migrations.py`` brings older databases here, newer ones are refused.
-SCHEMA = 3
+SCHEMA = 4
 
 metadata = MetaData()
 
@@ -103,6 +103,7 @@ runs = _table(
     Column("report_seq", Integer, nullable=False),
     Column("heard_at", BigInteger),
     Column("spec", Text, nullable=False),
+    Column("node_count", Integer, nullable=False, server_default="1"),
     Index("runs_by_experiment", "workspace", "experiment", "row"),
     Index("runs_by_parent", "parent"),
     sqlite_autoincrement=True,
@@ -120,6 +121,15 @@ run_events = _table(
     Column("reason", Text),
     Index("run_events_by_run", "run_id", "seq"),
     sqlite_autoincrement=True,
+)
+
+node_reports = _table(
+    "node_reports",
+    Column("run_id", String, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("node", Integer, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("body", Text, nullable=False),
 )
 
 reports = _table(

@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Dict, Optional, Tuple
 
 from runyard.protocol.datasets import Source
+from runyard.protocol.distributed import Distribution
 from runyard.protocol.environments import Lock
 from runyard.protocol.outputs import OutputPlan
 from runyard.protocol.record import record
@@ -71,6 +72,9 @@ class LaunchPlan:
     allow_private_urls: bool = False
     #: None: the script runs on the node itself.
     container: Optional[ContainerPlan] = None
+    node_count: int = 1
+    #: None: one process.
+    distribution: Optional[Distribution] = None
 
 
 class ObservedState:
@@ -109,6 +113,8 @@ class ExitCause:
     PREPARATION = "preparation"
     RUNNER_LOST = "runner_lost"
     STORAGE = "storage"
+    #: Another process of the run failed first.
+    PEER = "peer"
 
 
 @record
@@ -162,6 +168,8 @@ class NodeFacts:
     server_url: str
     node: str
     uv: Optional[str] = None
+    #: Where the run's other nodes reach this one.
+    address: str = "127.0.0.1"
 
 
 #: In an attempt's folder, a Launch; there until the attempt is over.
@@ -176,3 +184,5 @@ class Launch:
     facts: NodeFacts
     #: The token of the attempt's run.
     secret: str
+    #: Which of the attempt's nodes, from 0.
+    node: int = 0

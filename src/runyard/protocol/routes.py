@@ -15,6 +15,7 @@ from runyard.protocol import (
     identity,
     labels,
     lineage,
+    meeting,
     metrics,
     models,
     plan,
@@ -129,6 +130,7 @@ TABLE: Tuple[Route, ...] = (
     Route("read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit")),
     # runs, for runners and jobs
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
+    Route("meet", "POST", _R + "/nodes", _REPORT, meeting.NodeReport, meeting.Meeting, query=("after", "wait_s")),
     Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
     Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),
     Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),
@@ -277,6 +279,7 @@ REPEATABLE: FrozenSet[str] = frozenset(
         "submit_run",
         "cancel_run",
         "report",
+        "meet",
         "append_log",
         "add_metrics",
         "add_artifacts",

@@ -30,6 +30,7 @@ from runyard.server.handlers import (
     datastores,
     environments,
     experiments,
+    meetings,
     models,
     outputs,
     records,
@@ -57,7 +58,8 @@ STREAMED = ("write_datastore_file", "write_output_file", "write_environment_file
 
 #: Where the handlers of the routes are, a noun a module.
 HANDLERS = (
-    system, workspaces, experiments, runs, records, outputs, datastores, datasets, environments, models, compute,
+    system, workspaces, experiments, runs, records, meetings, outputs, datastores, datasets, environments, models,
+    compute,
 )  # fmt: skip
 
 _log = logging.getLogger("runyard.server")

@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, List, Tuple, TypeVar, Union
+from typing import BinaryIO, Callable, List, Tuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -15,18 +15,15 @@ from runyard.server import names
 from runyard.server.call import Call, Content, Upload
 from runyard.server.storage_work import in_storage_thread, pieces_of
 from runyard.server.threads import in_thread
-from runyard.storage.azure_files import AzureFilesDatastore
-from runyard.storage.remote import RemoteDatastore
+from runyard.storage.base import DatastoreFiles, RemoteFiles
+from runyard.storage.datastores import open_datastore
 from runyard.storage.services import check_endpoint, check_spec
 from runyard.storage.vault import Vault
-from runyard.storage.web import WebDatastore
 
 #: Services whose connections are kept.
 KEPT_MAX = 64
 
 T = TypeVar("T")
-Remote = Union[RemoteDatastore, WebDatastore]
-Files = Union[FolderDatastore, Remote]
 
 
 def list_datastores(call: Call) -> List[Datastore]:
@@ -59,7 +56,7 @@ async def register_datastore(call: Call) -> Datastore:
 
 
 def _look_at(call: Call, store: Datastore, spec: DatastoreSpec) -> None:
-    files = _opened(store, dict(spec.credentials), call.parts.settings.allow_private_urls)
+    files = open_datastore(store, dict(spec.credentials), call.parts.settings.allow_private_urls)
     if spec.create_if_not_exists:
         files.make_root()
     if not spec.skip_validation:
@@ -117,14 +114,14 @@ async def write_file(call: Call, store: Datastore, secret: str, path: str, overw
     """Store the request's body under that path, all of it or nothing."""
     body: Upload = call.body
 
-    def write(files: Files) -> DatastoreFile:
+    def write(files: DatastoreFiles) -> DatastoreFile:
         with open(body.path, "rb") as source:
             return files.write(path, source, overwrite)
 
     return await with_files(call, store, secret, write)
 
 
-async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Files], T]) -> T:
+async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[DatastoreFiles], T]) -> T:
     """Do something with the datastore's files: where a service holds them, beside all other requests."""
     if not store.is_remote:
         root = Path(store.root or call.parts.datastores_folder / call.workspace / store.name)
@@ -135,19 +132,12 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Fi
 
 
 @lru_cache(maxsize=KEPT_MAX)
-def _remote(vault: Vault, store: Datastore, secret: str, allow_private: bool) -> Remote:
+def _remote(vault: Vault, store: Datastore, secret: str, allow_private: bool) -> RemoteFiles:
     """Its connections are kept: to make them anew costs more than to read a small file."""
-    return _opened(store, vault.unlock(secret), allow_private)
+    return open_datastore(store, vault.unlock(secret), allow_private)
 
 
-def _opened(store: Datastore, credentials: Dict[str, str], allow_private: bool) -> Remote:
-    if store.kind == DatastoreKind.WEB:
-        return WebDatastore(store, allow_private)
-    kind = AzureFilesDatastore if store.kind == DatastoreKind.AZURE_FILE else RemoteDatastore
-    return kind(store, credentials)
-
-
-def _open(files: Files, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:
+def _open(files: DatastoreFiles, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:
     """The file from ``offset`` on, and how many bytes those are."""
     file, found = files.open(path)
     if tag and found.tag and tag != found.tag:

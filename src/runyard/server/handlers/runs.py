@@ -219,7 +219,12 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
             runs.get_run(connection, call.workspace, names.check_run_id(spec.parent_run_id))
         if spec.target != LOCAL:
             names.check_compute_name(spec.target)
-            fleet.get_cluster(connection, call.workspace, spec.target)
+            cluster = fleet.get_cluster(connection, call.workspace, spec.target)
+            if spec.node_count > cluster.spec.max_nodes:
+                raise UserErrorException(
+                    f"Compute target {spec.target!r} has at most {cluster.spec.max_nodes} nodes, "
+                    f"not {spec.node_count}; update(max_nodes={spec.node_count}) allows more."
+                )
         for one in spec.inputs:
             names.check_input_name(one.name)
             for path in (one.path.strip("/"), (one.path_on_compute or "").strip("/")):
