@@ -39,7 +39,11 @@ class FolderDatastore:
         self._root = Path(os.path.realpath(str(root)))
 
     def list(self, path: str) -> List[DatastoreFile]:
-        """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
+        """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders).
+
+        Nothing there: empty. UserErrorException for a path that cannot be or leaves the folder, and where there are
+        more than ``LISTING_MAX``.
+        """
         clean = path.replace("\\", "/").strip("/")
         if clean in ("", "."):
             return self._below(self._root)
@@ -54,7 +58,7 @@ class FolderDatastore:
         return self._describe([str(target)]) if target.is_file() else []
 
     def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
-        """The file to read; NotFoundError where there is none."""
+        """The file to read; NotFoundError where there is none, UserErrorException for a path as in ``list``."""
         target = join_inside(self._root, check_path(path))
         if not target.is_file():
             raise NotFoundError(f"The datastore has no file {path!r}.")
@@ -62,7 +66,11 @@ class FolderDatastore:
         return file, _described(path, os.fstat(file.fileno()))
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
-        """Store what ``source`` holds under ``path``, all of it or nothing; ConflictError if it is there already."""
+        """Store what ``source`` holds under ``path``, all of it or nothing.
+
+        ConflictError if it is there already, unless ``overwrite``; UserErrorException for a path that cannot be or
+        leaves the folder, for a folder, and below a file; StorageFullError where the disk is full.
+        """
         target = join_inside(self._root, check_path(path))
         if target.exists() and not overwrite:
             raise ConflictError(f"The datastore has a file {path!r} already; pass overwrite=True.")

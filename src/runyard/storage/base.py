@@ -1,8 +1,9 @@
-"""The seam of the artifact store: where the contents of snapshots, outputs, logs and models lie."""
+"""The two seams of storage: where the contents of snapshots, outputs, logs and models lie, and where data lie."""
 
-from typing import BinaryIO, Iterable, List, Optional, Protocol, Set
+from typing import BinaryIO, Iterable, List, Optional, Protocol, Set, Tuple
 
 from runyard.protocol.blobs import SignedPart, Upload, UploadSpec
+from runyard.protocol.datastores import DatastoreFile
 from runyard.protocol.server import StoreStatus
 
 
@@ -60,3 +61,37 @@ class ArtifactStore(Protocol):
 
     def close(self) -> None:
         """End what works in the background."""
+
+
+class DatastoreFiles(Protocol):
+    """The files of one datastore, by paths below its root. Calls may block; whoever asked tries again.
+
+    UserErrorException for a path that ``check_path`` refuses or that leaves the root, and where a service does not let
+    us in; ServiceException while one does not answer. No message holds a credential.
+    """
+
+    def list(self, path: str) -> List[DatastoreFile]:
+        """Files at ``path``, by path: one file, all below a folder, or those that match a glob; none there: empty.
+
+        UserErrorException where there are more than ``LISTING_MAX``, or where this kind cannot list them.
+        """
+
+    def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
+        """The file, to read and seek in, and what it is now; NotFoundError where there is none, or a folder."""
+
+    def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
+        """Store what ``source``, a file with a name, holds, all of it or nothing. With ``overwrite`` it may be repeated.
+
+        ConflictError where a file is there, unless ``overwrite``; UserErrorException where a folder is, and where this
+        kind takes no such name or no file at all; StorageFullError where a disk of this machine is full.
+        """
+
+
+class RemoteFiles(DatastoreFiles, Protocol):
+    """Files that a service holds."""
+
+    def check(self) -> None:
+        """Does the service let us in, and has it such a bucket? NotFoundError or UserErrorException says what not."""
+
+    def make_root(self) -> None:
+        """Make the bucket if it is not there; UserErrorException where this kind cannot."""

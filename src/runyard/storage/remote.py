@@ -1,4 +1,4 @@
-"""A datastore in a bucket or container, over fsspec: the same four calls as a folder's."""
+"""A datastore in a bucket or container, over fsspec."""
 
 import datetime
 import logging
@@ -71,7 +71,7 @@ class RemoteDatastore:
         return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
 
     def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
-        """The file to read; NotFoundError where there is none."""
+        """The file to read; NotFoundError where there is none, or a folder."""
         place = self._place(check_path(path))
         with self._telling():
             facts = self._system.info(place)

@@ -55,12 +55,15 @@ class WebDatastore:
             os.unlink(place)
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> NoReturn:
-        """Refused."""
-        raise UserErrorException(f"Datastore {self._name!r} is a web site, which is only read.")
+        """UserErrorException."""
+        raise self._only_read()
 
     def make_root(self) -> NoReturn:
-        """Refused."""
-        self.write("", None, False)  # type: ignore[arg-type]
+        """UserErrorException."""
+        raise self._only_read()
+
+    def _only_read(self) -> UserErrorException:
+        return UserErrorException(f"Datastore {self._name!r} is a web site, which is only read.")
 
     def _url(self, path: str) -> str:
         return f"{self._base}/{quote(check_path(path))}"
