@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 from urllib.parse import urlsplit
 
 from runyard.errors import UserErrorException
@@ -39,8 +39,6 @@ SERVICES = {
     DatastoreKind.WEB: Service("", "", ()),
 }
 
-AZURE_KINDS = (DatastoreKind.AZURE_BLOB, DatastoreKind.AZURE_FILE, DatastoreKind.ADLS_GEN2)
-
 
 def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
     """UserErrorException for a kind, credential or address that cannot be."""
@@ -55,29 +53,54 @@ def check_spec(spec: DatastoreSpec, allow_private: bool) -> None:
         # What is joined into one text must not hold what parts it.
         if not text or re.search(r"[\s;\x00-\x1f]", text if spec.kind != DatastoreKind.GCS else "x"):
             raise UserErrorException(f"The credential {name!r} is empty, or has a blank or a ';' in it.")
-    if spec.kind in AZURE_KINDS and not _ACCOUNT.match(spec.account):
-        raise UserErrorException("An Azure datastore needs account_name: 3 to 24 small letters and digits.")
-    if spec.kind == DatastoreKind.AZURE_FILE and len(spec.credentials) != 1:
-        raise UserErrorException("A file share lets nobody in without an account_key or a sas_token, one of the two.")
-    if spec.kind == DatastoreKind.WEB and not spec.endpoint:
-        raise UserErrorException("A web site needs its address: url='https://host/folder'.")
-    if spec.kind == DatastoreKind.S3 and bool(spec.credentials.get("key")) != bool(spec.credentials.get("secret")):
-        raise UserErrorException("S3 takes key and secret together.")
-    if spec.kind == DatastoreKind.S3 and "token" in spec.credentials and "key" not in spec.credentials:
-        raise UserErrorException("S3's token goes with key and secret.")
-    if spec.kind == DatastoreKind.GCS and "token" in spec.credentials:
-        _check_token(spec.credentials["token"])
+    for check in _CHECKS[spec.kind]:
+        check(spec)
     check_endpoint(spec.endpoint, allow_private)
 
 
-def _check_token(text: str) -> None:
+def _check_account(spec: DatastoreSpec) -> None:
+    if not _ACCOUNT.match(spec.account):
+        raise UserErrorException("An Azure datastore needs account_name: 3 to 24 small letters and digits.")
+
+
+def _check_one_credential(spec: DatastoreSpec) -> None:
+    if len(spec.credentials) != 1:
+        raise UserErrorException("A file share lets nobody in without an account_key or a sas_token, one of the two.")
+
+
+def _check_address(spec: DatastoreSpec) -> None:
+    if not spec.endpoint:
+        raise UserErrorException("A web site needs its address: url='https://host/folder'.")
+
+
+def _check_pair(spec: DatastoreSpec) -> None:
+    if ("key" in spec.credentials) != ("secret" in spec.credentials):
+        raise UserErrorException("S3 takes key and secret together.")
+    if "token" in spec.credentials and "key" not in spec.credentials:
+        raise UserErrorException("S3's token goes with key and secret.")
+
+
+def _check_token(spec: DatastoreSpec) -> None:
     """Google's library would take a path too, and read that file of the server's machine."""
+    if "token" not in spec.credentials:
+        return
     try:
-        is_key = isinstance(json.loads(text), dict)
+        is_key = isinstance(json.loads(spec.credentials["token"]), dict)
     except ValueError:
         is_key = False
     if not is_key:
         raise UserErrorException("Google's token is the text of a service account's JSON key.")
+
+
+#: What a spec of each kind is asked besides.
+_CHECKS: Dict[str, Tuple[Callable[[DatastoreSpec], None], ...]] = {
+    DatastoreKind.S3: (_check_pair,),
+    DatastoreKind.AZURE_BLOB: (_check_account,),
+    DatastoreKind.AZURE_FILE: (_check_account, _check_one_credential),
+    DatastoreKind.ADLS_GEN2: (_check_account,),
+    DatastoreKind.GCS: (_check_token,),
+    DatastoreKind.WEB: (_check_address,),
+}
 
 
 def check_endpoint(endpoint: str, allow_private: bool) -> None:
