@@ -1,7 +1,8 @@
-"""Runs on this host: a folder an attempt, a runner forked by the nursery, liveness by pid, start time and boot id."""
+"""Runs on this host: a folder an attempt and node, a runner forked by the nursery, liveness by pid, start and boot."""
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from runyard.errors import ServiceException, StorageFullError
 from runyard.files.layout import DISK_FULL, attempt_folder
@@ -34,32 +35,38 @@ class LocalCompute:
         self._nursery = _Nursery(runs_folder)
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
-        folder = self._folder(key)
+        # The first node comes last: where it is, the others were started, so that polling knows what there must be.
+        for node in reversed(range(plan.node_count)):
+            self._start_node(self._folder(key, node), Launch(plan, self._facts, secret, node))
+
+    def _start_node(self, folder: Path, launch: Launch) -> None:
         try:
-            if not _make_folder(folder) and self._observe(key).state == ObservedState.ALIVE:
+            if not _make_folder(folder) and is_alive(_read_record(folder) or {}):
                 return
             # Nobody reads it before the fork below; a start that broke off within it is made again as a whole.
-            _write(folder / LAUNCH_FILE, dumps(Launch(plan, self._facts, secret)))
+            _write(folder / LAUNCH_FILE, dumps(launch))
         except OSError as error:
             raise _refusal(error.errno or 0, str(error)) from None
         self._nursery.fork(folder, recover=False)
 
     def recover(self, key: str) -> None:
-        folder = self._folder(key)
-        if (folder / LAUNCH_FILE).exists():
-            self._nursery.fork(folder, recover=True)
+        for folder in self._folders(key):
+            if (folder / LAUNCH_FILE).exists() and not is_alive(_read_record(folder) or {}):
+                self._nursery.fork(folder, recover=True)
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
         return {key: self._observe(key) for key in keys}
 
     def stop(self, key: str) -> None:
-        self._signal(key, signal.SIGTERM)
+        for folder in self._folders(key):
+            _signal(folder, signal.SIGTERM)
 
     def kill(self, key: str) -> None:
-        self._signal(key, signal.SIGKILL)
+        for folder in self._folders(key):
+            _signal(folder, signal.SIGKILL)
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
-        kept = {self._folder(key) for key in keys}
+        kept = {folder for key in keys for folder in self._folders(key)}
         for folder in self._runs_folder.glob("*/*"):
             is_old = folder.is_dir() and folder.stat().st_mtime < before
             if is_old and folder not in kept and not is_alive(_read_record(folder) or {}):
@@ -77,33 +84,41 @@ class LocalCompute:
         """End the nursery; runners live on."""
         self._nursery.close()
 
-    def _folder(self, key: str) -> Path:
+    def _folder(self, key: str, node: int = 0) -> Path:
         run_id, _, attempt = key.rpartition("/")
-        return attempt_folder(self._runs_folder, run_id, int(attempt))
+        return attempt_folder(self._runs_folder, run_id, int(attempt), node)
 
-    def _signal(self, key: str, number: int) -> None:
-        """Signal the attempt's runner, but never a process that has left the attempt and serves another by now."""
-        try:
-            with open(self._folder(key) / "runner.json", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                is_here = os.fstat(file.fileno()).st_nlink > 0
-                record = _decode(file.read())
-                if is_here and record is not None and is_alive(record):
-                    os.kill(int(record["pid"]), number)
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-
-    def _record(self, key: str) -> Optional[Dict[str, Any]]:
-        return _read_record(self._folder(key))
+    def _folders(self, key: str) -> List[Path]:
+        """The folder of each of the attempt's nodes that is there, the first node's in any case."""
+        first = self._folder(key)
+        return [first, *first.parent.glob(glob.escape(first.name) + "-*")]
 
     def _observe(self, key: str) -> Observation:
-        record = self._record(key)
+        first, *others = self._folders(key)
+        record = _read_record(first)
         if record is None:
             return Observation(key, ObservedState.UNKNOWN)
-        if is_alive(record):
+        # A node whose part is over has no launch file any more, and soon no folder.
+        found = [record, *(_read_record(one) or {} for one in others if (one / LAUNCH_FILE).exists())]
+        gone = [one for one in found if not is_alive(one)]
+        if not gone:
             return Observation(key, ObservedState.ALIVE)
-        why = "The machine was started again." if record.get("boot_id") != boot_id() else "Its process is gone."
+        was_restarted = any(one.get("boot_id") != boot_id() for one in gone)
+        why = "The machine was started again." if was_restarted else "Its process is gone."
         return Observation(key, ObservedState.GONE, why)
+
+
+def _signal(folder: Path, number: int) -> None:
+    """Signal the attempt's runner, but never a process that has left the attempt and serves another by now."""
+    try:
+        with open(folder / "runner.json", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            is_here = os.fstat(file.fileno()).st_nlink > 0
+            record = _decode(file.read())
+            if is_here and record is not None and is_alive(record):
+                os.kill(int(record["pid"]), number)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
 
 
 def _read_record(folder: Path) -> Optional[Dict[str, Any]]:

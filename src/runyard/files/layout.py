@@ -24,9 +24,9 @@ def folder_name(run_id: str) -> str:
     return "{}-{}".format(run_id[:100], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])
 
 
-def attempt_folder(runs_folder: Path, run_id: str, attempt: int) -> Path:
-    """The folder of one attempt."""
-    return runs_folder / folder_name(run_id) / str(attempt)
+def attempt_folder(runs_folder: Path, run_id: str, attempt: int, node: int = 0) -> Path:
+    """The folder of one attempt on one of its nodes: ``<attempt>``, and ``<attempt>-<node>`` of all but the first."""
+    return runs_folder / folder_name(run_id) / (f"{attempt}-{node}" if node else str(attempt))
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

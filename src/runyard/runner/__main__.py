@@ -6,23 +6,28 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import Realised, is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.protocol.distributed import Place, ports_wanted
 from runyard.protocol.environments import StoredFile
-from runyard.protocol.plan import ExitCause, ReportKind
+from runyard.protocol.meeting import Phase
+from runyard.protocol.plan import ExitCause, Report, ReportKind
 from runyard.runner.container import ContainerScript, enter_container, has_container, remove_container
 from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
+from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
+from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record, tail_of
 from runyard.runner.report import Reporter, Superseded, insist
+from runyard.runner.team import Command, Team, verdict
 from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
@@ -33,6 +38,10 @@ BRIEF_S = 0.1
 PATIENCE_S = 0.3
 #: How many lines of the log an error shows.
 TAIL_LINES, TAIL_BYTES = 20, 16_384
+
+
+class PeerFailed(Exception):
+    """Another node of the attempt has ended while this one was being prepared."""
 
 
 class Stopped(Exception):
@@ -59,7 +68,7 @@ def main(path: str, is_recovery: bool = False) -> None:
     except Superseded as error:
         folder.say(f"not wanted any more: {error}")
         end_all(folder.key, 0)
-    server.close()
+    attempt.close()
     leave(path)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     remove(path)
@@ -73,7 +82,12 @@ class Attempt:
         self._server = server
         self._is_told_to_stop = False
         self._can_raise = True
-        self.reporter = Reporter(folder, server)
+        #: None: it is the only node.
+        self._meeting = NodeMeeting(folder, server) if folder.plan.node_count > 1 else None
+        self.reporter: Union[Reporter, NodeReporter] = Reporter(folder, server)
+        if self._meeting is not None and folder.node > 0:
+            self.reporter = NodeReporter(folder, self._meeting)
+        self._ports = Ports()
         self._record = Record(folder, server, self.reporter)
 
     def on_terminate(self, _signal: int, _frame: Any) -> None:
@@ -83,13 +97,24 @@ class Attempt:
             self._can_raise = False
             raise Stopped
 
+    def close(self) -> None:
+        """Give back what the attempt held."""
+        if self._meeting is not None:
+            self._meeting.close()
+        self._ports.close()
+        self._server.close()
+
     def carry_out(self) -> None:
         """Prepare, run and watch the script; ends with an EXITED report made."""
         try:
-            command, variables = self._prepare()
+            make = self._prepare()
+            places = self._gather()
             self._can_raise = False
-            kind = ContainerScript if has_container(self._folder) else Script
-            script = kind(command, variables, self._folder.work, self._folder.log)
+            script = self._start(make, places)
+        except PeerFailed:
+            self._can_raise = False
+            self._exited(None, ExitCause.PEER)
+            return
         except Stopped:
             self._end_processes(0.0)
             cause = self._why_stopped()
@@ -109,7 +134,38 @@ class Attempt:
         script.close()
         # Without a code the script was given its grace already; its children are given no second one.
         self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
-        self._exited(code, cause, *self._explain(code, cause))
+        self._exited(code, cause, *self._explain(code, cause, script if isinstance(script, Team) else None))
+
+    def _start(self, make: Command, places: Sequence[Place]) -> "Union[Script, Team]":
+        folder = self._folder
+        if folder.plan.distribution is not None:
+            return Team(folder, self._meeting, places, make)
+        command, variables = make({})
+        kind = ContainerScript if has_container(folder) else Script
+        return kind(command, variables, folder.work, folder.log)
+
+    def _gather(self) -> Sequence[Place]:
+        """Where each node is, once all are ready to start; PeerFailed where one of them will not be."""
+        plan, meeting, node = self._folder.plan, self._meeting, self._folder.node
+        if plan.distribution is None:
+            return ()
+        self._ports.reserve(ports_wanted(plan.distribution, plan.node_count, node))
+        place = Place(self._folder.facts.address, tuple(self._ports.numbers))
+        if meeting is None:
+            return (place,)
+        meeting.tell(phase=Phase.READY, place=place)
+        self._say(f"Its {plan.node_count} nodes get ready.")
+        heartbeat_at = time.monotonic() + HEARTBEAT_S
+        while not meeting.is_at(Phase.READY):
+            if any(one.end is not None for one in meeting.nodes):
+                raise PeerFailed
+            if time.monotonic() >= heartbeat_at:
+                self.reporter.try_send()
+                heartbeat_at = time.monotonic() + HEARTBEAT_S
+            if self.reporter.cancel_requested:
+                raise Stopped
+            meeting.wait(1.0)
+        return [one.place or place for one in meeting.nodes]
 
     def take_over(self) -> None:
         """The first runner is gone: end what it left behind, and say so."""
@@ -124,12 +180,14 @@ class Attempt:
         """Bring everything to the server, however long it is away; the run's end is its last word."""
         self._can_raise = False
         say = self._folder.say
-        is_small = self._record.is_small()
+        is_small = self._meeting is None and self._record.is_small()
         if not is_small:
             self.reporter.try_send()
         if self.reporter.find(ReportKind.STORED) is None:
             insist(self._record.ship, say)
+            self._await_nodes(Phase.STORED, range(self._folder.node))
             failure, artifacts = self._record.store(is_small)
+            failure = self._await_record(failure)
             code = "StorageError" if failure else ""
             self.reporter.add(ReportKind.STORED, failure, error_code=code, artifacts=artifacts)
         try:
@@ -140,8 +198,25 @@ class Attempt:
             self.reporter.replace_last(f"Its outputs could not be recorded: {error}", "StorageError")
             insist(self.reporter.send, say)
 
-    def _prepare(self) -> Tuple[List[str], Dict[str, str]]:
-        """Make everything ready that the script needs; returns its command and its variables."""
+    def _await_record(self, failure: str) -> str:
+        """On the first node: until the others' files are in the record too; returns what kept any of them out."""
+        if self._meeting is None or self._folder.node > 0:
+            return failure
+        self._meeting.tell(phase=Phase.STORED, failure=failure)
+        self._await_nodes(Phase.STORED)
+        return " ".join(dict.fromkeys(one.failure for one in self._meeting.nodes if one.failure))
+
+    def _await_nodes(self, phase: str, numbers: Optional[range] = None) -> None:
+        """Until other nodes are that far, giving signs of life; one that is lost is brought there by another runner."""
+        heartbeat_at = time.monotonic() + HEARTBEAT_S
+        while self._meeting is not None and not self._meeting.is_at(phase, numbers):
+            self._meeting.wait(0.2)
+            if time.monotonic() >= heartbeat_at:
+                self.reporter.try_send()
+                heartbeat_at = time.monotonic() + HEARTBEAT_S
+
+    def _prepare(self) -> Command:
+        """Make everything ready that the script needs; returns what makes its command and its variables."""
         folder, plan = self._folder, self._folder.plan
         folder.lay_out_source(self._server)
         folder.make()
@@ -152,11 +227,17 @@ class Attempt:
         inputs = bind_inputs(folder, self._server, self._say)
         outputs = Destinations(folder, self._server).make()
         data = {**inputs, **outputs}
-        values = job_variables(folder, python.interpreter, data, python.path)
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        command = job_command(plan, python.interpreter, values)
-        return enter_container(folder, python, kit, command, values, data) if python.image else (command, values)
+        if python.image and plan.distribution is not None:
+            raise AzureMLException("A distributed run cannot start in an image yet; let uv or conda build it.")
+
+        def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
+            values = job_variables(folder, python.interpreter, data, python.path, wired)
+            command = job_command(plan, python.interpreter, values)
+            return enter_container(folder, python, kit, command, values, data) if python.image else (command, values)
+
+        return make
 
     def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
@@ -171,7 +252,7 @@ class Attempt:
         self.reporter.add(ReportKind.PREPARING, message)
         self.reporter.try_send()
 
-    def _watch(self, script: Script) -> Tuple[Optional[int], str]:
+    def _watch(self, script: Union[Script, Team]) -> Tuple[Optional[int], str]:
         """Wait for the script, sending what it makes; end it when the user or its time limit says so."""
         plan, started = self._folder.plan, time.monotonic()
         limit = None if plan.max_run_duration_s is None else started + plan.max_run_duration_s
@@ -181,7 +262,7 @@ class Attempt:
         while True:
             code = script.wait(0.01 if kill_at else min(SHIP_S, max(0.0, min(next_at.values()) - time.monotonic())))
             if code is not None:
-                return code, cause
+                return code, script.cause if cause == ExitCause.SCRIPT else cause
             now = time.monotonic()
             if kill_at is None:
                 is_late = limit is not None and now >= limit
@@ -229,27 +310,37 @@ class Attempt:
         self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""
     ) -> None:
         unmount_all(self._folder)
-        self.reporter.add(
-            ReportKind.EXITED, message, exit_code=code, cause=cause, error_code=error_code, details=details
-        )
+        told: Dict[str, Any] = {"exit_code": code, "cause": cause, "error_code": error_code, "details": details}
+        if self._meeting is not None and self._folder.node == 0:
+            own = Report(self._folder.plan.attempt, 1, ReportKind.EXITED, message, **told)
+            self._meeting.tell(phase=Phase.ENDED, end=own, workers_left=0)
+            self._await_nodes(Phase.ENDED)
+            found = verdict(self._meeting.nodes, own)
+            message, told = found.message, {name: getattr(found, name) for name in told}
+        self.reporter.add(ReportKind.EXITED, message, **told)
 
-    def _explain(self, code: Optional[int], cause: str) -> Tuple[str, str, str]:
+    def _explain(self, code: Optional[int], cause: str, team: Optional[Team] = None) -> Tuple[str, str, str]:
         """(message, error code, log's tail) of how the script ended."""
         plan = self._folder.plan
+        log, whose = self._folder.log, ""
+        if team is not None and team.blamed is not None:
+            log, whose = self._folder.process_log(team.blamed), f"{team.blamed.shown} on node {team.blamed.node}: "
         if cause == ExitCause.TIME_LIMIT:
             text = f"It ran longer than max_run_duration_seconds ({plan.max_run_duration_s}) and was ended."
             return text, "TimeLimit", self._tail()
         if cause == ExitCause.RUNNER_LOST:
             return "It was ended by its machine (a shutdown, say), not by a user.", "SystemError", self._tail()
-        if cause == ExitCause.CANCELED or code == 0:
+        if cause in (ExitCause.CANCELED, ExitCause.PEER) or code == 0:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
-        tail = self._tail()
+        tail = tail_of(str(log), TAIL_LINES, TAIL_BYTES)
+        if team is not None and team.remark:
+            return f"{whose}{what!r} {team.remark}.", "UserError", tail
         if code is not None and code < 0:
-            text = f"{what!r} was killed by {_signal_name(-code)} (out of memory, or by someone else)."
+            text = f"{whose}{what!r} was killed by {_signal_name(-code)} (out of memory, or by someone else)."
             return text, "UserError", tail
         last = tail.strip().splitlines()[-1:] or ["it printed nothing"]
-        return f"{what!r} ended with exit code {code}: {last[0][:500]}", "UserError", tail
+        return f"{whose}{what!r} ended with exit code {code}: {last[0][:500]}", "UserError", tail
 
     def _tail(self) -> str:
         return tail_of(str(self._folder.log), TAIL_LINES, TAIL_BYTES)

@@ -7,7 +7,7 @@ import shutil
 import time
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Optional, TypeVar
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple, TypeVar
 
 from runyard.client.http import Server
 from runyard.client.transfer import ASK_COUNT
@@ -18,6 +18,7 @@ from runyard.files.snapshots import restore_tree
 from runyard.protocol.blobs import DigestList
 from runyard.protocol.bundles import split_bundle
 from runyard.protocol.datasets import Source
+from runyard.protocol.distributed import Task, tasks_of
 from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
@@ -40,6 +41,8 @@ class AttemptFolder:
         with open(os.path.join(path, LAUNCH_FILE), "rb") as file:
             launch = loads(Launch, file.read().decode())
         self.plan, self.facts, self.secret = launch.plan, launch.facts, launch.secret
+        #: Which of the attempt's nodes this is, from 0; the first one speaks for the run.
+        self.node = launch.node
         #: Marks this attempt's processes; the path tells it from a run of the same id in another home of this host.
         self.key = f"{self.plan.run_id}/{self.plan.attempt} {self.path}"
         #: The script's working folder: the source tree, with outputs/ and logs/.
@@ -49,9 +52,24 @@ class AttemptFolder:
         self.outputs = self.path / "outputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
+        #: Logs of the single processes of a distributed run.
+        self.processes = self.path / "processes"
+
+    @property
+    def tasks(self) -> Tuple[Task, ...]:
+        """The processes of a distributed run that are this node's."""
+        asked = self.plan.distribution
+        found = () if asked is None else tasks_of(asked, self.plan.node_count)
+        return tuple(one for one in found if one.node == self.node)
+
+    def process_log(self, task: Task) -> Path:
+        """Where that process's output goes."""
+        return self.processes / f"{task.rank}.txt"
 
     def make(self) -> None:
         """Make the folders that must be there when the script starts."""
+        if self.plan.distribution is not None:
+            self.processes.mkdir(exist_ok=True)
         for folder in (self.work / "outputs", self.work / "logs", self.spool, self.inputs, self.path / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -17,6 +18,8 @@ from runyard.runner.regular import record_name, regular_files
 
 #: The script's log under its present name and under the one of older generations.
 STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
+#: The same of another node than the first.
+NODE_LOG = "system_logs/node_{}.txt"
 #: Folders of the working folder that belong to the record.
 RECORDED = ("outputs", "logs")
 #: Most artifacts in one request.
@@ -35,6 +38,8 @@ class Outputs:
         self._server = server
         self._store: Optional[BlobStore] = folder.store()
         self._root = os.path.realpath(str(folder.work))
+        #: Of the first node, whose files have their own names; those of another one may be taken.
+        self._is_first = folder.node == 0
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: What was left out, and why; each once.
         self.notices: Dict[str, None] = {}
@@ -49,7 +54,12 @@ class Outputs:
         return True
 
     def ship_changed(self) -> int:
-        """While the script runs: store what it has finished writing; returns how many files."""
+        """While the script runs: store what it has finished writing; returns how many files.
+
+        What other nodes write waits for the end, since the first one's files come first.
+        """
+        if not self._is_first:
+            return 0
         quiet_before = time.time_ns() - QUIET_NS
         changed, marks = [], {}
         for name, path in self._files():
@@ -63,7 +73,9 @@ class Outputs:
         return len(changed)
 
     def logs(self) -> Iterator[Tuple[str, str]]:
-        """(name in the record, path) of each log that the script itself writes."""
+        """(name in the record, path) of each log that the script itself writes; of other nodes only at the end."""
+        if not self._is_first:
+            return
         for name, path in self._files("logs"):
             if not os.path.islink(path):
                 yield name, path
@@ -71,15 +83,54 @@ class Outputs:
     def store_files(self) -> Tuple[Artifact, ...]:
         """After the last process ended: store every file; returns what is not recorded yet, for the last report."""
         found = list(self._files())
-        if len(found) <= SMALL_COUNT:
+        if not self._is_first:
+            self._record_beside(found)
+            return ()
+        # Other nodes look at what is recorded before they record their own.
+        if len(found) <= SMALL_COUNT and self._folder.plan.node_count == 1:
             return tuple(self._store_some(found, move=True))
         self._record(found, move=True)
         return ()
 
+    def own_logs(self) -> List[Tuple[str, str]]:
+        """(name in the record, path) of the log, and of each single process of a distributed run."""
+        name = STD_LOG if self._is_first else NODE_LOG.format(self._folder.node)
+        found = [(one.log_name, str(self._folder.process_log(one))) for one in self._folder.tasks]
+        return [(name, str(self._folder.log)), *(one for one in found if os.path.exists(one[1]))]
+
     def store_log(self) -> Tuple[Artifact, ...]:
-        """Store the script's log, under both of its names."""
-        (stored,) = self._put([str(self._folder.log)], move=False)
-        return tuple(Artifact(name, *stored) for name in (STD_LOG, DRIVER_LOG))
+        """Store the script's log, under both of its names, and those of single processes."""
+        logs = self.own_logs()
+        stored = self._put([path for _, path in logs], move=False)
+        artifacts = [Artifact(name, *found) for (name, _), found in zip(logs, stored)]
+        if not self._is_first:
+            self._send(artifacts)
+            return ()
+        return (*artifacts, Artifact(DRIVER_LOG, *stored[0]))
+
+    def _record_beside(self, files: List[Tuple[str, str]]) -> None:
+        """Record another node's files: one whose name has another content already goes below a folder of the node.
+
+        The nodes do this one after the other, so that a name is always the lowest node's that wrote it.
+        """
+        plan = self._folder.plan
+        recorded = self._server.call("list_artifacts", workspace=plan.workspace, run_id=plan.run_id)
+        taken = {one.path: one.digest for one in recorded}
+        for start in range(0, len(files), BATCH):
+            found = self._store_some(files[start : start + BATCH], move=False)
+            self._send(
+                [
+                    one
+                    if taken.get(one.path, one.digest) == one.digest
+                    else replace(one, path=self._beside(one.path))
+                    for one in found
+                ]
+            )
+
+    def _beside(self, name: str) -> str:
+        """``outputs/model.h5`` as ``outputs/node_1/model.h5``."""
+        top, _, rest = name.partition("/")
+        return f"{top}/node_{self._folder.node}/{rest}"
 
     def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Set
 
 from runyard.files.processes import parents, signal_group, with_variable
+from runyard.protocol.plan import ExitCause
 
 #: prctl(2): orphans below us become our children, so that none escapes.
 _PR_SET_CHILD_SUBREAPER = 36
@@ -46,6 +47,18 @@ class Script:
         self._descriptor = os.pidfd_open(self._process.pid)
         self._poller = select.poll()
         self._poller.register(self._descriptor, select.POLLIN)
+
+    #: Why it ended, where nobody here has ended it.
+    cause = ExitCause.SCRIPT
+
+    @property
+    def pid(self) -> int:
+        """Its process, which leads a session of its own."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """Can be read once it has ended."""
+        return self._descriptor
 
     def wait(self, timeout_s: float) -> Optional[int]:
         """Its exit code (minus the signal's number if one killed it) as soon as it ends, or None after the time."""

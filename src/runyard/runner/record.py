@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from concurrent.futures import Future, TimeoutError
-from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar
+from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union
 
 from runyard.client.http import Server
 from runyard.client.shipper import LogShipper, MetricsShipper
@@ -22,7 +22,8 @@ from runyard.protocol.plan import ReportKind
 from runyard.protocol.runs import Artifact
 from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder
-from runyard.runner.outputs import STD_LOG, Outputs
+from runyard.runner.meeting import NodeReporter
+from runyard.runner.outputs import Outputs
 from runyard.runner.report import STALE, Reporter, ask
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ HEARTBEAT_S = 5.0
 class Record:
     """The record of one attempt."""
 
-    def __init__(self, folder: AttemptFolder, server: Server, reporter: Reporter) -> None:
+    def __init__(self, folder: AttemptFolder, server: Server, reporter: Union[Reporter, NodeReporter]) -> None:
         self._folder = folder
         self._reporter = reporter
         plan = folder.plan
@@ -54,7 +55,8 @@ class Record:
 
     def ship(self) -> None:
         """Send what is new in logs and metrics."""
-        self._logs.ship(STD_LOG, str(self._folder.log))
+        for name, path in self._outputs.own_logs():
+            self._logs.ship(name, path)
         for name, path in self._outputs.logs():
             if name not in self._unsent:
                 self._ship_log(name, path)

@@ -4,9 +4,10 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from runyard.client.home import read_server_file
+from runyard.protocol.distributed import Distribution, DistributionKind
 from runyard.protocol.plan import LaunchPlan
 from runyard.runner.folder import AttemptFolder
 
@@ -24,15 +25,21 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_
 
 
 def job_variables(
-    folder: AttemptFolder, interpreter: str, data: Dict[str, str], image_path: str = ""
+    folder: AttemptFolder,
+    interpreter: str,
+    data: Dict[str, str],
+    image_path: str = "",
+    wired: Optional[Dict[str, str]] = None,
 ) -> Dict[str, str]:
     """Every variable of the job; ``data`` maps the names of inputs and outputs to their paths here.
 
-    ``image_path`` is the PATH inside the image that the job runs in; empty: it runs on this host.
+    ``wired`` tells one of several processes of the others. ``image_path`` is the PATH inside the image that the job
+    runs in; empty: it runs on this host.
     """
     plan, facts = folder.plan, folder.facts
     values = _image_variables(folder, image_path) if image_path else _host_variables(interpreter)
     values.update(_v1_variables(folder))
+    values.update(wired or {})
     values.update(
         PYTHONPATH=os.path.join(facts.cache_folder, "kits", plan.kit),
         PYTHONUNBUFFERED="1",
@@ -88,6 +95,17 @@ def _is_kept_in_image(name: str) -> bool:
     return name in KEPT_IN_IMAGE or name.startswith("LC_") or name.lower() in KEPT_ANY_CASE
 
 
+def _launcher(asked: Optional[Distribution]) -> Dict[str, str]:
+    """What starts the processes, in v1's words."""
+    kind = "" if asked is None else asked.kind
+    framework, communicator = {
+        DistributionKind.TENSORFLOW: ("TensorFlow", "ParameterServer"),
+        DistributionKind.PYTORCH: ("PyTorch", "Gloo" if asked is not None and asked.backend == "gloo" else "Nccl"),
+        DistributionKind.MPI: ("Python", "OpenMpi"),
+    }.get(kind, ("Python", "None"))
+    return {"AZUREML_FRAMEWORK": framework, "AZUREML_COMMUNICATOR": communicator}
+
+
 def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
     """The names of the public contract that a script on one node may read."""
     plan, facts = folder.plan, folder.facts
@@ -104,8 +122,7 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
         "AZUREML_SERVICE_ENDPOINT": url,
         "AZUREML_DISCOVERY_SERVICE_ENDPOINT": url,
         "AZUREML_EXPERIMENTATION_HOST": url,
-        "AZUREML_FRAMEWORK": "Python",
-        "AZUREML_COMMUNICATOR": "None",
+        **_launcher(plan.distribution),
         "AZUREML_TARGET_TYPE": plan.target_type,
         "AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(folder.work),
         "AZUREML_OUTPUT_DIRECTORY": str(folder.work / "outputs"),

@@ -247,8 +247,6 @@ def _check_nodes(spec: RunSpec) -> None:
         raise UserErrorException(wrong)
     if spec.distribution is not None and len(tasks_of(spec.distribution, spec.node_count)) > TASKS_MAX:
         raise UserErrorException(f"A run has at most {TASKS_MAX} processes.")
-    if spec.distribution is not None:
-        raise UserErrorException("Distributed runs are accepted once this version carries them out.")
     if spec.node_count > 1 and spec.distribution is None:
         raise UserErrorException(f"node_count is {spec.node_count}, and nothing says how the nodes work together.")
     if spec.node_count > 1 and spec.target == LOCAL:

@@ -1,0 +1,157 @@
+"""The processes of a distributed run on this node: begun, watched, and ended together with those of other nodes."""
+
+import select
+import signal
+import time
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from runyard.files.processes import signal_group
+from runyard.protocol.distributed import Place, Role, Task, tasks_of, wire
+from runyard.protocol.meeting import NodeReport, Phase
+from runyard.protocol.plan import ExitCause, Report
+from runyard.runner.folder import AttemptFolder
+from runyard.runner.meeting import NodeMeeting
+from runyard.runner.processes import Script
+
+#: Once a worker has ended well, how long the last ones may go on after the latest end, seconds; and the variable of the
+#: run's environment that says otherwise.
+STRAGGLER_S, STRAGGLER_VARIABLE = 1_800.0, "RUNYARD_STRAGGLER_SECONDS"
+
+#: From a process's own variables to its command and all of its variables.
+Command = Callable[[Dict[str, str]], Tuple[List[str], Dict[str, str]]]
+
+
+class Team:
+    """The processes of this node; has the calls of a Script.
+
+    The first that fails ends the others, here and on the other nodes; the end of all workers ends the parameter
+    servers, which never end by themselves.
+    """
+
+    def __init__(
+        self, folder: AttemptFolder, meeting: Optional[NodeMeeting], places: Sequence[Place], make: Command
+    ) -> None:
+        """Start them; OSError where the program cannot be started."""
+        self._folder = folder
+        self._meeting = meeting
+        self._running: Dict[int, Tuple[Task, Script]] = {}
+        self._workers_left = 0
+        self._ending_until: Optional[float] = None
+        #: When a worker ended last, here or elsewhere, and how many were left elsewhere.
+        self._last_end, self._left_elsewhere = 0.0, -1
+        self._code = 0
+        #: The process that failed first of those here.
+        self.blamed: Optional[Task] = None
+        self.cause = ExitCause.SCRIPT
+        #: What the log does not say by itself.
+        self.remark = ""
+        self._start(places, make)
+
+    def wait(self, timeout_s: float) -> Optional[int]:
+        """The exit code of the process that failed first, or 0, once none is left; None after the time."""
+        self._sleep(timeout_s)
+        self._note_ends()
+        self._look_around()
+        if self._ending_until is not None and time.monotonic() >= self._ending_until:
+            self._signal(signal.SIGKILL)
+        return None if self._running else self._code
+
+    def terminate(self) -> None:
+        """Ask them all to end; how they do says nothing about the run."""
+        if self._ending_until is None:
+            self._ending_until = time.monotonic() + self._folder.plan.grace_s
+            self._signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Forget them; whatever is left of them lives on."""
+        for _, script in self._running.values():
+            script.close()
+
+    def _start(self, places: Sequence[Place], make: Command) -> None:
+        asked = self._folder.plan.distribution
+        assert asked is not None
+        everyone = tasks_of(asked, self._folder.plan.node_count)
+        for task in self._folder.tasks:
+            command, variables = make({**wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)})
+            log = self._folder.process_log(task)
+            self._running[task.rank] = task, Script(command, variables, self._folder.work, log)
+        self._workers_left = sum(task.role == Role.WORKER for task, _ in self._running.values())
+        self._tell(phase=Phase.RUNNING, workers_left=self._workers_left)
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Until one of them ends, or for that time."""
+        poller = select.poll()
+        for _, script in self._running.values():
+            poller.register(script.fileno(), select.POLLIN)
+        poller.poll(max(0.0, timeout_s * 1000))
+
+    def _note_ends(self) -> None:
+        for rank, (task, script) in list(self._running.items()):
+            code = script.wait(0)
+            if code is None:
+                continue
+            script.close()
+            del self._running[rank]
+            if self._ending_until is not None:
+                continue
+            if code != 0:
+                self._blame(task, code)
+            elif task.role == Role.WORKER:
+                self._workers_left -= 1
+                self._last_end = time.monotonic()
+                self._tell(workers_left=self._workers_left)
+
+    def _blame(self, task: Task, code: int) -> None:
+        self.blamed, self._code = task, code
+        self.terminate()
+
+    def _look_around(self) -> None:
+        """End these processes where the others' state says so."""
+        if self._ending_until is not None:
+            return
+        others = [] if self._meeting is None else [one for one in self._meeting.nodes if one.node != self._folder.node]
+        left = sum(one.workers_left for one in others)
+        if self._left_elsewhere > left:
+            self._last_end = time.monotonic()
+        self._left_elsewhere = left
+        if any(failed(one) for one in others):
+            self.cause = ExitCause.PEER
+            self.terminate()
+        elif self._workers_left == 0 and all(_has_no_worker(one) for one in others):
+            self.terminate()
+        elif self._last_end and time.monotonic() - self._last_end > self._patience_s():
+            last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
+            self.remark = f"went on for {self._patience_s():.0f} s after the others had ended, and was killed"
+            self._blame(self._running[last][0], -signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+
+    def _patience_s(self) -> float:
+        text = self._folder.plan.variables.get(STRAGGLER_VARIABLE, "")
+        return float(text) if text.isdigit() else STRAGGLER_S
+
+    def _signal(self, number: int) -> None:
+        for _, script in self._running.values():
+            signal_group(script.pid, number)
+
+    def _tell(self, **changes: object) -> None:
+        if self._meeting is not None:
+            self._meeting.tell(**changes)
+
+
+def failed(node: NodeReport) -> bool:
+    """Did that node's processes end other than well?"""
+    return node.end is not None and (node.end.exit_code != 0 or node.end.cause != ExitCause.SCRIPT)
+
+
+def _has_no_worker(node: NodeReport) -> bool:
+    """Has every worker of that node ended?"""
+    return node.phase in (Phase.RUNNING, Phase.ENDED, Phase.STORED) and node.workers_left == 0
+
+
+def verdict(nodes: Sequence[NodeReport], own: Report) -> Report:
+    """How the run ended: as the node whose processes failed first says, by the server's clock; else as ``own``."""
+    bad = [one for one in nodes if failed(one) and one.end is not None and one.end.cause != ExitCause.PEER]
+    if not bad:
+        return own
+    first = min(bad, key=lambda one: (one.ended_at or 0, one.node))
+    return first.end or own
