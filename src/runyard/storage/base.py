@@ -80,7 +80,7 @@ class DatastoreFiles(Protocol):
         """The file, to read and seek in, and what it is now; NotFoundError where there is none, or a folder."""
 
     def write(self, path: str, source: BinaryIO, overwrite: bool) -> DatastoreFile:
-        """Store what ``source``, a file with a name, holds, all of it or nothing. With ``overwrite`` it may be repeated.
+        """Store all that ``source``, a file with a name, holds, or nothing. With ``overwrite`` it may be repeated.
 
         ConflictError where a file is there, unless ``overwrite``; UserErrorException where a folder is, and where this
         kind takes no such name or no file at all; StorageFullError where a disk of this machine is full.
@@ -91,7 +91,7 @@ class RemoteFiles(DatastoreFiles, Protocol):
     """Files that a service holds."""
 
     def check(self) -> None:
-        """Does the service let us in, and has it such a bucket? NotFoundError or UserErrorException says what not."""
+        """Does the service let us in, and has it the bucket? NotFoundError or UserErrorException says what not."""
 
     def make_root(self) -> None:
         """Make the bucket if it is not there; UserErrorException where this kind cannot."""
