@@ -135,7 +135,7 @@ def test_ignored_folder_is_never_entered(folder: Path, monkeypatch: pytest.Monke
     (folder / ".amlignore").write_text("secret/\n")
     entered: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr("runyard.files.snapshots.os.scandir", lambda path: entered.append(str(path)) or scandir(path))
+    monkeypatch.setattr("runyard.files.walk.os.scandir", lambda path: entered.append(str(path)) or scandir(path))
     _snapshot(folder)
     assert entered
     assert not [path for path in entered if "secret" in path]
@@ -173,7 +173,7 @@ def test_folder_on_another_disk_is_sent_whatever_its_inode(folder: Path, monkeyp
         with scandir(path) as found:
             yield [_Mounted(one, inode) if one.is_dir() else one for one in found]
 
-    monkeypatch.setattr("runyard.files.snapshots.os.scandir", scan)
+    monkeypatch.setattr("runyard.files.walk.os.scandir", scan)
     assert _paths(_snapshot(folder)) == ["package/run.sh", "train.py"]
 
 

@@ -71,12 +71,31 @@ def test_what_looks_like_a_secret_is_told(tmp_path: Path, name: str, text: str, 
 def test_what_a_snapshot_would_refuse_is_told(tmp_path: Path) -> None:
     os.symlink("/etc/passwd", tmp_path / "away")
     os.symlink("nowhere", tmp_path / "dangling")
+    os.symlink("itself", tmp_path / "itself")
     os.mkfifo(tmp_path / "pipe")
     assert sorted(survey(str(tmp_path)).problems) == [
-        "'away' is a link that leaves the folder.",
+        "'away' is a link that leaves the source folder (to /etc/passwd); name it in .amlignore or copy the file.",
         "'dangling' cannot be read: No such file or directory.",
-        "'pipe' is a device, pipe or socket.",
+        "'itself' cannot be read: Too many levels of symbolic links.",
+        "'pipe' is a device, pipe or socket and cannot be sent; name it in .amlignore.",
     ]
+
+
+def test_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "source", **{"open/a.txt": "", "shut/b.txt": ""})
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("runyard.files.walk.os.scandir", refuse)
+    found = survey(str(tmp_path / "source"))
+    assert found.problems == ("'shut' cannot be read: Permission denied.",)
+    assert [one.path for one in found.files] == ["open/a.txt"]
+    with pytest.raises(SnapshotException, match="'shut' cannot be read"):
+        take_snapshot(str(tmp_path / "source"), str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +112,16 @@ def test_name_that_a_snapshot_would_refuse_is_told(tmp_path: Path, name: bytes, 
     assert survey(str(tmp_path)).problems == (problem,)
     with pytest.raises(UserErrorException) as refused:
         take_snapshot(str(tmp_path), str(tmp_path.parent / (tmp_path.name + "-cache")))
+    assert str(refused.value) == problem
+
+
+def test_two_names_that_some_disks_take_for_one_are_told(tmp_path: Path) -> None:
+    composed, decomposed = "\N{LATIN SMALL LETTER E WITH ACUTE}.txt", "e\N{COMBINING ACUTE ACCENT}.txt"
+    _write(tmp_path / "source", **{composed: "", decomposed: ""})
+    (problem,) = survey(str(tmp_path / "source")).problems
+    assert problem == f"{decomposed!r} and {composed!r} are the same path."
+    with pytest.raises(UserErrorException) as refused:
+        take_snapshot(str(tmp_path / "source"), str(tmp_path / "cache"))
     assert str(refused.value) == problem
 
 

@@ -3,18 +3,18 @@
 import hashlib
 import json
 import os
-import stat
 import time
 from dataclasses import field
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from runyard.errors import SnapshotException
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
-from runyard.files.ignore import IgnoreRules, read_rules
+from runyard.files.ignore import read_rules
 from runyard.files.inside import join_inside
 from runyard.files.layout import write_atomically
+from runyard.files.walk import FoundFile, Problem, walk
 from runyard.protocol.record import record
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree, tree_digest
 
@@ -46,12 +46,6 @@ class Snapshot:
     ignored: int = 0
 
 
-class _Found(NamedTuple):
-    path: str
-    absolute: str
-    stat: os.stat_result
-
-
 def configured_limits() -> SnapshotLimits:
     """The limits, as RUNYARD_SNAPSHOT_MAX_BYTES and RUNYARD_SNAPSHOT_MAX_FILES say; SnapshotException for no number."""
     known = SnapshotLimits()
@@ -73,9 +67,15 @@ def take_snapshot(folder: str, cache_folder: str, limits: Optional[SnapshotLimit
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
         raise SnapshotException(f"The source folder {folder!r} does not exist.")
-    rules, counter = read_rules(Path(root)), [0]
-    found: List[_Found] = []
-    _walk(root, "", rules, counter, {_identity(os.stat(root))}, found)
+    found: List[FoundFile] = []
+    ignored = 0
+    for one in walk(root, read_rules(Path(root))):
+        if isinstance(one, FoundFile):
+            found.append(one)
+        elif isinstance(one, Problem):
+            raise SnapshotException(one.text)
+        else:
+            ignored += 1
     _check_limits(found, limits or configured_limits())
     cache = _Cache(cache_folder, root)
     entries = [_entry(one, cache) for one in found]
@@ -87,7 +87,7 @@ def take_snapshot(folder: str, cache_folder: str, limits: Optional[SnapshotLimit
         cache.save(digest, len(entries))
     sources = {entry.digest: one.absolute for entry, one in zip(entries, found)}
     size = sum(entry.size_bytes for entry in entries)
-    return Snapshot(tree, digest, size, sources, counter[0])
+    return Snapshot(tree, digest, size, sources, ignored)
 
 
 def restore_tree(store: BlobStore, tree: Tree, folder: str) -> None:
@@ -108,48 +108,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return encode_tree(snapshot.tree)
 
 
-def _walk(
-    root: str, below: str, rules: IgnoreRules, counter: List[int], seen: Set[Tuple[int, int]], found: List[_Found]
-) -> None:
-    with os.scandir(os.path.join(root, below) if below else root) as listing:
-        entries = sorted(listing, key=_name)
-    for entry in entries:
-        path = below + "/" + entry.name if below else entry.name
-        if rules.is_ignored(path, entry.is_dir()):
-            counter[0] += 1
-            continue
-        if entry.is_symlink():
-            _check_link(root, path, entry.path)
-        try:
-            seen_now = entry.stat()
-        except OSError as error:
-            raise SnapshotException(f"{path!r} cannot be read: {error.strerror}.") from None
-        if stat.S_ISREG(seen_now.st_mode):
-            found.append(_Found(path, entry.path, seen_now))
-        elif not stat.S_ISDIR(seen_now.st_mode):
-            raise SnapshotException(f"{path!r} is a device, pipe or socket and cannot be sent; name it in .amlignore.")
-        elif _identity(seen_now) not in seen:
-            _walk(root, path, rules, counter, seen | {_identity(seen_now)}, found)
-
-
-def _identity(folder: os.stat_result) -> Tuple[int, int]:
-    """Inodes count on each disk from the start, so the root of a mounted one may have the number of a folder above."""
-    return folder.st_dev, folder.st_ino
-
-
-def _name(entry: "os.DirEntry[str]") -> str:
-    return entry.name
-
-
-def _check_link(root: str, path: str, absolute: str) -> None:
-    target = os.path.realpath(absolute)
-    if target != root and not target.startswith(root + os.sep):
-        raise SnapshotException(
-            f"{path!r} is a link that leaves the source folder (to {target}); name it in .amlignore or copy the file."
-        )
-
-
-def _check_limits(found: List[_Found], limits: SnapshotLimits) -> None:
+def _check_limits(found: List[FoundFile], limits: SnapshotLimits) -> None:
     size = sum(one.stat.st_size for one in found)
     if len(found) <= limits.max_files and size <= limits.max_bytes:
         return
@@ -167,7 +126,7 @@ def _check_limits(found: List[_Found], limits: SnapshotLimits) -> None:
     )
 
 
-def _entry(one: _Found, cache: "_Cache") -> TreeEntry:
+def _entry(one: FoundFile, cache: "_Cache") -> TreeEntry:
     digest = cache.find(one)
     size = one.stat.st_size
     if digest is None:
@@ -177,7 +136,7 @@ def _entry(one: _Found, cache: "_Cache") -> TreeEntry:
     return TreeEntry(one.path, digest, size, bool(one.stat.st_mode & 0o100))
 
 
-def _hash_still(one: _Found) -> Tuple[str, int]:
+def _hash_still(one: FoundFile) -> Tuple[str, int]:
     """The digest of a file that does not change meanwhile; tried a few times."""
     for _ in range(3):
         before = os.stat(one.absolute)
@@ -205,7 +164,7 @@ class _Cache:
             pass
         self._root = root
 
-    def find(self, one: _Found) -> Optional[str]:
+    def find(self, one: FoundFile) -> Optional[str]:
         """The digest of a file that is as it was."""
         row = self._old.get(one.path)
         if isinstance(row, list) and row[:4] == _marks(one.stat) and isinstance(row[4], str):
@@ -213,7 +172,7 @@ class _Cache:
             return row[4]
         return None
 
-    def add(self, one: _Found, digest: str) -> None:
+    def add(self, one: FoundFile, digest: str) -> None:
         """A file was hashed; the tree is another one now."""
         self._tree = None
         if one.stat.st_mtime_ns < time.time_ns() - RACY_NS and one.stat.st_ctime_ns < time.time_ns() - RACY_NS:

@@ -3,14 +3,14 @@
 import fnmatch
 import os
 import re
-import stat
 from pathlib import Path
-from typing import List, Optional, Set, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from runyard.errors import SnapshotException, UserErrorException
-from runyard.files.ignore import IgnoreRules, read_rules
+from runyard.files.ignore import read_rules
+from runyard.files.walk import FoundFile, Problem, walk
 from runyard.protocol.record import record
-from runyard.protocol.trees import check_path
+from runyard.protocol.trees import check_path, twins
 
 #: Names that keys and passwords have.
 SECRET_NAMES = (
@@ -84,61 +84,41 @@ def survey(folder: str) -> Survey:
     if not os.path.isdir(root):
         raise SnapshotException(f"The source folder {folder!r} does not exist.")
     rules = read_rules(Path(root))
-    found = _Found(root, rules)
-    found.walk("", set())
+    files: List[FoundFile] = []
+    left_out: List[LeftOut] = []
+    problems: List[str] = []
+    for one in walk(root, rules):
+        if isinstance(one, FoundFile):
+            files.append(one)
+        elif isinstance(one, Problem):
+            problems.append(one.text)
+        else:
+            rule = rules.why_ignored(one.path, one.is_folder) or ""
+            left_out.append(LeftOut(one.path + "/" * one.is_folder, rule))
+    files.sort(key=lambda one: one.path)
     return Survey(
-        tuple(found.files), tuple(found.left_out), tuple(found.suspicions), tuple(found.problems), rules.source or ""
+        tuple(SurveyedFile(one.path, one.stat.st_size) for one in files),
+        tuple(sorted(left_out, key=lambda one: one.path)),
+        tuple(_suspicions(files)),
+        (*problems, *_wrong_names([one.path for one in files])),
+        rules.source or "",
     )
 
 
-class _Found:
-    """A survey under way."""
+def _suspicions(files: List[FoundFile]) -> Iterator[Suspicion]:
+    for one in files:
+        why = _why_secret(os.path.basename(one.path), one.absolute)
+        if why is not None:
+            yield Suspicion(one.path, why)
 
-    def __init__(self, root: str, rules: IgnoreRules) -> None:
-        self._root = root
-        self._rules = rules
-        self.files: List[SurveyedFile] = []
-        self.left_out: List[LeftOut] = []
-        self.suspicions: List[Suspicion] = []
-        self.problems: List[str] = []
 
-    def walk(self, below: str, seen: Set[Tuple[int, int]]) -> None:
-        here = os.stat(os.path.join(self._root, below))
-        seen = seen | {(here.st_dev, here.st_ino)}
-        with os.scandir(os.path.join(self._root, below)) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-        for entry in entries:
-            path = below + "/" + entry.name if below else entry.name
-            rule = self._rules.why_ignored(path, entry.is_dir())
-            if rule is not None:
-                self.left_out.append(LeftOut(path + "/" * entry.is_dir(), rule))
-            else:
-                self._take(entry, path, seen)
-
-    def _take(self, entry: "os.DirEntry[str]", path: str, seen: Set[Tuple[int, int]]) -> None:
-        target = os.path.realpath(entry.path)
-        if entry.is_symlink() and target != self._root and not target.startswith(self._root + os.sep):
-            self.problems.append(f"{path!r} is a link that leaves the folder.")
-            return
+def _wrong_names(paths: List[str]) -> Iterator[str]:
+    for path in paths:
         try:
-            facts = entry.stat()
-        except OSError as error:
-            self.problems.append(f"{path!r} cannot be read: {error.strerror}.")
-            return
-        if stat.S_ISDIR(facts.st_mode):
-            if (facts.st_dev, facts.st_ino) not in seen:
-                self.walk(path, seen)
-        elif stat.S_ISREG(facts.st_mode):
-            try:
-                check_path(path)
-            except UserErrorException as error:
-                self.problems.append(str(error))
-            self.files.append(SurveyedFile(path, facts.st_size))
-            why = _why_secret(entry.name, entry.path)
-            if why is not None:
-                self.suspicions.append(Suspicion(path, why))
-        else:
-            self.problems.append(f"{path!r} is a device, pipe or socket.")
+            check_path(path)
+        except UserErrorException as error:
+            yield str(error)
+    yield from twins(paths)
 
 
 def _why_secret(name: str, path: str) -> Optional[str]:

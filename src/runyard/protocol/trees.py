@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Dict, Iterable, Iterator, List, Tuple
 
 from runyard.errors import UserErrorException
 from runyard.protocol.digests import check_digest, digest_bytes
@@ -73,11 +73,17 @@ def tree_digest(tree: Tree) -> str:
 
 def check_distinct(tree: Tree) -> None:
     """Refuse two paths that are one on some file systems: equal once their characters are composed (NFC)."""
+    for sentence in twins(one.path for one in tree.entries):
+        raise UserErrorException(sentence)
+
+
+def twins(paths: Iterable[str]) -> Iterator[str]:
+    """A sentence for each path that is one with a path before it, as ``check_distinct`` sees it."""
     seen: Dict[str, str] = {}
-    for one in tree.entries:
-        other = seen.setdefault(unicodedata.normalize("NFC", one.path), one.path)
-        if other is not one.path:
-            raise UserErrorException(f"{other!r} and {one.path!r} are the same path.")
+    for path in paths:
+        other = seen.setdefault(unicodedata.normalize("NFC", path), path)
+        if other is not path:
+            yield f"{other!r} and {path!r} are the same path."
 
 
 def check_path(path: str) -> str:
