@@ -86,7 +86,7 @@ def test_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.
     scandir = os.scandir
 
     def refuse(path: str) -> object:
-        if path.endswith("shut"):
+        if path.endswith("shut/"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
