@@ -25,7 +25,7 @@ def read_conda_yaml(text: str, where: str = "The conda file") -> CondaSpec:
     ``where`` begins the error's sentence: the file's name. Keys that conda itself would not use for packages
     (prefix, platforms, variables) are passed over.
     """
-    root = _compose(text, where)
+    root = compose_yaml(text, where)
     if root is None:
         return CondaSpec()
     parts = {"name": "project_environment", "channels": (), "packages": (), "pip": ()}
@@ -87,7 +87,8 @@ def is_day(text: str) -> bool:
         return False
 
 
-def _compose(text: str, where: str) -> Any:
+def compose_yaml(text: str, where: str) -> Any:
+    """The nodes of a YAML text, None for an empty one; UserErrorException, which ``where`` begins, for another text."""
     _check_size(text, where)
     depths = itertools.accumulate((one in "[{") - (one in "]}") for one in text)
     if max(depths, default=0) > MAX_BRACKETS_OPEN:

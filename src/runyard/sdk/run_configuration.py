@@ -1,6 +1,6 @@
 """RunConfiguration: where and how a script runs, the older of v1's two ways to say it."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import RunConfigurationException
 from runyard.protocol.distributed import Distribution
@@ -11,6 +11,14 @@ from runyard.sdk.distributed import (
     distribution_of,
 )
 from runyard.sdk.environment import Environment
+from runyard.sdk.run_sections import (
+    AmlComputeConfiguration,
+    HdiConfiguration,
+    HistoryConfiguration,
+    KubernetesComputeConfiguration,
+    ParallelTaskConfiguration,
+    SparkConfiguration,
+)
 
 #: v1's names of what starts a distributed run's processes, in lower case; which section each reads.
 _COMMUNICATORS = {"parameterserver": "tensorflow", "intelmpi": "mpi", "openmpi": "mpi", "mpi": "mpi"}
@@ -52,10 +60,54 @@ class RunConfiguration:
         self.tensorflow = TensorflowConfiguration()
         self.pytorch = PyTorchConfiguration()
         self.max_run_duration_seconds: Optional[int] = None
+        #: By name: DataReference or DataReferenceConfiguration; datasets' consumption; OutputFileDatasetConfig.
         self.data_references: Dict[str, Any] = {}
         self.data: Dict[str, Any] = {}
         self.output_data: Dict[str, Any] = {}
+        #: Counts where the target is 'amlcompute'.
+        self.amlcompute = AmlComputeConfiguration()
         self.auto_prepare_environment = True
+        self._set_kept_sections()
+
+    def _set_kept_sections(self) -> None:
+        """What v1 had, is kept, and means nothing here."""
+        self.priority: Optional[int] = None
+        self.history = HistoryConfiguration()
+        self.spark = SparkConfiguration()
+        self.hdi = HdiConfiguration()
+        self.paralleltask = ParallelTaskConfiguration()
+        self.kubernetescompute = KubernetesComputeConfiguration()
+        self.datacaches: List[Any] = []
+        self.services: Dict[str, Any] = {}
+        self.source_directory_data_store: Optional[str] = None
+        self.auto_cluster_compute_specification: Any = None
+        self.credential_passthrough = False
+
+    def save(
+        self, path: Optional[str] = None, name: Optional[str] = None, separate_environment_yaml: bool = False
+    ) -> str:
+        """Write it, as v1 did; returns the file's path.
+
+        ``path`` is a project's folder (default: the current one), in which the file is .azureml/<name>.runconfig, or a
+        file. With ``separate_environment_yaml`` the packages stand in environment.yml beside it.
+        """
+        from runyard.sdk.run_configuration_file import save
+
+        return save(self, path, name, separate_environment_yaml)
+
+    @staticmethod
+    def load(path: str, name: Optional[str] = None) -> "RunConfiguration":
+        """The configuration of a file, or of that name in a project's folder: ours, or one that v1 wrote."""
+        from runyard.sdk.run_configuration_file import load
+
+        return load(path, name)
+
+    @staticmethod
+    def delete(path: str, name: str) -> None:
+        """Delete the file of that name in a project's folder."""
+        from runyard.sdk.run_configuration_file import delete
+
+        delete(path, name)
 
     def _distribute(self, config: Any) -> None:
         """Take a distributed job's configuration, in the words of the sections."""

@@ -5,6 +5,7 @@ import shlex
 from typing import Any, List, Optional
 
 from runyard.errors import UserErrorException
+from runyard.sdk.data_path import resume_words
 from runyard.sdk.environment import Environment
 from runyard.sdk.run_configuration import RunConfiguration
 
@@ -45,14 +46,13 @@ class ScriptRunConfig:
             raise UserErrorException(
                 "compute_target and environment stand in run_config already; give one or the other."
             )
-        if resume_from is not None:
-            raise UserErrorException("resume_from comes in a later release; docs/v1_coverage.md lists what works.")
         self.source_directory = os.fspath(source_directory or ".")
         self.run_config = run_config or RunConfiguration()
         asked = script if script is not None else self.run_config.script
         self.script: Optional[str] = None if asked is None else os.fspath(asked)
         self.command = command if command is not None else self.run_config.command
         self.arguments = _words(arguments if arguments is not None else self.run_config.arguments)
+        self.arguments += resume_words(resume_from)
         if run_config is None:
             self.run_config.target = compute_target if compute_target is not None else "local"
             self.run_config.environment = environment if environment is not None else Environment()

@@ -25,6 +25,8 @@ from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
+from runyard.sdk.run_sections import DataConfiguration, DataReferenceConfiguration
+from runyard.sdk.run_target import target_of
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.session import current_server, is_in_run
 
@@ -43,11 +45,7 @@ _QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\`$]|\$(?!\())*\"|\\.")
 
 def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]], **options: Any) -> Run:
     """Submit ``config``; returns the accepted run."""
-    if not isinstance(config, ScriptRunConfig):
-        raise ExperimentExecutionException(
-            f"submit() takes a ScriptRunConfig in this version, not {type(config).__name__}; "
-            "docs/v1_coverage.md lists what comes."
-        )
+    config = _script_run_config(config, options)
     if is_in_run():
         raise UserErrorException("A run cannot submit runs in this version; submit from outside.")
     from runyard.files.snapshots import take_snapshot
@@ -55,18 +53,31 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
     workspace = experiment.workspace
     git = _GitFacts(config.source_directory)
     snapshot = take_snapshot(config.source_directory, str(home_folder() / "cache" / "snapshots"))
+    data = RunData(workspace)
+    spec = replace(
+        make_spec(config, snapshot, data, options.get("run_id") or new_run_id(experiment.name), experiment.name),
+        target=target_of(config.run_config, workspace),
+        display_name=options.get("display_name"),
+        tags=_tags(tags),
+        properties=git.properties(),
+    )
+    record = _send(workspace, spec, snapshot)
+    data.note_run(spec.run_id)
+    return Run(experiment, spec.run_id, _record=record)
+
+
+def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", run_id: str, experiment: str) -> RunSpec:
+    """What is asked for, checked; its target, which may have to be made first, is left open."""
     _check_run_folders(config, snapshot)
-    script = _script(config, snapshot)
     distribution, node_count = config.run_config._distribution()
-    data = _Data(workspace)
+    script = _script(config, snapshot)
     command, arguments = _command_line(config, data)
-    spec = RunSpec(
-        run_id=options.get("run_id") or new_run_id(experiment.name),
-        experiment=experiment.name,
+    return RunSpec(
+        run_id=run_id,
+        experiment=experiment,
         script=script,
         command=command,
         arguments=arguments,
-        target=_target(config.run_config.target),
         environment=_environment(config),
         snapshot=snapshot.digest,
         inputs=tuple(data.inputs.values()),
@@ -75,13 +86,7 @@ def submit(experiment: "Experiment", config: Any, tags: Optional[Dict[str, str]]
         node_count=node_count,
         distribution=distribution,
         max_run_duration_s=config.run_config.max_run_duration_seconds,
-        display_name=options.get("display_name"),
-        tags=_tags(tags),
-        properties=git.properties(),
     )
-    record = _send(workspace, spec, snapshot)
-    data.note_run(spec.run_id)
-    return Run(experiment, spec.run_id, _record=record)
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:
@@ -96,6 +101,29 @@ def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> 
     record = experiment.workspace._call("submit_run", spec)
     observe_run(experiment.workspace.name, spec.run_id)
     return Run(experiment, spec.run_id, _record=record, _is_interactive=True)
+
+
+#: What submit() takes beside an estimator, in place of what the estimator has.
+_OVERRIDES = ("script_params", "inputs", "source_directory_data_store")
+
+
+def _script_run_config(config: Any, options: Dict[str, Any]) -> ScriptRunConfig:
+    """What is submitted: the configuration itself, or what an estimator makes."""
+    overrides = {name: options[name] for name in _OVERRIDES if options.get(name) is not None}
+    make = getattr(config, "_script_run_config", None)
+    if make is not None:
+        found: ScriptRunConfig = make(**overrides)
+        return found
+    if not isinstance(config, ScriptRunConfig):
+        raise ExperimentExecutionException(
+            f"submit() takes a ScriptRunConfig or an estimator in this version, not {type(config).__name__}; "
+            "docs/v1_coverage.md lists what comes."
+        )
+    if overrides:
+        raise ExperimentExecutionException(
+            f"submit() takes {', '.join(overrides)} beside an estimator; a ScriptRunConfig has arguments."
+        )
+    return config
 
 
 def new_run_id(experiment: str) -> str:
@@ -145,17 +173,18 @@ def _script(config: ScriptRunConfig, snapshot: "Snapshot") -> Optional[str]:
     raise UserErrorException(f"The script {config.script!r} is not in {config.source_directory!r}.")
 
 
-def _command_line(config: ScriptRunConfig, data: "_Data") -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+def _command_line(config: ScriptRunConfig, data: "RunData") -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     """The words of the command and of its arguments; ``data`` gets what they and the configuration name."""
     command = tuple(str(data.bound(one)) for one in _command(config))
     arguments = tuple(str(data.bound(one)) for one in config.arguments)
     asked = config.run_config
-    for one in (*asked.data_references.values(), *asked.data.values(), *asked.output_data.values()):
-        data.bound(one)
+    for section in (asked.data_references, asked.data, asked.output_data):
+        for name, one in section.items():
+            data.bound_of_section(name, one)
     return command, arguments
 
 
-class _Data:
+class RunData:
     """What a run reads and writes, by name; two different ones of one name get names of their own."""
 
     def __init__(self, workspace: Any) -> None:
@@ -176,6 +205,12 @@ class _Data:
         else:
             return one
         return one._named(name)
+
+    def bound_of_section(self, name: str, one: Any) -> Any:
+        """An entry of a section, which may be as a file has it."""
+        if isinstance(one, (DataReferenceConfiguration, DataConfiguration)):
+            one = one._bound(name, self._workspace)
+        return self.bound(one)
 
     def note_run(self, run_id: str) -> None:
         """Let each output know which run writes it."""
@@ -209,13 +244,6 @@ def _command(config: ScriptRunConfig) -> Sequence[Any]:
     if config.arguments:
         raise UserErrorException("A command for a shell takes no arguments; write them into the command.")
     return ["bash", "-c", command]
-
-
-def _target(target: Any) -> str:
-    name = getattr(target, "name", target)
-    if not isinstance(name, str):
-        raise UserErrorException(f"A run's target is a compute target or its name, not {target!r}.")
-    return name
 
 
 def _tags(tags: Any) -> Dict[str, str]:

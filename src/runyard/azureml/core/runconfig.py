@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "SparkSection": "runyard.sdk.environment_sections:SparkSection",
         "Environment": "runyard.sdk.environment:Environment",
         "CondaDependencies": "runyard.sdk.conda_dependencies:CondaDependencies",
+        "DataReferenceConfiguration": "runyard.sdk.run_sections:DataReferenceConfiguration",
+        "EnvironmentDefinition": "runyard.sdk.environment:Environment",
     },
-    planned=("DataReferenceConfiguration",),
 )

@@ -1,5 +1,1 @@
-"""Estimators and hyperparameter search come in a later release: importing this package says so."""
-
-from runyard.azureml._lazy import planned_error
-
-raise planned_error(__name__)
+"""v1's azureml.train: estimators. Hyperparameter search comes in a later release, and importing it says so."""

@@ -1,0 +1,39 @@
+"""Where a run goes: a compute target by name, or the cluster that v1 made for one run, by its size."""
+
+import re
+from typing import Any
+
+from runyard.errors import ComputeTargetException, UserErrorException
+from runyard.sdk.run_configuration import RunConfiguration
+
+#: v1's name of a target that is a cluster made for the run.
+ONE_RUN = "amlcompute"
+
+
+def target_of(config: RunConfiguration, workspace: Any) -> str:
+    """The target's name; a cluster for one run is found or made, and serves later runs of its size too."""
+    name = getattr(config.target, "name", config.target)
+    if not isinstance(name, str):
+        raise UserErrorException(f"A run's target is a compute target or its name, not {config.target!r}.")
+    if name != ONE_RUN or not config.amlcompute.vm_size:
+        return name
+    return _cluster_of_size(config, workspace)
+
+
+def _cluster_of_size(config: RunConfiguration, workspace: Any) -> str:
+    from runyard.sdk.aml_compute import AmlCompute
+    from runyard.sdk.compute_target import ComputeTarget
+
+    asked = config.amlcompute
+    priority = asked.vm_priority or "dedicated"
+    name = asked.name or re.sub(r"[^a-z0-9]+", "-", f"{asked.vm_size}-{priority}".lower()).strip("-")
+    nodes = int(asked.cluster_max_node_count or config.node_count)
+    try:
+        found = AmlCompute(workspace, name)
+    except ComputeTargetException:
+        wanted = AmlCompute.provisioning_configuration(asked.vm_size or "", priority, max_nodes=nodes)
+        ComputeTarget.create(workspace, name, wanted)
+        return name
+    if found.scale_settings.maximum_node_count < nodes:
+        found.update(max_nodes=nodes)
+    return name
