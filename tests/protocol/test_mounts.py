@@ -16,6 +16,13 @@ def test_key_that_is_a_file_and_a_folder_is_named(paths: list[str]) -> None:
         list(distinct_files(files))
 
 
+def test_file_that_two_sources_hold_comes_once_and_another_of_its_path_is_named() -> None:
+    folder, here = Source(file="/data"), DataFile(Source(datastore="own", path="a"), "/data/a", "a")
+    assert list(distinct_files([here, DataFile(folder, "/data/a", "a")])) == [here]
+    with pytest.raises(UserErrorException, match="have one path, 'a'; rename one of them"):
+        list(distinct_files([here, DataFile(BUCKET, "a", "a")]))
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

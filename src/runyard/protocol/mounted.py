@@ -1,6 +1,5 @@
 """What a mounted input holds, told to the process that serves it."""
 
-import os
 from typing import Optional, Tuple
 
 from runyard.protocol.mounts import DataFile
@@ -20,9 +19,9 @@ class MountedFile:
 
     @classmethod
     def of(cls, file: DataFile, is_here: bool) -> "MountedFile":
-        """A dataset's file: a link where ``is_here``, so that its origin is a path of this disk."""
+        """A dataset's file: a link where ``is_here``, so that its origin is a path of this disk, without links."""
         if is_here:
-            return cls(file.relative, link=os.path.realpath(file.origin))
+            return cls(file.relative, link=file.origin)
         return cls(file.relative, file.source.datastore or "", file.origin, file.size_bytes or 0, file.tag)
 
 

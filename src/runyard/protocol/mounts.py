@@ -51,7 +51,7 @@ class DataFile:
     """A file of a dataset: where it is, and its path below the mount."""
 
     source: Source
-    #: An address, a path on this disk, or a path in a datastore.
+    #: An address, a path on this disk, or a path in a datastore. Whoever lists files by several names resolves links.
     origin: str
     relative: str
     #: As a datastore listed it.
@@ -64,7 +64,7 @@ class DataFile:
         is_stored = self.source.datastore is not None and not os.path.isabs(self.origin)
         if is_stored:
             return f"{self.source.datastore}/{self.origin}"
-        return self.source.url or os.path.realpath(self.origin)
+        return self.source.url or self.origin
 
     @property
     def shown(self) -> str:

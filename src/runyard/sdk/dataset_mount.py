@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, List, Optional, Type
@@ -23,7 +24,7 @@ class MountContext:
     """Use it as a context, or call ``start`` and ``stop``; the files are below ``mount_point`` between the two."""
 
     def __init__(self, files: List[DataFile], workspace: Any, mount_point: Optional[str]) -> None:
-        self._files = files
+        self._files = [_without_links(one) for one in files]
         self._workspace = workspace
         self._given = mount_point
         self._folder: Optional[str] = None
@@ -84,7 +85,7 @@ class MountContext:
         for one in self._files:
             if one.source.file is not None:
                 os.makedirs(os.path.dirname(targets[one.relative]), exist_ok=True)
-                os.symlink(os.path.realpath(one.origin), targets[one.relative])
+                os.symlink(one.origin, targets[one.relative])
         wanted = [Wanted.of(one, targets[one.relative]) for one in far]
         bring(wanted, self._workspace, open_cache(_caches()) if wanted else None)
 
@@ -98,6 +99,11 @@ class MountContext:
         files = tuple(MountedFile.of(one, one.source.file is not None) for one in self._files)
         self._mount = ClientMount.start(folder, MountedInput(files, self._workspace.name), _caches())
         return self._mount is not None
+
+
+def _without_links(file: DataFile) -> DataFile:
+    """A file of this disk by its own path, since a link of ours must not lead to one that changes."""
+    return file if file.source.file is None else replace(file, origin=os.path.realpath(file.origin))
 
 
 def _caches() -> str:
