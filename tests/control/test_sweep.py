@@ -12,6 +12,7 @@ from runyard.control import runs as life
 from runyard.control.sweep import ATTEMPT_KEPT_S, LOG_KEPT_S, UNFINISHED_KEPT_S, Sweeper
 from runyard.db import experiments, runs, workspaces
 from runyard.db.engine import Database
+from runyard.files.layout import folder_name
 from runyard.files.processes import identity
 from runyard.protocol.plan import NodeFacts
 from runyard.protocol.runs import Artifact, RunError, RunSpec
@@ -36,10 +37,13 @@ class Stage:
         self.do(lambda c: workspaces.create_workspace(c, WorkspaceSpec("ws"), "ann", 1))
         self.do(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", 1))
         for run_id in ("active", "ended"):
-            self.do(lambda c, run_id=run_id: runs.create_run(c, RunSpec(run_id, "trial", script="t.py"), "ws", "a", 1))
-            self.do(lambda c, run_id=run_id: queue(c, run_id, "lock", "waits", 1))
-            self.do(lambda c, run_id=run_id: assign(c, run_id, "", "secret of " + run_id, 1))
+            self.add_run(run_id)
         self.do(lambda c: life.fail(c, "ended", RunError("SystemError", "lost"), int(LONG_AGO * 1e6)))
+
+    def add_run(self, run_id: str) -> None:
+        self.do(lambda c: runs.create_run(c, RunSpec(run_id, "trial", script="t.py"), "ws", "a", 1))
+        self.do(lambda c: queue(c, run_id, "lock", "waits", 1))
+        self.do(lambda c: assign(c, run_id, "", "secret of " + run_id, 1))
 
     def do(self, operation: object) -> None:
         self.database.write(operation)  # type: ignore[arg-type]
@@ -72,6 +76,20 @@ def test_log_of_an_ended_run_goes_once_its_record_holds_it(stage: Stage) -> None
     assert stored.exists(), "somebody may still follow it"
     stage.sweeper.sweep(NOW)
     assert (stored.parent.exists(), only_here.exists(), growing.exists()) == (False, True, True)
+
+
+def test_log_of_a_run_goes_whose_id_is_longer_than_its_folders_name(stage: Stage) -> None:
+    run_id = "sweep-" + "x" * 300
+    for one in (run_id, run_id + "y"):
+        stage.add_run(one)
+    stage.do(lambda c: life.fail(c, run_id, RunError("SystemError", "lost"), int(LONG_AGO * 1e6)))
+    ended, active = (stage.write(f"logs/{folder_name(one)}/user_logs/std_log.txt") for one in (run_id, run_id + "y"))
+    with stage.database.read() as connection:
+        row = runs.find_row(connection, run_id)
+    artifact = Artifact("user_logs/std_log.txt", "sha256:" + "0" * 64, 7)
+    stage.do(lambda c: runs.add_artifacts(c, row, [artifact], "a", 1))
+    stage.sweeper.sweep(NOW)
+    assert (ended.parent.parent.exists(), active.exists()) == (False, True)
 
 
 def test_attempt_without_a_record_keeps_its_folder_for_a_week(stage: Stage) -> None:

@@ -5,12 +5,15 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
+
+from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
 from runyard.db import identity, runs
 from runyard.db.engine import Database
 from runyard.environments.realise import reap_unfinished
+from runyard.files.layout import FOLDER_NAME_KEPT, folder_name
 from runyard.protocol.runs import TERMINAL
 from runyard.storage.base import ArtifactStore
 
@@ -71,7 +74,7 @@ class Sweeper(threading.Thread):
     def _sweep_logs(self, folder: Path, now: float) -> None:
         """The logs of a run that ended, as far as its record holds them."""
         with self._database.read() as connection:
-            row = runs.find_row(connection, folder.name)
+            row = _find_row(connection, folder.name)
             if row is None or row.status not in TERMINAL or row.ended_at > (now - LOG_KEPT_S) * 1e6:
                 return
             stored = {one.path for one in runs.list_logs(connection, row.id)}
@@ -81,6 +84,16 @@ class Sweeper(threading.Thread):
             elif path.relative_to(folder).as_posix() in stored:
                 path.unlink(missing_ok=True)
         _remove_empty(folder)
+
+
+def _find_row(connection: Connection, folder: str) -> Optional[Row[Any]]:
+    """The run whose folder has that name, which is its id, or for a long one begins as its id does."""
+    row = runs.find_row(connection, folder)
+    if row is not None or len(folder) <= FOLDER_NAME_KEPT:
+        return row
+    known = runs.ids_beginning(connection, folder[:FOLDER_NAME_KEPT])
+    found = next((one for one in known if folder_name(one) == folder), None)
+    return None if found is None else runs.find_row(connection, found)
 
 
 def _remove_empty(folder: Path) -> None:

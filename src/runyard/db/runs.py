@@ -397,6 +397,11 @@ def find_row(connection: Connection, run_id: str) -> Optional[Row[Any]]:
     return connection.execute(_ROW_BY_ID, {"run_id": run_id}).first()
 
 
+def ids_beginning(connection: Connection, start: str) -> Sequence[str]:
+    """The ids of all runs, of any workspace, that begin so."""
+    return connection.scalars(select(runs.c.id).where(runs.c.id.between(start, start + "~"))).all()
+
+
 def get_row(connection: Connection, workspace: str, run_id: str) -> Row[Any]:
     """As ``find_row``, in that workspace; NotFoundError where it has none of that id."""
     row = find_row(connection, run_id)
@@ -487,10 +492,6 @@ def _run(row: Row[Any]) -> Run:
         target=row.target, display_name=row.display_name, started_at=row.started_at, ended_at=row.ended_at,
         reason=row.reason, reason_at=row.reason_at, node=row.node, cancel_requested=row.cancel_requested,
         exit_code=row.exit_code, error=loads(RunError, row.error) if row.error else None,
-        warnings=_texts(row.warnings), tags=json.loads(row.tags), properties=json.loads(row.properties),
+        warnings=tuple(json.loads(row.warnings)), tags=json.loads(row.tags), properties=json.loads(row.properties),
         lock=row.lock, event_seq=row.event_seq,
     )  # fmt: skip
-
-
-def _texts(text: str) -> Tuple[str, ...]:
-    return tuple(json.loads(text))

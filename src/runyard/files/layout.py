@@ -11,8 +11,8 @@ from runyard.errors import UserErrorException
 #: What the system says where no space is left, or none of a quota.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-#: A run's id up to this length is its folder's name; a longer one is cut and told apart by its digest.
-FOLDER_NAME_MAX = 200
+#: A run's id up to so many bytes is its folder's name; a longer one is cut to so many characters, with its digest.
+FOLDER_NAME_MAX, FOLDER_NAME_KEPT = 200, 100
 
 
 def folder_name(run_id: str) -> str:
@@ -21,7 +21,7 @@ def folder_name(run_id: str) -> str:
         raise UserErrorException(f"{run_id[:80]!r} is not the id of a run.")
     if len(run_id.encode("utf-8", "replace")) <= FOLDER_NAME_MAX:
         return run_id
-    return "{}-{}".format(run_id[:100], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])
+    return "{}-{}".format(run_id[:FOLDER_NAME_KEPT], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])
 
 
 def attempt_folder(runs_folder: Path, run_id: str, attempt: int, node: int = 0) -> Path:
