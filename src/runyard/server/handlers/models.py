@@ -3,8 +3,7 @@
 from typing import List, Optional, Tuple
 
 from runyard.db import models, runs
-from runyard.errors import IntegrityError, ModelNotFoundException, NotFoundError, UserErrorException
-from runyard.protocol.digests import check_digest
+from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.protocol.identity import PrincipalKind
 from runyard.protocol.labels import LabelChange
 from runyard.protocol.models import Model, ModelSpec
@@ -12,6 +11,7 @@ from runyard.protocol.runs import Artifact
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree
 from runyard.server import names
 from runyard.server.call import Call, Content
+from runyard.server.contents import check_contents
 
 #: Most files of a model.
 MODEL_FILES_MAX = 100_000
@@ -113,13 +113,7 @@ def _run_experiment(call: Call, spec: ModelSpec) -> Optional[str]:
 def _sent_files(call: Call, spec: ModelSpec) -> List[Artifact]:
     if not 0 < len(spec.files) <= MODEL_FILES_MAX:
         raise UserErrorException(f"A model has 1 to {MODEL_FILES_MAX} files, not {len(spec.files)}.")
-    present = call.parts.store.has([check_digest(one.digest) for one in spec.files])
-    for one in spec.files:
-        check_path(one.path)
-        if one.digest not in present:
-            raise NotFoundError(f"The content of {one.path!r} is not on the server; send it first.")
-        if call.parts.store.size(one.digest) != one.size_bytes:
-            raise IntegrityError(f"{one.path!r} has another size than its content.")
+    check_contents(call.parts.store, spec.files)
     return list(spec.files)
 
 

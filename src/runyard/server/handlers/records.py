@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, List, Optional, Sequence, Tuple
 from sqlalchemy import Row
 
 from runyard.db import metrics, runs
-from runyard.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError, UserErrorException
+from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL, folder_name
 from runyard.protocol.blobs import BlobAddress, DigestList, Offset, PartList, SignedPart, Upload, UploadSpec
@@ -21,6 +21,7 @@ from runyard.protocol.plan import ReportBatch, ReportReply
 from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server.call import Call, Content
+from runyard.server.contents import check_contents
 from runyard.server.storage_work import in_store_thread
 from runyard.server.threads import in_thread
 from runyard.server.waiting import wait_until
@@ -39,7 +40,7 @@ async def report(call: Call) -> ReportReply:
     batch: ReportBatch = call.body
     artifacts = [artifact for one in batch.reports for artifact in one.artifacts]
     if artifacts:
-        await in_thread(_check_artifacts, call, artifacts)
+        await in_thread(check_contents, call.parts.store, artifacts)
     return await call.parts.loop.take_reports(call.workspace, call.path["run_id"], batch)
 
 
@@ -161,7 +162,7 @@ def add_artifacts(call: Call) -> Count:
     """Record files of a run; each blob must be in the store."""
     run = _present_run(call)
     body: ArtifactList = call.body
-    _check_artifacts(call, body.artifacts)
+    check_contents(call.parts.store, body.artifacts)
     count = call.parts.database.write(
         lambda connection: runs.add_artifacts(connection, run, body.artifacts, call.user, call.now)
     )
@@ -275,20 +276,6 @@ def _check_snapshot(call: Call, digests: Sequence[str]) -> None:
     for one in digests:
         if one not in known:
             raise NotFoundError("The snapshot of run {} has no {!r}.".format(call.path["run_id"], one[:80]))
-
-
-def _check_artifacts(call: Call, artifacts: Sequence[Artifact]) -> None:
-    """Are the contents of these files in the store, of the size that is said?"""
-    if not artifacts:
-        return
-    digests = {check_digest(one.digest) for one in artifacts}
-    present = call.parts.store.has(digests)
-    for one in artifacts:
-        check_path(one.path)
-        if one.digest not in present:
-            raise IntegrityError(f"The content of {one.path!r} is not on the server; send it first.")
-        if call.parts.store.size(one.digest) != one.size_bytes:
-            raise IntegrityError(f"{one.path!r} has another size than its content.")
 
 
 def _present_run(call: Call) -> Row[Any]:
