@@ -1,7 +1,6 @@
 """v1's estimators of every generation: the run that each one makes, what is refused, and real runs."""
 
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Datastore, Environment, Experiment, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core import Datastore, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.core.runconfig import (
     DEFAULT_GPU_IMAGE,
     ContainerRegistry,
@@ -18,7 +17,7 @@ from runyard.azureml.core.runconfig import (
     TensorflowConfiguration,
 )
 from runyard.azureml.data.datapath import DataPath
-from runyard.azureml.exceptions import ExperimentExecutionException, TrainingException, UserErrorException
+from runyard.azureml.exceptions import TrainingException, UserErrorException
 from runyard.azureml.train.dnn import Chainer, Gloo, Mpi, Nccl, ParameterServer, PyTorch, TensorFlow
 from runyard.azureml.train.estimator import Estimator
 from runyard.azureml.train.sklearn import SKLearn
@@ -402,78 +401,3 @@ def test_run_resumes_from_a_folder_of_a_datastore(
         )  # fmt: skip
     with pytest.raises(UserErrorException, match="resume_from is a DataPath"):
         ScriptRunConfig(source, "t.py", resume_from="models/best")
-
-
-@pytest.mark.e2e
-def test_estimator_reads_its_data_and_takes_other_parameters_at_the_submission(
-    experiment: Experiment, source: Path, tmp_path: Path
-) -> None:
-    store = experiment.workspace.get_default_datastore()
-    (tmp_path / "words.txt").write_text("some words")
-    store.upload_files([str(tmp_path / "words.txt")], target_path="words")
-    (source / "t.py").write_text(
-        "import json, os, sys\n"
-        "folder = os.environ['AZUREML_DATAREFERENCE_more']\n"
-        "text = open(os.path.join(sys.argv[2], 'words.txt')).read()\n"
-        "print(json.dumps([sys.argv[1], text, os.listdir(folder), sys.argv[3:], os.environ['GREETING']]))\n"
-    )
-    estimator = Estimator(
-        source,
-        compute_target="local",
-        entry_script="t.py",
-        script_params={"--data": store.path("words").as_mount(), "--rate": 0.1, "--fast": ""},
-        inputs=[store.path("words", data_reference_name="more").as_download()],
-        environment_variables={"GREETING": "hello"},
-        user_managed=True,
-    )
-    run = experiment.submit(estimator, script_params={"--rate": 0.5})
-    assert printed(run, tmp_path) == [
-        "--data", "some words", ["words.txt"], ["--rate", "0.5", "--fast"], "hello",
-    ]  # fmt: skip
-    assert estimator.run_config.arguments[2:] == ["--rate", 0.1, "--fast"], "the estimator stays as it was"
-    with pytest.raises(ExperimentExecutionException, match="script_params beside an estimator"):
-        experiment.submit(ScriptRunConfig(source, "t.py"), script_params={"--rate": 0.5})
-    with pytest.raises(ExperimentExecutionException, match="takes a ScriptRunConfig or an estimator"):
-        experiment.submit("t.py")
-
-
-@pytest.mark.e2e
-def test_cluster_is_made_for_an_estimator_that_has_only_a_size(experiment: Experiment, source: Path) -> None:
-    estimator = Estimator(
-        source, vm_size="Standard_D2_V2", vm_priority="lowpriority", entry_script="t.py", user_managed=True
-    )
-    for _ in range(2):
-        run = experiment.submit(estimator)
-        assert run._known().target == "standard-d2-v2-lowpriority"
-        run.cancel()
-    cluster = experiment.workspace.compute_targets["standard-d2-v2-lowpriority"]
-    assert (cluster.vm_size.upper(), cluster.scale_settings.maximum_node_count) == ("STANDARD_D2_V2", 1)
-
-
-LEARN = """
-import sklearn.linear_model
-from azureml.core import Run
-model = sklearn.linear_model.LinearRegression().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])
-Run.get_context().log("slope", float(model.coef_[0]))
-"""
-
-
-@pytest.mark.e2e
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_generic_estimator_of_the_article_trains_with_scikit_learn(experiment: Experiment, source: Path) -> None:
-    (source / "train.py").write_text(LEARN)
-    sk_est = Estimator(
-        source_directory=source, compute_target="local", entry_script="train.py", conda_packages=["scikit-learn"]
-    )
-    run = experiment.submit(sk_est)
-    assert run.get_details().status in ("Starting", "Preparing", "Queued", "Running")
-    run.wait_for_completion()
-    assert run.get_status() == "Completed"
-    assert abs(run.get_metrics()["slope"] - 2) < 1e-9
-
-
-def printed(run: Run, folder: Path) -> Any:
-    run.wait_for_completion()
-    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
-    return json.loads((folder / "log.txt").read_text().splitlines()[-1])
