@@ -92,3 +92,10 @@ def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
 def test_words_of_a_sentence_unblock_nothing(app: Application, word: str) -> None:
     _queue(app, "here", "run-1", "local", reason=f"Downloading {word}.", node="local", key="run-1/1")
     assert _why(app, "run-1") == (f"Downloading {word}.", "")
+
+
+def test_two_inputs_of_one_name_are_refused(app: Application) -> None:
+    inputs = [{"name": "data", "mode": "mount", "datastore": "workspaceblobstore", "path": one} for one in ("a", "b")]
+    spec = {"run_id": "run-1", "experiment": "trial", "command": ["true"], "inputs": inputs}
+    reply = app.ask("submit_run", spec, workspace="here")
+    assert (reply.status, reply.error["message"]) == (400, "Two inputs of the run have the name 'data'.")

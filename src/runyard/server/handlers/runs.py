@@ -210,8 +210,6 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         raise UserErrorException(
             f"max_run_duration_seconds is from 1 to {DURATION_MAX_S}, not {spec.max_run_duration_s}."
         )
-    if len(spec.inputs) > INPUTS_MAX:
-        raise UserErrorException(f"A run has at most {INPUTS_MAX} inputs.")
     if spec.kind == RunKind.SCRIPT:
         _check_script(call, spec)
     with call.parts.database.read() as connection:
@@ -225,18 +223,28 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
                     f"Compute target {spec.target!r} has at most {cluster.spec.max_nodes} nodes, "
                     f"not {spec.node_count}; update(max_nodes={spec.node_count}) allows more."
                 )
-        for one in spec.inputs:
-            names.check_input_name(one.name)
-            for path in (one.path.strip("/"), (one.path_on_compute or "").strip("/")):
-                if path:
-                    check_path(path)
-            if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
-                raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
-            if one.dataset_id is not None:
-                datasets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
-            else:
-                datastores.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
+        _check_inputs(connection, call, spec)
         check_outputs(connection, call, spec)
+
+
+def _check_inputs(connection: Connection, call: Call, spec: RunSpec) -> None:
+    if len(spec.inputs) > INPUTS_MAX:
+        raise UserErrorException(f"A run has at most {INPUTS_MAX} inputs.")
+    taken = set()
+    for one in spec.inputs:
+        names.check_input_name(one.name)
+        if one.name in taken:
+            raise UserErrorException(f"Two inputs of the run have the name {one.name!r}.")
+        taken.add(one.name)
+        for path in (one.path.strip("/"), (one.path_on_compute or "").strip("/")):
+            if path:
+                check_path(path)
+        if one.mode not in (InputMode.MOUNT, InputMode.DOWNLOAD, InputMode.DIRECT):
+            raise UserErrorException(f"An input's mode is mount, download or direct, not {one.mode[:40]!r}.")
+        if one.dataset_id is not None:
+            datasets.get_dataset(connection, call.workspace, names.check_asset_name(one.dataset_id))
+        else:
+            datastores.get_datastore(connection, call.workspace, names.check_asset_name(one.datastore or ""))
 
 
 def _check_nodes(spec: RunSpec) -> None:
