@@ -30,6 +30,9 @@ def test_file_that_two_sources_hold_comes_once_and_another_of_its_path_is_named(
         ("https://me:canary@host:1/a@b?sig=canary", "https://host:1/a@b"),
         ("ftp://me:c@nary@host?x", "ftp://host"),
         ("https://host", "https://host"),
+        ("https://host/a#canary", "https://host/a"),
+        ("https://host#canary?x=1", "https://host"),
+        ("https://host/" + "a" * 1_000, "https://host/" + "a" * 287),
     ],
 )
 def test_address_is_shown_without_its_secrets(url: str, shown: str) -> None:

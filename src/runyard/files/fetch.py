@@ -10,10 +10,10 @@ import os
 import socket
 import ssl
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from runyard.errors import AzureMLException, StorageFullError, UserErrorException
@@ -29,6 +29,8 @@ PIECE_BYTES = 1 << 20
 TRIES_MAX, RETRY_FIRST_S, RETRY_LAST_S = 5, 0.1, 8.0
 #: How old a change must be for its time, which has whole seconds, to tell it from the next one, seconds.
 SETTLED_S = 2.0
+#: What a server answers that sends its callers on.
+_REDIRECTS = (301, 302, 303, 307, 308)
 #: What a server answers that may do better soon.
 _AGAIN = (408, 416, 429, 500, 502, 503, 504)
 
@@ -113,22 +115,13 @@ class Head:
 
 def ask_head(url: str, allow_private: bool, limits: FetchLimits = FetchLimits()) -> Head:
     """What the server says of that address; errors as of ``fetch``."""
-    came_from_public = False
-    for _ in range(REDIRECTS_MAX + 1):
-        try:
-            connection, is_public = _connect(url, allow_private, came_from_public, limits, resolve, False)
-            headers = {"Accept-Encoding": "identity", "User-Agent": "runyard"}
-            with closing(connection), closing(_ask(connection, url, headers, "HEAD")) as reply:
-                location = reply.getheader("Location")
-                if reply.status in (301, 302, 303, 307, 308) and location:
-                    url, came_from_public = _redirected(url, location), came_from_public or is_public
-                    continue
-                length = reply.getheader("Content-Length") or ""
-                tag = (reply.getheader("ETag") or _last_change(reply) or "").strip('"')
-                return Head(reply.status == 200, int(length) if length.isdigit() else None, tag)
-        except _Broken as error:
-            raise AzureMLException(str(error)) from None
-    raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
+    try:
+        with _answer("HEAD", url, {}, allow_private, limits, resolve) as (reply, _):
+            length = reply.getheader("Content-Length") or ""
+            tag = (reply.getheader("ETag") or _last_change(reply) or "").strip('"')
+            return Head(reply.status == 200, int(length) if length.isdigit() else None, tag)
+    except _Broken as error:
+        raise AzureMLException(str(error)) from None
 
 
 class _Broken(Exception):
@@ -178,60 +171,47 @@ class _Download:
             os.unlink(self._partial)
 
     def _ask_once(self, known: Optional[Fetched]) -> Optional[Fetched]:
-        url, came_from_public = self._url, False
-        for _ in range(REDIRECTS_MAX + 1):
-            connection, is_public = _connect(
-                url, self._allow_private, came_from_public, self._limits, self._resolver, self._size > 0
-            )
-            with closing(connection), closing(self._reply(connection, url, known)) as reply:
-                location = reply.getheader("Location")
-                if reply.status in (301, 302, 303, 307, 308) and location:
-                    url = _redirected(url, location)
-                    came_from_public = came_from_public or is_public
-                    continue
-                if reply.status == 304 and known is not None:
-                    return None
-                self._check_status(reply, url)
-                return self._receive(reply, url)
-        raise AzureMLException(f"{_shown(url)} redirects more than {REDIRECTS_MAX} times.")
+        way = self._allow_private, self._limits, self._resolver, self._size > 0
+        with _answer("GET", self._url, self._conditions(known), *way) as (reply, url):
+            if reply.status == 304 and known is not None:
+                return None
+            self._check_status(reply, url)
+            return self._receive(reply, url)
 
     def _check_status(self, reply: http.client.HTTPResponse, url: str) -> None:
         if reply.status == 416:
             # There is nothing behind what is here, and no length said so: from the start again.
             self._size, self._validator = 0, None
         if reply.status in _AGAIN:
-            raise _Broken(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+            raise _Broken(f"{shown_url(url)} answered {reply.status} {reply.reason}.")
         if reply.status not in (200, 206):
-            raise AzureMLException(f"{_shown(url)} answered {reply.status} {reply.reason}.")
+            raise AzureMLException(f"{shown_url(url)} answered {reply.status} {reply.reason}.")
 
-    def _reply(
-        self, connection: http.client.HTTPConnection, url: str, known: Optional[Fetched]
-    ) -> http.client.HTTPResponse:
-        headers = {"Accept-Encoding": "identity", "User-Agent": "runyard"}
+    def _conditions(self, known: Optional[Fetched]) -> Dict[str, str]:
         if self._size and self._validator:
-            headers.update({"Range": f"bytes={self._size}-", "If-Range": self._validator})
-        elif known is not None and known.etag:
-            headers["If-None-Match"] = known.etag
-        elif known is not None and known.modified:
-            headers["If-Modified-Since"] = known.modified
-        return _ask(connection, url, headers)
+            return {"Range": f"bytes={self._size}-", "If-Range": self._validator}
+        if known is not None and known.etag:
+            return {"If-None-Match": known.etag}
+        if known is not None and known.modified:
+            return {"If-Modified-Since": known.modified}
+        return {}
 
     def _receive(self, reply: http.client.HTTPResponse, url: str) -> Fetched:
         self._begin(reply)
         length = reply.getheader("Content-Length")
         total = self._size + int(length) if length and length.isdigit() else None
         if total is not None and total > self._limits.max_bytes:
-            raise AzureMLException(f"{_shown(url)} has {total} bytes; the limit is {self._limits.max_bytes}.")
+            raise AzureMLException(f"{shown_url(url)} has {total} bytes; the limit is {self._limits.max_bytes}.")
         try:
             with open(self._partial, "ab") as file:
                 self._take(reply, url, file, total)
                 if total is not None and self._size != total:
-                    raise _Broken(f"{_shown(url)} ended after {self._size} of {total} bytes.")
+                    raise _Broken(f"{shown_url(url)} ended after {self._size} of {total} bytes.")
             os.replace(self._partial, self._target)
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in DISK_FULL:
                 raise StorageFullError(f"The disk of {self._target} is full; free some space on it.") from None
-            raise _Broken(f"The download of {_shown(url)} broke off after {self._size} bytes: {error}.") from None
+            raise _Broken(f"The download of {shown_url(url)} broke off after {self._size} bytes: {error}.") from None
         return Fetched(self._size, reply.getheader("ETag"), self._hasher.hexdigest(), _last_change(reply))
 
     def _begin(self, reply: http.client.HTTPResponse) -> None:
@@ -240,7 +220,7 @@ class _Download:
         if reply.status == 206 and self._size and (reply.getheader("Content-Range") or "").startswith(wanted):
             return
         if reply.status == 206:
-            raise AzureMLException(f"{_shown(self._url)} sends another part than it was asked for.")
+            raise AzureMLException(f"{shown_url(self._url)} sends another part than it was asked for.")
         self._hasher, self._size = sha256(), 0
         self.clean_up()
         etag = reply.getheader("ETag") or ""
@@ -253,12 +233,35 @@ class _Download:
             if not piece:
                 return
             if self._size + len(piece) > self._limits.max_bytes or time.monotonic() > self._ends_at:
-                raise AzureMLException(f"{_shown(url)} sends too much or too slowly; given up.")
+                raise AzureMLException(f"{shown_url(url)} sends too much or too slowly; given up.")
             file.write(piece)
             self._hasher.update(piece)
             self._size += len(piece)
             if self._progress is not None:
                 self._progress(self._size, total)
+
+
+@contextmanager
+def _answer(
+    method: str,
+    url: str,
+    headers: Dict[str, str],
+    allow_private: bool,
+    limits: FetchLimits,
+    resolver: Resolver,
+    is_again: bool = False,
+) -> Iterator[Tuple[http.client.HTTPResponse, str]]:
+    """What is answered where all redirects end, and that address; each on the way is judged as the first one was."""
+    came_from_public = False
+    for _ in range(REDIRECTS_MAX + 1):
+        connection, is_public = _connect(url, allow_private, came_from_public, limits, resolver, is_again)
+        with closing(connection), closing(_ask(connection, method, url, headers)) as reply:
+            location = reply.getheader("Location") if reply.status in _REDIRECTS else None
+            if not location:
+                yield reply, url
+                return
+        url, came_from_public = _redirected(url, location), came_from_public or is_public
+    raise AzureMLException(f"{shown_url(url)} redirects more than {REDIRECTS_MAX} times.")
 
 
 def _connect(
@@ -274,7 +277,7 @@ def _connect(
     try:
         addresses = resolver(host, port)
     except OSError as error:
-        raise AzureMLException(f"The host of {_shown(url)} is not known: {error}.") from None
+        raise AzureMLException(f"The host of {shown_url(url)} is not known: {error}.") from None
     failure: Optional[Exception] = None
     for address in addresses:
         connection = http.client.HTTPConnection(host, port, timeout=limits.stall_s)
@@ -287,11 +290,11 @@ def _connect(
             failure = failure or error
         except OSError as error:
             kind = _Broken if is_again else AzureMLException
-            failure = kind(f"{_shown(url)} cannot be reached: {error}.")
+            failure = kind(f"{shown_url(url)} cannot be reached: {error}.")
         else:
             connection.sock = raw
             return connection, not is_private(address)
-    raise failure or AzureMLException(f"The host of {_shown(url)} has no address.")
+    raise failure or AzureMLException(f"The host of {shown_url(url)} has no address.")
 
 
 def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) -> None:
@@ -299,25 +302,25 @@ def _judge(url: str, address: str, allow_private: bool, came_from_public: bool) 
     if not is_private(address):
         return
     if came_from_public:
-        raise UserErrorException(f"{_shown(url)} redirects to the private address {address}; refused.")
+        raise UserErrorException(f"{shown_url(url)} redirects to the private address {address}; refused.")
     if not allow_private:
         raise UserErrorException(
-            f"{_shown(url)} lies at the private address {address}; "
+            f"{shown_url(url)} lies at the private address {address}; "
             "set RUNYARD_ALLOW_PRIVATE_URLS=1 on the server to allow it."
         )
 
 
 def _ask(
-    connection: http.client.HTTPConnection, url: str, headers: Dict[str, str], method: str = "GET"
+    connection: http.client.HTTPConnection, method: str, url: str, headers: Dict[str, str]
 ) -> http.client.HTTPResponse:
     parts = _split(url)
     # A blank or a letter beyond ASCII is sent as browsers do; what is quoted already stays.
     path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_SAFE)
     try:
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, headers={"Accept-Encoding": "identity", "User-Agent": "runyard", **headers})
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"{_shown(url)} did not answer: {error}.") from None
+        raise _Broken(f"{shown_url(url)} did not answer: {error}.") from None
 
 
 def _last_change(reply: http.client.HTTPResponse) -> Optional[str]:
@@ -333,18 +336,12 @@ def _last_change(reply: http.client.HTTPResponse) -> Optional[str]:
 def _redirected(url: str, location: str) -> str:
     found = urljoin(url, location)
     if _split(url).scheme == "https" and _split(found).scheme != "https":
-        raise UserErrorException(f"{_shown(url)} redirects to an address without TLS; refused.")
+        raise UserErrorException(f"{shown_url(url)} redirects to an address without TLS; refused.")
     return found
 
 
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserErrorException(f"{shown_url(url)[:200]!r} is not a http or https address.")
+        raise UserErrorException(f"{shown_url(url)!r} is not a http or https address.")
     return parts
-
-
-def _shown(url: str) -> str:
-    """The address without a user's password or a signature in its query."""
-    parts = urlsplit(url)
-    return "{}://{}{}".format(parts.scheme, parts.netloc.rpartition("@")[2], parts.path)[:300]

@@ -13,8 +13,11 @@ from runyard.protocol.record import record
 
 #: Finds the first character that makes a path a pattern.
 GLOB = re.compile(r"[*?\[]")
+#: Longest address in a message, in characters.
+SHOWN_MAX = 300
 
-
+#: Begins an address's query or fragment.
+_BEHIND_PATH = re.compile(r"[?#]")
 #: A query with one of these parameters is a signature: it names no other file, and belongs in no file's name.
 _SIGNED = re.compile(r"(^|&)(sig|signature|token|[\w-]*-signature)=", re.IGNORECASE)
 #: What of a query stands in a file's name as it is, and how many characters of it.
@@ -32,10 +35,10 @@ def url_path(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """The address as a message shows it: without a user's password, and without a query, which may hold a signature."""
-    scheme, slashes, rest = url.partition("?")[0].partition("://")
+    """The address as a message shows it, cut: without a user's password, and without what may hold a signature."""
+    scheme, slashes, rest = _BEHIND_PATH.split(url, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")
-    return scheme + slashes + host.rpartition("@")[2] + slash + path
+    return (scheme + slashes + host.rpartition("@")[2] + slash + path)[:SHOWN_MAX]
 
 
 def _query_name(query: str) -> str:
