@@ -9,6 +9,7 @@ from runyard.protocol import datasets, labels
 from runyard.protocol.datasets import Source
 from runyard.protocol.selection import Step, StepKind, split
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.workspace import check_belongs
 
 D = TypeVar("D", bound="AbstractDataset")
 
@@ -95,6 +96,7 @@ class AbstractDataset:
 
         The same definition under the same name is the version that exists; another needs ``create_new_version=True``.
         """
+        self._check_sources(workspace)
         spec = datasets.DatasetSpec(
             sources=self._sources,
             steps=self._steps,
@@ -150,11 +152,20 @@ class AbstractDataset:
         return "input_" + text if not text[0].isalpha() else text
 
     def _ensure_saved(self, workspace: Any) -> str:
-        if self._record is None:
+        if self._record is not None:
+            check_belongs(f"{self!r}", self._workspace, workspace)
+        else:
+            self._check_sources(workspace)
             self._workspace = workspace
             spec = datasets.DatasetSpec(sources=self._sources, steps=self._steps, kind=self._kind)
             self._record = workspace._call("save_dataset", spec)
         return self._record.id
+
+    def _check_sources(self, workspace: Any) -> None:
+        """A source names its datastore, and the same name is another datastore in another workspace."""
+        for source in self._sources:
+            if source.datastore is not None and self._workspace is not None:
+                check_belongs(f"The datastore {source.datastore!r}", self._workspace, workspace)
 
     def _change(self: D, change: labels.LabelChange) -> D:
         if self._record is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from runyard.errors import UserErrorException
 from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec
+from runyard.sdk.workspace import check_belongs
 
 if TYPE_CHECKING:
     from runyard.sdk.datastore import AbstractAzureStorageDatastore
@@ -58,7 +59,8 @@ class DataReference:
             self.datastore, name, self.path_on_datastore, self.mode, self.path_on_compute, self.overwrite
         )
 
-    def _input(self, _workspace: Any = None) -> InputSpec:
+    def _input(self, workspace: Any) -> InputSpec:
+        check_belongs(f"The datastore {self.datastore.name!r}", self.datastore.workspace, workspace)
         return InputSpec(
             name=self.data_reference_name,
             mode=self.mode,
@@ -68,7 +70,8 @@ class DataReference:
             overwrite=self.overwrite,
         )
 
-    def _output(self, _workspace: Any = None) -> OutputSpec:
+    def _output(self, workspace: Any) -> OutputSpec:
+        check_belongs(f"The datastore {self.datastore.name!r}", self.datastore.workspace, workspace)
         return OutputSpec(
             name=self.data_reference_name,
             datastore=self.datastore.name,

@@ -15,6 +15,7 @@ from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AbstractAzureStorageDatastore
+from runyard.sdk.workspace import check_belongs
 
 if TYPE_CHECKING:
     from runyard.sdk.dataset_mount import MountContext
@@ -68,6 +69,8 @@ def make_file_dataset(path: Any, validate: bool) -> FileDataset:
     sources = []
     for one in many:
         source, found = _source(one, validate)
+        if workspace is not None and found is not None:
+            check_belongs(f"The datastore {source.datastore!r}", found, workspace)
         workspace = workspace or found
         sources.append(source)
     # Other files are looked at when they are read; addresses are told apart by themselves.

@@ -12,6 +12,7 @@ from runyard.protocol.selection import Step, StepKind
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.datastore import AbstractAzureStorageDatastore
+from runyard.sdk.workspace import check_belongs
 
 T = TypeVar("T", bound="OutputFileDatasetConfig")
 
@@ -116,6 +117,7 @@ class OutputFileDatasetConfig:
 
     def _output(self, workspace: Any) -> OutputSpec:
         datastore, path = self.destination or (workspace.get_default_datastore(), DEFAULT_PATH)
+        check_belongs(f"The datastore {datastore.name!r}", datastore.workspace, workspace)
         return OutputSpec(
             name=_NOT_IN_NAME.sub("_", self.name),
             datastore=datastore.name,

@@ -199,7 +199,7 @@ class RunData:
             name = self._note(one._output(self._workspace), self.outputs)
             self._written.append((one, name))
         elif isinstance(one, DataReference) and one.mode == OutputMode.UPLOAD:
-            name = self._note(one._output(), self.outputs)
+            name = self._note(one._output(self._workspace), self.outputs)
         elif isinstance(one, (DatasetConsumptionConfig, DataReference)):
             name = self._note(one._input(self._workspace), self.inputs)
         else:

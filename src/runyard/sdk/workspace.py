@@ -229,6 +229,14 @@ class Workspace:
         return f"Workspace(name={self._name!r})"
 
 
+def check_belongs(what: str, owner: Workspace, wanted: Workspace) -> None:
+    """UserErrorException for what is another workspace's: its name alone would mean what has that name there."""
+    if owner.name != wanted.name:
+        raise UserErrorException(
+            f"{what} belongs to workspace {owner.name!r}, and not to {wanted.name!r}; use one of {wanted.name!r}."
+        )
+
+
 def _find_config(path: Optional[str], file_name: Optional[str]) -> Path:
     start = Path(path or os.getcwd()).expanduser().absolute()
     if start.is_file():

@@ -1,0 +1,70 @@
+"""Datasets, references and outputs that are not what their owner takes them for: each is refused or said."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.data import OutputFileDatasetConfig
+from runyard.client.local_server import connect
+from runyard.errors import UserErrorException
+from runyard.sdk.run import Run
+from runyard.sdk.session import forget_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("data-home")))
+        forget_server()
+        yield Workspace.create("mine", exist_ok=True)
+        found = connect()
+        found.call("stop_server")
+        found.close()
+        forget_server()
+
+
+def submit(workspace: Workspace, folder: Path, script: str, arguments: list[Any]) -> Run:
+    """Submit a script with these arguments, in the tests' own interpreter."""
+    (folder / "source").mkdir(exist_ok=True)
+    (folder / "source" / "work.py").write_text(script)
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = sys.executable
+    config = ScriptRunConfig(
+        str(folder / "source"), "work.py", arguments, compute_target="local", environment=environment
+    )
+    return Experiment(workspace, "data").submit(config)
+
+
+def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Workspace, tmp_path: Path) -> None:
+    """Both workspaces have a datastore of that name, and a file of that path in it."""
+    other = Workspace.create("theirs", exist_ok=True)
+    (tmp_path / "x.txt").write_text("x")
+    for one in (workspace, other):
+        one.get_default_datastore().upload_files([str(tmp_path / "x.txt")], target_path="both", show_progress=False)
+    mine, theirs = workspace.get_default_datastore(), other.get_default_datastore()
+    dataset = Dataset.File.from_files((theirs, "both/x.txt"))
+    sentence = "The datastore 'workspaceblobstore' belongs to workspace 'theirs', and not to 'mine'; use one of 'mine'."
+    for argument in (
+        dataset.as_mount(),
+        theirs.path("both").as_mount(),
+        theirs.path("both").as_upload("made"),
+        OutputFileDatasetConfig("made", (theirs, "made")),
+    ):
+        with pytest.raises(UserErrorException) as caught:
+            submit(workspace, tmp_path, "", [argument])
+        assert str(caught.value) == sentence
+    with pytest.raises(UserErrorException, match="belongs to workspace 'theirs'"):
+        dataset.take(1).register(workspace, "both")
+    with pytest.raises(UserErrorException, match="belongs to workspace 'theirs', and not to 'mine'"):
+        Dataset.File.from_files([(mine, "both"), (theirs, "both/x.txt")])
+    registered = dataset.register(other, "both")
+    with pytest.raises(UserErrorException, match="belongs to workspace 'theirs'"):
+        submit(workspace, tmp_path, "", [registered.as_mount()])
+    assert Dataset.File.from_files(str(tmp_path / "x.txt")).register(workspace, "local").register(other, "local").id
