@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +82,161 @@ def test_tensorflow_tasks_know_each_other(workspace: Workspace, tmp_path: Path) 
     assert {"user_logs/std_log_process_0.txt", "user_logs/std_log_process_1.txt"} <= set(names)
     assert sorted(run.get_metrics()["rank"]) == [0, 1]
     assert {"outputs/shared.txt", "outputs/node_1/shared.txt"} <= set(names)
+
+
+def test_pytorch_processes_know_each_other(workspace: Workspace, tmp_path: Path) -> None:
+    config = PyTorchConfiguration("Gloo", process_count=4, node_count=2)
+    words = ("--rank", "$AZ_BATCHAI_TASK_INDEX", "--url", "$AZ_BATCHAI_PYTORCH_INIT_METHOD")
+    run = submit(workspace, tmp_path / "source", TELLS, config, *words)
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run.get_details_with_logs()
+    found = [told(run, tmp_path, rank) for rank in range(4)]
+    assert [(one["RANK"], one["LOCAL_RANK"], one["NODE_RANK"], one["WORLD_SIZE"]) for one in found] == [
+        ("0", "0", "0", "4"), ("1", "1", "0", "4"), ("2", "0", "1", "4"), ("3", "1", "1", "4"),
+    ]  # fmt: skip
+    (master,) = {(one["MASTER_ADDR"], one["MASTER_PORT"], one["AZ_BATCHAI_PYTORCH_INIT_METHOD"]) for one in found}
+    assert master[2] == f"tcp://{master[0]}:{master[1]}"
+    assert [one["arguments"] for one in found] == [["--rank", str(rank), "--url", master[2]] for rank in range(4)]
+
+
+FAILS = """
+import os, sys, time
+if os.environ["RUNYARD_RANK"] == sys.argv[1]:
+    time.sleep(0.5)
+    raise ValueError("the data of rank " + sys.argv[1] + " are odd")
+try:
+    time.sleep(100)
+finally:
+    print("ended by others")
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_first_failing_process_is_named_and_ends_the_others(workspace: Workspace, tmp_path: Path, rank: int) -> None:
+    run = submit(workspace, tmp_path / "source", FAILS, PyTorchConfiguration(node_count=2), str(rank))
+    started = time.monotonic()
+    run.wait_for_completion(raise_on_error=False)
+    error = run.get_details()["error"]["error"]
+    assert error["message"].startswith(
+        f"process {rank} on node {rank}: 'train.py' ended with exit code 1: ValueError: the data of rank {rank} are odd"
+    )
+    assert "Traceback" in str(error), "its own traceback"
+    assert time.monotonic() - started < 60, "the other one was not waited for"
+
+
+SERVES = """
+import json, os, time
+task = json.loads(os.environ["TF_CONFIG"])["task"]
+while task["type"] == "ps":
+    time.sleep(0.1)
+"""
+
+
+def test_end_of_the_workers_ends_the_parameter_servers(workspace: Workspace, tmp_path: Path) -> None:
+    run = submit(
+        workspace, tmp_path / "source", SERVES, TensorflowConfiguration(worker_count=2, parameter_server_count=1)
+    )
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run.get_details_with_logs()
+    assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names()
+
+
+HANGS = """
+import os, time
+if os.environ["RUNYARD_RANK"] == "1":
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_process_that_hangs_after_the_others_is_killed_and_named(
+    workspace: Workspace, tmp_path: Path, nodes: int
+) -> None:
+    config = PyTorchConfiguration(process_count=2, node_count=nodes)
+    run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1")
+    run.wait_for_completion(raise_on_error=False)
+    message = run.get_details()["error"]["error"]["message"]
+    assert message == (
+        f"process 1 on node {nodes - 1}: 'train.py' went on for 1 s after the others had ended, and was killed."
+    )
+
+
+SLEEPS = """
+import time
+print("started", flush=True)
+time.sleep(1000)
+"""
+
+
+def _folders(run: Run) -> list[Path]:
+    return sorted(Path(os.environ["RUNYARD_HOME"]).glob(f"runs/{run.id}/*/runner.json"))
+
+
+def _wait(is_so: Any, timeout_s: float = 60) -> None:
+    ends_at = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def _all_started(run: Run, count: int) -> bool:
+    logs = Path(os.environ["RUNYARD_HOME"]).glob(f"runs/{run.id}/*/processes/*.txt")
+    return sum("started" in one.read_text() for one in logs) == count
+
+
+def test_cancel_ends_every_process(workspace: Workspace, tmp_path: Path) -> None:
+    run = submit(workspace, tmp_path / "source", SLEEPS, PyTorchConfiguration(process_count=4, node_count=2))
+    _wait(lambda: _all_started(run, 4))
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    assert not _folders(run)
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_killed_runner_of_one_node_ends_the_run_and_frees_every_node(
+    workspace: Workspace, tmp_path: Path, node: int
+) -> None:
+    run = submit(workspace, tmp_path / "source", SLEEPS, PyTorchConfiguration(node_count=3))
+    _wait(lambda: _all_started(run, 3))
+    record = Path(os.environ["RUNYARD_HOME"]) / "runs" / run.id / ("1" if node == 0 else f"1-{node}") / "runner.json"
+    os.kill(int(json.loads(record.read_text())["pid"]), 9)
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed"
+    assert "supervised the run was killed" in str(run.get_details()["error"])
+    states = workspace.compute_targets["three"].get_status().node_state_counts
+    assert states["runningNodeCount"] == 0, states
+
+
+def test_runs_that_together_need_more_nodes_take_turns(workspace: Workspace, tmp_path: Path) -> None:
+    brief = "import time\ntime.sleep(0.3)\n"
+    runs = [
+        submit(workspace, tmp_path / f"source-{number}", brief, PyTorchConfiguration(node_count=2))
+        for number in range(4)
+    ]
+    for run in runs:
+        run.wait_for_completion(raise_on_error=False)
+        assert run.get_status() == "Completed", run.get_details_with_logs()
+
+
+def test_environment_that_fails_on_a_node_is_the_runs_error(workspace: Workspace, tmp_path: Path) -> None:
+    run = submit(workspace, tmp_path / "source", "import nothing_like_it\n", TensorflowConfiguration(2, 0))
+    run.wait_for_completion(raise_on_error=False)
+    message = run.get_details()["error"]["error"]["message"]
+    assert "ModuleNotFoundError: No module named 'nothing_like_it'" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "target", "says"),
+    [
+        (PyTorchConfiguration(node_count=2), "local", "The target 'local' is one node, not 2"),
+        (PyTorchConfiguration(node_count=4), "three", "has at most 3 nodes, not 4; update(max_nodes=4)"),
+    ],
+)
+def test_more_nodes_than_the_target_has_are_refused(
+    workspace: Workspace, tmp_path: Path, config: Any, target: str, says: str
+) -> None:
+    (tmp_path / "train.py").write_text("")
+    asked = ScriptRunConfig(str(tmp_path), "train.py", compute_target=target, distributed_job_config=config)
+    with pytest.raises(Exception, match=re.escape(says)):
+        Experiment(workspace, "many").submit(asked)

@@ -11,7 +11,7 @@ from runyard.errors import ServerUnreachableError
 from runyard.protocol.plan import ReportKind
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.outputs import QUIET_NS
-from runyard.runner.record import Record, tail_of
+from runyard.runner.record import Record
 from runyard.runner.report import Reporter
 from tests.runner.conftest import MakeAttempt
 
@@ -76,10 +76,3 @@ def test_report_after_a_torn_line_is_found_again(make_attempt: MakeAttempt) -> N
     again = Reporter(folder, Server(lambda: "http://127.0.0.1:1", "secret", patience_s=0.0))
     again.add(ReportKind.EXITED, exit_code=0)
     assert [report.sequence for report in Reporter(folder, again._server)._reports] == [1, 2]
-
-
-def test_tail_shows_the_last_lines(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    assert tail_of(str(path), 2, 100) == ""
-    path.write_bytes(b"one\ntwo\n\0three\xff\n")
-    assert tail_of(str(path), 2, 100) == "two\nthree\ufffd"

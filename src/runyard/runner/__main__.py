@@ -13,6 +13,7 @@ from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import Realised, is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.files.tails import tail_of
 from runyard.protocol.distributed import Place, ports_wanted
 from runyard.protocol.environments import StoredFile
 from runyard.protocol.meeting import Phase
@@ -25,7 +26,7 @@ from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
-from runyard.runner.record import HEARTBEAT_S, Record, tail_of
+from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
 from runyard.runner.team import Command, Team, verdict
 from runyard.runner.variables import job_command, job_variables

@@ -120,9 +120,7 @@ class Outputs:
             found = self._store_some(files[start : start + BATCH], move=False)
             self._send(
                 [
-                    one
-                    if taken.get(one.path, one.digest) == one.digest
-                    else replace(one, path=self._beside(one.path))
+                    one if taken.get(one.path, one.digest) == one.digest else replace(one, path=self._beside(one.path))
                     for one in found
                 ]
             )

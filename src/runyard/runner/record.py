@@ -174,13 +174,3 @@ def _beside(do: Callable[[], T]) -> "Future[T]":
 
     threading.Thread(target=work, daemon=True).start()
     return future
-
-
-def tail_of(path: str, lines: int, most_bytes: int) -> str:
-    """The last lines of a log, as an error shows them; '' where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
-            return "\n".join(file.read().decode("utf-8", "replace").replace("\0", "").splitlines()[-lines:])
-    except OSError:
-        return ""

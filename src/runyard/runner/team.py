@@ -37,8 +37,8 @@ class Team:
         self._running: Dict[int, Tuple[Task, Script]] = {}
         self._workers_left = 0
         self._ending_until: Optional[float] = None
-        #: When a worker ended last, here or elsewhere, and how many were left elsewhere.
-        self._last_end, self._left_elsewhere = 0.0, -1
+        #: When a worker ended last, here or elsewhere; how many were left then.
+        self._last_end, self._left_of_all = 0.0, 0
         self._code = 0
         #: The process that failed first of those here.
         self.blamed: Optional[Task] = None
@@ -75,7 +75,9 @@ class Team:
             command, variables = make({**wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)})
             log = self._folder.process_log(task)
             self._running[task.rank] = task, Script(command, variables, self._folder.work, log)
-        self._workers_left = sum(task.role == Role.WORKER for task, _ in self._running.values())
+        self._everyone = everyone
+        self._workers_left = self._workers_of(self._folder.node)
+        self._left_of_all = sum(one.role == Role.WORKER for one in everyone)
         self._tell(phase=Phase.RUNNING, workers_left=self._workers_left)
 
     def _sleep(self, timeout_s: float) -> None:
@@ -98,7 +100,6 @@ class Team:
                 self._blame(task, code)
             elif task.role == Role.WORKER:
                 self._workers_left -= 1
-                self._last_end = time.monotonic()
                 self._tell(workers_left=self._workers_left)
 
     def _blame(self, task: Task, code: int) -> None:
@@ -110,20 +111,24 @@ class Team:
         if self._ending_until is not None:
             return
         others = [] if self._meeting is None else [one for one in self._meeting.nodes if one.node != self._folder.node]
-        left = sum(one.workers_left for one in others)
-        if self._left_elsewhere > left:
+        left = self._workers_left + sum(one.workers_left for one in others if _is_under_way(one))
+        left += sum(self._workers_of(one.node) for one in others if not _is_under_way(one))
+        if left < self._left_of_all:
             self._last_end = time.monotonic()
-        self._left_elsewhere = left
+        self._left_of_all = left
         if any(failed(one) for one in others):
             self.cause = ExitCause.PEER
             self.terminate()
-        elif self._workers_left == 0 and all(_has_no_worker(one) for one in others):
+        elif left == 0:
             self.terminate()
         elif self._last_end and time.monotonic() - self._last_end > self._patience_s():
             last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
             self.remark = f"went on for {self._patience_s():.0f} s after the others had ended, and was killed"
             self._blame(self._running[last][0], -signal.SIGKILL)
             self._signal(signal.SIGKILL)
+
+    def _workers_of(self, node: int) -> int:
+        return sum(one.role == Role.WORKER for one in self._everyone if one.node == node)
 
     def _patience_s(self) -> float:
         text = self._folder.plan.variables.get(STRAGGLER_VARIABLE, "")
@@ -143,9 +148,9 @@ def failed(node: NodeReport) -> bool:
     return node.end is not None and (node.end.exit_code != 0 or node.end.cause != ExitCause.SCRIPT)
 
 
-def _has_no_worker(node: NodeReport) -> bool:
-    """Has every worker of that node ended?"""
-    return node.phase in (Phase.RUNNING, Phase.ENDED, Phase.STORED) and node.workers_left == 0
+def _is_under_way(node: NodeReport) -> bool:
+    """Has that node started its processes?"""
+    return node.phase in (Phase.RUNNING, Phase.ENDED, Phase.STORED)
 
 
 def verdict(nodes: Sequence[NodeReport], own: Report) -> Report:
