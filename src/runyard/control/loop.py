@@ -18,6 +18,7 @@ from runyard.db import datasets, datastores, experiments, fleet, identity, runs,
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
+from runyard.files.tails import tail_of
 from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
@@ -175,7 +176,7 @@ class Loop(threading.Thread):
         if state.state == "ready" and state.lock is not None:
             return state.lock.digest
         if state.state == "failed":
-            error = RunError("EnvironmentError", state.error, _tail(state.log_path))
+            error = RunError("EnvironmentError", state.error, tail_of(str(state.log_path)))
             self._write(life.fail, row.id, error)
         else:
             doing = "resolved" if state.state == "resolving" else "built"
@@ -332,13 +333,6 @@ class Loop(threading.Thread):
 
 def _is_waiting(row: Row[Any]) -> bool:
     return row.status == RunStatus.QUEUED and row.key is None and not row.cancel_requested
-
-
-def _tail(path: Path, lines: int = 20) -> str:
-    try:
-        return "\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:])
-    except OSError:
-        return ""
 
 
 def _seconds(now: int, since: int) -> int:
