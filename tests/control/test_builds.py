@@ -55,7 +55,7 @@ class Stage:
         ends_at = time.monotonic() + 30
         while any(self.status(one) != RunStatus.FAILED for one in run_ids):
             assert time.monotonic() < ends_at
-            self.loop.tick(do_poll=False)
+            self.loop.tick(is_full=False)
             time.sleep(0.02)
 
     def status(self, run_id: str) -> str:
@@ -78,7 +78,7 @@ def test_environment_that_fails_is_tried_once_for_all_who_wait(stage: Stage) -> 
     for number in range(5):
         stage.submit(f"run-{number}")
     stage.tick_until_failed(*(f"run-{number}" for number in range(5)))
-    stage.loop.tick(do_poll=False)
+    stage.loop.tick(is_full=False)
     assert len(stage.changes) == 1, "one resolution, whose end was told once"
 
 

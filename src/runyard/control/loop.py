@@ -102,25 +102,25 @@ class Loop(threading.Thread):
             self._bell.wait(TICK_S)
             self._bell.clear()
             try:
-                self.tick(do_poll=time.monotonic() - checked_at >= TICK_S)
+                self.tick(is_full=time.monotonic() - checked_at >= TICK_S)
             except Exception:  # noqa: BLE001 - one failed round must not end the loop
                 _log.exception("a round of the control loop failed; the next one tries again")
                 time.sleep(0.1)
             if time.monotonic() - checked_at >= TICK_S:
                 checked_at = time.monotonic()
 
-    def tick(self, do_poll: bool) -> None:
-        """One round: wishes, environments, the queue, and what the compute target sees."""
-        clusters, nodes, rows = self._look(do_poll)
+    def tick(self, is_full: bool) -> None:
+        """One round: wishes, environments, the queue; a full one looks at every run, and what the compute target sees."""
+        clusters, nodes, rows = self._look(is_full)
         self._carry_out_cancels([row for row in rows if row.cancel_requested])
         unprepared = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
         ready = self._prepare(unprepared)
-        if do_poll or ready or any(row.status == RunStatus.QUEUED and row.key is None for row in rows):
+        if is_full or ready or any(map(_is_waiting, rows)):
             self._schedule(rows, ready, clusters, nodes)
-        if do_poll and rows:
+        if is_full and rows:
             self._poll()
 
-    def _look(self, at_all: bool) -> Tuple[Clusters, Sequence[Row[Any]], Sequence[Row[Any]]]:
+    def _look(self, is_full: bool) -> Tuple[Clusters, Sequence[Row[Any]], Sequence[Row[Any]]]:
         """Clusters, nodes and the runs to decide about.
 
         No more runs of one target can start at once than it has places, so the first ones of its queue are enough;
@@ -128,7 +128,7 @@ class Loop(threading.Thread):
         """
         with self._database.read() as connection:
             clusters, nodes = fleet.read_fleet(connection)
-            if at_all:
+            if is_full:
                 return clusters, nodes, runs.active_rows(connection)
             places = [(workspace, one.name, one.max_nodes) for workspace, one in clusters]
             return clusters, nodes, runs.next_rows(connection, [(None, LOCAL, self._local_slots), *places])
