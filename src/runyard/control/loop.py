@@ -110,7 +110,7 @@ class Loop(threading.Thread):
                 checked_at = time.monotonic()
 
     def tick(self, is_full: bool) -> None:
-        """One round: wishes, environments, the queue; a full one looks at every run, and what the compute target sees."""
+        """One round: wishes, environments, the queue; a full one looks at every run, and at the compute target."""
         clusters, nodes, rows = self._look(is_full)
         self._carry_out_cancels([row for row in rows if row.cancel_requested])
         unprepared = [row for row in rows if row.status in _UNPREPARED and not row.cancel_requested]
