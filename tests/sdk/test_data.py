@@ -68,3 +68,21 @@ def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Work
     with pytest.raises(UserErrorException, match="belongs to workspace 'theirs'"):
         submit(workspace, tmp_path, "", [registered.as_mount()])
     assert Dataset.File.from_files(str(tmp_path / "x.txt")).register(workspace, "local").register(other, "local").id
+
+
+def test_outputs_of_one_place_are_refused_since_one_would_write_over_the_other(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    store = workspace.get_default_datastore()
+    for first, second in (
+        ("same/{run-id}", "same/{run-id}/"),
+        ("outer", "outer/{run-id}/deep"),
+        ("{run-id}/{output-name}", "{run-id}"),
+        ("/", "anywhere"),
+    ):
+        outputs = [OutputFileDatasetConfig("one", (store, first)), OutputFileDatasetConfig("two", (store, second))]
+        with pytest.raises(UserErrorException, match=r"Outputs 'one' and 'two' go to one place of datastore .*folder"):
+            submit(workspace, tmp_path, "", outputs)
+    apart = [OutputFileDatasetConfig(name, (store, "out/{output-name}")) for name in ("one", "two")]
+    beside = OutputFileDatasetConfig("three", (store, "out/one-more"))
+    submit(workspace, tmp_path, "", [*apart, beside]).wait_for_completion()

@@ -50,6 +50,22 @@ def check_outputs(connection: Connection, call: Call, spec: RunSpec) -> None:
             raise UserErrorException(f"Two inputs or outputs of the run have the name {one.name!r}.")
         taken.add(one.name)
         _check_output(connection, call, one, spec.run_id)
+    _check_apart(spec)
+
+
+def _check_apart(spec: RunSpec) -> None:
+    """UserErrorException for two outputs of which one would write into the other."""
+    for number, one in enumerate(spec.outputs):
+        for other in spec.outputs[:number]:
+            paths = [output_path(each, spec.run_id) for each in (other, one)]
+            # A path without parts is the datastore's root, which holds every other.
+            inner, outer = sorted((path.split("/") if path else [] for path in paths), key=len, reverse=True)
+            if one.datastore == other.datastore and inner[: len(outer)] == outer:
+                shown = " and ".join(repr(path) for path in paths)
+                raise UserErrorException(
+                    f"Outputs {other.name!r} and {one.name!r} go to one place of datastore {one.datastore!r}, {shown}: "
+                    "give each a folder of its own, by {output-name} in its path, say."
+                )
 
 
 def _check_output(connection: Connection, call: Call, output: OutputSpec, run_id: str) -> None:
