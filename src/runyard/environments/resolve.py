@@ -1,6 +1,5 @@
 """From a spec to its lock: every package pinned for one interpreter, by uv."""
 
-import hashlib
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from runyard.environments.spec import check_day
 from runyard.environments.stored_files import Fetch, bring, local_line, name_of, stored_in, stored_line
 from runyard.environments.uv import Log, UvResult, dated, run_uv
 from runyard.errors import EnvironmentBuildError
+from runyard.files.hashing import sha256_of
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, Note, has_sealed, lock_digest
 from runyard.protocol.record import record
 
@@ -255,13 +255,5 @@ def _with_content(line: str) -> str:
         )
     if name is None and path.endswith(".whl"):
         name = os.path.basename(path).split("-")[0]
-    url = f"file://{urllib.parse.quote(path)}#sha256={_sha256(path)}"
+    url = f"file://{urllib.parse.quote(path)}#sha256={sha256_of(path)}"
     return url if name is None else f"{name} @ {url}"
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1024 * 1024), b""):
-            digest.update(block)
-    return digest.hexdigest()

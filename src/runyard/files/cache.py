@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+from runyard.files.hashing import sha256_of
 from runyard.files.processes import boot_id
 from runyard.protocol.record import record
 
@@ -27,7 +28,6 @@ LOCK_FIRST_S, LOCK_LAST_S = 0.001, 0.1
 LOOKS = 16
 #: A file that was begun this long ago is no longer being written, seconds.
 LEFT_OVER_S = 2 * 86_400.0
-PIECE_BYTES = 1 << 20
 
 
 @record
@@ -90,7 +90,7 @@ class ContentCache:
         entry = Entry(path, facts["size"], facts["sha256"], facts.get("etag"), facts.get("modified"))
         mark = [stat.st_size, stat.st_mtime_ns, boot_id()]
         if facts.get("mark") != mark:
-            if stat.st_size != entry.size_bytes or _hash(path) != entry.sha256:
+            if stat.st_size != entry.size_bytes or sha256_of(path) != entry.sha256:
                 self.drop(key)
                 return None
             self._write_facts(path, entry, mark)
@@ -187,11 +187,3 @@ def _is_locked(file: Any) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _hash(path: str) -> str:
-    hasher = sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(PIECE_BYTES), b""):
-            hasher.update(piece)
-    return hasher.hexdigest()

@@ -1,6 +1,5 @@
 """ContainerRegistry and DockerBuildContext: where an environment's image comes from."""
 
-import hashlib
 import io
 import os
 import tarfile
@@ -9,6 +8,7 @@ from typing import Any, Iterator, Optional
 
 from runyard.client.transfer import FileBody
 from runyard.errors import UserErrorException
+from runyard.files.hashing import sha256_of
 from runyard.protocol.environments import RegistrySpec
 
 #: A larger folder is no build context but data, bytes.
@@ -71,16 +71,13 @@ class DockerBuildContext:
 
 def send_file(workspace: Any, path: str, exist_ok: bool) -> str:
     """Have the workspace keep a file for its environments; the name by which they find it."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
+        digest = sha256_of(path)
     except OSError as error:
         raise UserErrorException(f"The file {path!r} cannot be read: {error.strerror}.") from None
     from runyard.environments.stored_files import name_of
 
-    names = {"sha256": digest.hexdigest(), "name": os.path.basename(path)}
+    names = {"sha256": digest, "name": os.path.basename(path)}
     query = {"exist_ok": "1" if exist_ok else None}
     return name_of(workspace._call("write_environment_file", FileBody(path), query, **names))
 
