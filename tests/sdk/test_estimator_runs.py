@@ -116,9 +116,7 @@ def test_parameter_servers_and_workers_of_an_estimator_are_told_of_each_other(
     )
     run = experiment.submit(tf_est)
     run.wait_for_completion()
-    assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names(), (
-        "it ends with the workers"
-    )
+    assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names(), "it ends with the workers"
     for index in (0, 1):
         run.download_file(f"user_logs/std_log_process_{index}.txt", str(tmp_path / "log.txt"))
         said = json.loads((tmp_path / "log.txt").read_text().splitlines()[-1])

@@ -155,7 +155,7 @@ def pip_of(spec: RunSpec) -> tuple[str, ...]:
         (TensorFlow, None, ("tensorflow==1.13.2",)),
         (TensorFlow, "2.2", ("tensorflow==2.2.0",)),
         (PyTorch, None, ("torch==1.4.0", "torchvision==0.5.0", "tensorboard==1.14.0", "future==0.17.1")),
-        (Chainer, None, ("chainer==5.1.0",)),
+        (Chainer, None, ("chainer==5.1.0", "filelock==3.0.12")),
         (SKLearn, None, ("scikit-learn==0.20.3", "scipy==1.2.1", "numpy==1.16.2", "joblib==0.13.2")),
     ],
 )
