@@ -11,7 +11,10 @@ import pytest
 
 from runyard.files.processes import identity
 from runyard.protocol.compute import ClusterSpec
+from runyard.protocol.datastores import DatastoreKind, DatastoreSpec
+from runyard.protocol.outputs import OutputSpec
 from runyard.protocol.runs import Run, RunStatus
+from tests.emulators.servers import S3
 from tests.faults.house import WORKSPACE, House, is_running, kill, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -213,3 +216,29 @@ await_file("never")
     kill(house.runner_pid(run_id))
     assert house.wait(run_id).status == RunStatus.FAILED
     wait_until(lambda: not is_running(daemon), "the daemon is gone")
+
+
+WRITES = """
+with open(os.path.join(os.environ["MADE"], "of every attempt"), "w") as file:
+    file.write("again" if os.path.exists(os.path.join(HERE, "written")) else "first")
+tell("written")
+await_file("go")
+"""
+
+
+@pytest.mark.xdist_group("storage")
+def test_second_attempt_writes_over_what_the_first_has_stored_of_a_mounted_output(house: House, s3: S3) -> None:
+    s3.make_bucket("mounted")
+    known = {"key": s3.key, "secret": s3.secret}
+    store = DatastoreSpec("bucket", DatastoreKind.S3, "mounted", endpoint=s3.endpoint, credentials=known)
+    house.server.call("register_datastore", store, workspace=WORKSPACE)
+    cluster = ClusterSpec("cheap", vm_priority="lowpriority", max_nodes=1)
+    house.server.call("create_cluster", cluster, workspace=WORKSPACE)
+    run_id = house.submit(WRITES, target="cheap", outputs=(OutputSpec("made", "bucket", path="fixed"),))
+    house.hear("written")
+    kill(house.runner_pid(run_id))
+    house.tell("go")
+    run = house.wait(run_id)
+    assert (run.status, run.attempt, run.error) == (RunStatus.COMPLETED, 2, None)
+    names = {"workspace": WORKSPACE, "name": "bucket", "path": "fixed/of every attempt"}
+    assert b"".join(house.server.stream("read_datastore_file", **names)) == b"again"

@@ -7,7 +7,7 @@ from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Builder, DockerSpec, Lock
 from runyard.protocol.experiments import Experiment
-from runyard.protocol.outputs import OutputPlan, OutputSpec, is_of_one_run, output_path
+from runyard.protocol.outputs import OutputPlan, OutputSpec, may_overwrite, output_path
 from runyard.protocol.plan import ContainerPlan, InputPlan, LaunchPlan
 from runyard.protocol.runs import InputSpec, RunSpec
 from runyard.protocol.selection import Step
@@ -106,7 +106,7 @@ def _plan_output(asked: OutputSpec, run_id: str, datastores: Dict[str, Datastore
         target=_placed(Source(datastore=asked.datastore, path=output_path(asked, run_id)), datastores),
         source=asked.source,
         globs=asked.globs,
-        overwrite=asked.overwrite or is_of_one_run(asked),
+        overwrite=may_overwrite(asked),
         is_reference=asked.dataset is None,
     )
 

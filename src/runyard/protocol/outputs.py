@@ -61,9 +61,12 @@ def output_path(spec: OutputSpec, run_id: str) -> str:
     return spec.path.replace(_RUN_ID, run_id).replace(_NAME, spec.name).strip("/")
 
 
-def is_of_one_run(spec: OutputSpec) -> bool:
-    """Does no other run write there? Then a second attempt may write over what the first one stored."""
-    return _RUN_ID in spec.path
+def may_overwrite(spec: OutputSpec) -> bool:
+    """May files that are there already be written over? A mounted folder's may; so may those that no other run writes.
+
+    Else a second attempt could not store what the first one has stored before it.
+    """
+    return spec.overwrite or spec.mode == OutputMode.MOUNT or _RUN_ID in spec.path
 
 
 def made_dataset(spec: OutputSpec, dataset: DatasetSpec, run_id: str) -> DatasetSpec:

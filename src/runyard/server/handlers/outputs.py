@@ -8,7 +8,7 @@ from runyard.db import datastores, runs
 from runyard.db.labels import check_labels
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol.datastores import Datastore, DatastoreFile
-from runyard.protocol.outputs import OutputMode, OutputSpec, is_of_one_run, output_path
+from runyard.protocol.outputs import OutputMode, OutputSpec, may_overwrite, output_path
 from runyard.protocol.runs import RunKind, RunSpec
 from runyard.protocol.trees import check_path
 from runyard.server import names
@@ -25,7 +25,7 @@ async def write_output_file(call: Call) -> DatastoreFile:
     """One file of an output, all of it or nothing; the run's spec says where it goes."""
     output, store, secret = await in_thread(_find, call)
     path = "/".join(part for part in (output_path(output, call.path["run_id"]), check_path(call.path["path"])) if part)
-    return await write_file(call, store, secret, path, output.overwrite or is_of_one_run(output))
+    return await write_file(call, store, secret, path, may_overwrite(output))
 
 
 def _find(call: Call) -> Tuple[OutputSpec, Datastore, str]:
