@@ -83,10 +83,10 @@ def source(tmp_path: Path) -> Path:
 def spec_of(source: Path, tmp_path: Path) -> Callable[..., RunSpec]:
     """The run that submit() would ask for, without a server."""
 
-    def make(config: Any, **overrides: Any) -> RunSpec:
+    def make(config: Any, workspace: Any = None, **overrides: Any) -> RunSpec:
         made = config if isinstance(config, ScriptRunConfig) else config._script_run_config(**overrides)
         snapshot = take_snapshot(made.source_directory, str(tmp_path / "cache"))
-        return make_spec(made, snapshot, RunData(None), "run_1", "trial")
+        return make_spec(made, snapshot, RunData(workspace), "run_1", "trial")
 
     return make
 
@@ -137,8 +137,8 @@ def test_estimator_asks_for_the_very_run_of_a_script_run_config(
         max_run_duration_seconds=77,
     )
     config.run_config.environment_variables = {"A": "1"}
-    made = spec_of(estimator)
-    assert made == spec_of(config)
+    made = spec_of(estimator, experiment.workspace)
+    assert made == spec_of(config, experiment.workspace)
     reference = "$AZUREML_DATAREFERENCE_workspaceblobstore"
     assert made.arguments == ("--data-folder", reference, "--regularization", "0.8", "--verbose")
     assert made.inputs[0].datastore == "workspaceblobstore"
@@ -393,7 +393,9 @@ def test_run_resumes_from_a_folder_of_a_datastore(
     estimator = Estimator(
         source, compute_target="c", entry_script="t.py", script_params={"--a": 1}, resume_from=place, user_managed=True
     )
-    for spec in (spec_of(config), spec_of(estimator), spec_of(estimator, script_params={"--a": "1"})):
+    workspace = experiment.workspace
+    changed = spec_of(estimator, workspace, script_params={"--a": "1"})
+    for spec in (spec_of(config, workspace), spec_of(estimator, workspace), changed):
         assert spec.arguments == ("--a", "1", "--resume-from", "$AZUREML_DATAREFERENCE_MODEL_LOCATION")
         (data,) = spec.inputs
         assert (data.name, data.datastore, data.path, data.mode) == (

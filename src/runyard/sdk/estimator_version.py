@@ -15,7 +15,7 @@ class FrameworkVersion:
 
     framework: str
     version: str
-    #: A pin may be there for its day: sources from before February 2019 cannot be built with the tools of their own day.
+    #: One may be there for its day: sources from before February 2019 cannot be built with the tools of their own day.
     packages: Tuple[str, ...]
     #: In place of ``packages``, for GPUs; empty: the same ones.
     gpu: Tuple[str, ...] = ()
