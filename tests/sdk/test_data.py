@@ -42,6 +42,13 @@ def submit(workspace: Workspace, folder: Path, script: str, arguments: list[Any]
     return Experiment(workspace, "data").submit(config)
 
 
+def log_of(run: Run, folder: Path) -> str:
+    """The run's log once it has ended."""
+    run.wait_for_completion(raise_on_error=False)
+    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
+    return (folder / "log.txt").read_text()
+
+
 def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Workspace, tmp_path: Path) -> None:
     """Both workspaces have a datastore of that name, and a file of that path in it."""
     other = Workspace.create("theirs", exist_ok=True)
@@ -86,3 +93,12 @@ def test_outputs_of_one_place_are_refused_since_one_would_write_over_the_other(
     apart = [OutputFileDatasetConfig(name, (store, "out/{output-name}")) for name in ("one", "two")]
     beside = OutputFileDatasetConfig("three", (store, "out/one-more"))
     submit(workspace, tmp_path, "", [*apart, beside]).wait_for_completion()
+
+
+def test_folder_with_brackets_in_its_name_is_mounted_as_that_folder(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    (tmp_path / "x.csv").write_text("x")
+    store.upload_files([str(tmp_path / "x.csv")], target_path="v[2]", show_progress=False)
+    script = "import os, sys; print(os.listdir(sys.argv[1]))"
+    run = submit(workspace, tmp_path, script, [Dataset.File.from_files((store, "v[2]")).as_mount()])
+    assert "\n['x.csv']\n" in log_of(run, tmp_path)

@@ -140,9 +140,12 @@ def layout_of(sources: Sequence[Source]) -> Layout:
 def mount_base(asked: str, found: List[str]) -> str:
     """The folder that paths are relative to: the one asked for, a pattern's fixed part, a single file's own."""
     clean = asked.strip("/")
-    if GLOB.search(clean):
+    if found == [clean]:
+        return os.path.dirname(clean)
+    # What is below a path of that very name is a folder's, whatever brackets the name has: a pattern matches none of it.
+    if GLOB.search(clean) and not (found and all(one.startswith(clean + "/") for one in found)):
         return fixed_part(clean)
-    return os.path.dirname(clean) if found == [clean] else clean
+    return clean
 
 
 def fixed_part(pattern: str) -> str:

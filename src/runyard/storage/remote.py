@@ -64,9 +64,9 @@ class RemoteDatastore:
             return self._below(clean)
         from fsspec.utils import glob_translate
 
-        exact = self._find_exactly(self._place(clean))
-        if exact is not None:
-            return [exact]
+        exact = self._find_exactly(clean)
+        if exact:
+            return exact
         pattern = re.compile(glob_translate(clean))
         return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
 
@@ -94,14 +94,16 @@ class RemoteDatastore:
             self._system.put_file(source.name, place)
             return self._describe({**self._system.info(place), "name": place})
 
-    def _find_exactly(self, place: str) -> Optional[DatastoreFile]:
-        """The file whose name, with its brackets, is that very path."""
+    def _find_exactly(self, path: str) -> List[DatastoreFile]:
+        """The file whose name, with its brackets, is that very path, or all below the folder."""
+        place = self._place(path)
         with self._telling():
             try:
-                return self._describe({**self._system.info(place), "name": place})
+                facts = self._system.info(place)
             except (FileNotFoundError, ValueError):
                 # adlfs takes a name with brackets for an address, and has none of that name.
-                return None
+                return []
+        return [self._describe({**facts, "name": place})] if facts.get("type") == "file" else self._below(path)
 
     def _below(self, path: str) -> List[DatastoreFile]:
         place = self._place(path)
