@@ -226,7 +226,6 @@ def test_a_failed_build_process_writes_its_sentence(wheels: Path, tmp_path: Path
     assert process.wait(PATIENCE_S) == 1
     result = read_result(str(result_file))
     assert result is not None
-    assert result.error_class == "EnvironmentBuildError"
     assert "tiny==7.0" in result.message
     assert "uv" in result.details
     assert result.message in log_file.read_text()

@@ -43,7 +43,6 @@ def test_files_come_back_as_they_were(store: BlobStore, tmp_path: Path, move: bo
     for size, one in zip(SIZES, stored, strict=True):
         assert one.size_bytes == store.size(one.digest) == size
         assert store.read(one.digest) == _content(size)
-        store.verify(one.digest)
         target = tmp_path / f"copy-{size}"
         store.copy_to(one.digest, target, executable=True)
         assert target.read_bytes() == _content(size)
@@ -72,7 +71,7 @@ def test_lost_index_is_made_again_from_the_packs(store: BlobStore, tmp_path: Pat
 
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_flipped_bit_is_found_and_never_served(store: BlobStore, tmp_path: Path, size: int) -> None:
-    digest = store.put_bytes(_content(size))
+    (digest,) = store.put_many([_content(size)])
     folder = tmp_path / "store" / ("packs" if size < PACKED_BELOW else "blobs")
     (path,) = [one for one in folder.rglob("*") if one.is_file()]
     path.chmod(0o644)
@@ -170,7 +169,7 @@ def test_processes_that_store_the_same_at_once_agree(tmp_path: Path) -> None:
         worker.join(60)
     assert all(one == found[0] for one in found)
     for digest in found[0]:
-        BlobStore(tmp_path / "store").verify(digest)
+        BlobStore(tmp_path / "store").read(digest)
 
 
 WRITER = textwrap.dedent(
@@ -207,10 +206,10 @@ def test_what_was_acknowledged_survives_kill_at_any_moment(tmp_path: Path) -> No
     assert len(acknowledged) > 20
     assert store.has(acknowledged) == set(acknowledged)
     for digest in acknowledged:
-        store.verify(digest)
+        store.read(digest)
     for path in (tmp_path / "store" / "blobs").rglob("*"):
         if path.is_file():
-            store.verify(f"{path.parent.parent.name}:{path.name}")
+            store.read(f"{path.parent.parent.name}:{path.name}")
 
 
 FULL = textwrap.dedent(
@@ -221,17 +220,18 @@ FULL = textwrap.dedent(
     from runyard.files.blobs import BlobStore
     root = Path(sys.argv[1])
     store = BlobStore(root / "store")
-    kept = store.put_bytes(b"k" * 100_000)
+    (kept,) = store.put_many([b"k" * 100_000])
     (root / "ballast").write_bytes(bytes(4_000_000))
     for size in (6_000_000, 60_000):
         try:
             while True:
-                store.put_bytes(os.urandom(size))
+                store.put_many([os.urandom(size)])
         except StorageFullError as error:
             assert "is full" in str(error), error
     assert not list((root / "store" / "tmp").iterdir())
     (root / "ballast").unlink()
-    assert store.read(store.put_bytes(b"again" * 20_000)) == b"again" * 20_000
+    (again,) = store.put_many([b"again" * 20_000])
+    assert store.read(again) == b"again" * 20_000
     assert store.read(kept) == b"k" * 100_000
     print("fine")
     """

@@ -31,7 +31,7 @@ def _show(app: Application) -> str:
 
 
 def _store(app: Application, path: str, data: bytes) -> None:
-    digest = app.parts.store.put_bytes(data)
+    (digest,) = app.parts.store.put_many([data])
 
     def write(connection: Any) -> None:
         row = runs.get_row(connection, "here", "run-1")

@@ -20,7 +20,6 @@ _MAGIC = b"RYSPOOL1"
 _NO_STEP = -(1 << 63)
 _HEADER = struct.Struct("<II").pack
 _SCALAR = struct.Struct("<BHqqd").pack
-_SCALAR_BYTES = struct.calcsize("<BHqqd")
 _TEXT = struct.Struct("<BHqq").pack
 _KEY = struct.Struct("<BH").pack
 _KEY_KIND, _SCALAR_KIND, _TEXT_KIND, _INTEGER_KIND = 0, 1, 2, 3

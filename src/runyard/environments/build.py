@@ -12,8 +12,8 @@ from typing import IO, List, Optional
 
 from runyard.environments.realise import realise
 from runyard.environments.uv import find_uv
-from runyard.errors import AzureMLException, RunyardError, StorageFullError
-from runyard.files.layout import DISK_FULL, write_atomically
+from runyard.errors import RunyardError
+from runyard.files.layout import write_atomically
 from runyard.protocol import wire
 from runyard.protocol.environments import Lock
 from runyard.protocol.record import record
@@ -30,8 +30,6 @@ class BuildResult:
     interpreter: str = ""
     seconds: float = 0.0
     reused: bool = False
-    #: Class of runyard.errors, if it failed.
-    error_class: str = ""
     #: One sentence: what failed.
     message: str = ""
     #: What would work, and uv's last lines.
@@ -91,12 +89,11 @@ def _result(lock_file: str, root_folder: str, log: _LogFile) -> BuildResult:
             lock = wire.loads(Lock, stream.read())
         done = realise(lock, root_folder, uv=find_uv(), log=log)
     except RunyardError as error:
-        return BuildResult(False, "", 0.0, False, type(error).__name__, error.message, error.hint or "")
+        return BuildResult(False, message=error.message, details=error.hint or "")
     except _Ended:
-        return BuildResult(False, "", 0.0, False, AzureMLException.__name__, "The build was cancelled.")
+        return BuildResult(False, message="The build was cancelled.")
     except OSError as error:
-        kind = StorageFullError if error.errno in DISK_FULL else AzureMLException
-        return BuildResult(False, "", 0.0, False, kind.__name__, f"The environment cannot be built: {error}.")
+        return BuildResult(False, message=f"The environment cannot be built: {error}.")
     return BuildResult(True, done.interpreter, done.seconds, done.reused)
 
 

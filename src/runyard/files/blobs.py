@@ -76,10 +76,6 @@ class BlobStore:
         except FileNotFoundError:
             raise _absent(digest) from None
 
-    def put_bytes(self, data: bytes) -> str:
-        """Store one content."""
-        return self.put_many([data])[0]
-
     def put_many(self, contents: Iterable[bytes]) -> List[str]:
         """Store contents that are in memory; returns their digests, in order."""
         with self._room():
@@ -143,15 +139,6 @@ class BlobStore:
         if digest_bytes(data) != digest:
             raise IntegrityError(f"The stored content {digest} is damaged; restore it from a copy.")
         return data
-
-    def verify(self, digest: str) -> None:
-        """Read the content and recompute its digest; IntegrityError if it differs."""
-        hasher = Hasher()
-        with self.open(digest) as file:
-            for piece in iter(lambda: file.read(PIECE_BYTES), b""):
-                hasher.update(piece)
-        if hasher.digest() != digest:
-            raise IntegrityError(f"The stored content {digest} is damaged; restore it from a copy.")
 
     def copy_to(self, digest: str, target: Path, executable: bool = False) -> None:
         """Write a content to a new file. Never a hard link: what a job writes there must not reach the store."""

@@ -71,7 +71,8 @@ class Reader:
     #: Columns from the paths, as '{region}/{day:yyyy/MM/dd}/*.csv'.
     partition_format: Optional[str] = None
     empty_as_string: bool = False
-    #: May a value in quotes hold line breaks? v1's switch: kept, they are read right in any case.
+    #: May a value in quotes hold line breaks? v1's switch: recorded as it was asked, and read by nothing of ours, since
+    #: such values are read right in any case.
     multi_line: bool = False
     #: json_lines: 'error' or 'drop'.
     invalid_lines: str = "error"
