@@ -8,6 +8,9 @@ from runyard.protocol.plan import LaunchPlan, Observation
 class Compute(Protocol):
     """Carries out attempts. A key is ``<run id>/<attempt>``; control has stored it before it calls."""
 
+    def prepare(self) -> None:
+        """Make the first start a fast one; may block. Idempotent, and not needed."""
+
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         """Begin the attempt; ``secret`` is the token of its run.
 
@@ -32,3 +35,6 @@ class Compute(Protocol):
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """Remove what attempts other than ``keys`` left and did not touch since ``before``, seconds since 1970."""
+
+    def close(self) -> None:
+        """End what works in the background; attempts go on, and another server finds them by their keys."""

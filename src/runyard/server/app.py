@@ -1,11 +1,13 @@
-"""The one place where a server's parts are chosen and put together."""
+"""Where a server's parts are put together."""
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Dict, Mapping
+from typing import Mapping
 
+from runyard.compute.base import Compute
 from runyard.compute.local import LocalCompute
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
@@ -13,7 +15,7 @@ from runyard.control.loop import Loop
 from runyard.control.sealing import Sealer
 from runyard.control.sweep import Sweeper
 from runyard.db.engine import Database
-from runyard.environments.kit import Kit, make_kit
+from runyard.environments.kit import make_kit
 from runyard.protocol.plan import NodeFacts
 from runyard.server.auth import Keys
 from runyard.server.events import Events
@@ -31,7 +33,7 @@ class Parts:
     settings: Settings
     database: Database
     store: ArtifactStore
-    compute: LocalCompute
+    compute: Compute
     loop: Loop
     builds: Builds
     sweeper: Sweeper
@@ -93,12 +95,10 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         node="local",
     )
     local = LocalCompute(home / "runs", facts)
-    kits: Dict[str, Kit] = {}
 
+    @lru_cache(maxsize=1)
     def kit() -> str:
-        if "kit" not in kits:
-            kits["kit"] = make_kit(str(cache / "kits"))
-        return kits["kit"].version_digest
+        return make_kit(str(cache / "kits")).version_digest
 
     sealer = Sealer(HostSeal(home / "vault.key"))
     environment_files = EnvironmentFiles(home / "environment-files")
@@ -106,22 +106,19 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     loop = Loop(
         database, local, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
     )
-    keys = Keys(database)
-    shown = settings.public_url or url
-    sweeper = Sweeper(database, local, home, store)
     return Parts(
-        settings,
-        database,
-        store,
-        local,
-        loop,
-        builds,
-        sweeper,
-        events,
-        keys,
-        vault,
-        sealer,
-        environment_files,
-        time.time_ns() // 1000,
-        shown,
+        settings=settings,
+        database=database,
+        store=store,
+        compute=local,
+        loop=loop,
+        builds=builds,
+        sweeper=Sweeper(database, local, home, store),
+        events=events,
+        keys=Keys(database),
+        vault=vault,
+        sealer=sealer,
+        environment_files=environment_files,
+        started_at=time.time_ns() // 1000,
+        url=settings.public_url or url,
     )
