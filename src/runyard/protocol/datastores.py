@@ -79,6 +79,7 @@ class DatastoreFile:
 
     path: str
     size_bytes: int
+    #: Microseconds since 1970; 0 where that is not known.
     modified_at: int
     #: Another one where the content is another; '' where that is not known.
     tag: str = ""
