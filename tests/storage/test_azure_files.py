@@ -67,7 +67,12 @@ def test_what_is_written_comes_back_from_any_offset(store: AzureFilesDatastore, 
 
 
 def test_pages_folders_and_patterns_are_listed_as_elsewhere(service: AzureFiles, store: AzureFilesDatastore) -> None:
-    names = [f"in/{number:02}.txt" for number in range(10)] + ["in/deep/er/x.txt", "in/deep/y.csv", "br[1].txt"]
+    names = [f"in/{number:02}.txt" for number in range(10)] + [
+        "in/deep/er/x.txt",
+        "in/deep/y.csv",
+        "br[1].txt",
+        "v[2]/x.txt",
+    ]
     for name in names:
         service.put("data", "below/" + name, b"x")
     service.put("data", "outside.txt", b"not ours")
@@ -79,6 +84,7 @@ def test_pages_folders_and_patterns_are_listed_as_elsewhere(service: AzureFiles,
     assert [one.path for one in store.list("in/deep")] == ["in/deep/er/x.txt", "in/deep/y.csv"]
     assert [one.path for one in store.list("in/deep/y.csv")] == ["in/deep/y.csv"]
     assert [one.path for one in store.list("br[1].txt")] == ["br[1].txt"]
+    assert [one.path for one in store.list("v[2]")] == ["v[2]/x.txt"]
     assert store.list("in/dee") == store.list("nowhere/x") == []
     assert service.asked.count("list_folder") > 8, "a page holds three names"
 

@@ -142,7 +142,7 @@ def mount_base(asked: str, found: List[str]) -> str:
     clean = asked.strip("/")
     if found == [clean]:
         return os.path.dirname(clean)
-    # What is below a path of that very name is a folder's, whatever brackets the name has: a pattern matches none of it.
+    # What is below a path of that very name is a folder's, whatever brackets it has: a pattern matches none of it.
     if GLOB.search(clean) and not (found and all(one.startswith(clean + "/") for one in found)):
         return fixed_part(clean)
     return clean

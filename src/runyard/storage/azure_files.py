@@ -65,7 +65,7 @@ class AzureFilesDatastore(RemoteDatastore):
         parent = place.rpartition("/")[0]
         size = os.fstat(source.fileno()).st_size
         with self._telling():
-            known = self._find_exactly(place)
+            known = self._find_file(place)
             if known is not None and not overwrite:
                 raise _taken(path)
             if known is None and self._is_folder(path):
@@ -123,7 +123,10 @@ class AzureFilesDatastore(RemoteDatastore):
             return False
         return True
 
-    def _find_exactly(self, place: str) -> Optional[DatastoreFile]:
+    def _find_exactly(self, path: str) -> List[DatastoreFile]:
+        return [] if any(_NOT_IN_NAMES.search(part) for part in path.split("/")) else self._below(path)
+
+    def _find_file(self, place: str) -> Optional[DatastoreFile]:
         if any(_NOT_IN_NAMES.search(part) for part in place.split("/")):
             return None
         with self._telling():
@@ -137,7 +140,7 @@ class AzureFilesDatastore(RemoteDatastore):
 
     def _below(self, path: str) -> List[DatastoreFile]:
         if path:
-            exact = self._find_exactly(self._place(path))
+            exact = self._find_file(self._place(path))
             if exact is not None:
                 return [exact]
         waiting, found, seen = [path], [], 0

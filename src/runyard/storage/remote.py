@@ -4,7 +4,7 @@ import datetime
 import logging
 import re
 from dataclasses import replace
-from typing import Any, BinaryIO, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Dict, List, Tuple
 from urllib.parse import quote, unquote
 
 from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
