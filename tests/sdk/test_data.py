@@ -102,3 +102,17 @@ def test_folder_with_brackets_in_its_name_is_mounted_as_that_folder(workspace: W
     script = "import os, sys; print(os.listdir(sys.argv[1]))"
     run = submit(workspace, tmp_path, script, [Dataset.File.from_files((store, "v[2]")).as_mount()])
     assert "\n['x.csv']\n" in log_of(run, tmp_path)
+
+
+def test_one_odd_name_costs_no_other_file_of_an_output(workspace: Workspace, tmp_path: Path) -> None:
+    script = """
+import os, sys
+os.makedirs(os.path.join(sys.argv[1], *["d" * 200] * 6))
+for name in ("e:1", "fine", "/".join(["d" * 200] * 6) + "/too far down"):
+    open(os.path.join(sys.argv[1], name), "w").write(name)
+"""
+    run = submit(workspace, tmp_path, script, [OutputFileDatasetConfig("odd").as_upload()])
+    run.wait_for_completion()
+    stored = workspace.get_default_datastore()._list(f"dataset/{run.id}/odd")
+    assert [one.path.rpartition("/")[2] for one in stored] == ["e%3A1", "fine"]
+    assert "Output 'odd': a file was left out: A path has at most 1024 characters, not 1218." in log_of(run, tmp_path)

@@ -169,7 +169,10 @@ class Destinations:
         for path in regular_files(top, top, self.notices):
             below = os.path.relpath(path, top)
             if not output.globs or any(_matches(below, pattern) for pattern in output.globs):
-                found.append((check_path(record_name(below)), path))
+                try:
+                    found.append((check_path(record_name(below)), path))
+                except UserErrorException as error:
+                    self.notices[f"Output {output.name!r}: a file was left out: {error}"] = None
         return found
 
     def _send(self, output: OutputPlan, name: str, path: str) -> None:

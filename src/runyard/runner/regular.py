@@ -10,7 +10,8 @@ from runyard.protocol.trees import PART_BYTES_MAX
 #: What is kept of a name that is longer than a record allows, UTF-8 bytes.
 NAME_BYTES_MAX = 200
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]")
+#: A colon behind a single letter in front would make a path one of a drive.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\udc80-\udcff]|(?<=^[A-Za-z]):")
 #: What a quoted character looks like: a name that holds one already is quoted too, so that no two become one.
 _QUOTED = re.compile("%[0-9A-F]{2}")
 
