@@ -12,7 +12,7 @@ import pytest
 
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
-from runyard.azureml.core.runconfig import PyTorchConfiguration, TensorflowConfiguration
+from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.client.local_server import connect
 from runyard.sdk.session import forget_server
 
@@ -240,3 +240,43 @@ def test_more_nodes_than_the_target_has_are_refused(
     asked = ScriptRunConfig(str(tmp_path), "train.py", compute_target=target, distributed_job_config=config)
     with pytest.raises(Exception, match=re.escape(says)):
         Experiment(workspace, "many").submit(asked)
+
+
+RANKS = """
+import json, os, sys
+names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "AZ_BATCHAI_TASK_INDEX",
+         "AZ_BATCHAI_MPI_MASTER_NODE", "AZ_BATCH_MASTER_NODE", "AZUREML_RUN_ID")
+rank = os.environ["OMPI_COMM_WORLD_RANK"]
+json.dump({**{name: os.environ.get(name) for name in names}, "work": os.getcwd(), "arguments": sys.argv[1:]},
+          open("outputs/%s.json" % rank, "w"))
+print("said by", rank)
+if sys.argv[1:] == [rank]:
+    raise ValueError("the data of rank " + rank + " are odd")
+"""
+
+
+def test_mpirun_starts_ranks_on_every_node(workspace: Workspace, tmp_path: Path) -> None:
+    run = submit(workspace, tmp_path / "source", RANKS, MpiConfiguration(process_count_per_node=2, node_count=2))
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run.get_details_with_logs()
+    found = [told(run, tmp_path, rank) for rank in range(4)]
+    assert [(one["OMPI_COMM_WORLD_RANK"], one["OMPI_COMM_WORLD_LOCAL_RANK"]) for one in found] == [
+        ("0", "0"), ("1", "1"), ("2", "0"), ("3", "1"),
+    ]  # fmt: skip
+    assert {(one["OMPI_COMM_WORLD_SIZE"], one["AZUREML_RUN_ID"]) for one in found} == {("4", run.id)}
+    assert [one["AZ_BATCHAI_TASK_INDEX"] for one in found] == ["0", "1", "2", "3"]
+    assert len({one["work"] for one in found}) == 2, "each node has a folder of its own"
+    logs = run.get_details_with_logs()["logFiles"]
+    assert [logs[f"user_logs/std_log_process_{rank}.txt"] for rank in range(4)] == [f"said by {r}\n" for r in range(4)]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_fails_is_named_with_its_traceback(workspace: Workspace, tmp_path: Path, rank: int) -> None:
+    run = submit(workspace, tmp_path / "source", RANKS, MpiConfiguration(node_count=2), str(rank))
+    run.wait_for_completion(raise_on_error=False)
+    error = run.get_details()["error"]["error"]
+    said = (
+        f"process {rank} on node {rank}: 'train.py' ended with exit code 1: ValueError: the data of rank {rank} are odd"
+    )
+    assert error["message"].startswith(said)
+    assert "Traceback" in str(error)

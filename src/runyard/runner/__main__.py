@@ -14,7 +14,7 @@ from runyard.environments.realise import Realised, is_realised, realise
 from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.files.tails import tail_of
-from runyard.protocol.distributed import Place, ports_wanted
+from runyard.protocol.distributed import DistributionKind, Place, ports_wanted
 from runyard.protocol.environments import StoredFile
 from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
@@ -24,6 +24,7 @@ from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
+from runyard.runner.mpi import MpiNode, MpiRun
 from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
@@ -39,6 +40,10 @@ BRIEF_S = 0.1
 PATIENCE_S = 0.3
 #: How many lines of the log an error shows.
 TAIL_LINES, TAIL_BYTES = 20, 16_384
+
+
+#: What a node of a run watches.
+Processes = Union[Script, Team, MpiRun, MpiNode]
 
 
 class PeerFailed(Exception):
@@ -135,12 +140,17 @@ class Attempt:
         script.close()
         # Without a code the script was given its grace already; its children are given no second one.
         self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
-        self._exited(code, cause, *self._explain(code, cause, script if isinstance(script, Team) else None))
+        self._exited(code, cause, *self._explain(code, cause, None if isinstance(script, Script) else script))
 
-    def _start(self, make: Command, places: Sequence[Place]) -> "Union[Script, Team]":
+    def _start(self, make: Command, places: Sequence[Place]) -> Processes:
         folder = self._folder
-        if folder.plan.distribution is not None:
+        asked = folder.plan.distribution
+        if asked is not None and asked.kind != DistributionKind.MPI:
             return Team(folder, self._meeting, places, make)
+        if asked is not None and self._meeting is not None and folder.node > 0:
+            return MpiNode(folder, self._meeting, places, make)
+        if asked is not None:
+            return MpiRun(folder, self._meeting, places, make)
         command, variables = make({})
         kind = ContainerScript if has_container(folder) else Script
         return kind(command, variables, folder.work, folder.log)
@@ -253,7 +263,7 @@ class Attempt:
         self.reporter.add(ReportKind.PREPARING, message)
         self.reporter.try_send()
 
-    def _watch(self, script: Union[Script, Team]) -> Tuple[Optional[int], str]:
+    def _watch(self, script: Processes) -> Tuple[Optional[int], str]:
         """Wait for the script, sending what it makes; end it when the user or its time limit says so."""
         plan, started = self._folder.plan, time.monotonic()
         limit = None if plan.max_run_duration_s is None else started + plan.max_run_duration_s
@@ -320,7 +330,9 @@ class Attempt:
             message, told = found.message, {name: getattr(found, name) for name in told}
         self.reporter.add(ReportKind.EXITED, message, **told)
 
-    def _explain(self, code: Optional[int], cause: str, team: Optional[Team] = None) -> Tuple[str, str, str]:
+    def _explain(
+        self, code: Optional[int], cause: str, team: Union[Team, MpiRun, MpiNode, None] = None
+    ) -> Tuple[str, str, str]:
         """(message, error code, log's tail) of how the script ended."""
         plan = self._folder.plan
         log, whose = self._folder.log, ""

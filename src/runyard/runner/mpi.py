@@ -1,0 +1,287 @@
+"""MPI by Open MPI's own mpirun, on the first node; what it starts on others, their runners start for it.
+
+mpirun believes that it calls ssh. It calls mpi_agent.py, which leaves the request in a folder; the first node's runner
+passes it on by way of the meeting, so that no node needs an sshd and none listens for commands.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Dict, List, Optional, Sequence
+
+from runyard.errors import UserErrorException
+from runyard.protocol.distributed import Place, Task, tasks_of, wire
+from runyard.protocol.meeting import NodeLaunch, Phase
+from runyard.protocol.plan import ExitCause
+from runyard.runner import mpi_agent, rank
+from runyard.runner.folder import AttemptFolder
+from runyard.runner.meeting import NodeMeeting
+from runyard.runner.processes import Script
+from runyard.runner.team import Command, failed
+
+#: What mpirun runs for each rank: the same words on every node, since each has its own paths in these variables.
+_RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
+#: What it runs in place of ssh; found by its name, since it may not be given a path with a blank.
+_AGENT, _AGENT_TEXT = "runyard-launch", '#!/bin/sh\nexec "$RUNYARD_PYTHON" -I -S "$RUNYARD_AGENT" "$@"\n'
+#: The daemons of Open MPI 4 and 5.
+_DAEMONS = ("orted", "prted")
+#: How mpirun says which rank failed first.
+_BLAMED = re.compile(r"Process name: \[(?:\[\d+,\d+\]|[^\],]*),\s*(\d+)\]|process rank (\d+) with PID")
+#: How often launches are looked for, seconds.
+LOOK_S = 0.02
+#: How much of mpirun's own output is searched for the rank that failed, bytes.
+SAID_BYTES = 65_536
+
+
+class MpiRun:
+    """mpirun on the first node; has the calls of a Script."""
+
+    def __init__(
+        self, folder: AttemptFolder, meeting: Optional[NodeMeeting], places: Sequence[Place], make: Command
+    ) -> None:
+        """Start it; UserErrorException where there is no Open MPI."""
+        self._folder = folder
+        self._meeting = meeting
+        self._launches = folder.path / "launches"
+        self._asked: Dict[str, int] = {}
+        self.cause = ExitCause.SCRIPT
+        self.blamed: Optional[Task] = None
+        self.remark = ""
+        self._is_told_to_end = False
+        variables = _variables(folder, places, make)
+        major = find_mpirun(variables)
+        # By its name: with its path, it would set that of this node on the others.
+        words = ["mpirun", *mpirun_arguments(folder, places, major), *_RANK]
+        self._variables = variables
+        self._script = Script(words, variables, folder.work, folder.log)
+        if meeting is not None:
+            meeting.tell(phase=Phase.RUNNING, workers_left=1)
+
+    def wait(self, timeout_s: float) -> Optional[int]:
+        """mpirun's exit code, which is that of the rank that failed first; None after the time."""
+        ends_at = time.monotonic() + timeout_s
+        while True:
+            code = self._script.wait(min(LOOK_S, timeout_s) if self._meeting is not None else timeout_s)
+            self._pass_on()
+            if code is not None:
+                return self._ended(code)
+            if time.monotonic() >= ends_at:
+                return None
+
+    def terminate(self) -> None:
+        """Ask mpirun to end every rank."""
+        self._is_told_to_end = True
+        self._script.terminate()
+
+    def close(self) -> None:
+        """Forget it."""
+        self._script.close()
+
+    def _pass_on(self) -> None:
+        """Launches that mpirun has asked for go to their nodes, and the nodes' answers to it."""
+        if self._meeting is None:
+            return
+        new = [
+            one for one in sorted(os.listdir(str(self._launches))) if one.endswith(".json") and one not in self._asked
+        ]
+        for name in new:
+            asked = json.loads((self._launches / name).read_text("utf-8"))
+            node, words = int(asked["node"].rpartition("-")[2]), launched_words(asked["words"])
+            self._asked[name] = len(self._asked) + 1
+            if node == self._folder.node:
+                Script(words, self._variables, self._folder.work, self._folder.log).close()
+                self._answer(name, 0)
+            else:
+                launch = NodeLaunch(self._asked[name], node, tuple(words))
+                self._meeting.tell(launches=(*self._meeting.own.launches, launch))
+        answers = {number: code for one in self._meeting.nodes for number, code in one.launched}
+        for name, number in self._asked.items():
+            if number in answers:
+                self._answer(name, answers[number])
+
+    def _answer(self, name: str, code: int) -> None:
+        done = self._launches / (name + ".done")
+        if not done.exists():
+            done.with_suffix(".new").write_text(str(code))
+            done.with_suffix(".new").rename(done)
+
+    def _ended(self, code: int) -> int:
+        if code != 0 and not self._is_told_to_end:
+            self._blame()
+        return code
+
+    def _blame(self) -> None:
+        """Which rank mpirun says failed; if it is another node's, that node tells the run how."""
+        with open(str(self._folder.log), "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - SAID_BYTES))
+            found = _BLAMED.search(log.read().decode("utf-8", "replace"))
+        asked = self._folder.plan.distribution
+        if found is None or asked is None:
+            return
+        number = int(found.group(1) or found.group(2))
+        everyone = tasks_of(asked, self._folder.plan.node_count)
+        if number >= len(everyone):
+            return
+        if everyone[number].node == self._folder.node:
+            self.blamed = everyone[number]
+        elif self._meeting is not None:
+            self.cause = ExitCause.PEER
+            self._meeting.tell(blamed=number)
+
+
+class MpiNode:
+    """Another node of MPI: starts what mpirun asks for until the first node's part is over."""
+
+    def __init__(self, folder: AttemptFolder, meeting: NodeMeeting, places: Sequence[Place], make: Command) -> None:
+        self._folder = folder
+        self._meeting = meeting
+        self._variables = _variables(folder, places, make)
+        self._scripts: List[Script] = []
+        self.cause = ExitCause.SCRIPT
+        self.blamed: Optional[Task] = None
+        self.remark = ""
+        meeting.tell(phase=Phase.RUNNING)
+
+    def wait(self, timeout_s: float) -> Optional[int]:
+        """0 once the first node has ended well; None after the time."""
+        first = self._meeting.nodes[0]
+        if first.end is not None:
+            return self._ended()
+        for script in self._scripts:
+            code = script.wait(0)
+            if code:
+                self.remark = f"could not run on node {self._folder.node}: mpirun's daemon ended with {code}"
+                return 1
+        done = {number for number, _ in self._meeting.own.launched}
+        mine = [one for one in first.launches if one.node == self._folder.node and one.number not in done]
+        for launch in mine:
+            self._launch(launch)
+        if not mine:
+            self._meeting.wait(timeout_s)
+        return None
+
+    def terminate(self) -> None:
+        """Ask whatever was started to end."""
+        for script in self._scripts:
+            script.terminate()
+
+    def close(self) -> None:
+        """Forget what was started."""
+        for script in self._scripts:
+            script.close()
+
+    def _launch(self, launch: NodeLaunch) -> None:
+        code = 0
+        try:
+            self._scripts.append(Script(list(launch.words), self._variables, self._folder.work, self._folder.log))
+        except OSError as error:
+            self._folder.note(f"{launch.words[0]!r} cannot be started on node {self._folder.node}: {error}.")
+            code = 1
+        self._meeting.tell(launched=(*self._meeting.own.launched, (launch.number, code)))
+
+    def _ended(self) -> int:
+        first = self._meeting.nodes[0]
+        if first.blamed is not None and first.end is not None:
+            self.blamed = next((one for one in self._folder.tasks if one.rank == first.blamed), None)
+            if self.blamed is not None:
+                return first.end.exit_code or -signal.SIGKILL
+        if failed(first):
+            self.cause = ExitCause.PEER
+        return 0
+
+
+def find_mpirun(variables: Dict[str, str]) -> int:
+    """The major version of the Open MPI on the job's PATH: its environment's own, if it has one, else the host's.
+
+    UserErrorException where there is none, or another MPI's.
+    """
+    program = shutil.which("mpirun", path=variables.get("PATH"))
+    if program is None:
+        raise UserErrorException(
+            "The run is started by mpirun, and this host has none; install Open MPI (Debian: openmpi-bin), or add the "
+            "package 'openmpi' to the environment."
+        )
+    done = subprocess.run([program, "--version"], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    found = re.search(rb"\(Open MPI\) (\d+)", done.stdout)
+    if found is None:
+        raise UserErrorException(f"{program} is not Open MPI's, which v1's MPI runs need; install Open MPI 4 or newer.")
+    return int(found.group(1))
+
+
+def mpirun_arguments(folder: AttemptFolder, places: Sequence[Place], major: int) -> List[str]:
+    """What mpirun is told before the program: how many processes, where, and how it reaches the nodes.
+
+    Ranks fill a node before the next; a node has as many as were asked for, however many cores it has.
+    """
+    asked = folder.plan.distribution
+    each = 1 if asked is None else asked.process_count_per_node
+    words = ["-n", str(each * len(places)), "--oversubscribe"] if major < 5 else ["-n", str(each * len(places))]
+    words += ["--bind-to", "none"]
+    if major >= 5:
+        words += ["--map-by", ":OVERSUBSCRIBE"]
+    if len(places) == 1:
+        return words
+    words += ["--host", ",".join(f"node-{number}:{each}" for number in range(len(places)))]
+    is_one_host = len({one.address for one in places}) == 1
+    if major < 5:
+        words += ["--mca", "plm", "rsh", "--mca", "plm_rsh_agent", _AGENT, "--mca", "plm_rsh_no_tree_spawn", "1"]
+        if is_one_host:
+            words += ["--mca", "oob_tcp_if_include", "lo", "--mca", "btl_tcp_if_include", "lo"]
+    else:
+        words += ["--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", _AGENT]
+        words += ["--prtemca", "plm_ssh_no_tree_spawn", "1"]
+        if is_one_host:
+            words += ["--prtemca", "prte_if_include", "lo", "--mca", "btl_tcp_if_include", "lo"]
+    return words
+
+
+def launched_words(words: Sequence[str]) -> List[str]:
+    """What mpirun would have a remote shell do, as words, without a shell: its daemon, which stays with the runner.
+
+    What it may set before that are paths, which every node has right already. UserErrorException for anything else.
+    """
+    found = shlex.split(" ".join(words))
+    start = next((at for at, one in enumerate(found) if os.path.basename(one) in _DAEMONS), None)
+    if start is None:
+        raise UserErrorException(f"mpirun asks to start {' '.join(found)[:200]!r} on a node, which is not its daemon.")
+    return [os.path.basename(found[start]), *(one for one in found[start + 1 :] if one != "--daemonize")]
+
+
+def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) -> Dict[str, str]:
+    """What every process of this node inherits; writes down what each rank is, for rank.py."""
+    asked = folder.plan.distribution
+    assert asked is not None
+    everyone = tasks_of(asked, folder.plan.node_count)
+    ranks: Dict[str, Any] = {}
+    for task in folder.tasks:
+        wired = {**wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)}
+        log = str(folder.process_log(task))
+        ranks[str(task.rank)] = {"command": make(wired)[0], "variables": wired, "log": log, "work": str(folder.work)}
+    path, binaries, launches = folder.path / "ranks.json", folder.path / "bin", folder.path / "launches"
+    path.write_text(json.dumps(ranks), "utf-8")
+    binaries.mkdir(exist_ok=True)
+    launches.mkdir(exist_ok=True)
+    # Daemons look for it too, although only the first node's mpirun calls it.
+    (binaries / _AGENT).write_text(_AGENT_TEXT)
+    (binaries / _AGENT).chmod(0o700)
+    variables = make({})[1]
+    return {
+        **variables,
+        "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),
+        "RUNYARD_AGENT": os.path.abspath(mpi_agent.__file__),
+        "RUNYARD_LAUNCHES": str(launches),
+        "RUNYARD_RANKS": str(path),
+        "RUNYARD_PYTHON": sys.executable,
+        "RUNYARD_RANK_PROGRAM": os.path.abspath(rank.__file__),
+        # A server in a container often is root, and a run starts as its server.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
