@@ -17,10 +17,8 @@ from typing import Any
 
 import pytest
 
-from runyard.client.http import Server
-from runyard.client.local_server import connect
 from runyard.environments.pythons import find_minor
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = Path(__file__).parent / "blocks"
@@ -60,14 +58,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900), pytes
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server in a home of its own, started by the SDK itself; stopped at the end."""
     home = tmp_path_factory.mktemp("articles-home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(home))
-        forget_server()
+    with own_server(home):
         yield None
-        found: Server = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 def _stage(folder: Path, article: str, is_printed: bool) -> dict[str, Any]:

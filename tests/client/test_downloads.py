@@ -15,8 +15,8 @@ from runyard.client.http import Server
 from runyard.client.local_server import connect
 from runyard.errors import AzureMLException, ConflictError, NotFoundError, ServiceException
 from runyard.files.cache import ContentCache
-from runyard.sdk.session import forget_server
 from tests.emulators.fault_proxy import DOWN, FaultProxy, start_fault_proxy
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -30,14 +30,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(home: Path) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(home))
-        forget_server()
+    with own_server(home):
         yield Workspace.create("downloads", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module")

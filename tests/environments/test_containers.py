@@ -13,10 +13,9 @@ import pytest
 
 from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.environment import DockerBuildContext
-from runyard.client.local_server import connect
-from runyard.sdk.session import forget_server
 from tests.environments.containers import IMAGE, docker_socket, make_image, podman, podman_settings
 from tests.environments.packages import make_wheel, source_of
+from tests.own_server import own_server
 
 pytestmark = [
     pytest.mark.e2e,
@@ -73,14 +72,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def workspace(engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("containers-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("containers-home")):
         yield Workspace.create("boxes", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture
@@ -243,9 +236,7 @@ def test_docker_s_own_client_builds_and_runs_the_same(
     with docker_socket(tmp_path, engine) as address:
         monkeypatch.setenv("DOCKER_HOST", address)
         monkeypatch.setenv("RUNYARD_ENGINE", "docker")
-        monkeypatch.setenv("RUNYARD_HOME", str(tmp_path / "home"))
-        forget_server()
-        try:
+        with own_server(tmp_path / "home"):
             with_docker = Workspace.create("docker", exist_ok=True)
             (tmp_path / "wheels").mkdir()
             make_wheel(tmp_path / "wheels", "tiny", "2.0")
@@ -265,8 +256,3 @@ def test_docker_s_own_client_builds_and_runs_the_same(
             run.cancel()
             run.wait_for_completion(raise_on_error=False)
             assert podman({}, "ps", "--all", "--quiet") == ""
-        finally:
-            found_server = connect()
-            found_server.call("stop_server")
-            found_server.close()
-            forget_server()

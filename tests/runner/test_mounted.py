@@ -14,7 +14,7 @@ from runyard.azureml.core import Workspace
 from runyard.client.downloads import Wanted
 from runyard.client.local_server import connect
 from runyard.runner.mounted import BLOCK_BYTES, BLOCKS_MAX, Through
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -23,9 +23,7 @@ DATA = os.urandom((BLOCKS_MAX // 4) * BLOCK_BYTES + 12_345)
 
 @pytest.fixture(scope="module")
 def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("mounted-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("mounted-home")):
         workspace = Workspace.create("mounted", exist_ok=True)
         folder: Path = tmp_path_factory.mktemp("files")
         (folder / "big").write_bytes(DATA)
@@ -35,9 +33,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
         found = connect()
         mount: Any = SimpleNamespace(server=found, workspace="mounted", note=print)
         yield Through(mount, Wanted("", None, store.name, listed.path, listed.size_bytes, listed.tag))
-        found.call("stop_server")
         found.close()
-        forget_server()
 
 
 def test_many_readers_get_what_is_there_across_the_borders_of_blocks(through: Through) -> None:

@@ -23,6 +23,7 @@ from runyard.errors import ConflictError, EnvironmentBuildError, IntegrityError,
 from runyard.files.processes import is_alive
 from runyard.sdk.session import forget_server
 from tests.environments.packages import make_wheel, source_of
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -31,14 +32,8 @@ HERE = "{}.{}".format(*sys.version_info[:2])
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("environments-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("environments-home")):
         yield Workspace.create("sdk", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ from runyard.azureml.exceptions import (
     UserErrorException,
     WebserviceException,
 )
-from runyard.client.local_server import connect
 from runyard.errors import ConflictError
 from runyard.protocol.identity import TokenSpec
 from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -66,14 +66,8 @@ open("outputs/result.txt", "w").write("result")
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("sdk-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("sdk-home")):
         yield Workspace.create("sdk", subscription_id="sub", resource_group="group", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from runyard.azureml.core import Experiment, Run, Workspace
-from runyard.client.local_server import connect
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -27,14 +26,8 @@ for number in range(5):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("left-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("left-home")):
         yield Workspace.create("left", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """take, skip, take_sample, random_split: the same files in the client and in a run."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
-from runyard.client.local_server import connect
+from runyard.azureml.core import Dataset, Workspace
 from runyard.errors import UserErrorException
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server, run_here
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -23,14 +21,8 @@ print("\\n".join(found))
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("selections-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("selections-home")):
         yield Workspace.create("sdk", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture
@@ -54,17 +46,7 @@ def test_parts_of_a_dataset_are_registered_and_bound_to_runs(
     with pytest.raises(UserErrorException, match="another definition"):
         test.register(workspace, "digits-train")
     assert len(again.download(str(tmp_path / "copies"))) == len(train.to_path())
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "look.py").write_text(SCRIPT)
-    environment = Environment("as-it-is")
-    environment.python.user_managed_dependencies = True
-    environment.python.interpreter_path = sys.executable
-    run = Experiment(workspace, "selections").submit(
-        ScriptRunConfig(str(tmp_path / "source"), "look.py", arguments=[again.as_mount()], environment=environment)
-    )
-    run.wait_for_completion()
-    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
-    first, *lines = (tmp_path / "log.txt").read_text().splitlines()
+    first, *lines = run_here(workspace, tmp_path, SCRIPT, again.as_mount()).splitlines()
     assert first.startswith(f"Runyard: Input 'digits_train': {len(lines)} files, linked")
     assert ["/" + line for line in lines] == sorted(again.to_path())
 

@@ -13,23 +13,18 @@ import pytest
 
 from runyard.azureml.core import Experiment, Workspace
 from runyard.client.home import read_server_file, server_file
-from runyard.client.local_server import connect
 from runyard.errors import ServerUnreachableError
 from runyard.files.processes import is_alive
-from runyard.sdk.session import current_server, forget_server
+from runyard.sdk.session import current_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("RUNYARD_HOME", str(tmp_path / "home"))
-    forget_server()
-    yield tmp_path / "home"
-    found = connect()
-    found.call("stop_server")
-    found.close()
-    forget_server()
+def home(tmp_path: Path) -> Iterator[Path]:
+    with own_server(tmp_path / "home"):
+        yield tmp_path / "home"
 
 
 def test_a_server_that_was_killed_is_started_by_the_next_request(home: Path) -> None:

@@ -11,28 +11,20 @@ from runyard.azureml.core import (
     Environment,
     Experiment,
     Model,
-    Run,
     RunConfiguration,
     ScriptRunConfig,
     Workspace,
 )
 from runyard.azureml.exceptions import UserErrorException
-from runyard.client.local_server import connect
-from runyard.sdk.session import forget_server
+from tests.own_server import log_of, own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("submission-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("submission-home")):
         yield Experiment(Workspace.create("submission", exist_ok=True), "trial")
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture
@@ -46,12 +38,6 @@ def as_it_is() -> Environment:
     found = Environment("mine")
     found.python.user_managed_dependencies = True
     return found
-
-
-def output(run: Run, folder: Path) -> str:
-    run.wait_for_completion()
-    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
-    return (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("script", ["./t.py", "package/../t.py", "{folder}/t.py"])
@@ -90,7 +76,7 @@ def test_time_limit_beside_a_run_configuration_is_kept(source: Path) -> None:
 def test_command_with_operators_goes_to_a_shell(experiment: Experiment, source: Path) -> None:
     command = 'python t.py --a "b c" && echo done'
     run = experiment.submit(ScriptRunConfig(source, command=command, environment=as_it_is()))
-    assert output(run, source) == "['--a', 'b c']\ndone\n"
+    assert log_of(run, source) == "['--a', 'b c']\ndone\n"
     assert run.get_details()["runDefinition"]["command"] == "bash -c " + command
 
 
@@ -126,7 +112,7 @@ def test_named_input_without_a_mode_is_the_dataset_itself(experiment: Experiment
     (source / "words.txt").write_text("some words")
     dataset = Dataset.File.from_files(str(source / "words.txt")).register(experiment.workspace, "words-of-it")
     config = ScriptRunConfig(source, "direct.py", [dataset.as_named_input("words")], environment=as_it_is())
-    assert output(experiment.submit(config), source) == "True ['/words.txt'] some words\nwords-of-it\n"
+    assert log_of(experiment.submit(config), source) == "True ['/words.txt'] some words\nwords-of-it\n"
 
 
 INSIDE = """
@@ -145,7 +131,7 @@ except Exception as error:
 def test_run_registers_a_model_of_its_own_and_is_told_where_to_write(experiment: Experiment, source: Path) -> None:
     (source / "inside.py").write_text(INSIDE)
     run = experiment.submit(ScriptRunConfig(source, "inside.py", environment=as_it_is()))
-    told = output(run, source)
+    told = log_of(run, source)
     assert told.startswith("True\nPermissionDeniedError A run writes no datastore by its token. Write to ./outputs")
     model = Model(experiment.workspace, "inside")
     assert (model.run_id, model.experiment_name) == (run.id, "trial")

@@ -14,12 +14,11 @@ from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConf
 from runyard.azureml.core.conda_dependencies import CondaDependencies
 from runyard.azureml.data import DataType, FileDataset, TabularDataset
 from runyard.cli.__main__ import app as commands
-from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import DatasetSpec, Source
 from runyard.protocol.selection import Step, StepKind
 from runyard.protocol.tables import Reader, Term
-from runyard.sdk.session import forget_server
+from tests.own_server import log_of, own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -37,14 +36,8 @@ print("FRAME " + json.dumps({"columns": list(frame.columns), "kinds": [str(k) fo
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("tabular-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("tabular-home")):
         yield Workspace.create("sdk", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +58,7 @@ def submit(workspace: Workspace, tmp_path: Path, environment: Environment, *argu
     config = ScriptRunConfig(str(tmp_path / "source"), "read.py", arguments=list(arguments), environment=environment)
     run = Experiment(workspace, "tables").submit(config)
     run.wait_for_completion()
-    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
-    log = (tmp_path / "log.txt").read_text()
+    log = log_of(run, tmp_path)
     assert "LINE TabularDataset" in log
     found = json.loads(next(line for line in log.splitlines() if line.startswith("FRAME "))[6:])
     assert isinstance(found, dict)

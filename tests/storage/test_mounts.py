@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Datastore, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
-from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
-from runyard.sdk.run import Run
-from runyard.sdk.session import forget_server
 from tests.emulators.fault_proxy import DOWN, FaultProxy, start_fault_proxy
 from tests.emulators.servers import S3, STORAGE, Azurite
 from tests.faults.house import wait_until
+from tests.own_server import log_of, own_server, submit_here
 
 pytestmark = STORAGE
 
@@ -49,15 +47,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(home: Path) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(home))
-        patch.setenv("RUNYARD_ALLOW_PRIVATE_URLS", "1")
-        forget_server()
+    with own_server(home, RUNYARD_ALLOW_PRIVATE_URLS="1"):
         yield Workspace.create("storage", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +82,6 @@ def container(workspace: Workspace, azurite: Azurite) -> Any:
     )  # fmt: skip
 
 
-def _submit(workspace: Workspace, folder: Path, script: str, *arguments: Any) -> Run:
-    (folder / "source").mkdir(exist_ok=True)
-    (folder / "source" / "look.py").write_text(script)
-    environment = Environment("as-it-is")
-    environment.python.user_managed_dependencies = True
-    environment.python.interpreter_path = sys.executable
-    config = ScriptRunConfig(str(folder / "source"), "look.py", list(arguments), environment=environment)
-    return Experiment(workspace, "mounts").submit(config)
-
-
-def _log(run: Run, folder: Path) -> str:
-    run.wait_for_completion(raise_on_error=False)
-    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
-    return (folder / "log.txt").read_text()
-
-
 def _upload(store: Any, folder: Path, where: str, files: dict[str, bytes]) -> Any:
     for name, data in files.items():
         (folder / "up" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -121,24 +96,24 @@ def test_journey_from_upload_to_output_to_the_next_run(
 ) -> None:
     store = request.getfixturevalue(kind)
     dataset = _upload(store, tmp_path, "journey", {"deep/big.bin": BIG, "a b.txt": b"blank", "empty": b""})
-    first = _submit(workspace, tmp_path, LOOK, dataset.as_mount())
-    log = _log(first, tmp_path)
+    first = submit_here(workspace, tmp_path, LOOK, dataset.as_mount())
+    log = log_of(first, tmp_path)
     assert first.status == "Completed", log
     assert "3 files, 20971525 bytes, mounted" in log
     lines = log.splitlines()
     for line in ("mounted True", "a b.txt True", "empty True", "deep/big.bin True", "refused EROFS"):
         assert any(one.startswith(line) for one in lines), log
-    again = _log(_submit(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
+    again = log_of(submit_here(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
     assert "mounted False" in again, "what is in the cache is linked"
     assert [one for one in again.splitlines() if "big.bin" in one] == [one for one in lines if "big.bin" in one]
     write = "import os, sys; [open(os.path.join(sys.argv[1], n), 'w').write(n) for n in ('x', 'y')]"
     output = OutputFileDatasetConfig("made", (store, "made/{run-id}")).register_on_complete("made-in-" + kind)
-    maker = _submit(workspace, tmp_path, write, output)
+    maker = submit_here(workspace, tmp_path, write, output)
     maker.wait_for_completion()
-    assert "2 files, 2 bytes, are in" in _log(maker, tmp_path)
+    assert "2 files, 2 bytes, are in" in log_of(maker, tmp_path)
     made = Dataset.get_by_name(workspace, "made-in-" + kind)
-    reader = _submit(workspace, tmp_path, LOOK, made.as_named_input("made").as_download())
-    assert "y True" in _log(reader, tmp_path)
+    reader = submit_here(workspace, tmp_path, LOOK, made.as_named_input("made").as_download())
+    assert "y True" in log_of(reader, tmp_path)
 
 
 def test_network_that_breaks_in_the_middle_of_a_mount_is_outlived(
@@ -146,7 +121,7 @@ def test_network_that_breaks_in_the_middle_of_a_mount_is_outlived(
 ) -> None:
     dataset = _upload(bucket, tmp_path, "cut", {"big.bin": BIG + b"cut"})
     proxy.cut_after(3 << 20, DOWN, times=3)
-    log = _log(_submit(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
+    log = log_of(submit_here(workspace, tmp_path, LOOK, dataset.as_mount()), tmp_path)
     assert "mounted True" in log
     assert "big.bin True" in log
 
@@ -160,8 +135,8 @@ def test_service_that_is_gone_is_an_error_of_the_read_and_a_sentence_in_the_log(
     )
     dataset._ensure_saved(workspace)
     proxy.cut_after(1 << 20, DOWN)
-    run = _submit(workspace, tmp_path, script, dataset.as_mount())
-    log = _log(run, tmp_path)
+    run = submit_here(workspace, tmp_path, script, dataset.as_mount())
+    log = log_of(run, tmp_path)
     assert run.status == "Failed"
     assert "bucket/gone/big.bin cannot be read" in log
     assert "Input/output error" in log
@@ -184,8 +159,8 @@ try:
 except OSError as error:
     print("error", error.errno)
 """
-    run = _submit(workspace, tmp_path, script.replace("\\\\", "\\"), dataset.as_mount())
-    log = _log(run, tmp_path)
+    run = submit_here(workspace, tmp_path, script.replace("\\\\", "\\"), dataset.as_mount())
+    log = log_of(run, tmp_path)
     assert run.status == "Completed", log
     assert "served" in log
     assert re.search("error (103|107)", log), "ECONNABORTED or ENOTCONN, and no reader that waits for ever"
@@ -197,7 +172,7 @@ def test_mount_is_gone_after_a_run_that_was_killed(
 ) -> None:
     dataset = _upload(bucket, tmp_path, "killed", {"x": b"killed"})
     script = "import os, signal, sys; open(sys.argv[1] + '/x').read(); os.kill(os.getppid(), signal.SIGKILL)"
-    run = _submit(workspace, tmp_path, script, dataset.as_mount())
+    run = submit_here(workspace, tmp_path, script, dataset.as_mount())
     run.wait_for_completion(raise_on_error=False)
     assert run.status == "Failed"
     assert str(home) not in Path("/proc/self/mountinfo").read_text()

@@ -7,25 +7,17 @@ from typing import Any
 import pytest
 
 from runyard.azureml.core import Dataset, Datastore, Workspace
-from runyard.client.local_server import connect
 from runyard.errors import AzureMLException, UserErrorException
-from runyard.sdk.session import forget_server
 from tests.emulators.site import serving_folder
+from tests.own_server import own_server, stored_bytes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("web-home")))
-        patch.setenv("RUNYARD_ALLOW_PRIVATE_URLS", "1")
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("web-home"), RUNYARD_ALLOW_PRIVATE_URLS="1"):
         yield Workspace.create("web", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def test_files_are_read_by_their_paths(store: Any, tmp_path: Path) -> None:
     found.download(str(tmp_path))
     assert (tmp_path / "a b.txt").read_text() == "blank"
     assert (tmp_path / "deep" / "digits.gz").read_bytes() == b"x" * 3_000_000
-    assert b"".join(store._read("a b.txt")) == b"blank"
+    assert stored_bytes(store, "a b.txt") == b"blank"
 
 
 def test_what_a_web_site_cannot_do_is_said(store: Any, tmp_path: Path) -> None:
