@@ -1,11 +1,10 @@
-"""Data in a bucket and in a container: registered, uploaded, listed, mounted and downloaded by runs; real servers."""
+"""Data in a bucket, a container and a file share: registered, uploaded, listed, mounted and downloaded by runs."""
 
 import contextlib
 import gzip
 import os
 import socket
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
-from runyard.client.local_server import connect
+from runyard.azureml.core import Dataset, Datastore, Workspace
 from runyard.errors import ConflictError, NotFoundError, ServiceException, UserErrorException
-from runyard.sdk.session import forget_server
+from runyard.server.storage_work import EACH_MAX
+from tests.emulators.azure_files import AzureFiles, start_azure_files
 from tests.emulators.servers import S3, STORAGE, Azurite
+from tests.own_server import own_server, run_here, stored_bytes
 
 pytestmark = STORAGE
 
@@ -28,25 +28,32 @@ for parent, _, names in sorted(os.walk(sys.argv[1])):
     for name in sorted(names):
         path = os.path.join(parent, name)
         print(os.path.relpath(path, sys.argv[1]), open(path, "rb").read())
-print([name for name, text in os.environ.items() if "canary" in text or "Eby8vdM02xNOcqFlqUwJP" in text])
+keys = ("canary", "Eby8vdM02xNOcqFlqUwJP", "dGhlIGtleS")
+print([name for name, text in os.environ.items() if any(key in text for key in keys)])
 """
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("storage-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("storage-home")):
         yield Workspace.create("storage", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
-@pytest.fixture(scope="module", params=["s3", "azure"])
+@pytest.fixture(scope="module")
+def shares() -> Iterator[AzureFiles]:
+    with start_azure_files() as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["s3", "azure", "share"])
 def store(workspace: Workspace, request: pytest.FixtureRequest) -> Any:
-    """A datastore on a real service."""
+    """A datastore on a real service, or on a stand-in of file shares, of which there is none."""
+    if request.param == "share":
+        shares: AzureFiles = request.getfixturevalue("shares")
+        return Datastore.register_azure_file_share(
+            workspace, "files", "data/below", "files", account_key=shares.account_key, endpoint=shares.endpoint,
+            create_if_not_exists=True,
+        )  # fmt: skip
     if request.param == "s3":
         s3: S3 = request.getfixturevalue("s3")
         s3.make_bucket("data")
@@ -73,20 +80,6 @@ def files(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write(os.urandom(9 << 20))
     store.upload(str(folder), target_path="in", show_progress=False)
     return folder
-
-
-def _run(workspace: Workspace, tmp_path: Path, argument: Any) -> str:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "look.py").write_text(SCRIPT)
-    environment = Environment("as-it-is")
-    environment.python.user_managed_dependencies = True
-    environment.python.interpreter_path = sys.executable
-    run = Experiment(workspace, "storage").submit(
-        ScriptRunConfig(str(tmp_path / "source"), "look.py", arguments=[argument], environment=environment)
-    )
-    run.wait_for_completion()
-    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
-    return (tmp_path / "log.txt").read_text()
 
 
 def test_uploaded_files_are_listed_and_come_back_as_they_were(store: Any, files: Path, tmp_path: Path) -> None:
@@ -116,9 +109,9 @@ def test_file_that_is_there_stays_unless_it_is_overwritten(store: Any, files: Pa
     store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", show_progress=False)
     (tmp_path / "twice.txt").write_text("second")
     store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", show_progress=False)
-    assert b"".join(store._read("twice/twice.txt")) == b"first"
+    assert stored_bytes(store, "twice/twice.txt") == b"first"
     store.upload_files([str(tmp_path / "twice.txt")], target_path="twice", overwrite=True, show_progress=False)
-    assert b"".join(store._read("twice/twice.txt")) == b"second"
+    assert stored_bytes(store, "twice/twice.txt") == b"second"
 
 
 @pytest.mark.parametrize("mode", ["as_mount", "as_download"])
@@ -126,32 +119,32 @@ def test_dataset_on_it_is_bound_to_a_run(
     workspace: Workspace, store: Any, files: Path, tmp_path: Path, mode: str
 ) -> None:
     dataset = Dataset.File.from_files((store, "in/**/*.txt"))
-    log = _run(workspace, tmp_path, getattr(dataset, mode)())
+    log = run_here(workspace, tmp_path, SCRIPT, getattr(dataset, mode)())
     assert "a b.txt b'blank'" in log
     assert "deep/ünï#%.txt b'names'" in log
     assert log.splitlines()[-1] == "[]", "no credential is in a job's environment"
 
 
 def test_path_of_it_is_bound_to_a_run(workspace: Workspace, store: Any, files: Path, tmp_path: Path) -> None:
-    assert "a b.txt b'blank'" in _run(workspace, tmp_path, store.path("in").as_mount())
+    assert "a b.txt b'blank'" in run_here(workspace, tmp_path, SCRIPT, store.path("in").as_mount())
 
 
 def test_credentials_are_in_no_answer_and_not_in_the_database(workspace: Workspace, store: Any) -> None:
     (record,) = (one for one in workspace._call("list_datastores") if one.name == store.name)
-    key = sqlite3.connect(Path(os.environ["RUNYARD_HOME"]) / "runyard.db")
-    (secret,) = key.execute("SELECT secret FROM datastores WHERE name = ?", (store.name,)).fetchone()
-    for text in (repr(record), secret):
-        assert "canary" not in text
-        assert "Eby8vdM02xNOcqFlqUwJP" not in text
+    database = sqlite3.connect(Path(os.environ["RUNYARD_HOME"]) / "runyard.db")
+    (secret,) = database.execute("SELECT secret FROM datastores WHERE name = ?", (store.name,)).fetchone()
+    database.close()
+    for key in ("canary", "Eby8vdM02xNOcqFlqUwJP", "dGhlIGtleS"):
+        assert key not in repr(record) + repr(store._record) + secret
     assert secret
 
 
 def test_missing_file_is_said_before_the_script_starts(workspace: Workspace, store: Any, tmp_path: Path) -> None:
     dataset = Dataset.File.from_files((store, "nowhere/*.csv"), validate=False)
     with pytest.raises(Exception, match="nothing matches"):
-        _run(workspace, tmp_path, dataset.as_mount())
+        run_here(workspace, tmp_path, SCRIPT, dataset.as_mount())
     with pytest.raises(NotFoundError, match="no such file"):
-        b"".join(store._read("nowhere.csv"))
+        stored_bytes(store, "nowhere.csv")
 
 
 def test_wrong_bucket_and_wrong_key_are_refused_in_one_sentence(workspace: Workspace, s3: S3, azurite: Azurite) -> None:
@@ -182,7 +175,9 @@ def test_folder_of_this_machine_is_a_datastore_of_its_owner(workspace: Workspace
     (tmp_path / "share" / "x.txt").write_text("shared")
     share = Datastore.register(workspace, "share", str(tmp_path / "share"))
     assert [one.path for one in share._list("")] == ["x.txt"]
-    assert "x.txt b'shared'" in _run(workspace, tmp_path, Dataset.File.from_files((share, "*.txt")).as_mount())
+    assert "x.txt b'shared'" in run_here(
+        workspace, tmp_path, SCRIPT, Dataset.File.from_files((share, "*.txt")).as_mount()
+    )
     home = os.environ["RUNYARD_HOME"]
     for wrong in (home, os.path.join(home, "logs"), "/", str(tmp_path / "nowhere")):
         with pytest.raises(UserErrorException, match=r"home folder|is no folder"):
@@ -221,23 +216,34 @@ def test_objects_that_stand_for_folders_and_odd_keys_are_left_out(
         assert [one.path for one in store._list("br[1].txt")] == brackets
         assert store.download(str(tmp_path / name), show_progress=False) == 1 + len(brackets)
     with pytest.raises(NotFoundError, match="is a folder"):
-        b"".join(Datastore.get(workspace, "odd-s3")._read("pics"))
+        stored_bytes(Datastore.get(workspace, "odd-s3"), "pics")
 
 
 def test_service_that_says_nothing_costs_nobody_else(workspace: Workspace, store: Any, files: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        hanging = Datastore.register(
-            workspace, "hanging", "s3://data", endpoint=address, key="key", secret="secret", skip_validation=True
-        )
-        for _ in range(12):
+    with socket.create_server(("127.0.0.1", 0)) as silent, contextlib.ExitStack() as asked:
+        silent.settimeout(30)
+        hanging = _register_hanging(workspace, store, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for _ in range(3 * EACH_MAX):
             threading.Thread(target=_try, args=(hanging,), daemon=True).start()
-        time.sleep(1)
+        for _ in range(EACH_MAX):
+            asked.enter_context(silent.accept()[0])
         began = time.monotonic()
         assert hanging.name in workspace.datastores
         assert store._list("in/a b.txt")
         assert time.monotonic() - began < 20, "others are answered while one service hangs"
     hanging.unregister()
+
+
+def _register_hanging(workspace: Workspace, store: Any, address: str) -> Any:
+    """A datastore of the kind of ``store``."""
+    name = "hanging-" + store.name
+    if store.datastore_type == "AmazonS3":
+        return Datastore.register(
+            workspace, name, "s3://data", endpoint=address, key="key", secret="secret", skip_validation=True
+        )
+    is_share = store.datastore_type == "AzureFile"
+    register = Datastore.register_azure_file_share if is_share else Datastore.register_azure_blob_container
+    return register(workspace, name, "data", "files", account_key="a2V5", endpoint=address, skip_validation=True)
 
 
 def _try(store: Any) -> None:
