@@ -156,11 +156,6 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
         )
         return found
 
-    def _read(self, path: str) -> Iterator[bytes]:
-        return current_server().stream(
-            "read_datastore_file", workspace=self._workspace.name, name=self._name, path=path
-        )
-
     def _send(self, path: str, name: str, overwrite: bool, progress: Progress) -> bool:
         """Send one file; False if it was there and stays."""
         query = {"overwrite": "1" if overwrite else None}
