@@ -81,6 +81,7 @@ def test_tensorflow_tasks_know_each_other(workspace: Workspace, tmp_path: Path) 
     names = run.get_file_names()
     assert {"user_logs/std_log_process_0.txt", "user_logs/std_log_process_1.txt"} <= set(names)
     assert sorted(run.get_metrics()["rank"]) == [0, 1]
+    assert run.get_metrics_by_rank() == {0: {"rank": 0}, 1: {"rank": 1}}
     assert {"outputs/shared.txt", "outputs/node_1/shared.txt"} <= set(names)
 
 

@@ -112,7 +112,9 @@ class SpoolWriter:
         return file, number
 
     def _open(self) -> "_File":
-        writer = os.urandom(8).hex()
+        # One of several processes says which: whoever reads the metrics can tell them by it (protocol/metrics.rank_of).
+        rank = os.environ.get("RUNYARD_RANK", "")
+        writer = (f"r{rank}-" if rank.isdigit() else "") + os.urandom(8).hex()
         path = os.path.join(self._folder, writer + ".spool")
         try:
             file = _File(writer, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))

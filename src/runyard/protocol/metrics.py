@@ -149,6 +149,12 @@ def encode_read(found: Dict[str, List[Columns]]) -> bytes:
     return b"".join([COLUMNS_MAGIC, struct.pack("<I", len(head)), head] + bodies)
 
 
+def rank_of(writer: str) -> Optional[int]:
+    """Which of several processes that writer is; None for a run's only one. Its id then begins with ``r<rank>-``."""
+    rank, dash, _ = writer[1:].partition("-")
+    return int(rank) if dash and writer[0] == "r" and rank.isdigit() else None
+
+
 def decode_read(body: bytes) -> Dict[str, List[Columns]]:
     """The columns of each run in a reply of ``get_metrics``; ValueError where it is damaged."""
     start = len(COLUMNS_MAGIC) + 4

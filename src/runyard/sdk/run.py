@@ -156,6 +156,13 @@ class Run:
         self.flush()
         return read_metrics(self, name, recursive)
 
+    def get_metrics_by_rank(self, name: Optional[str] = None) -> Dict[Optional[int], Dict[str, Any]]:
+        """As ``get_metrics``, by the rank of the process that logged them; None: by a run's only process."""
+        from runyard.sdk.run_record import read_metrics_by_rank
+
+        self.flush()
+        return read_metrics_by_rank(self, name)
+
     def get_status(self) -> str:
         """The state now; a run that has ended is not asked for again."""
         record = self._known()

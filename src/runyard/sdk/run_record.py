@@ -11,7 +11,7 @@ from runyard.client.transfer import receive_blob, receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol.lineage import Direction
-from runyard.protocol.metrics import Columns, decode_read, iterate
+from runyard.protocol.metrics import Columns, decode_read, iterate, rank_of
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
@@ -90,6 +90,13 @@ def read_metrics(run: "Run", name: Optional[str], recursive: bool) -> Dict[str, 
     body = run._call("get_metrics", query={"name": name, "recursive": "1" if recursive else None})
     found = {run_id: _values(columns) for run_id, columns in decode_read(body).items()}
     return found if recursive else found[run.id]
+
+
+def read_metrics_by_rank(run: "Run", name: Optional[str]) -> Dict[Optional[int], Dict[str, Any]]:
+    """Metrics by the rank of the process that logged them, then by name."""
+    (columns,) = decode_read(run._call("get_metrics", query={"name": name})).values()
+    ranks = sorted({rank_of(one.writer) for one in columns}, key=lambda rank: -1 if rank is None else rank)
+    return {rank: _values([one for one in columns if rank_of(one.writer) == rank]) for rank in ranks}
 
 
 def file_names(run: "Run") -> List[str]:
