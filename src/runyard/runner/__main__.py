@@ -235,6 +235,7 @@ class Attempt:
         kit = find_kit(os.path.join(folder.facts.cache_folder, "kits"), plan.kit)
         if not python.image:
             compile_kit(kit, python.interpreter)
+        self._record.restore()
         inputs = bind_inputs(folder, self._server, self._say)
         outputs = Destinations(folder, self._server).make()
         data = {**inputs, **outputs}
@@ -279,6 +280,8 @@ class Attempt:
                 is_late = limit is not None and now >= limit
                 if is_late or self._is_told_to_stop or self.reporter.cancel_requested:
                     cause = ExitCause.TIME_LIMIT if is_late else self._why_stopped()
+                    if cause == ExitCause.RUNNER_LOST:
+                        self._folder.notice_eviction()
                     script.terminate()
                     kill_at = now + plan.grace_s
             elif now >= kill_at:

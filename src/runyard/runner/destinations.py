@@ -23,13 +23,14 @@ from runyard.files.datastores import FolderDatastore
 from runyard.files.hashing import hash_file
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL
-from runyard.protocol.datastores import DatastoreFile
+from runyard.protocol.datastores import DatastoreFile, left_out_sentence
 from runyard.protocol.digests import Hasher
 from runyard.protocol.outputs import OutputMode, OutputPlan
 from runyard.protocol.plan import ExitCause, Report
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.regular import record_name, regular_files
+from runyard.runner.warn import warn
 
 #: Files of one output that are on their way at once.
 AT_ONCE = 4
@@ -120,8 +121,23 @@ class Destinations:
         try:
             if not self._target(output).is_dir():
                 self.failures.append(f"The folder of output {output.name!r} is gone: the script has removed it.")
+                return
         except RunyardError as error:
             self.failures.append(f"Output {output.name!r}: {error}")
+            return
+        sentence = self._left_out(output)
+        if sentence:
+            warn(self._folder, self._server, f"Output {output.name!r}: {sentence}")
+
+    def _left_out(self, output: OutputPlan) -> str:
+        """What of a datastore's folder no dataset can name; '' for nothing."""
+        notices: Dict[str, None] = {}
+        store = FolderDatastore(self._folder.datastore_root(output.target), is_own=output.target.root is None)
+        try:
+            store.list(output.target.path, notices)
+        except RunyardError as error:
+            return str(error)
+        return left_out_sentence(output.target.datastore or "", len(notices), notices)
 
     def _try(self, output: OutputPlan) -> None:
         """Store it, or note why that cannot be: the others, and the rest of the run's record, are stored all the same.

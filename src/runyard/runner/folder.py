@@ -13,6 +13,7 @@ from runyard.client.http import Server
 from runyard.client.transfer import ASK_COUNT
 from runyard.errors import IntegrityError, ServiceException
 from runyard.files.blobs import BlobStore
+from runyard.files.layout import write_atomically
 from runyard.files.processes import identity
 from runyard.files.snapshots import restore_tree
 from runyard.protocol.blobs import DigestList
@@ -52,6 +53,8 @@ class AttemptFolder:
         self.outputs = self.path / "outputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
+        #: There once the machine takes the node back; its script may watch for it.
+        self.eviction = self.path / "tmp" / "eviction.json"
         #: Logs of the single processes of a distributed run.
         self.processes = self.path / "processes"
 
@@ -99,6 +102,11 @@ class AttemptFolder:
         """A line in the run's own log, before its script starts or after it has ended."""
         with open(str(self.log), "a", encoding="utf-8", errors="replace") as log:
             log.write(f"Runyard: {text}\n")
+
+    def notice_eviction(self) -> None:
+        """Let the script see that its processes end in ``grace_s`` seconds, whatever they do with TERM."""
+        ends_at = time.time() + self.plan.grace_s
+        write_atomically(self.eviction, json.dumps({"ends_at": ends_at}).encode())
 
     def say(self, text: str) -> None:
         """A line in the runner's own log; a full disk swallows it."""

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 from runyard.client.downloads import Downloads, Received, Tally, Wanted
 from runyard.client.http import Server
@@ -14,6 +14,7 @@ from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
 from runyard.files.listing import list_source
 from runyard.protocol.datasets import Source
+from runyard.protocol.datastores import Listing, left_out_sentence
 from runyard.protocol.lineage import SeenFile, SeenFiles
 from runyard.protocol.mounted import MountedFile
 from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, shown_url, url_path
@@ -23,6 +24,7 @@ from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.mount import PATIENCE_S, mount, why_not
+from runyard.runner.warn import warn
 
 #: How often a preparation says how far it is, seconds.
 SAY_S = 2.0
@@ -137,8 +139,9 @@ class _Binding:
             return [DataFile(source, source.url, check_path(url_path(source.url)))]
         if source.file is None and not self._is_here(source):
             names = {**self._names, "name": source.datastore}
-            listed = self._server.call("list_datastore_files", query={"path": source.path}, **names)
-            return listed_files(source, listed, self._layout)
+            listed: Listing = self._server.call("list_datastore_files", query={"path": source.path}, **names)
+            self._tell_left_out(source, listed.left_out_count, listed.left_out)
+            return listed_files(source, listed.files, self._layout)
         return [DataFile(source, self._real(path), relative) for path, relative in self._local_files(source)]
 
     def _real(self, path: str) -> str:
@@ -215,9 +218,16 @@ class _Binding:
         if source.file is not None:
             return list_source(source.file, self._layout.local_base)
         root = self._folder.datastore_root(source)
-        paths = [one.path for one in FolderDatastore(root, is_own=source.root is None).list(source.path)]
+        notices: Dict[str, None] = {}
+        paths = [one.path for one in FolderDatastore(root, is_own=source.root is None).list(source.path, notices)]
+        self._tell_left_out(source, len(notices), notices)
         base = self._layout.datastore_base(source.path, paths)
         return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
+
+    def _tell_left_out(self, source: Source, count: int, reasons: Iterable[str]) -> None:
+        sentence = left_out_sentence(source.datastore or "", count, reasons)
+        if sentence:
+            warn(self._folder, self._server, f"Input {self._asked.name!r}: {sentence}")
 
     def _place(self, one: DataFile) -> str:
         """Where a file goes: never where the source folder has one already."""

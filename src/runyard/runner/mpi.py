@@ -29,6 +29,8 @@ from runyard.runner.team import Command, failed
 _RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
 #: What it runs in place of ssh; found by its name, since it may not be given a path with a blank.
 _AGENT, _AGENT_TEXT = "runyard-launch", '#!/bin/sh\nexec "$RUNYARD_PYTHON" -I -S "$RUNYARD_AGENT" "$@"\n'
+#: Where the ranks of a node put the memory that they share, in Open MPI 4 and 5.
+_SHARED_MEMORY = ("OMPI_MCA_btl_vader_backing_directory", "OMPI_MCA_btl_sm_backing_directory")
 #: The daemons of Open MPI 4 and 5.
 _DAEMONS = ("orted", "prted")
 #: How mpirun says which rank failed first.
@@ -237,7 +239,8 @@ def mpirun_arguments(folder: AttemptFolder, places: Sequence[Place], major: int)
         words += ["--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", _AGENT]
         words += ["--prtemca", "plm_ssh_no_tree_spawn", "1"]
         if is_one_host:
-            words += ["--prtemca", "prte_if_include", "lo", "--mca", "btl_tcp_if_include", "lo"]
+            # Its daemons find each other by themselves, and would not have this host's own interface named to them.
+            words += ["--mca", "btl_tcp_if_include", "lo"]
     return words
 
 
@@ -271,6 +274,10 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
     (binaries / _AGENT).write_text(_AGENT_TEXT)
     (binaries / _AGENT).chmod(0o700)
     variables = make({})[1]
+    if len({one.address for one in places}) < len(places):
+        # Ranks of one number on two nodes of one host would take the same file below /dev/shm for their memory.
+        for name in _SHARED_MEMORY:
+            variables.setdefault(name, str(folder.path / "tmp"))
     return {
         **variables,
         "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),

@@ -4,13 +4,14 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import send_blobs
 from runyard.errors import UserErrorException
 from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
+from runyard.files.inside import join_inside
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
@@ -41,8 +42,28 @@ class Outputs:
         #: Of the first node, whose files have their own names; those of another one may be taken.
         self._is_first = folder.node == 0
         self._seen: Dict[str, Tuple[int, int]] = {}
+        #: Digests of what an earlier attempt had written, by name.
+        self._restored: Dict[str, str] = {}
         #: What was left out, and why; each once.
         self.notices: Dict[str, None] = {}
+
+    def restore(self) -> int:
+        """Put what an earlier attempt has left in ./outputs there again; returns how many files.
+
+        Another node has all that the record has too, and records of it what it changes.
+        """
+        plan = self._folder.plan
+        names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
+        found = self._server.call("list_artifacts", None, {"prefix": "outputs/"}, **names)
+        for one in found:
+            target = join_inside(self._folder.work, check_path(one.path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if self._store is not None and self._store.has([one.digest]):
+                self._store.copy_to(one.digest, target, False)
+            else:
+                _write(target, self._server.stream("read_artifact", path=one.path, **names))
+            self._restored[one.path] = one.digest
+        return len(found)
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
@@ -122,6 +143,7 @@ class Outputs:
                 [
                     one if taken.get(one.path, one.digest) == one.digest else replace(one, path=self._beside(one.path))
                     for one in found
+                    if self._restored.get(one.path) != one.digest
                 ]
             )
 
@@ -168,3 +190,9 @@ class Outputs:
             plan = self._folder.plan
             body = ArtifactList(tuple(artifacts))
             self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
+
+
+def _write(target: Path, pieces: Iterable[bytes]) -> None:
+    with open(str(target), "wb") as file:
+        for piece in pieces:
+            file.write(piece)

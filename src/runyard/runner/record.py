@@ -53,6 +53,12 @@ class Record:
         self._unsent: Set[str] = set()
         self._told: Set[str] = set()
 
+    def restore(self) -> None:
+        """Bring back what an earlier attempt of the run has stored of ./outputs."""
+        if self._folder.plan.attempt > 1:
+            count = self._outputs.restore()
+            self._folder.note(f"Attempt {self._folder.plan.attempt}: {count} files of ./outputs are back.")
+
     def ship(self) -> None:
         """Send what is new in logs and metrics."""
         for name, path in self._outputs.own_logs():

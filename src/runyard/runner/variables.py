@@ -129,6 +129,8 @@ def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
         "AZUREML_LOGDIRECTORY_PATH": str(folder.work / "logs"),
         "AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(one.name for one in plan.inputs if one.dataset_id is not None),
         "AZUREML_DATASET_FILE_OUTPUTS": ",".join(one.name for one in plan.outputs if not one.is_reference),
+        "AZUREML_RUN_ATTEMPT": str(plan.attempt),
+        "AZUREML_EVICTION_NOTICE": str(folder.eviction),
         "AZ_BATCHAI_TASK_TYPE": "worker",
         "AZ_BATCHAI_TASK_INDEX": "0",
         "AZ_BATCHAI_JOB_TEMP": str(folder.path / "tmp"),

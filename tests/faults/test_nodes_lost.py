@@ -1,0 +1,99 @@
+"""Runs on several nodes whose processes, runners and server are killed: each end is told, each node free after."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.protocol.compute import ClusterSpec
+from runyard.protocol.distributed import Distribution, DistributionKind
+from runyard.protocol.runs import RunStatus
+from tests.faults.house import WORKSPACE, House, kill, wait_until
+
+pytestmark = pytest.mark.e2e
+
+PAIR = Distribution(DistributionKind.PYTORCH, process_count=2)
+WAITS = """
+rank = os.environ["RANK"]
+tell("up " + rank + " " + os.environ["AZ_BATCHAI_TASK_INDEX"], os.getpid())
+os.makedirs("outputs", exist_ok=True)
+open("outputs/by-" + rank, "w").write(rank)
+await_file("go on")
+print("done", rank)
+"""
+
+
+def _submit(house: House, code: str = WAITS, priority: str = "dedicated", **spec: Any) -> str:
+    house.server.call("create_cluster", ClusterSpec("pair", vm_priority=priority, max_nodes=2), workspace=WORKSPACE)
+    return house.submit(code, target="pair", node_count=2, distribution=PAIR, **spec)
+
+
+def _are_free(house: House) -> bool:
+    found = house.server.call("get_cluster", workspace=WORKSPACE, name="pair")
+    return all(node.run_id is None for node in found.nodes)
+
+
+def _assert_nothing_is_left(house: House) -> None:
+    wait_until(lambda: not house.runner_pids() and not house.script_pids(), "nothing of the run is left")
+    wait_until(lambda: _are_free(house), "its nodes are free")
+
+
+@pytest.mark.parametrize("moment", ["running", "ending"])
+def test_server_that_dies_is_waited_for_by_every_node(house: House, moment: str) -> None:
+    run_id = _submit(house)
+    house.hear("up 0 0"), house.hear("up 1 1")
+    house.wait(run_id, RunStatus.RUNNING)
+    house.kill_server()
+    house.tell("go on")
+    if moment == "ending":
+        wait_until(lambda: not house.script_pids(), "the script ends without a server")
+    house.start()
+    run = house.wait(run_id)
+    assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 1)
+    found = {one.path for one in house.server.call("list_artifacts", workspace=WORKSPACE, run_id=run_id)}
+    assert {"outputs/by-0", "outputs/by-1", "user_logs/std_log_process_1.txt"} <= found
+    _assert_nothing_is_left(house)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_process_is_named_and_ends_the_others(house: House, rank: int) -> None:
+    run_id = _submit(house)
+    pids = [int(house.hear(f"up {one} {one}")) for one in range(2)]
+    kill(pids[rank])
+    run = house.wait(run_id)
+    assert run.error is not None
+    assert run.error.message.startswith(f"process {rank} on node {rank}: 'train.py' was killed by SIGKILL")
+    _assert_nothing_is_left(house)
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_lost_node_starts_the_run_again_on_all(house: House, node: int) -> None:
+    """On a cluster of low priority; what was stored is back before the next attempt."""
+    code = WAITS.replace('await_file("go on")', 'await_file("go on") if first else None').replace(
+        'os.makedirs("outputs", exist_ok=True)', 'first = not os.path.exists("outputs/by-0")'
+    )
+    run_id = _submit(house, code, priority="lowpriority")
+    house.hear("up 0 0"), house.hear("up 1 1")
+    wait_until(lambda: len(list(Path(house.home).glob(f"runs/{run_id}/*/work/outputs/by-*"))) == 2, "both have written")
+    folder = house.home / "runs" / run_id / ("1" if node == 0 else "1-1")
+    kill(int(json.loads((folder / "runner.json").read_text())["pid"]))
+    run = house.wait(run_id)
+    assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 2)
+    _assert_nothing_is_left(house)
+
+
+def test_killed_mpirun_is_the_runs_error(house: House) -> None:
+    house.server.call("create_cluster", ClusterSpec("pair", max_nodes=2), workspace=WORKSPACE)
+    asked = Distribution(DistributionKind.MPI)
+    run_id = house.submit(
+        WAITS.replace('"RANK"', '"OMPI_COMM_WORLD_RANK"'), target="pair", node_count=2, distribution=asked
+    )
+    pids = [int(house.hear(f"up {one} {one}")) for one in range(2)]
+    kill(pids[1])
+    run = house.wait(run_id)
+    assert run.error is not None
+    assert "process 1 on node 1" in run.error.message
+    _assert_nothing_is_left(house)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
