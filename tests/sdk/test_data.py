@@ -116,3 +116,37 @@ for name in ("e:1", "fine", "/".join(["d" * 200] * 6) + "/too far down"):
     stored = workspace.get_default_datastore()._list(f"dataset/{run.id}/odd")
     assert [one.path.rpartition("/")[2] for one in stored] == ["e%3A1", "fine"]
     assert "Output 'odd': a file was left out: A path has at most 1024 characters, not 1218." in log_of(run, tmp_path)
+
+
+def test_what_a_mounted_output_leaves_out_is_said_by_its_run_and_by_those_that_read_it(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+import os, sys
+open(os.path.join(sys.argv[1], "fine"), "w").close()
+open(os.path.join(os.fsencode(sys.argv[1]), b"no\\xfftext"), "w").close()
+os.symlink("/etc/passwd", os.path.join(sys.argv[1], "away"))
+os.symlink("/etc", os.path.join(sys.argv[1], "folder"))
+os.mkfifo(os.path.join(sys.argv[1], "pipe"))
+"""
+    output = OutputFileDatasetConfig("odd").register_on_complete("left-out")
+    run = submit(workspace, tmp_path, script, [output])
+    made = log_of(run, tmp_path)
+    dataset = Dataset.get_by_name(workspace, "left-out")
+    reader = submit(workspace, tmp_path, "", [dataset.as_named_input("odd").as_mount()])
+    read = log_of(reader, tmp_path)
+    capsys.readouterr()
+    assert dataset.to_path() == ["/fine"]
+    outside = capsys.readouterr().err
+    for told in (made, read, outside, _warnings(run), _warnings(reader)):
+        assert "4 files of datastore 'workspaceblobstore' are left out: " in told
+        assert "away' is a link that leads nowhere, or out of the datastore." in told
+        assert "folder' is a link to a folder, which is not followed." in told
+        assert "pipe' is no regular file." in told
+        assert "no\\udcfftext' is no valid Unicode text." in told
+    assert "Output 'odd': 4 files" in made
+    assert "Input 'odd': 4 files" in read
+
+
+def _warnings(run: Run) -> str:
+    return "\n".join(one["message"] for one in run.get_details().get("warnings", []))

@@ -2,14 +2,13 @@
 
 import errno
 import glob
-import logging
 import os
 import re
 import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, List, Optional, Tuple
+from typing import BinaryIO, Dict, List, Optional, Tuple
 
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
@@ -21,7 +20,6 @@ from runyard.protocol.trees import check_path
 #: Most files in one listing.
 LISTING_MAX = 200_000
 
-_log = logging.getLogger(__name__)
 #: A byte of a file's name that is no text (PEP 383).
 _NO_TEXT = re.compile("[\udc80-\udcff]")
 
@@ -38,24 +36,26 @@ class FolderDatastore:
         # As it is without links, since paths are told below it.
         self._root = Path(os.path.realpath(str(root)))
 
-    def list(self, path: str) -> List[DatastoreFile]:
+    def list(self, path: str, notices: Optional[Dict[str, None]] = None) -> List[DatastoreFile]:
         """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders).
 
         Nothing there: empty. UserErrorException for a path that cannot be or leaves the folder, and where there are
-        more than ``LISTING_MAX``.
+        more than ``LISTING_MAX``. ``notices`` gets a sentence for each thing that is left out.
         """
+        notices = {} if notices is None else notices
         clean = path.replace("\\", "/").strip("/")
         if clean in ("", "."):
-            return self._below(self._root)
+            return self._below(self._root, notices)
         check_path(clean)
         # A file or folder of that very name comes first, whatever brackets it has.
         target = join_inside(self._root, clean)
         if GLOB.search(clean) and not target.exists():
             found = glob.glob(os.path.join(glob.escape(str(self._root)), clean), recursive=True)
-            return self._describe(sorted(one for one in found if os.path.isfile(one) and self._is_inside(one)))
+            inside = sorted(one for one in found if os.path.isfile(one) and self._is_inside(one))
+            return self._describe(inside, notices)
         if target.is_dir():
-            return self._below(target)
-        return self._describe([str(target)]) if target.is_file() else []
+            return self._below(target, notices)
+        return self._describe([str(target)], notices) if target.is_file() else []
 
     def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
         """The file to read; NotFoundError where there is none, UserErrorException for a path as in ``list``."""
@@ -85,7 +85,7 @@ class FolderDatastore:
             if error.errno in (errno.EEXIST, errno.ENOTDIR):
                 raise UserErrorException(f"A part of {path!r} is a file and not a folder.") from None
             raise
-        return self._describe([str(target)])[0]
+        return self._describe([str(target)], {})[0]
 
     def _replace(self, target: Path, source: BinaryIO) -> None:
         handle, name = tempfile.mkstemp(dir=str(target.parent), prefix=".upload-")
@@ -100,26 +100,32 @@ class FolderDatastore:
             os.unlink(name)
             raise
 
-    def _below(self, folder: Path) -> List[DatastoreFile]:
+    def _below(self, folder: Path, notices: Dict[str, None]) -> List[DatastoreFile]:
         found: List[str] = []
         for parent, folders, names in os.walk(str(folder)):
             folders.sort()
+            for name in folders:
+                if os.path.islink(os.path.join(parent, name)):
+                    shown = os.path.relpath(os.path.join(parent, name), str(self._root))
+                    notices[f"{shown!r} is a link to a folder, which is not followed."] = None
             found.extend(os.path.join(parent, name) for name in sorted(names) if not name.startswith(".upload-"))
             if len(found) > LISTING_MAX:
                 raise UserErrorException(f"More than {LISTING_MAX} files; name a folder or a glob.")
-        return self._describe(found)
+        return self._describe(found, notices)
 
-    def _describe(self, paths: List[str]) -> List[DatastoreFile]:
+    def _describe(self, paths: List[str], notices: Dict[str, None]) -> List[DatastoreFile]:
         """Those that can be read: a job may have left links that lead nowhere, or out of here."""
         described = []
         for path in paths:
-            found = self._stat(path)
-            if found is not None and stat.S_ISREG(found.st_mode):
-                shown = os.path.relpath(path, str(self._root))
-                if _NO_TEXT.search(shown):
-                    # No answer can hold it, and the others are wanted.
-                    _log.warning("a file is left out, whose name is no valid Unicode text: %r", shown)
-                    continue
+            found, shown = self._stat(path), os.path.relpath(path, str(self._root))
+            if found is None:
+                notices[f"{shown!r} is a link that leads nowhere, or out of the datastore."] = None
+            elif not stat.S_ISREG(found.st_mode):
+                notices[f"{shown!r} is no regular file."] = None
+            elif _NO_TEXT.search(shown):
+                # No answer can hold it, and the others are wanted.
+                notices[f"The name {shown!r} is no valid Unicode text."] = None
+            else:
                 described.append(_described(shown, found))
         return described
 

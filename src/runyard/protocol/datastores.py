@@ -1,7 +1,7 @@
 """A datastore, and the files in it."""
 
 from dataclasses import field
-from typing import Dict
+from typing import Dict, Iterable, Tuple
 
 from runyard.protocol.record import record
 
@@ -83,3 +83,26 @@ class DatastoreFile:
     modified_at: int
     #: Another one where the content is another; '' where that is not known.
     tag: str = ""
+
+
+@record
+class Listing:
+    """The files at a path of a datastore, and which of those that are there it leaves out."""
+
+    files: Tuple[DatastoreFile, ...]
+    left_out_count: int = 0
+    #: Why, a sentence each, for the first LEFT_OUT_SHOWN of them.
+    left_out: Tuple[str, ...] = ()
+
+
+#: How many of the files that are left out are named.
+LEFT_OUT_SHOWN = 10
+
+
+def left_out_sentence(datastore: str, count: int, reasons: Iterable[str]) -> str:
+    """One sentence on what is left out of a datastore's files; '' for nothing."""
+    shown = list(reasons)[:LEFT_OUT_SHOWN]
+    if not shown:
+        return ""
+    more = f" ... ({count - len(shown)} more)" if count > len(shown) else ""
+    return f"{count} files of datastore {datastore!r} are left out: {' '.join(shown)}{more}"

@@ -147,6 +147,7 @@ TABLE: Tuple[Route, ...] = (
         lineage.SeenFiles,
         lineage.Sentences,
     ),
+    Route("add_warnings", "POST", _R + "/warnings", _REPORT, lineage.Sentences),
     Route("list_run_datasets", "GET", _R + "/datasets", _RUN_READ, None, lineage.DatasetUse, many=True),
     Route(
         "write_output_file",
@@ -178,8 +179,7 @@ TABLE: Tuple[Route, ...] = (
         _W + "/datastores/{name}/files",
         _ASSETS,
         None,
-        datastores.DatastoreFile,
-        many=True,
+        datastores.Listing,
         query=("path",),
     ),
     Route(
@@ -253,6 +253,15 @@ TABLE: Tuple[Route, ...] = (
     Route("get_cluster", "GET", _W + "/clusters/{name}", _READ, None, compute.Cluster),
     Route("change_cluster", "PATCH", _W + "/clusters/{name}", _WRITE, compute.ClusterChange, compute.Cluster),
     Route("delete_cluster", "DELETE", _W + "/clusters/{name}", _WRITE),
+    Route(
+        "remove_node",
+        "DELETE",
+        _W + "/clusters/{name}/nodes/{node}",
+        _WRITE,
+        None,
+        compute.Cluster,
+        query=("evict",),
+    ),
     # models
     Route("register_model", "POST", _W + "/models", _OWN, models.ModelSpec, models.Model),
     Route(
@@ -284,6 +293,7 @@ REPEATABLE: FrozenSet[str] = frozenset(
         "add_metrics",
         "add_artifacts",
         "note_dataset_files",
+        "add_warnings",
         "find_missing_blobs",
         "put_blobs",
         "begin_upload",

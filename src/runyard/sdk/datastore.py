@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from typing import Any, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
@@ -151,10 +152,7 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
         return DataReference(self, mode=OutputMode.UPLOAD, path_on_compute=path_on_compute)
 
     def _list(self, path: str) -> List[datastores.DatastoreFile]:
-        found: List[datastores.DatastoreFile] = self._workspace._call(
-            "list_datastore_files", query={"path": path}, name=self._name
-        )
-        return found
+        return list_files(self._workspace, self._name, path)
 
     def _send(self, path: str, name: str, overwrite: bool, progress: Progress) -> bool:
         """Send one file; False if it was there and stays."""
@@ -354,6 +352,15 @@ def datastore_of(workspace: Workspace, record: datastores.Datastore) -> Abstract
     """A datastore from its record."""
     kind = AzureFileDatastore if record.is_file_share else AzureBlobDatastore
     return kind(workspace, record.name, _record=record)
+
+
+def list_files(workspace: Workspace, name: str, path: str) -> List[datastores.DatastoreFile]:
+    """The files at a path of that datastore; what is left out is said on standard error."""
+    listed: datastores.Listing = workspace._call("list_datastore_files", query={"path": path}, name=name)
+    sentence = datastores.left_out_sentence(name, listed.left_out_count, listed.left_out)
+    if sentence:
+        print("Warning: " + sentence, file=sys.stderr)
+    return list(listed.files)
 
 
 def _found(workspace: Workspace, name: str) -> AbstractAzureStorageDatastore:

@@ -14,7 +14,7 @@ from runyard.protocol.selection import Step, select
 from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
-from runyard.sdk.datastore import AbstractAzureStorageDatastore
+from runyard.sdk.datastore import AbstractAzureStorageDatastore, list_files
 from runyard.sdk.workspace import check_belongs
 
 if TYPE_CHECKING:
@@ -128,5 +128,4 @@ def files_of(source: Source, workspace: Any, layout: Layout) -> List[DataFile]:
         return [DataFile(source, source.url, url_path(source.url))]
     if source.file is not None:
         return [DataFile(source, path, relative) for path, relative in list_source(source.file, layout.local_base)]
-    listed = workspace._call("list_datastore_files", query={"path": source.path}, name=source.datastore)
-    return listed_files(source, listed, layout)
+    return listed_files(source, list_files(workspace, source.datastore or "", source.path), layout)

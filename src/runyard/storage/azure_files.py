@@ -123,8 +123,8 @@ class AzureFilesDatastore(RemoteDatastore):
             return False
         return True
 
-    def _find_exactly(self, path: str) -> List[DatastoreFile]:
-        return [] if any(_NOT_IN_NAMES.search(part) for part in path.split("/")) else self._below(path)
+    def _find_exactly(self, path: str, notices: Dict[str, None]) -> List[DatastoreFile]:
+        return [] if any(_NOT_IN_NAMES.search(part) for part in path.split("/")) else self._below(path, notices)
 
     def _find_file(self, place: str) -> Optional[DatastoreFile]:
         if any(_NOT_IN_NAMES.search(part) for part in place.split("/")):
@@ -138,7 +138,7 @@ class AzureFilesDatastore(RemoteDatastore):
                 return None
         return _file(self._below_root(place), found)
 
-    def _below(self, path: str) -> List[DatastoreFile]:
+    def _below(self, path: str, notices: Dict[str, None]) -> List[DatastoreFile]:
         if path:
             exact = self._find_file(self._place(path))
             if exact is not None:
@@ -156,7 +156,7 @@ class AzureFilesDatastore(RemoteDatastore):
                         waiting.append(name)
                     elif not one.name.startswith(ASIDE):
                         found.append(_file(name, one))
-        return self._readable(sorted(found, key=lambda one: one.path))
+        return self._readable(sorted(found, key=lambda one: one.path), notices)
 
     def _entries(self, path: str) -> Iterator[Any]:
         """What a folder holds; a folder that is not there, or not any more, holds nothing."""

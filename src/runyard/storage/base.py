@@ -1,6 +1,6 @@
 """The two seams of storage: where the contents of snapshots, outputs, logs and models lie, and where data lie."""
 
-from typing import BinaryIO, Iterable, List, Optional, Protocol, Set, Tuple
+from typing import BinaryIO, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
 from runyard.protocol.blobs import SignedPart, Upload, UploadSpec
 from runyard.protocol.datastores import DatastoreFile
@@ -70,9 +70,10 @@ class DatastoreFiles(Protocol):
     us in; ServiceException while one does not answer. No message holds a credential.
     """
 
-    def list(self, path: str) -> List[DatastoreFile]:
+    def list(self, path: str, notices: Optional[Dict[str, None]] = None) -> List[DatastoreFile]:
         """Files at ``path``, by path: one file, all below a folder, or those that match a glob; none there: empty.
 
+        ``notices`` gets a sentence for each that is there and left out, since no path of ours can name it.
         UserErrorException where there are more than ``LISTING_MAX``, or where this kind cannot list them.
         """
 

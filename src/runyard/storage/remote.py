@@ -4,7 +4,7 @@ import datetime
 import logging
 import re
 from dataclasses import replace
-from typing import Any, BinaryIO, Dict, List, Tuple
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 from urllib.parse import quote, unquote
 
 from runyard.errors import ConflictError, NotFoundError, RunyardError, ServiceException, UserErrorException
@@ -22,8 +22,6 @@ SECRET_LEAST = 6
 NOTHING = ".runyard-looks"
 #: Loggers that tell of every request; a server's log has room for what goes wrong.
 CHATTY = ("azure", "aiobotocore", "botocore", "s3fs", "adlfs", "gcsfs", "fsspec")
-
-_log = logging.getLogger("runyard.storage")
 
 
 class RemoteDatastore:
@@ -54,21 +52,22 @@ class RemoteDatastore:
             if not self._system.exists(bucket):
                 self._system.mkdir(bucket)
 
-    def list(self, path: str) -> List[DatastoreFile]:
+    def list(self, path: str, notices: Optional[Dict[str, None]] = None) -> List[DatastoreFile]:
         """Files at ``path``: one file, all below a folder, or those that match a glob (``**`` spans folders)."""
+        notices = {} if notices is None else notices
         clean = path.replace("\\", "/").strip("/")
         if clean in ("", "."):
-            return self._below("")
+            return self._below("", notices)
         check_path(clean)
         if not GLOB.search(clean):
-            return self._below(clean)
+            return self._below(clean, notices)
         from fsspec.utils import glob_translate
 
-        exact = self._find_exactly(clean)
+        exact = self._find_exactly(clean, notices)
         if exact:
             return exact
         pattern = re.compile(glob_translate(clean))
-        return [one for one in self._below(fixed_part(clean)) if pattern.match(one.path)]
+        return [one for one in self._below(fixed_part(clean), notices) if pattern.match(one.path)]
 
     def open(self, path: str) -> Tuple[BinaryIO, DatastoreFile]:
         """The file to read; NotFoundError where there is none, or a folder."""
@@ -94,7 +93,7 @@ class RemoteDatastore:
             self._system.put_file(source.name, place)
             return self._describe({**self._system.info(place), "name": place})
 
-    def _find_exactly(self, path: str) -> List[DatastoreFile]:
+    def _find_exactly(self, path: str, notices: Dict[str, None]) -> List[DatastoreFile]:
         """The file whose name, with its brackets, is that very path, or all below the folder."""
         place = self._place(path)
         with self._telling():
@@ -103,9 +102,11 @@ class RemoteDatastore:
             except (FileNotFoundError, ValueError):
                 # adlfs takes a name with brackets for an address, and has none of that name.
                 return []
-        return [self._describe({**facts, "name": place})] if facts.get("type") == "file" else self._below(path)
+        if facts.get("type") != "file":
+            return self._below(path, notices)
+        return [self._describe({**facts, "name": place})]
 
-    def _below(self, path: str) -> List[DatastoreFile]:
+    def _below(self, path: str, notices: Dict[str, None]) -> List[DatastoreFile]:
         place = self._place(path)
         with self._telling():
             found = self._system.find(place, detail=True)
@@ -120,9 +121,9 @@ class RemoteDatastore:
             for name, facts in sorted(found.items())
             if facts.get("type") == "file" and (name == place or name.startswith(is_below))
         ]
-        return self._readable([self._describe(one) for one in kept])
+        return self._readable([self._describe(one) for one in kept], notices)
 
-    def _readable(self, files: List[DatastoreFile]) -> List[DatastoreFile]:
+    def _readable(self, files: List[DatastoreFile], notices: Dict[str, None]) -> List[DatastoreFile]:
         """Without what stands for a folder, and without keys that no file system has a name for."""
         kept = []
         for one, following in zip(files, [*files[1:], None], strict=False):
@@ -132,7 +133,7 @@ class RemoteDatastore:
             try:
                 kept.append(replace(one, path=check_path(one.path)))
             except UserErrorException as error:
-                _log.warning("datastore %s: a key is left out: %s", self._store.name, error)
+                notices[str(error)] = None
         return kept
 
     def _place(self, path: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from typing import BinaryIO, List, NoReturn, Tuple
+from typing import BinaryIO, Dict, List, NoReturn, Optional, Tuple
 from urllib.parse import quote
 
 from runyard.errors import NotFoundError, UserErrorException
@@ -24,7 +24,7 @@ class WebDatastore:
         """Does the site answer, whatever it says of the folder itself?"""
         ask_head(self._base + "/", self._allow_private)
 
-    def list(self, path: str) -> List[DatastoreFile]:
+    def list(self, path: str, notices: Optional[Dict[str, None]] = None) -> List[DatastoreFile]:
         """The one file of that path; UserErrorException for a pattern or a folder, which no web site tells about."""
         clean = path.strip("/")
         if clean in ("", ".") or GLOB.search(clean):

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection
 
 from runyard.db import datasets, datastores, lineage, runs
+from runyard.db.runs import WARNINGS_MAX
 from runyard.errors import UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
@@ -18,6 +19,8 @@ from runyard.server.call import Call
 #: Most sources of a dataset, and the longest of them, in characters.
 SOURCES_MAX, SOURCE_CHARS_MAX = 10_000, 4_096
 STEPS_MAX = 100
+#: Most characters of a warning that a runner gives.
+WARNING_CHARS_MAX = 4_000
 
 
 def save_dataset(call: Call) -> Dataset:
@@ -74,6 +77,20 @@ def note_dataset_files(call: Call) -> Sentences:
         return Sentences(tuple(changed))
 
     return call.parts.database.write(note)
+
+
+def add_warnings(call: Call) -> None:
+    """What a run's own runner says of its data."""
+    body: Sentences = call.body
+    if len(body.sentences) > WARNINGS_MAX:
+        raise UserErrorException(f"A run has at most {WARNINGS_MAX} warnings, not {len(body.sentences)}.")
+    cut = [sentence[:WARNING_CHARS_MAX] for sentence in body.sentences]
+
+    def add(connection: Connection) -> None:
+        run = runs.get_row(connection, call.workspace, call.path["run_id"])
+        runs.add_warnings(connection, run.id, cut)
+
+    call.parts.database.write(add)
 
 
 def change_dataset(call: Call) -> Dataset:

@@ -3,14 +3,21 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Callable, List, Tuple, TypeVar
+from typing import BinaryIO, Callable, Dict, List, Tuple, TypeVar
 
 from sqlalchemy import Connection
 
 from runyard.db import datastores
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.files.datastores import FolderDatastore
-from runyard.protocol.datastores import Datastore, DatastoreFile, DatastoreKind, DatastoreSpec
+from runyard.protocol.datastores import (
+    LEFT_OUT_SHOWN,
+    Datastore,
+    DatastoreFile,
+    DatastoreKind,
+    DatastoreSpec,
+    Listing,
+)
 from runyard.server import names
 from runyard.server.call import Call, Content, Upload
 from runyard.server.storage_work import in_storage_thread, pieces_of
@@ -86,11 +93,11 @@ def set_default_datastore(call: Call) -> Datastore:
     )
 
 
-async def list_datastore_files(call: Call) -> List[DatastoreFile]:
+async def list_datastore_files(call: Call) -> Listing:
     """Files at a path, below a folder, or that match a glob."""
     path = call.query.get("path", "")
     found = await in_thread(find_store, call, call.path["name"])
-    return await with_files(call, *found, lambda files: files.list(path))
+    return await with_files(call, *found, lambda files: _list(files, path))
 
 
 async def read_datastore_file(call: Call) -> Content:
@@ -135,6 +142,12 @@ async def with_files(call: Call, store: Datastore, secret: str, do: Callable[[Da
 def _remote(vault: Vault, store: Datastore, secret: str, allow_private: bool) -> RemoteFiles:
     """Its connections are kept: to make them anew costs more than to read a small file."""
     return open_datastore(store, vault.unlock(secret), allow_private)
+
+
+def _list(files: DatastoreFiles, path: str) -> Listing:
+    notices: Dict[str, None] = {}
+    listed = files.list(path, notices)
+    return Listing(tuple(listed), len(notices), tuple(notices)[:LEFT_OUT_SHOWN])
 
 
 def _open(files: DatastoreFiles, path: str, offset: int, tag: str) -> Tuple[BinaryIO, int]:
