@@ -96,6 +96,12 @@ def test_run_that_is_larger_than_its_cluster_holds_nobody_up() -> None:
     assert "update(max_nodes=...)" in found.reasons["a"]
 
 
+def test_node_that_is_to_leave_takes_no_run_and_goes_when_it_is_idle() -> None:
+    leaving, busy = replace(_node(0), is_leaving=True), replace(_node(1, "x"), is_leaving=True)
+    found = _decide(_wait("a"), [leaving, busy])
+    assert (found.removed, found.assigned) == (("ws/cpu/node-0",), (("a", ("ws/cpu/node-2",)),))
+
+
 def test_local_runs_share_the_places_of_this_machine() -> None:
     found = _decide(_wait("a", "b", target=LOCAL), running=1)
     assert found.assigned == (("a", ()),)

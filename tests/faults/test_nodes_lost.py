@@ -97,3 +97,36 @@ def test_killed_mpirun_is_the_runs_error(house: House) -> None:
     assert "process 1 on node 1" in run.error.message
     _assert_nothing_is_left(house)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_evicted_node_starts_its_run_again_elsewhere(house: House) -> None:
+    """The script hears TERM, finds the notice, and its last checkpoint is there in the next attempt."""
+    house.server.call(
+        "create_cluster", ClusterSpec("pair", vm_priority="lowpriority", max_nodes=2), workspace=WORKSPACE
+    )
+    run_id = house.submit(
+        """
+os.makedirs("outputs", exist_ok=True)
+def end(*_):
+    open("outputs/checkpoint", "w").write(open(os.environ["AZUREML_EVICTION_NOTICE"]).read())
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+if os.environ["AZUREML_RUN_ATTEMPT"] == "2":
+    tell("found", open("outputs/checkpoint").read())
+    sys.exit(0)
+tell("up", os.getpid())
+time.sleep(1000)
+""",
+        target="pair",
+    )
+    house.hear("up")
+    (node,) = [one.id for one in house.server.call("get_cluster", workspace=WORKSPACE, name="pair").nodes]
+    names = {"workspace": WORKSPACE, "name": "pair", "node": node.rpartition("/")[2]}
+    house.server.call("remove_node", None, {"evict": 1}, **names)
+    run = house.wait(run_id)
+    assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2), run.error
+    assert "ends_at" in house.hear("found")
+    assert run.node != node
+    _assert_nothing_is_left(house)
+    left = [one.id for one in house.server.call("get_cluster", workspace=WORKSPACE, name="pair").nodes]
+    assert node not in left, "it is gone"

@@ -50,6 +50,20 @@ def create_cluster(
     show(found._record, as_json, ("Cluster", "Size"), [(found.name, found.vm_size)])
 
 
+@commands.command("evict")
+def evict_node(name: str, node: str, workspace: WorkspaceName = None) -> None:
+    """Take a node away now, as a cloud does with one of low priority: its run ends, and starts again if it may."""
+    find_workspace(workspace)._call("remove_node", None, {"evict": 1}, name=name, node=node)
+    print(f"{node} of {name} is taken away.")
+
+
+@commands.command("drain")
+def drain_node(name: str, node: str, workspace: WorkspaceName = None) -> None:
+    """Give a node no further run; it leaves when its present one has ended."""
+    find_workspace(workspace)._call("remove_node", name=name, node=node)
+    print(f"{node} of {name} leaves when its run has ended.")
+
+
 @commands.command("delete")
 def delete_cluster(name: str, workspace: WorkspaceName = None) -> None:
     """Delete a cluster that no run uses."""

@@ -19,7 +19,7 @@ from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
 from runyard.files.tails import tail_of
-from runyard.protocol.compute import ClusterSpec
+from runyard.protocol.compute import ClusterSpec, NodeState
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
@@ -118,6 +118,7 @@ class Loop(threading.Thread):
         if is_full or ready or any(map(_is_waiting, rows)):
             self._schedule(rows, ready, clusters, nodes)
         if is_full and rows:
+            self._evict(nodes, rows)
             self._poll()
 
     def _look(self, is_full: bool) -> Tuple[Clusters, Sequence[Row[Any]], Sequence[Row[Any]]]:
@@ -136,6 +137,13 @@ class Loop(threading.Thread):
     def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
         for row in rows:
             if self._write(life.cancel, row.id) and row.key is not None:
+                self._compute.stop(row.key)
+
+    def _evict(self, nodes: Sequence[Row[Any]], rows: Sequence[Row[Any]]) -> None:
+        """Tell the runs on nodes that are taken away to end; what they hear is TERM, and why."""
+        taken = {node.run_id for node in nodes if node.state == NodeState.PREEMPTED}
+        for row in rows:
+            if row.id in taken and row.key is not None:
                 self._compute.stop(row.key)
 
     def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
@@ -207,7 +215,7 @@ class Loop(threading.Thread):
         ]
         decision = decide(
             [Waiting(row.id, row.workspace, row.target, row.node_count, row.reason_at or 0) for row in waiting],
-            [NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since) for node in nodes],
+            [_view(node) for node in nodes],
             views,
             sum(1 for row in rows if row.key is not None and row.target == LOCAL),
             self._local_slots,
@@ -329,6 +337,11 @@ class Loop(threading.Thread):
         result = self._database.write(lambda connection: step(connection, run_id, *arguments, _now_us()))
         self._on_event(run_id)
         return result
+
+
+def _view(node: Row[Any]) -> NodeView:
+    is_leaving = node.state in (NodeState.LEAVING, NodeState.PREEMPTED)
+    return NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since, is_leaving)
 
 
 def _is_waiting(row: Row[Any]) -> bool:

@@ -1,7 +1,7 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
 from itertools import count, islice
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 from runyard.protocol.record import record
 
@@ -34,6 +34,8 @@ class NodeView:
     run_id: Optional[str]
     #: Since when, UTC microseconds.
     since: int
+    #: It takes no further run.
+    is_leaving: bool = False
 
 
 @record
@@ -86,11 +88,14 @@ def decide(
     for cluster in clusters:
         queue = [run for run in waiting if run.target == cluster.name and run.workspace == cluster.workspace]
         here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
+        gone = [node.id for node in here if node.is_leaving and node.run_id is None]
+        removed.extend(gone)
+        here = [node for node in here if node.id not in gone]
         idle = [node.id for node in here if node.run_id is None]
         # A maximum that was lowered holds for what starts from now on.
         starting, why = _start(cluster, queue, cluster.max_nodes - (len(here) - len(idle)), now)
         needed = sum(run.nodes for run in starting)
-        new = _new_nodes(cluster, here, needed)
+        new = _new_nodes(cluster, here, needed, {*gone, *(node.id for node in here)})
         added.extend((node, cluster.workspace, cluster.name) for node in new)
         free = iter(idle + new)
         assigned.extend((run.run_id, tuple(islice(free, run.nodes))) for run in starting)
@@ -133,11 +138,10 @@ def _why(cluster: ClusterView, run: Waiting, before: Optional[Waiting]) -> str:
     return f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
 
 
-def _new_nodes(cluster: ClusterView, here: List[NodeView], needed: int) -> List[str]:
-    """Ids of the nodes that must come: for the minimum, and for runs that find no idle node."""
+def _new_nodes(cluster: ClusterView, here: List[NodeView], needed: int, taken: Set[str]) -> List[str]:
+    """Ids, other than ``taken``, of the nodes that must come: for the minimum, and for runs that find no idle node."""
     busy = sum(1 for node in here if node.run_id is not None)
     wanted = max(cluster.min_nodes, busy + needed)
-    taken = {node.id for node in here}
     names = (f"{cluster.workspace}/{cluster.name}/node-{number}" for number in count())
     return list(islice((name for name in names if name not in taken), max(0, wanted - len(here))))
 

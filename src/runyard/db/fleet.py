@@ -4,12 +4,12 @@ import json
 from functools import lru_cache
 from typing import Any, List, Optional, Sequence, Tuple
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
-from runyard.protocol.compute import Cluster, ClusterSpec, Node
+from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
 from runyard.protocol.environments import Lock
 from runyard.protocol.wire import dumps, loads
 
@@ -20,10 +20,17 @@ _LOCK_BY_DIGEST = select(locks.c.body).where(locks.c.digest == bindparam("lock")
 _ASSIGN = (
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
-    .values(run_id=bindparam("run"), state="running", since=bindparam("at"))
+    .values(run_id=bindparam("run"), state=NodeState.RUNNING, since=bindparam("at"))
 )
 _FREE = (
-    update(nodes).where(nodes.c.run_id == bindparam("of_run")).values(run_id=None, state="idle", since=bindparam("at"))
+    update(nodes)
+    .where(nodes.c.run_id == bindparam("of_run"))
+    .values(
+        run_id=None,
+        # One that is to leave leaves now.
+        state=case((nodes.c.state == NodeState.RUNNING, NodeState.IDLE), else_=nodes.c.state),
+        since=bindparam("at"),
+    )
 )
 
 
@@ -97,7 +104,7 @@ def add_node(connection: Connection, node_id: str, workspace: str, cluster: str,
         insert(nodes).values(
             id=node_id,
             cluster=cluster,
-            state="idle",
+            state=NodeState.IDLE,
             since=now,
             workspace=workspace,
             created_by="control",
@@ -114,6 +121,20 @@ def assign_node(connection: Connection, node_id: str, run_id: str, now: int) -> 
 def free_nodes(connection: Connection, run_id: str, now: int) -> None:
     """The run's nodes are idle from now on."""
     connection.execute(_FREE, {"of_run": run_id, "at": now})
+
+
+def retire_node(connection: Connection, workspace: str, name: str, node: str, evict: bool) -> Cluster:
+    """Let a node leave when its run has ended, or (``evict``) now; ComputeTargetException where there is none."""
+    get_cluster(connection, workspace, name)
+    state = NodeState.PREEMPTED if evict else NodeState.LEAVING
+    known = connection.execute(
+        update(nodes).where(nodes.c.id == f"{workspace}/{name}/{node}").values(state=state)
+    ).rowcount
+    if not known:
+        raise ComputeTargetException(
+            f"Compute target {name!r} has no node {node[:80]!r} now; list them with: runyard compute show {name}"
+        )
+    return get_cluster(connection, workspace, name)
 
 
 def remove_node(connection: Connection, node_id: str) -> None:

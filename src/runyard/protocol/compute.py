@@ -42,12 +42,23 @@ def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
     return replace(spec, **{name: value for name, value in asked.items() if value is not None})
 
 
+class NodeState:
+    """What a node does."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    #: It takes no further run, and goes when its run has ended ...
+    LEAVING = "leaving"
+    #: ... which is told to end now.
+    PREEMPTED = "preempted"
+
+
 @record
 class Node:
     """A node of a cluster: a slot for one run at a time on this host."""
 
     id: str
-    #: idle or running
+    #: A NodeState.
     state: str
     run_id: Optional[str]
     since: int

@@ -67,6 +67,16 @@ def delete_cluster(call: Call) -> None:
     call.parts.database.write(lambda c: fleet.delete_cluster(c, call.workspace, call.path["name"]))
 
 
+def remove_node(call: Call) -> Cluster:
+    """Let a node go when its run has ended; with ``evict``, its run ends now, as on a machine that is taken away."""
+    evict = bool(call.integer("evict", 0, 0, 1))
+    cluster = call.parts.database.write(
+        lambda c: fleet.retire_node(c, call.workspace, call.path["name"], call.path["node"], evict)
+    )
+    call.parts.loop.ring()
+    return cluster
+
+
 def _check(spec: ClusterSpec) -> None:
     if find_vm_size(spec.vm_size) is None:
         raise ComputeTargetException(
