@@ -9,6 +9,7 @@ import pytest
 
 from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
+from runyard.client.home import home_folder
 from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
 from runyard.sdk.run import Run
@@ -146,6 +147,51 @@ os.mkfifo(os.path.join(sys.argv[1], "pipe"))
         assert "no\\udcfftext' is no valid Unicode text." in told
     assert "Output 'odd': 4 files" in made
     assert "Input 'odd': 4 files" in read
+
+
+def test_files_that_are_gone_from_a_registered_dataset_are_named(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text(name)
+    dataset = Dataset.File.from_files(str(folder)).register(workspace, "shrinking")
+    for expected in (
+        "",
+        "1 of the 3 files of dataset 'shrinking' are gone since it was registered on",
+        "The files of dataset 'shrinking' have changed since it was registered on",
+        "",
+    ):
+        run = submit(workspace, tmp_path, "", [dataset.as_named_input("small").as_mount()])
+        log = log_of(run, tmp_path)
+        assert run.status == "Completed"
+        assert expected in log
+        assert (expected in _warnings(run)) if expected else not _warnings(run)
+        if (folder / "b").exists() and not expected:
+            (folder / "b").unlink()
+        elif not (folder / "b").exists():
+            assert ": 'b'." in log
+            (folder / "b").write_text("longer")
+        else:
+            dataset = Dataset.File.from_files(str(folder)).register(workspace, "shrinking")
+
+
+def test_file_that_is_named_and_gone_fails_the_run_with_its_name(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.get_default_datastore()
+    for name in ("here", "gone"):
+        (tmp_path / name).write_text(name)
+        store.upload_files([str(tmp_path / name)], target_path="named", show_progress=False)
+    (tmp_path / "empty").mkdir()
+    local = Dataset.File.from_files([str(tmp_path / name) for name in ("here", "gone", "empty")])
+    stored = Dataset.File.from_files([(store, "named/here"), (store, "named/gone")])
+    stays = submit(workspace, tmp_path, "", [local.as_mount(), stored.as_mount()])
+    stays.wait_for_completion()
+    (tmp_path / "gone").unlink()
+    (home_folder() / "datastores" / "mine" / "workspaceblobstore" / "named" / "gone").unlink()
+    for dataset, name in ((local, str(tmp_path / "gone")), (stored, "workspaceblobstore/named/gone")):
+        run = submit(workspace, tmp_path, "", [dataset.as_named_input("named").as_mount()])
+        run.wait_for_completion(raise_on_error=False)
+        message = run.get_details()["error"]["error"]["message"]
+        assert message == f"Input 'named': nothing is there at {name}."
 
 
 def _warnings(run: Run) -> str:

@@ -33,6 +33,9 @@ STEPS = {
         "CREATE TABLE node_reports (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
         "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, attempt INTEGER NOT NULL, node INTEGER NOT NULL, "
         "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run_id, attempt, node))",
+        "CREATE TABLE dataset_totals (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
+        "created_at BIGINT NOT NULL, dataset_id VARCHAR NOT NULL, file_count BIGINT NOT NULL, size_bytes BIGINT, "
+        "names TEXT NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (dataset_id))",
     ),
 }
 

@@ -32,6 +32,18 @@ CREATE TABLE dataset_files (
 	PRIMARY KEY (dataset_id, url)
 );
 
+CREATE TABLE dataset_totals (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	dataset_id VARCHAR NOT NULL,
+	file_count BIGINT NOT NULL,
+	size_bytes BIGINT,
+	names TEXT NOT NULL,
+	run_id VARCHAR NOT NULL,
+	PRIMARY KEY (dataset_id)
+);
+
 CREATE TABLE dataset_uses (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,

@@ -224,6 +224,17 @@ dataset_files = _table(
     Column("run_id", String, nullable=False),
 )
 
+dataset_totals = _table(
+    "dataset_totals",
+    Column("dataset_id", String, primary_key=True),
+    Column("file_count", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger),
+    #: A JSON list of the files' paths; empty where there were too many.
+    Column("names", Text, nullable=False),
+    #: The run that saw it first; empty: whoever registered it.
+    Column("run_id", String, nullable=False),
+)
+
 environments = _table(
     "environments",
     Column("name", String, nullable=False),

@@ -2,9 +2,10 @@
 
 import glob
 import os
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from runyard.protocol.mounts import GLOB, fixed_part
+from runyard.protocol.lineage import NAMES_MAX, Totals
+from runyard.protocol.mounts import GLOB, DataFile, fixed_part
 
 
 def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
@@ -24,6 +25,16 @@ def list_source(path: str, base: Optional[str] = None) -> List[Tuple[str, str]]:
         found = [path]
     # A folder is read in an order that differs by machine, and the first files of a dataset must not.
     return sorted(((one, os.path.relpath(one, base)) for one in found if os.path.isfile(one)), key=lambda one: one[1])
+
+
+def totals_of(files: Sequence[DataFile]) -> Totals:
+    """How many there are, their bytes in all, and their paths where they are few."""
+    names = tuple(one.relative for one in files) if len(files) <= NAMES_MAX else ()
+    try:
+        size_bytes = sum(os.stat(one.origin).st_size if one.size_bytes is None else one.size_bytes for one in files)
+    except OSError:
+        return Totals(len(files), None, names)
+    return Totals(len(files), size_bytes, names)
 
 
 def _below(folder: str, base: Optional[str]) -> List[Tuple[str, str]]:

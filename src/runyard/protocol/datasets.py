@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Dict, Optional, Tuple
 
+from runyard.protocol.lineage import Totals
 from runyard.protocol.record import record
 from runyard.protocol.selection import Step
 
@@ -36,6 +37,8 @@ class DatasetSpec:
     create_new_version: bool = False
     #: Which of the sources' files or rows are in it; none: all.
     steps: Tuple[Step, ...] = ()
+    #: What its sources hold now, as whoever registers it has found; None: not known.
+    totals: Optional[Totals] = None
 
 
 @record

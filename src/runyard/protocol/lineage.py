@@ -1,6 +1,6 @@
 """Which run read or made which dataset, and what the web held when it did."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 from runyard.protocol.record import record
 
@@ -34,11 +34,27 @@ class SeenFile:
     sha256: str
 
 
+#: Most files whose paths are kept with a dataset's totals.
+NAMES_MAX = 1_000
+
+
+@record
+class Totals:
+    """How much a dataset's sources hold, before its steps."""
+
+    count: int
+    #: None: not all of the sizes are known.
+    size_bytes: Optional[int] = None
+    #: The files' paths below the mount; none where there are more than NAMES_MAX.
+    names: Tuple[str, ...] = ()
+
+
 @record
 class SeenFiles:
-    """All that a run has fetched of one dataset."""
+    """All that a run has fetched of one dataset, or what it has found of it."""
 
-    files: Tuple[SeenFile, ...]
+    files: Tuple[SeenFile, ...] = ()
+    totals: Optional[Totals] = None
 
 
 @record

@@ -4,20 +4,20 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
-from runyard.client.downloads import Downloads, Received, Tally, Wanted
+from runyard.client.downloads import Downloads, Tally, Wanted
 from runyard.client.http import Server
 from runyard.errors import NotFoundError, ServiceException, UserErrorException
 from runyard.files.cache import open_cache
 from runyard.files.datastores import FolderDatastore
 from runyard.files.inside import join_inside
-from runyard.files.listing import list_source
+from runyard.files.listing import list_source, totals_of
 from runyard.protocol.datasets import Source
 from runyard.protocol.datastores import Listing, left_out_sentence
 from runyard.protocol.lineage import SeenFile, SeenFiles
 from runyard.protocol.mounted import MountedFile
-from runyard.protocol.mounts import DataFile, distinct_files, layout_of, listed_files, shown_url, url_path
+from runyard.protocol.mounts import GLOB, DataFile, distinct_files, layout_of, listed_files, shown_url, url_path
 from runyard.protocol.plan import InputPlan
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
@@ -62,6 +62,8 @@ class _Binding:
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
         found = list(self._found())
+        if not all(source.url is not None for source in asked.sources):
+            self._compare(SeenFiles(totals=totals_of(found)))
         kept = [found[place] for place in select([one.relative for one in found], asked.steps)]
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
@@ -101,7 +103,7 @@ class _Binding:
     def _found(self) -> Iterator[DataFile]:
         """Each file of the sources, in their order."""
         try:
-            yield from distinct_files(one for source in self._asked.sources for one in self._files(source))
+            yield from distinct_files(one for source in self._asked.sources for one in self._files_at(source))
         except NotFoundError:
             raise
         except UserErrorException as error:
@@ -133,6 +135,19 @@ class _Binding:
             target.mkdir(parents=True, exist_ok=True)
         return target
 
+    def _files_at(self, source: Source) -> List[DataFile]:
+        """The source's files; UserErrorException where it names a file or folder that is not there."""
+        found = self._files(source)
+        path = source.path if source.file is None else source.file
+        if not found and len(self._asked.sources) > 1 and not GLOB.search(path) and not self._is_folder(source):
+            raise UserErrorException(f"nothing is there at {_shown(source)}.")
+        return found
+
+    def _is_folder(self, source: Source) -> bool:
+        if source.file is not None:
+            return os.path.isdir(source.file)
+        return self._is_here(source) and (self._folder.datastore_root(source) / source.path.strip("/")).is_dir()
+
     def _files(self, source: Source) -> List[DataFile]:
         if source.url is not None:
             # A URL keeps its host and path below the mount, as v1's did.
@@ -142,7 +157,9 @@ class _Binding:
             listed: Listing = self._server.call("list_datastore_files", query={"path": source.path}, **names)
             self._tell_left_out(source, listed.left_out_count, listed.left_out)
             return listed_files(source, listed.files, self._layout)
-        return [DataFile(source, self._real(path), relative) for path, relative in self._local_files(source)]
+        return [
+            DataFile(source, self._real(path), relative, size) for path, relative, size in self._local_files(source)
+        ]
 
     def _real(self, path: str) -> str:
         """The path without links; a folder's is found out once for all of its files."""
@@ -182,17 +199,20 @@ class _Binding:
         received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
         size = sum(one.size_bytes for one in received)
         self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
-        self._compare(received)
+        fetched = [
+            SeenFile(one.wanted.url, one.size_bytes, one.sha256) for one in received if one.wanted.url is not None
+        ]
+        if fetched:
+            self._compare(SeenFiles(tuple(fetched)))
 
-    def _compare(self, received: List[Received]) -> None:
-        """Say which files of the web are not what they were when a run first read this dataset."""
+    def _compare(self, seen: SeenFiles) -> None:
+        """Say what of this dataset is not as it was when it was registered, or when a run first read it."""
         plan, dataset_id = self._folder.plan, self._asked.dataset_id
-        found = [SeenFile(one.wanted.url, one.size_bytes, one.sha256) for one in received if one.wanted.url is not None]
-        if not found or dataset_id is None:
+        if dataset_id is None:
             return
         names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id, "dataset_id": dataset_id}
         try:
-            told = self._server.call("note_dataset_files", SeenFiles(tuple(found)), **names)
+            told = self._server.call("note_dataset_files", seen, **names)
         except ServiceException as error:
             self._folder.say(f"its files could not be compared: {error}")
             return
@@ -213,16 +233,16 @@ class _Binding:
         how = "linked to where they are on this disk" if is_linked else "copied"
         self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
 
-    def _local_files(self, source: Source) -> List[Tuple[str, str]]:
-        """(absolute path, path below the mount) of a source's files on this disk."""
+    def _local_files(self, source: Source) -> List[Tuple[str, str, Optional[int]]]:
+        """(absolute path, path below the mount, size if it is known) of a source's files on this disk."""
         if source.file is not None:
-            return list_source(source.file, self._layout.local_base)
+            return [(*found, None) for found in list_source(source.file, self._layout.local_base)]
         root = self._folder.datastore_root(source)
         notices: Dict[str, None] = {}
-        paths = [one.path for one in FolderDatastore(root, is_own=source.root is None).list(source.path, notices)]
+        listed = FolderDatastore(root, is_own=source.root is None).list(source.path, notices)
         self._tell_left_out(source, len(notices), notices)
-        base = self._layout.datastore_base(source.path, paths)
-        return [(str(root / path), os.path.relpath(path, base or ".")) for path in paths]
+        base = self._layout.datastore_base(source.path, [one.path for one in listed])
+        return [(str(root / one.path), os.path.relpath(one.path, base or "."), one.size_bytes) for one in listed]
 
     def _tell_left_out(self, source: Source, count: int, reasons: Iterable[str]) -> None:
         sentence = left_out_sentence(source.datastore or "", count, reasons)

@@ -4,9 +4,11 @@ import random
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
-from runyard.errors import UserErrorException
+from runyard.errors import RunyardError, UserErrorException
+from runyard.files.listing import totals_of
 from runyard.protocol import datasets, labels
 from runyard.protocol.datasets import Source
+from runyard.protocol.lineage import Totals
 from runyard.protocol.selection import Step, StepKind, split
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.workspace import check_belongs
@@ -105,6 +107,7 @@ class AbstractDataset:
             description=description or "",
             tags={str(key): str(value) for key, value in (tags or {}).items()},
             create_new_version=create_new_version,
+            totals=self._totals(workspace),
         )
         found: D = type(self)._of(workspace, workspace._call("save_dataset", spec))
         return found
@@ -160,6 +163,17 @@ class AbstractDataset:
             spec = datasets.DatasetSpec(sources=self._sources, steps=self._steps, kind=self._kind)
             self._record = workspace._call("save_dataset", spec)
         return self._record.id
+
+    def _totals(self, workspace: Any) -> Optional[Totals]:
+        """What the sources hold now, so that a file that is gone later is missed; None where they cannot be listed."""
+        from runyard.sdk.file_dataset import placed_files
+
+        if all(source.url is not None for source in self._sources):
+            return None
+        try:
+            return totals_of(list(placed_files(self._sources, workspace)))
+        except RunyardError:
+            return None
 
     def _check_sources(self, workspace: Any) -> None:
         """A source names its datastore, and the same name is another datastore in another workspace."""

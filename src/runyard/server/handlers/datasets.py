@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from runyard.db import datasets, datastores, lineage, runs
 from runyard.db.runs import WARNINGS_MAX
-from runyard.errors import UserErrorException
+from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
-from runyard.protocol.lineage import DatasetUse, SeenFiles, Sentences
+from runyard.protocol.lineage import NAMES_MAX, DatasetUse, SeenFiles, Sentences, Totals
 from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
@@ -19,6 +19,8 @@ from runyard.server.call import Call
 #: Most sources of a dataset, and the longest of them, in characters.
 SOURCES_MAX, SOURCE_CHARS_MAX = 10_000, 4_096
 STEPS_MAX = 100
+#: More than any count of files or bytes.
+BIGGEST = 1 << 62
 #: Most characters of a warning that a runner gives.
 WARNING_CHARS_MAX = 4_000
 
@@ -31,7 +33,16 @@ def save_dataset(call: Call) -> Dataset:
         raise UserErrorException(f"A dataset has 1 to {SOURCES_MAX} sources, not {len(spec.sources)}.")
     for source in spec.sources:
         _check_source(call, source)
-    return call.parts.database.write(lambda c: datasets.save_dataset(c, spec, call.workspace, call.user, call.now))
+    if spec.totals is not None:
+        _check_totals(spec.totals)
+
+    def save(connection: Connection) -> Dataset:
+        found = datasets.save_dataset(connection, spec, call.workspace, call.user, call.now)
+        if spec.totals is not None and spec.name is not None:
+            lineage.keep_totals(connection, found, spec.totals, call.user, call.now)
+        return found
+
+    return call.parts.database.write(save)
 
 
 def list_datasets(call: Call) -> List[Dataset]:
@@ -61,17 +72,23 @@ def list_dataset_runs(call: Call) -> List[DatasetUse]:
 
 
 def note_dataset_files(call: Call) -> Sentences:
-    """What a run has fetched of a dataset; answers what is not as the first run of all found it."""
+    """What a run has found of an input of its own; answers what is not as it was when it was seen first."""
     body: SeenFiles = call.body
     if len(body.files) > SOURCES_MAX:
         raise UserErrorException(f"A dataset has at most {SOURCES_MAX} sources, not {len(body.files)}.")
+    if body.totals is not None:
+        _check_totals(body.totals)
 
     def note(connection: Connection) -> Sentences:
         run = runs.get_row(connection, call.workspace, call.path["run_id"])
         found = datasets.get_dataset(connection, call.workspace, call.path["dataset_id"])
+        if not lineage.is_input(connection, call.workspace, run.id, found.id):
+            raise NotFoundError(f"Run {run.id} has no dataset {found.id} as an input.")
         known = {source.url for source in found.sources}
         files = [one for one in body.files if one.url in known]
         changed = lineage.note_files(connection, call.workspace, found.id, run.id, files, call.user, call.now)
+        if body.totals is not None and found.name is not None:
+            changed += lineage.note_totals(connection, found, run.id, body.totals, call.user, call.now)
         if changed:
             runs.add_warnings(connection, run.id, changed)
         return Sentences(tuple(changed))
@@ -113,6 +130,15 @@ def check_definition(spec: DatasetSpec) -> None:
     if len(spec.steps) > STEPS_MAX:
         raise UserErrorException(f"A dataset has at most {STEPS_MAX} steps, not {len(spec.steps)}.")
     check_steps(spec.steps, spec.kind)
+
+
+def _check_totals(totals: Totals) -> None:
+    if not 0 <= totals.count < BIGGEST or not 0 <= (totals.size_bytes or 0) < BIGGEST:
+        raise UserErrorException("A dataset's count of files and their bytes are whole numbers, not below 0.")
+    if len(totals.names) > NAMES_MAX or any(len(name) > SOURCE_CHARS_MAX for name in totals.names):
+        raise UserErrorException(
+            f"At most {NAMES_MAX} files of a dataset are named, each with at most {SOURCE_CHARS_MAX} characters."
+        )
 
 
 def _check_source(call: Call, source: Source) -> None:
