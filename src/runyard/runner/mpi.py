@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from runyard.errors import UserErrorException
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
 from runyard.protocol.plan import ExitCause
-from runyard.runner import mpi_agent, rank
+from runyard.runner import mpi_agent, mpi_daemon, rank
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.processes import Script
@@ -143,6 +143,7 @@ class MpiNode:
     def __init__(self, folder: AttemptFolder, meeting: NodeMeeting, places: Sequence[Place], make: Command) -> None:
         self._folder = folder
         self._meeting = meeting
+        self._has_neighbours = _share_hosts([one for one in places if one.address == places[folder.node].address])
         self._variables = _variables(folder, places, make)
         self._scripts: List[Script] = []
         self.cause = ExitCause.SCRIPT
@@ -179,9 +180,18 @@ class MpiNode:
             script.close()
 
     def _launch(self, launch: NodeLaunch) -> None:
-        code = 0
+        code, words = 0, list(launch.words)
+        if self._has_neighbours and words[0] == _DAEMONS[1]:
+            words = [
+                sys.executable,
+                "-I",
+                "-S",
+                os.path.abspath(mpi_daemon.__file__),
+                f"node-{self._folder.node}",
+                *words,
+            ]
         try:
-            self._scripts.append(Script(list(launch.words), self._variables, self._folder.work, self._folder.log))
+            self._scripts.append(Script(words, self._variables, self._folder.work, self._folder.log))
         except OSError as error:
             self._folder.note(f"{launch.words[0]!r} cannot be started on node {self._folder.node}: {error}.")
             code = 1
@@ -209,6 +219,12 @@ def find_mpirun(variables: Dict[str, str]) -> int:
             "The run is started by mpirun, and this host has none; install Open MPI (Debian: openmpi-bin), or add the "
             "package 'openmpi' to the environment."
         )
+    # To ask it costs as much as to start four ranks.
+    real = os.path.realpath(program)
+    if os.path.basename(real) == "orterun":
+        return 4
+    if os.path.exists(os.path.join(os.path.dirname(real), "prterun")):
+        return 5
     done = subprocess.run([program, "--version"], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     found = re.search(rb"\(Open MPI\) (\d+)", done.stdout)
     if found is None:
@@ -229,7 +245,9 @@ def mpirun_arguments(folder: AttemptFolder, places: Sequence[Place], major: int)
         words += ["--map-by", ":OVERSUBSCRIBE"]
     if len(places) == 1:
         return words
-    words += ["--host", ",".join(f"node-{number}:{each}" for number in range(len(places)))]
+    # Open MPI 5 starts the first node's ranks itself, under this host's name; mpi_daemon.py gives the others one each.
+    hosts = ["node-0" if major < 5 else "localhost", *(f"node-{number}" for number in range(1, len(places)))]
+    words += ["--host", ",".join(f"{host}:{each}" for host in hosts)]
     is_one_host = len({one.address for one in places}) == 1
     if major < 5:
         words += ["--mca", "plm", "rsh", "--mca", "plm_rsh_agent", _AGENT, "--mca", "plm_rsh_no_tree_spawn", "1"]
@@ -256,34 +274,37 @@ def launched_words(words: Sequence[str]) -> List[str]:
     return [os.path.basename(found[start]), *(one for one in found[start + 1 :] if one != "--daemonize")]
 
 
+def _share_hosts(places: Sequence[Place]) -> bool:
+    """Are several of these nodes on one host?"""
+    return len({one.address for one in places}) < len(places)
+
+
 def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) -> Dict[str, str]:
     """What every process of this node inherits; writes down what each rank is, for rank.py."""
     asked = folder.plan.distribution
     assert asked is not None
     everyone = tasks_of(asked, folder.plan.node_count)
-    ranks: Dict[str, Any] = {}
+    ranks, binaries, launches = folder.path / "ranks", folder.path / "bin", folder.path / "launches"
+    for one in (ranks, binaries, launches):
+        one.mkdir(exist_ok=True)
+    # Ranks of one number on two nodes of one host would take the same file below /dev/shm for their memory. What this
+    # node's mpirun or daemon has of the kind does not count: mpirun gives every rank its own.
+    own = {name: str(folder.path / "tmp") for name in _SHARED_MEMORY if _share_hosts(places)}
     for task in folder.tasks:
-        wired = {**wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)}
-        log = str(folder.process_log(task))
-        ranks[str(task.rank)] = {"command": make(wired)[0], "variables": wired, "log": log, "work": str(folder.work)}
-    path, binaries, launches = folder.path / "ranks.json", folder.path / "bin", folder.path / "launches"
-    path.write_text(json.dumps(ranks), "utf-8")
-    binaries.mkdir(exist_ok=True)
-    launches.mkdir(exist_ok=True)
+        wired = {**own, **wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)}
+        settings = [f"{name}={text}" for name, text in wired.items()]
+        texts = [str(folder.process_log(task)), str(folder.work), str(len(settings)), *settings, *make(wired)[0]]
+        (ranks / str(task.rank)).write_bytes(b"".join(os.fsencode(text) + b"\0" for text in texts))
     # Daemons look for it too, although only the first node's mpirun calls it.
     (binaries / _AGENT).write_text(_AGENT_TEXT)
     (binaries / _AGENT).chmod(0o700)
     variables = make({})[1]
-    if len({one.address for one in places}) < len(places):
-        # Ranks of one number on two nodes of one host would take the same file below /dev/shm for their memory.
-        for name in _SHARED_MEMORY:
-            variables.setdefault(name, str(folder.path / "tmp"))
     return {
         **variables,
         "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),
         "RUNYARD_AGENT": os.path.abspath(mpi_agent.__file__),
         "RUNYARD_LAUNCHES": str(launches),
-        "RUNYARD_RANKS": str(path),
+        "RUNYARD_RANKS": str(ranks),
         "RUNYARD_PYTHON": sys.executable,
         "RUNYARD_RANK_PROGRAM": os.path.abspath(rank.__file__),
         # A server in a container often is root, and a run starts as its server.

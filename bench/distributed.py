@@ -1,0 +1,78 @@
+"""Runs of several processes: until all of them run, beside a bare mpirun; a fresh node; a decision of the scheduler."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.measure import median_s, own_server, say
+
+SCRIPT = "import os, time\nopen(os.environ['OUT'], 'a').write('%f\\n' % time.time())\n"
+PROCESSES, TRIES, WAITING = 4, 9, 1_000
+
+
+def main() -> None:
+    """Print the figures."""
+    with own_server() as home, tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "t.py").write_text(SCRIPT)
+        _starts(folder, home)
+    _decisions()
+
+
+def _starts(folder: str, home: Path) -> None:
+    from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
+    from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+    from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+
+    workspace = Workspace.create("bench", exist_ok=True)
+    config = AmlCompute.provisioning_configuration(max_nodes=2, idle_seconds_before_scaledown=0)
+    ComputeTarget.create(workspace, "pair", config).wait_for_completion()
+    environment = Environment("bench")
+    environment.python.user_managed_dependencies = True
+    out = home / "out.txt"
+
+    def start_s(target: str, config: Any) -> float:
+        out.unlink(missing_ok=True)
+        asked = ScriptRunConfig(
+            folder, "t.py", compute_target=target, environment=environment, distributed_job_config=config
+        )
+        asked.run_config.environment_variables = {"OUT": str(out)}
+        began = time.time()
+        Experiment(workspace, "distributed").submit(asked).wait_for_completion()
+        return max(map(float, out.read_text().split())) - began
+
+    def bare_s() -> float:
+        out.unlink(missing_ok=True)
+        words = ["mpirun", "-n", str(PROCESSES), "--oversubscribe", "--bind-to", "none", sys.executable]
+        began = time.time()
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OUT": str(out)}
+        subprocess.run([*words, os.path.join(folder, "t.py")], env={**os.environ, **root}, check=True)
+        return max(map(float, out.read_text().split())) - began
+
+    def median(measure: Any, *words: Any) -> float:
+        return statistics.median(measure(*words) for _ in range(TRIES)) * 1e3
+
+    bare = median(bare_s)
+    mpi = median(start_s, "local", MpiConfiguration(process_count_per_node=PROCESSES))
+    beside = f"bare mpirun {bare:.0f} ms"
+    say("submit -> all of 4 ranks run, one node", f"{mpi:.0f} ms", f"{bare * 1.3:.0f} ms", beside)
+    mpi = median(start_s, "pair", MpiConfiguration(process_count_per_node=PROCESSES // 2, node_count=2))
+    say("submit -> all of 4 ranks run, two fresh nodes", f"{mpi:.0f} ms", "-", beside)
+    torch = median(start_s, "local", PyTorchConfiguration(process_count=PROCESSES))
+    say("submit -> all of 4 processes of PyTorch's kind run", f"{torch:.0f} ms", "-")
+    fresh = median(start_s, "pair", None)
+    say("demand -> script on a fresh local node", f"{fresh:.0f} ms", "300 ms")
+
+
+def _decisions() -> None:
+    from runyard.control.schedule import ClusterView, NodeView, Waiting, decide
+
+    cluster = ClusterView("ws", "cpu", 0, 64, 60)
+    nodes = [NodeView(f"ws/cpu/node-{n}", "ws", "cpu", f"busy-{n}" if n % 2 else None, 0) for n in range(64)]
+    waiting = [Waiting(f"run-{n}", "ws", "cpu", 1 + n % 4, 0) for n in range(WAITING)]
+    took = median_s(lambda: decide(waiting, nodes, [cluster], 0, 2, 1), 21) * 1e3
+    say(f"a decision about {WAITING} waiting runs and 64 nodes", f"{took:.1f} ms", "20 ms")
