@@ -143,7 +143,7 @@ class MpiNode:
     def __init__(self, folder: AttemptFolder, meeting: NodeMeeting, places: Sequence[Place], make: Command) -> None:
         self._folder = folder
         self._meeting = meeting
-        self._has_neighbours = _share_hosts([one for one in places if one.address == places[folder.node].address])
+        self._neighbours = [one for one in places if one.address == places[folder.node].address]
         self._variables = _variables(folder, places, make)
         self._scripts: List[Script] = []
         self.cause = ExitCause.SCRIPT
@@ -180,22 +180,19 @@ class MpiNode:
             script.close()
 
     def _launch(self, launch: NodeLaunch) -> None:
-        code, words = 0, list(launch.words)
-        if self._has_neighbours and words[0] == _DAEMONS[1]:
-            words = [
-                sys.executable,
-                "-I",
-                "-S",
-                os.path.abspath(mpi_daemon.__file__),
-                f"node-{self._folder.node}",
-                *words,
-            ]
+        code, words = 0, [*self._named(launch.words[0]), *launch.words]
         try:
             self._scripts.append(Script(words, self._variables, self._folder.work, self._folder.log))
         except OSError as error:
             self._folder.note(f"{launch.words[0]!r} cannot be started on node {self._folder.node}: {error}.")
             code = 1
         self._meeting.tell(launched=(*self._meeting.own.launched, (launch.number, code)))
+
+    def _named(self, daemon: str) -> List[str]:
+        """What gives that daemon a host name of its own, where it needs one."""
+        if daemon != _DAEMONS[1] or len(self._neighbours) == 1:
+            return []
+        return [sys.executable, "-I", "-S", os.path.abspath(mpi_daemon.__file__), f"node-{self._folder.node}"]
 
     def _ended(self) -> int:
         first = self._meeting.nodes[0]

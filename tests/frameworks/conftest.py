@@ -1,0 +1,40 @@
+"""A server with two nodes, and digits to learn from. The packages come from uv's cache of this user."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from examples.digits import write_digits
+
+from runyard.azureml.core import Dataset, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.environments.uv import find_uv
+from tests.own_server import own_server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """Its cluster is "two"; wheels that this user has fetched or built before are not fetched or built again."""
+    cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    with own_server(tmp_path_factory.mktemp("frameworks-home"), UV_CACHE_DIR=cache):
+        found = Workspace.create("frameworks", exist_ok=True)
+        config = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=2)
+        ComputeTarget.create(found, "two", config).wait_for_completion()
+        yield found
+
+
+@pytest.fixture(scope="session")
+def digits(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The four idx files; a folder of data beside the project may have those of MNIST."""
+    folder = tmp_path_factory.mktemp("digits")
+    beside = ROOT.parent / "shared" / "data" / "mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        if beside.is_dir():
+            patch.setenv("QUICKSTART_MNIST", str(beside))
+        write_digits(folder)
+    store = workspace.get_default_datastore()
+    store.upload(str(folder), target_path="digits", show_progress=False)
+    return Dataset.File.from_files((store, "digits"))
