@@ -1,5 +1,6 @@
 """Datasets, references and outputs that are not what their owner takes them for: each is refused or said."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +193,30 @@ def test_file_that_is_named_and_gone_fails_the_run_with_its_name(workspace: Work
         run.wait_for_completion(raise_on_error=False)
         message = run.get_details()["error"]["error"]["message"]
         assert message == f"Input 'named': nothing is there at {name}."
+
+
+def test_upload_sends_nothing_before_every_name_can_be_and_leaves_out_what_is_no_file(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = workspace.get_default_datastore(), tmp_path / "odd"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b", "z\n"):
+        (folder / name).write_text(name)
+    os.mkfifo(folder / "deep" / "pipe")
+    (folder / "nowhere").symlink_to("gone")
+    (folder / "linked").symlink_to("a")
+    (folder / "aside").symlink_to("deep")
+    with pytest.raises(UserErrorException, match=r"The path 'up/z\\n' has a control character"):
+        store.upload(str(folder), "up", show_progress=False)
+    assert store._list("up") == []
+    (folder / "z\n").unlink()
+    store.upload(str(folder), "up", show_progress=False)
+    assert sorted(one.path for one in store._list("up")) == ["up/a", "up/deep/b", "up/linked"]
+    told = capsys.readouterr().err
+    for name, what in (("deep/pipe", "no regular"), ("nowhere", "no regular"), ("aside", "a link to a folder")):
+        assert f"Warning: '{folder}/{name}' is left out: it is {what}" in told
+    with pytest.raises(UserErrorException, match="takes a list of files, not '/etc/hostname'"):
+        store.upload_files("/etc/hostname")
 
 
 def _warnings(run: Run) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from typing import Any, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from runyard.client.downloads import Downloads, Wanted
@@ -11,6 +11,7 @@ from runyard.client.transfer import FileBody
 from runyard.errors import ConflictError, PermissionDeniedError, UserErrorException
 from runyard.protocol import datastores
 from runyard.protocol.outputs import OutputMode
+from runyard.protocol.trees import check_path
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server, is_in_run
@@ -82,10 +83,13 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
     def upload(
         self, src_dir: str, target_path: Optional[str] = None, overwrite: bool = False, show_progress: bool = True
     ) -> DataReference:
-        """Upload a folder's files below ``target_path``. Files that are there already stay, unless ``overwrite``."""
+        """Upload a folder's files below ``target_path``. Files that are there already stay, unless ``overwrite``.
+
+        What is no regular file, and a link to a folder, is left out and said on standard error.
+        """
         if not os.path.isdir(src_dir):
             raise UserErrorException(f"The folder {src_dir!r} does not exist.")
-        return self.upload_files(list(_files_below(src_dir)), src_dir, target_path, overwrite, show_progress)
+        return self.upload_files(_files_below(src_dir), src_dir, target_path, overwrite, show_progress)
 
     def upload_files(
         self,
@@ -101,19 +105,13 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
                 "A run writes no datastore by its token. Write to ./outputs, which is kept with the run, or give the "
                 "run the datastore's folder as an argument, datastore.path('...').as_mount(), and write there."
             )
-        missing = [path for path in files if not os.path.isfile(path)]
-        if missing:
-            raise UserErrorException(f"The file {missing[0]!r} does not exist.")
-        root = relative_root or _common_folder(files)
         target = (target_path or "").strip("/")
+        names = _names_of(files, relative_root, target)
         total = sum(os.path.getsize(path) for path in files)
         skipped = 0
         with Progress("Uploading", total, len(files), show_progress) as progress:
-            for path in files:
-                name = os.path.relpath(path, root).replace(os.sep, "/")
-                if name.startswith("../"):
-                    raise UserErrorException(f"{path!r} is not below {root!r}.")
-                skipped += not self._send(path, "/".join(part for part in (target, name) if part), overwrite, progress)
+            for path, name in zip(files, names):
+                skipped += not self._send(path, name, overwrite, progress)
                 progress.add_file()
         if show_progress:
             print(f"Uploaded {len(files) - skipped} files" + (f" ({skipped} were there)" if skipped else ""))
@@ -367,11 +365,35 @@ def _found(workspace: Workspace, name: str) -> AbstractAzureStorageDatastore:
     return datastore_of(workspace, workspace._call("get_datastore", name=name))
 
 
-def _files_below(folder: str) -> Iterator[str]:
+def _names_of(files: Any, relative_root: Optional[str], target: str) -> List[str]:
+    """The path in the datastore of each file; UserErrorException for one that is no file or can have none there."""
+    if isinstance(files, (str, bytes)):
+        raise UserErrorException(f"upload_files takes a list of files, not {files!r}; upload() takes a folder.")
+    missing = [path for path in files if not os.path.isfile(path)]
+    if missing:
+        raise UserErrorException(f"The file {missing[0]!r} does not exist.")
+    root, names = relative_root or _common_folder(files), []
+    for path in files:
+        name = os.path.relpath(path, root).replace(os.sep, "/")
+        if name.startswith("../"):
+            raise UserErrorException(f"{path!r} is not below {root!r}.")
+        names.append(check_path("/".join(part for part in (target, name) if part)))
+    return names
+
+
+def _files_below(folder: str) -> List[str]:
+    """Each regular file, in order."""
+    found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            yield os.path.join(parent, name)
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for path in [os.path.join(parent, name) for name in sorted([*names, *links])]:
+            if os.path.isfile(path):
+                found.append(path)
+            else:
+                what = "a link to a folder" if os.path.isdir(path) else "no regular file, or a link that leads nowhere"
+                print(f"Warning: {path!r} is left out: it is {what}.", file=sys.stderr)
+    return found
 
 
 def _common_folder(files: List[str]) -> str:
