@@ -1,0 +1,41 @@
+"""TensorFlow's own ways to train on several nodes: mirrored workers of today, parameter servers of 2019."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from runyard.azureml.core import Dataset, Workspace
+from runyard.azureml.core.runconfig import TensorflowConfiguration
+from runyard.environments.pythons import find_minor
+from tests.frameworks.trained import environment_of, said, train
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("frameworks")]
+
+TODAY = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def test_mirrored_workers_learn_the_same(workspace: Workspace, digits: Dataset, tmp_path: Path) -> None:
+    environment = environment_of("tensorflow", "tensorflow-cpu", python=TODAY)
+    config = TensorflowConfiguration(worker_count=2, parameter_server_count=0)
+    run = train(workspace, tmp_path, "multi_worker.py", environment, config, digits.as_mount())
+    metrics = run.get_metrics()
+    assert metrics["replicas"] == [2, 2]
+    assert metrics["loss"][0] == metrics["loss"][1]
+    assert metrics["accuracy"][0] == metrics["accuracy"][1] > 0.85
+
+
+@pytest.mark.skipif(find_minor("3.7") is None, reason="This host has no Python 3.7.")
+def test_workers_of_2019_share_their_steps_by_a_parameter_server(
+    workspace: Workspace, digits: Dataset, tmp_path: Path
+) -> None:
+    environment = environment_of("tensorflow-1", "tensorflow==1.13.2", python="3.7")
+    config = TensorflowConfiguration(worker_count=2, parameter_server_count=1)
+    run = train(workspace, tmp_path, "parameter_server.py", environment, config, digits.as_mount())
+    metrics = run.get_metrics()
+    assert min(metrics["steps"]) > 0
+    assert max(metrics["reached"]) >= 600, "the steps of both count"
+    assert max(metrics["accuracy"]) > 0.85
+    for worker in (0, 1):
+        assert "TensorFlow 1.13.2 variables on /job:ps/task:0" in said(run, tmp_path, worker)
+    said(run, tmp_path, "0_ps")
