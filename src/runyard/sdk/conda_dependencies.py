@@ -1,10 +1,12 @@
 """CondaDependencies: what an environment's Python holds, as a conda file says it."""
 
 import dataclasses
+import re
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
+from runyard.files.text import read_text
 from runyard.protocol.environments import CondaSpec
 
 
@@ -50,6 +52,11 @@ class CondaDependencies:
         return [line for line in self._spec.pip if not line.startswith("-")]
 
     @property
+    def pip_options(self) -> List[str]:
+        """pip's options, each a line of a requirements file."""
+        return [line for line in self._spec.pip if line.startswith("-")]
+
+    @property
     def conda_channels(self) -> List[str]:
         """Conda's channels."""
         return list(self._spec.channels)
@@ -68,10 +75,13 @@ class CondaDependencies:
 
     def add_tensorflow_conda_package(self, core_type: str = "cpu", version: Optional[str] = None) -> None:
         """Add conda's tensorflow, or tensorflow-gpu where ``core_type`` is 'gpu'."""
-        if core_type not in ("cpu", "gpu"):
-            raise UserErrorException(f"core_type is 'cpu' or 'gpu', not {core_type!r}.")
-        name = "tensorflow" if core_type == "cpu" else "tensorflow-gpu"
+        name = _tensorflow(core_type)
         self.add_conda_package(name if version is None else f"{name}={version}")
+
+    def add_tensorflow_pip_package(self, core_type: str = "cpu", version: Optional[str] = None) -> None:
+        """Add pip's tensorflow, or tensorflow-gpu where ``core_type`` is 'gpu'."""
+        name = _tensorflow(core_type)
+        self.add_pip_package(name if version is None else f"{name}=={version}")
 
     def add_pip_package(self, pip_package: str) -> None:
         """Add a requirement for pip; one of that name is replaced."""
@@ -90,13 +100,49 @@ class CondaDependencies:
         if channel not in self._spec.channels:
             self._change(channels=self._spec.channels + (channel,))
 
+    def remove_channel(self, channel: str) -> None:
+        """Remove a conda channel."""
+        self._change(channels=tuple(one for one in self._spec.channels if one != channel))
+
+    def get_python_version(self) -> Optional[str]:
+        """As ``python_version``."""
+        return self.python_version
+
     def set_python_version(self, version: str) -> None:
         """Ask for that Python."""
         self.add_conda_package(f"python={version}")
 
+    def set_pip_index_url(self, index_url: str) -> None:
+        """Let pip ask that index."""
+        self.set_pip_option("--index-url " + index_url)
+
+    def set_pip_option(self, pip_option: str) -> None:
+        """Give pip an option, as a line of a requirements file; of those that stand once the last one counts."""
+        option = pip_option.strip()
+        if not option.startswith("-"):
+            raise UserErrorException(f"An option of pip begins with '-', not as {pip_option!r} does.")
+        replaced = (option,) if _option(option) in _REPEATABLE else (option, _option(option))
+        kept = [one for one in self._spec.pip if one not in replaced and _option(one) not in replaced]
+        options = [one for one in kept if one.startswith("-")]
+        self._change(pip=(*options, option, *[one for one in kept if not one.startswith("-")]))
+
+    def remove_pip_option(self, pip_option: str) -> None:
+        """Remove an option of pip: that very line, or all of that name."""
+        option = pip_option.strip()
+        self._change(pip=tuple(one for one in self._spec.pip if option not in (one, _option(one))))
+
     def set_pip_requirements(self, pip_requirements: Sequence[str]) -> None:
         """Replace all requirements for pip."""
         self._change(pip=tuple(pip_requirements))
+
+    def merge_requirements(self, requirements: Sequence[str]) -> List[str]:
+        """The requirements, those of one package as one that asks for all that they ask for."""
+        merged: Dict[str, List[str]] = {}
+        for line in requirements:
+            name, limits = _parted(line)
+            asked = merged.setdefault(name, [])
+            asked.extend(one for one in limits if one not in asked)
+        return [name + ",".join(limits) for name, limits in merged.items()]
 
     def serialize_to_string(self) -> str:
         """The conda file's text."""
@@ -127,15 +173,35 @@ class CondaDependencies:
         self._spec = dataclasses.replace(self._spec, **fields)
 
 
+#: Options that stand more than once.
+_REPEATABLE = ("--extra-index-url", "--find-links", "-f", "--trusted-host", "-e", "--editable")
+
+
+def _option(line: str) -> str:
+    """The option's name in a line of options; '' for a requirement."""
+    return re.split(r"[ =]", line.strip(), maxsplit=1)[0] if line.startswith("-") else ""
+
+
+def _tensorflow(core_type: str) -> str:
+    if core_type not in ("cpu", "gpu"):
+        raise UserErrorException(f"core_type is 'cpu' or 'gpu', not {core_type!r}.")
+    return "tensorflow" if core_type == "cpu" else "tensorflow-gpu"
+
+
+def _parted(line: str) -> Tuple[str, List[str]]:
+    """A requirement's name, with its extras, and its limits; one with a marker or an address is a name in whole."""
+    found = re.match(r"\s*([A-Za-z0-9._-]+\s*(?:\[[^\]]*\])?)\s*((?:[<>=!~][^;@]*)?)$", line)
+    if found is None:
+        return line.strip(), []
+    return found.group(1).replace(" ", ""), [one.strip() for one in found.group(2).split(",") if one.strip()]
+
+
 def read_file(path: str) -> CondaSpec:
     """A conda file; UserErrorException says what is wrong with it."""
     from runyard.environments.spec import read_conda_yaml
 
-    try:
-        text = Path(path).read_text("utf-8-sig")
-    except OSError as error:
-        raise UserErrorException(f"The conda file {path!r} cannot be read: {error.strerror}.") from None
-    return read_conda_yaml(text, f"The conda file {path!r}")
+    what = f"The conda file {path!r}"
+    return read_conda_yaml(read_text(path, what), what)
 
 
 def _replaced(lines: Sequence[str], line: str) -> Any:

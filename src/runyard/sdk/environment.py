@@ -4,10 +4,10 @@ import json
 import os
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from runyard.errors import UserErrorException
+from runyard.files.text import read_text
 from runyard.protocol import environments
 from runyard.protocol.environments import EnvironmentBody, EnvironmentSpec
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
@@ -224,7 +224,4 @@ class Environment:
 
 
 def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except OSError as error:
-        raise UserErrorException(f"The file {path!r} cannot be read: {error.strerror}.") from None
+    return read_text(path, f"The file {path!r}")
