@@ -15,7 +15,7 @@ from tests.own_server import own_server
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Its cluster is "two"; wheels that this user has fetched or built before are not fetched or built again."""
     cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
@@ -26,7 +26,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The four idx files; a folder of data beside the project may have those of MNIST."""
     folder = tmp_path_factory.mktemp("digits")

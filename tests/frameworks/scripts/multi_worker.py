@@ -31,7 +31,7 @@ def train(batches):
         with tf.GradientTape() as tape:
             loss = tf.nn.compute_average_loss(losses(wanted, model(some)), global_batch_size=BATCH)
         gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
     return strategy.reduce("SUM", strategy.run(step, args=next(batches)), axis=None)
