@@ -27,7 +27,8 @@ from runyard.protocol.environments import (
     SourceBuild,
 )
 from runyard.protocol.plan import ContainerPlan
-from runyard.runner.container import Invocation, Mount, exit_code, remove_arguments, run_arguments
+from runyard.runner.bound import BoundFolder
+from runyard.runner.container import Invocation, exit_code, remove_arguments, run_arguments
 
 DOCKER = Engine("/usr/bin/docker", "docker", "28.2.2")
 PODMAN = Engine("/usr/bin/podman", "podman", "4.3.1", is_rootless=True)
@@ -47,7 +48,7 @@ ASKED = Invocation(
     command=("/azureml-envs/1/bin/python", "train.py", "--rate", "0.1"),
     work="/home/ann/runs/a/1/work",
     user="1000:1000",
-    mounts=(Mount("/home/ann/runs/a/1/work", False), Mount('/data/with "quotes", and commas', True)),
+    mounts=(BoundFolder("/home/ann/runs/a/1/work", False), BoundFolder('/data/with "quotes", and commas', True)),
     names=("AZUREML_RUN_TOKEN", "MINE"),
     variables_file="/home/ann/runs/a/1/container.env",
 )

@@ -64,6 +64,15 @@ def signal_group(group: int, number: int) -> None:
         pass
 
 
+def process_name(pid: int) -> str:
+    """What program it is, as the kernel has it (15 characters at the most); '' for none."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def _stat(pid: int) -> Any:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -153,6 +153,15 @@ class ReportReply:
     cancel_requested: bool = False
 
 
+class Isolation:
+    """What keeps the jobs of a node apart from its server and from each other."""
+
+    #: Nothing: a job may do what its user may.
+    TRUSTED = "trusted"
+    #: bubblewrap: of the server's home a job has its own folders alone, and it sees no process but its own.
+    HIDDEN = "hidden"
+
+
 @record
 class NodeFacts:
     """What a node's runner must know of its own machine; written by the compute target, never part of a plan."""
@@ -167,7 +176,10 @@ class NodeFacts:
     server_file: Optional[str]
     server_url: str
     node: str
-    uv: Optional[str] = None
+    #: What no job may see but its own part of it, where it is confined: the server's home.
+    home_folder: str = ""
+    #: An Isolation.
+    isolation: str = "trusted"
     #: Where the run's other nodes reach this one.
     address: str = "127.0.0.1"
 

@@ -29,7 +29,8 @@ from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
-from runyard.runner.team import Command, Team, verdict
+from runyard.runner.sandbox import confined
+from runyard.runner.team import Command, Launcher, Team, verdict
 from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
@@ -94,6 +95,8 @@ class Attempt:
         if self._meeting is not None and folder.node > 0:
             self.reporter = NodeReporter(folder, self._meeting)
         self._ports = Ports()
+        #: How a process of the job is started: as it is, or in a sandbox.
+        self._launch: Launcher = Script
         self._record = Record(folder, server, self.reporter)
 
     def on_terminate(self, _signal: int, _frame: Any) -> None:
@@ -146,14 +149,15 @@ class Attempt:
         folder = self._folder
         asked = folder.plan.distribution
         if asked is not None and asked.kind != DistributionKind.MPI:
-            return Team(folder, self._meeting, places, make)
+            return Team(folder, self._meeting, places, make, self._launch)
         if asked is not None and self._meeting is not None and folder.node > 0:
-            return MpiNode(folder, self._meeting, places, make)
+            return MpiNode(folder, self._meeting, places, make, self._launch)
         if asked is not None:
-            return MpiRun(folder, self._meeting, places, make)
+            return MpiRun(folder, self._meeting, places, make, self._launch)
         command, variables = make({})
-        kind = ContainerScript if has_container(folder) else Script
-        return kind(command, variables, folder.work, folder.log)
+        if has_container(folder):
+            return ContainerScript(command, variables, folder.work, folder.log)
+        return self._launch(command, variables, folder.work, folder.log)
 
     def _gather(self) -> Sequence[Place]:
         """Where each node is, once all are ready to start; PeerFailed where one of them will not be."""
@@ -244,6 +248,10 @@ class Attempt:
         if python.image and plan.distribution is not None:
             raise AzureMLException("A distributed run cannot start in an image yet; let uv or conda build it.")
 
+        if folder.is_confined:
+            folder.share_server_file()
+            self._launch = confined(folder, python.interpreter, kit, data)
+
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
             values = job_variables(folder, python.interpreter, data, python.path, wired)
             command = job_command(plan, python.interpreter, values)
@@ -293,7 +301,7 @@ class Attempt:
         work = {
             "ship": (SHIP_S, self._record.ship),
             "heartbeat": (HEARTBEAT_S, self.reporter.send),
-            "sync": (SYNC_S, self._record.sync),
+            "sync": (SYNC_S, self._sync),
             "outputs": (OUTPUTS_S, self._record.ship_outputs),
         }
         for name, (every_s, do) in work.items():
@@ -305,6 +313,10 @@ class Attempt:
                     next_at[name] = time.monotonic() + max(1.0, every_s)
                 else:
                     next_at[name] = time.monotonic() + every_s
+
+    def _sync(self) -> None:
+        self._record.sync()
+        self._folder.share_server_file()
 
     def _why_stopped(self) -> str:
         """A user's wish, or else this machine's: whoever shuts it down sends TERM too."""

@@ -6,15 +6,16 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.environments.engine import Engine, engine_environment, get_engine, matters_to_engine, remove
 from runyard.environments.kit import Kit, compile_kit
 from runyard.environments.pythons import find_minor
 from runyard.environments.realise import Realised
-from runyard.errors import AzureMLException, UserErrorException
+from runyard.errors import UserErrorException
 from runyard.protocol.plan import ContainerPlan
 from runyard.protocol.record import record
+from runyard.runner.bound import BoundFolder, bound_folders
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.processes import Script
 
@@ -22,8 +23,6 @@ from runyard.runner.processes import Script
 ARGUMENTS_VARIABLE = "RUNYARD_CONTAINER_ARGUMENTS"
 #: Removing a container whose processes do not end takes as long as the kernel does, seconds.
 REMOVE_TIMEOUT_S = 30.0
-#: Folders that links lead to; beyond this, what holds them all is mounted.
-MOUNTS_MAX = 64
 #: Exit codes above this are that of a signal, as a shell and a container's first process give them.
 _SIGNALLED = 128
 _SIGNALS = 64
@@ -40,14 +39,6 @@ _HARMLESS = frozenset(
 
 
 @record
-class Mount:
-    """A folder of the node that is in the container under the same path."""
-
-    path: str
-    is_read_only: bool
-
-
-@record
 class Invocation:
     """All that one "run" of the engine is made of."""
 
@@ -58,7 +49,7 @@ class Invocation:
     work: str
     #: "uid:gid" of the caller.
     user: str
-    mounts: Tuple[Mount, ...]
+    mounts: Tuple[BoundFolder, ...]
     #: Variables that the engine takes over from its client's environment: a command line is seen by everyone.
     names: Tuple[str, ...]
     #: File with those that would change the client itself.
@@ -103,7 +94,7 @@ def enter_container(
         command=tuple(command),
         work=str(folder.work),
         user=f"{os.getuid()}:{os.getgid()}",
-        mounts=tuple(_mounts(folder, kit, data)),
+        mounts=tuple(bound_folders(folder, kit, data)),
         names=tuple(sorted(kept)),
         variables_file=str(variables_file),
     )
@@ -183,50 +174,10 @@ def _has(arguments: Sequence[str], *names: str) -> bool:
     return any(word.split("=", 1)[0] in names for word in arguments)
 
 
-def _mount_text(mount: Mount) -> str:
+def _mount_text(mount: BoundFolder) -> str:
     fields = ["type=bind", f"source={mount.path}", f"target={mount.path}", *(["readonly"] * mount.is_read_only)]
     # The engine reads this as a line of CSV.
     return ",".join('"{}"'.format(one.replace('"', '""')) if re.search('[",]', one) else one for one in fields)
-
-
-def _mounts(folder: AttemptFolder, kit: Kit, data: Dict[str, str]) -> List[Mount]:
-    own = [str(one) for one in (folder.work, folder.spool, folder.inputs, folder.path / "tmp")]
-    found = [Mount(one, False) for one in own] + [Mount(kit.folder, True)]
-    # A reference to a datastore is its folder itself, to be read and written as in v1.
-    beyond = [path for path in data.values() if not _is_below(path, own)]
-    found += [Mount(path, False) for path in _outermost(beyond)]
-    linked = _outermost(_link_targets(one for one in data.values() if one not in beyond))
-    return found + [Mount(path, True) for path in linked if not _is_below(path, own + beyond)]
-
-
-def _link_targets(folders: Iterable[str]) -> Set[str]:
-    """The folders that hold what links below ``folders`` lead to."""
-    found: Set[str] = set()
-    for root in folders:
-        for parent, names, files in os.walk(root):
-            for name in (*names, *files):
-                path = os.path.join(parent, name)
-                if os.path.islink(path):
-                    found.add(os.path.dirname(os.path.realpath(path)))
-    return found
-
-
-def _outermost(paths: Iterable[str]) -> List[str]:
-    """Without those that lie in another one; where they are many, the one that holds them all."""
-    kept: List[str] = []
-    for path in sorted(set(paths)):
-        if not _is_below(path, kept):
-            kept.append(path)
-    if len(kept) <= MOUNTS_MAX:
-        return kept
-    common = os.path.commonpath(kept)
-    if common == "/":
-        raise AzureMLException(f"An input's files lie in {len(kept)} folders all over the disk; mount fewer of them.")
-    return [common]
-
-
-def _is_below(path: str, folders: Sequence[str]) -> bool:
-    return any(path == one or path.startswith(one.rstrip("/") + "/") for one in folders)
 
 
 def _write_variables(path: Path, variables: Dict[str, str]) -> None:

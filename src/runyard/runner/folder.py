@@ -20,7 +20,7 @@ from runyard.protocol.blobs import DigestList
 from runyard.protocol.bundles import split_bundle
 from runyard.protocol.datasets import Source
 from runyard.protocol.distributed import Task, tasks_of
-from runyard.protocol.plan import LAUNCH_FILE, Launch, LaunchPlan
+from runyard.protocol.plan import LAUNCH_FILE, Isolation, Launch, LaunchPlan
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import loads
 
@@ -53,6 +53,8 @@ class AttemptFolder:
         self.outputs = self.path / "outputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
+        #: Where a confined job finds the server's address: a copy that the runner keeps up, since it sees no other.
+        self.server_file = self.path / "tmp" / "server.json"
         #: There once the machine takes the node back; its script may watch for it.
         self.eviction = self.path / "tmp" / "eviction.json"
         #: Logs of the single processes of a distributed run.
@@ -102,6 +104,23 @@ class AttemptFolder:
         """A line in the run's own log, before its script starts or after it has ended."""
         with open(str(self.log), "a", encoding="utf-8", errors="replace") as log:
             log.write(f"Runyard: {text}\n")
+
+    @property
+    def is_confined(self) -> bool:
+        """Does the script run in a sandbox? One in an image has its container for that."""
+        return self.facts.isolation == Isolation.HIDDEN and self.plan.container is None
+
+    def share_server_file(self) -> None:
+        """Bring a confined job's copy of the server's address up to date."""
+        if not self.is_confined or not self.facts.server_file:
+            return
+        try:
+            with open(self.facts.server_file, "rb") as file:
+                found = file.read()
+            if not self.server_file.exists() or self.server_file.read_bytes() != found:
+                write_atomically(self.server_file, found, 0o600)
+        except FileNotFoundError:
+            pass  # The server is away; its last address stays.
 
     def notice_eviction(self) -> None:
         """Let the script see that its processes end in ``grace_s`` seconds, whatever they do with TERM."""

@@ -23,7 +23,7 @@ from runyard.runner import mpi_agent, mpi_daemon, rank
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.processes import Script
-from runyard.runner.team import Command, failed
+from runyard.runner.team import Command, Launcher, failed
 
 #: What mpirun runs for each rank: the same words on every node, since each has its own paths in these variables.
 _RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
@@ -45,7 +45,12 @@ class MpiRun:
     """mpirun on the first node; has the calls of a Script."""
 
     def __init__(
-        self, folder: AttemptFolder, meeting: Optional[NodeMeeting], places: Sequence[Place], make: Command
+        self,
+        folder: AttemptFolder,
+        meeting: Optional[NodeMeeting],
+        places: Sequence[Place],
+        make: Command,
+        launch: Launcher,
     ) -> None:
         """Start it; UserErrorException where there is no Open MPI."""
         self._folder = folder
@@ -61,7 +66,8 @@ class MpiRun:
         # By its name: with its path, it would set that of this node on the others.
         words = ["mpirun", *mpirun_arguments(folder, places, major), *_RANK]
         self._variables = variables
-        self._script = Script(words, variables, folder.work, folder.log)
+        self._start = launch
+        self._script = launch(words, variables, folder.work, folder.log)
         if meeting is not None:
             meeting.tell(phase=Phase.RUNNING, workers_left=1)
 
@@ -97,7 +103,7 @@ class MpiRun:
             node, words = int(asked["node"].rpartition("-")[2]), launched_words(asked["words"])
             self._asked[name] = len(self._asked) + 1
             if node == self._folder.node:
-                Script(words, self._variables, self._folder.work, self._folder.log).close()
+                self._start(words, self._variables, self._folder.work, self._folder.log).close()
                 self._answer(name, 0)
             else:
                 launch = NodeLaunch(self._asked[name], node, tuple(words))
@@ -140,7 +146,10 @@ class MpiRun:
 class MpiNode:
     """Another node of MPI: starts what mpirun asks for until the first node's part is over."""
 
-    def __init__(self, folder: AttemptFolder, meeting: NodeMeeting, places: Sequence[Place], make: Command) -> None:
+    def __init__(
+        self, folder: AttemptFolder, meeting: NodeMeeting, places: Sequence[Place], make: Command, start: Launcher
+    ) -> None:
+        self._start = start
         self._folder = folder
         self._meeting = meeting
         self._neighbours = [one for one in places if one.address == places[folder.node].address]
@@ -182,7 +191,7 @@ class MpiNode:
     def _launch(self, launch: NodeLaunch) -> None:
         code, words = 0, [*self._named(launch.words[0]), *launch.words]
         try:
-            self._scripts.append(Script(words, self._variables, self._folder.work, self._folder.log))
+            self._scripts.append(self._start(words, self._variables, self._folder.work, self._folder.log))
         except OSError as error:
             self._folder.note(f"{launch.words[0]!r} cannot be started on node {self._folder.node}: {error}.")
             code = 1

@@ -95,7 +95,7 @@ def end_all(key: str, grace_s: float) -> int:
         is_late = time.monotonic() >= kill_at
         for pid in left:
             if is_late or pid not in seen or not signalled:
-                _signal(pid, signal.SIGKILL if is_late else signal.SIGTERM)
+                signal_process(pid, signal.SIGKILL if is_late else signal.SIGTERM)
         seen.update(left)
         signalled = True
         if time.monotonic() > give_up_at:
@@ -105,7 +105,7 @@ def end_all(key: str, grace_s: float) -> int:
 
 def _left_over(key: str) -> Set[int]:
     me = os.getpid()
-    return (_descendants(me) | set(with_variable("RUNYARD_KEY", key))) - {me}
+    return (descendants(me) | set(with_variable("RUNYARD_KEY", key))) - {me}
 
 
 def has_children() -> bool:
@@ -124,7 +124,8 @@ def _reap() -> bool:
             return True
 
 
-def _descendants(root: int) -> Set[int]:
+def descendants(root: int) -> Set[int]:
+    """Every process below that one."""
     known = parents()
     found = {root}
     grown = True
@@ -135,7 +136,8 @@ def _descendants(root: int) -> Set[int]:
     return found - {root}
 
 
-def _signal(pid: int, number: int) -> None:
+def signal_process(pid: int, number: int) -> None:
+    """Signal a process, unless it is gone or not ours."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):

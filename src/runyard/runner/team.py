@@ -3,6 +3,7 @@
 import select
 import signal
 import time
+from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from runyard.files.processes import signal_group
@@ -19,6 +20,8 @@ STRAGGLER_S, STRAGGLER_VARIABLE = 1_800.0, "RUNYARD_STRAGGLER_SECONDS"
 
 #: From a process's own variables to its command and all of its variables.
 Command = Callable[[Dict[str, str]], Tuple[List[str], Dict[str, str]]]
+#: Starts a process: its command, its variables, its working folder, its log.
+Launcher = Callable[[List[str], Dict[str, str], Path, Path], Script]
 
 
 class Team:
@@ -29,7 +32,12 @@ class Team:
     """
 
     def __init__(
-        self, folder: AttemptFolder, meeting: Optional[NodeMeeting], places: Sequence[Place], make: Command
+        self,
+        folder: AttemptFolder,
+        meeting: Optional[NodeMeeting],
+        places: Sequence[Place],
+        make: Command,
+        launch: Launcher,
     ) -> None:
         """Start them; OSError where the program cannot be started."""
         self._folder = folder
@@ -45,7 +53,7 @@ class Team:
         self.cause = ExitCause.SCRIPT
         #: What the log does not say by itself.
         self.remark = ""
-        self._start(places, make)
+        self._start(places, make, launch)
 
     def wait(self, timeout_s: float) -> Optional[int]:
         """The exit code of the process that failed first, or 0, once none is left; None after the time."""
@@ -53,28 +61,29 @@ class Team:
         self._note_ends()
         self._look_around()
         if self._ending_until is not None and time.monotonic() >= self._ending_until:
-            self._signal(signal.SIGKILL)
+            self._kill()
         return None if self._running else self._code
 
     def terminate(self) -> None:
         """Ask them all to end; how they do says nothing about the run."""
         if self._ending_until is None:
             self._ending_until = time.monotonic() + self._folder.plan.grace_s
-            self._signal(signal.SIGTERM)
+            for _, script in self._running.values():
+                script.terminate()
 
     def close(self) -> None:
         """Forget them; whatever is left of them lives on."""
         for _, script in self._running.values():
             script.close()
 
-    def _start(self, places: Sequence[Place], make: Command) -> None:
+    def _start(self, places: Sequence[Place], make: Command, launch: Launcher) -> None:
         asked = self._folder.plan.distribution
         assert asked is not None
         everyone = tasks_of(asked, self._folder.plan.node_count)
         for task in self._folder.tasks:
             command, variables = make({**wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)})
             log = self._folder.process_log(task)
-            self._running[task.rank] = task, Script(command, variables, self._folder.work, log)
+            self._running[task.rank] = task, launch(command, variables, self._folder.work, log)
         self._everyone = everyone
         self._workers_left = self._workers_of(self._folder.node)
         self._left_of_all = sum(one.role == Role.WORKER for one in everyone)
@@ -125,7 +134,7 @@ class Team:
             last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
             self.remark = f"went on for {self._patience_s():.0f} s after the others had ended, and was killed"
             self._blame(self._running[last][0], -signal.SIGKILL)
-            self._signal(signal.SIGKILL)
+            self._kill()
 
     def _workers_of(self, node: int) -> int:
         return sum(one.role == Role.WORKER for one in self._everyone if one.node == node)
@@ -134,9 +143,9 @@ class Team:
         text = self._folder.plan.variables.get(STRAGGLER_VARIABLE, "")
         return float(text) if text.isdigit() else STRAGGLER_S
 
-    def _signal(self, number: int) -> None:
+    def _kill(self) -> None:
         for _, script in self._running.values():
-            signal_group(script.pid, number)
+            signal_group(script.pid, signal.SIGKILL)
 
     def _tell(self, **changes: object) -> None:
         if self._meeting is not None:

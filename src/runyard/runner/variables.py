@@ -49,7 +49,7 @@ def job_variables(
         RUNYARD_SERVER=facts.server_url,
     )
     if facts.server_file and not image_path:
-        values["RUNYARD_SERVER_FILE"] = facts.server_file
+        values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_confined else facts.server_file
     for name, path in data.items():
         values["AZUREML_DATAREFERENCE_" + name] = path
         # An input called "path" or "home" must not become the PATH or the HOME of the script.

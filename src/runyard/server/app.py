@@ -93,6 +93,8 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         server_file=str(home / "server.json"),
         server_url=url,
         node="local",
+        home_folder=str(home),
+        isolation=settings.isolation,
     )
     local = LocalCompute(home / "runs", facts)
 

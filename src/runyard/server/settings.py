@@ -1,10 +1,13 @@
 """What one server is told when it starts."""
 
 import os
+import shutil
 from dataclasses import field
 from pathlib import Path
 from typing import Tuple
 
+from runyard.errors import UserErrorException
+from runyard.protocol.plan import Isolation
 from runyard.protocol.record import record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -27,6 +30,8 @@ class Settings:
     #: Where contents lie: s3://bucket/prefix, az://container/prefix, gs://bucket/prefix; '': as the home says, else on
     #: its own disk (RUNYARD_STORE).
     store: str = ""
+    #: What keeps jobs apart from the server: an Isolation (RUNYARD_ISOLATION).
+    isolation: str = Isolation.TRUSTED
     #: How many runs the target 'local' carries at once (RUNYARD_LOCAL_SLOTS).
     local_slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
 
@@ -48,6 +53,17 @@ def read_settings(home: Path, host: str, port: int) -> Settings:
         allowed_hosts=hosts,
         public_url=os.environ.get("RUNYARD_PUBLIC_URL", "").rstrip("/"),
         store=os.environ.get("RUNYARD_STORE", "").strip(),
+        isolation=_isolation(os.environ.get("RUNYARD_ISOLATION", "").strip()),
         allow_private_urls=(host in LOOPBACK) if private is None else private == "1",
     )
     return settings if not slots.isdigit() else Settings(**{**settings.__dict__, "local_slots": max(1, int(slots))})
+
+
+def _isolation(text: str) -> str:
+    if text not in ("", Isolation.TRUSTED, Isolation.HIDDEN):
+        raise UserErrorException(f"RUNYARD_ISOLATION is trusted or hidden, not {text[:40]!r}.")
+    if text == Isolation.HIDDEN and shutil.which("bwrap") is None:
+        raise UserErrorException(
+            "RUNYARD_ISOLATION is hidden, which needs bubblewrap (Debian: bubblewrap); install it."
+        )
+    return text or Isolation.TRUSTED

@@ -1,0 +1,160 @@
+"""Confined jobs, by real bubblewrap: what they find of the server and of others, and that they work as any."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+from runyard.sdk.session import current_server
+from tests.own_server import own_server
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("sandbox"),
+    pytest.mark.skipif(shutil.which("bwrap") is None, reason="tests/system-packages.sh installs bubblewrap"),
+]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with own_server(tmp_path_factory.mktemp("sandbox-home"), RUNYARD_ISOLATION="hidden"):
+        found = Workspace.create("apart", exist_ok=True)
+        config = AmlCompute.provisioning_configuration(max_nodes=2)
+        ComputeTarget.create(found, "pair", config).wait_for_completion()
+        yield found
+
+
+def run_script(
+    workspace: Workspace, folder: Path, script: str, *arguments: Any, config: Any = None, target: str = "local"
+) -> Run:
+    folder.mkdir(exist_ok=True)
+    (folder / "train.py").write_text(script)
+    environment = Environment("plain")
+    environment.python.user_managed_dependencies = True
+    environment.environment_variables["TEST_HOME"] = os.environ["RUNYARD_HOME"]
+    asked = ScriptRunConfig(
+        str(folder), "train.py", list(arguments), compute_target=target, environment=environment,
+        distributed_job_config=config,
+    )  # fmt: skip
+    return Experiment(workspace, "apart").submit(asked)
+
+
+def completed(run: Run) -> dict[str, Any]:
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run.get_details_with_logs()
+    found: dict[str, Any] = run.get_metrics()
+    return found
+
+
+LOOKS = """
+import os, signal, subprocess, sys
+from azureml.core import Run
+run, home = Run.get_context(), os.environ["TEST_HOME"]
+found = [os.path.join(top, name) for top, _, names in os.walk(home) for name in names]
+tail = os.environ["AZUREML_RUN_ID"]
+run.log("others", [one for one in found if tail not in one and "/kits/" not in one])
+run.log("pids", len([one for one in os.listdir("/proc") if one.isdigit()]))
+def tries(do):
+    try:
+        do()
+    except OSError as error:
+        return type(error).__name__
+    return "worked"
+run.log("kill", tries(lambda: os.kill(int(sys.argv[1]), signal.SIGKILL)))
+run.log("disk", [name for name in os.listdir("/dev") if name.startswith(("sd", "vd", "nvme", "mem", "kmsg", "loop"))])
+run.log("kit", tries(lambda: open(os.path.join(os.environ["PYTHONPATH"], "x"), "w")))
+run.log("unmount", subprocess.run(["umount", home], stderr=subprocess.DEVNULL).returncode != 0)
+run.log("runner", [name for name in ("launch.json", "runner.json", "reports.jsonl")
+                   if os.path.exists(os.path.join(os.path.dirname(os.environ["RUNYARD_SPOOL"]), name))])
+"""
+
+
+def test_job_finds_nothing_of_the_server_and_of_other_runs(workspace: Workspace, tmp_path: Path) -> None:
+    first = run_script(workspace, tmp_path / "first", "import time; time.sleep(60)")
+    pid = current_server().call("server_info").pid
+    found = completed(run_script(workspace, tmp_path / "second", LOOKS, str(pid)))
+    first.cancel()
+    assert found["others"] == []
+    assert found["pids"] < 10
+    assert found["kill"] == "ProcessLookupError"
+    assert found["disk"] == []
+    assert found["kit"] == "OSError"
+    assert found["unmount"] is True
+    assert found["runner"] == []
+    assert current_server().call("server_info").pid == pid, "the server lives"
+
+
+WORKS = """
+import os, sys
+from azureml.core import Run
+run = Run.get_context()
+run.log("data", open(os.path.join(sys.argv[1], "a.txt")).read())
+open("outputs/model.txt", "w").write("weights")
+run.upload_file("more.txt", "outputs/model.txt")
+run.tag("seen", "yes")
+print("said")
+"""
+
+
+def test_confined_job_works_as_any_other(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("kept")
+    store = workspace.get_default_datastore()
+    store.upload(str(tmp_path / "data"), "apart", overwrite=True)
+    data = Dataset.File.from_files((store, "apart/a.txt")).as_named_input("data").as_mount()
+    run = run_script(workspace, tmp_path / "source", WORKS, data)
+    assert completed(run) == {"data": "kept"}
+    assert {"outputs/model.txt", "more.txt"} <= set(run.get_file_names())
+    assert run.get_tags()["seen"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise SystemExit(7)", "exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+    ],
+)
+def test_end_of_a_confined_script_is_told_as_it_was(workspace: Workspace, tmp_path: Path, body: str, says: str) -> None:
+    run = run_script(workspace, tmp_path / "source", body)
+    run.wait_for_completion(raise_on_error=False)
+    assert says in str(run.get_details()["error"])
+
+
+ENDS = """
+import signal, sys, time
+def end(*_):
+    print("told to end", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("started", flush=True)
+time.sleep(100)
+"""
+
+
+def test_canceled_script_hears_of_it(workspace: Workspace, tmp_path: Path) -> None:
+    run = run_script(workspace, tmp_path / "source", ENDS)
+    log = Path(os.environ["RUNYARD_HOME"]) / "runs" / run.id / "1" / "std_log.txt"
+    while not log.exists() or "started" not in log.read_text():
+        assert run.get_status() not in ("Failed", "Completed"), run.get_details()
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    assert "told to end" in run.get_details_with_logs()["logFiles"]["user_logs/std_log.txt"]
+
+
+@pytest.mark.parametrize("config", [MpiConfiguration(2, 2), PyTorchConfiguration(process_count=4, node_count=2)])
+def test_distributed_run_is_confined_on_every_node(workspace: Workspace, tmp_path: Path, config: Any) -> None:
+    script = (
+        "import os\nfrom azureml.core import Run\n"
+        "Run.get_context().log('rank', int(os.environ['RUNYARD_RANK']))\n"
+        "assert not os.path.exists(os.environ['TEST_HOME'] + '/runyard.db')\n"
+    )
+    run = run_script(workspace, tmp_path / "source", script, config=config, target="pair")
+    assert sorted(completed(run)["rank"]) == [0, 1, 2, 3]
