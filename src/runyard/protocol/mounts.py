@@ -28,10 +28,27 @@ def url_path(url: str) -> str:
     """A file of the web keeps its host and path, as v1's mounts did; a query goes before the last part's endings."""
     parts = urlsplit(url)
     folder, slash, name = (unquote(parts.path).strip("/") or "index").rpartition("/")
-    if parts.query and not _SIGNED.search(parts.query):
+    if parts.query and not is_signed(url):
         stem, dot, endings = name.partition(".")
         name = f"{stem}_{_query_name(parts.query)}{dot}{endings}"
     return f"{parts.hostname}/{folder}{slash}{name}"
+
+
+def check_url(url: str) -> str:
+    """``url`` if it can be a dataset's: http or https, with a host, and without a user, whom everybody would see."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UserErrorException(f"{shown_url(url)!r} is not an address: {error}.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise UserErrorException(f"{shown_url(url)!r} is not a http or https address.")
+    if "@" in parts.netloc:
+        raise UserErrorException(
+            f"The address {shown_url(url)!r} holds a user or a password, which whoever sees the dataset would see: "
+            "use a signed address, or a datastore."
+        )
+    return url
 
 
 def shown_url(url: str) -> str:
@@ -39,6 +56,11 @@ def shown_url(url: str) -> str:
     scheme, slashes, rest = _BEHIND_PATH.split(url, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")
     return (scheme + slashes + host.rpartition("@")[2] + slash + path)[:SHOWN_MAX]
+
+
+def is_signed(url: str) -> bool:
+    """Is its query a signature? That of a GET request, which a HEAD request has another one for."""
+    return _SIGNED.search(urlsplit(url).query) is not None
 
 
 def _query_name(query: str) -> str:
