@@ -15,6 +15,7 @@ from runyard.client.local_server import connect
 from runyard.errors import UserErrorException
 from runyard.sdk.run import Run
 from runyard.sdk.session import forget_server
+from tests.emulators.site import serving_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
@@ -217,6 +218,37 @@ def test_upload_sends_nothing_before_every_name_can_be_and_leaves_out_what_is_no
         assert f"Warning: '{folder}/{name}' is left out: it is {what}" in told
     with pytest.raises(UserErrorException, match="takes a list of files, not '/etc/hostname'"):
         store.upload_files("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("https://host:99999/a", "'https://host:99999/a' is not an address: Port out of range 0-65535"),
+        ("https://host:port/a", "is not an address: Port could not be cast"),
+        ("https://[::1/a", "is not an address: Invalid IPv6 URL"),
+        ("https:///a", "is not a http or https address"),
+        ("ftp://me:canary@host/a?sig=canary", "'ftp://host/a' is not a http or https address"),
+        ("https://me:canary@host/a?sig=canary", "'https://host/a' holds a user or a password"),
+    ],
+)
+def test_address_that_no_dataset_should_hold_is_refused_without_its_secrets(url: str, sentence: str) -> None:
+    with pytest.raises(UserErrorException) as caught:
+        Dataset.File.from_files(url, validate=False)
+    assert sentence in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_address_is_looked_at_unless_it_is_not_to_be(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("x")
+    with serving_folder(tmp_path) as address:
+        found = Dataset.File.from_files([address + "/here?sv=1&sig=canary", address + "/here?x=1"])
+        assert repr(found) == f"FileDataset([{address}/here?..., {address}/here?...])"
+        Dataset.File.from_files(address + "/gone?sig=of-a-get-request")
+        Dataset.File.from_files(address + "/gone", validate=False)
+        with pytest.raises(UserErrorException, match=r"/gone is not there, or .* pass validate=False"):
+            Dataset.File.from_files(address + "/gone")
+    with pytest.raises(UserErrorException, match=r"/here cannot be reached: .*\. Pass validate=False"):
+        Dataset.File.from_files(address + "/here")
 
 
 def _warnings(run: Run) -> str:

@@ -253,13 +253,14 @@ def test_dataset_keeps_its_version_until_its_files_are_others(workspace: Workspa
 
 def test_addresses_that_differ_in_their_query_are_two_files() -> None:
     site = "https://example.org"
-    found = Dataset.File.from_files([site + "/get?id=1", site + "/get?id=2", site + "/get?id=1"])
+    found = Dataset.File.from_files([site + "/get?id=1", site + "/get?id=2", site + "/get?id=1"], validate=False)
     assert found.to_path() == ["/example.org/get_id=1", "/example.org/get_id=2"]
-    signed = Dataset.File.from_files([site + "/a/b.tar.gz?sv=1&sig=secret", site + "/c.tar.gz?v=2"])
+    signed = Dataset.File.from_files([site + "/a/b.tar.gz?sv=1&sig=secret", site + "/c.tar.gz?v=2"], validate=False)
     assert signed.to_path() == ["/example.org/a/b.tar.gz", "/example.org/c_v=2.tar.gz"]
     with pytest.raises(UserErrorException, match=r"have one path, 'example\.org/a'"):
-        Dataset.File.from_files([site + "/a?sig=1", site + "/a?sig=2"])
-    odd = Dataset.File.from_files([site + "/get?name=a/b", site + "/get?name=a%2Fb", site + "/get?" + "x" * 500])
+        Dataset.File.from_files([site + "/a?sig=1", site + "/a?sig=2"], validate=False)
+    names = ["name=a/b", "name=a%2Fb", "x" * 500]
+    odd = Dataset.File.from_files([f"{site}/get?{one}" for one in names], validate=False)
     assert len(set(odd.to_path())) == 3
     assert all(len(path) < 120 and path.count("/") == 2 for path in odd.to_path())
 

@@ -9,6 +9,7 @@ from runyard.files.listing import totals_of
 from runyard.protocol import datasets, labels
 from runyard.protocol.datasets import Source
 from runyard.protocol.lineage import Totals
+from runyard.protocol.mounts import shown_url
 from runyard.protocol.selection import Step, StepKind, split
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.workspace import check_belongs
@@ -220,7 +221,9 @@ def _texts(tags: Optional[Dict[str, str]]) -> Dict[str, str]:
 
 
 def _shown(source: Source) -> str:
-    return source.url or source.file or f"{source.datastore}/{source.path}"
+    if source.url is not None:
+        return shown_url(source.url) + ("?..." if "?" in source.url else "")
+    return source.file or f"{source.datastore}/{source.path}"
 
 
 def _share(probability: float) -> float:

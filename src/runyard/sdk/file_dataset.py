@@ -4,12 +4,22 @@ import glob
 import os
 import re
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from runyard.errors import UserErrorException
+from runyard.errors import AzureMLException, UserErrorException
 from runyard.files.listing import is_pattern, list_source
 from runyard.protocol.datasets import Source
-from runyard.protocol.mounts import DataFile, Layout, distinct_files, layout_of, listed_files, url_path
+from runyard.protocol.mounts import (
+    DataFile,
+    Layout,
+    check_url,
+    distinct_files,
+    is_signed,
+    layout_of,
+    listed_files,
+    shown_url,
+    url_path,
+)
 from runyard.protocol.selection import Step, select
 from runyard.sdk.abstract_dataset import AbstractDataset
 from runyard.sdk.data_reference import DataReference
@@ -100,14 +110,31 @@ def _source(path: Any, validate: bool) -> Any:
         )
     text = os.fspath(path)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]*://", text) and not text.startswith("file://"):
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserErrorException(f"{text!r} is not an address that this version can read: http or https.")
+        if check_url(text) and validate:
+            _look_at(text)
         return Source(url=text), None
     local = os.path.abspath(os.path.expanduser(unquote(text[7:]) if text.startswith("file://") else text))
     if validate and not (glob.glob(local, recursive=True) if is_pattern(local) else os.path.exists(local)):
         raise UserErrorException(f"The local path {text!r} does not exist.")
     return Source(file=local), None
+
+
+def _look_at(url: str) -> None:
+    """UserErrorException where the file is not there, or its server cannot be reached from here."""
+    # Loaded only here: of no use to who names no address.
+    from runyard.files.fetch import ask_head
+
+    try:
+        is_there = ask_head(url, allow_private=True).is_there
+    except UserErrorException:
+        raise
+    except AzureMLException as error:
+        raise UserErrorException(f"{error} Pass validate=False if only the run can reach it.") from None
+    if not is_there and not is_signed(url):
+        raise UserErrorException(
+            f"{shown_url(url)} is not there, or its server does not say so to a HEAD request; "
+            "pass validate=False if it is."
+        )
 
 
 def placed_files(sources: Sequence[Source], workspace: Any) -> Iterator[DataFile]:

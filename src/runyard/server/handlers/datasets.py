@@ -1,7 +1,6 @@
 """Datasets."""
 
 from typing import List
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
@@ -11,6 +10,7 @@ from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.labels import LabelChange
 from runyard.protocol.lineage import NAMES_MAX, DatasetUse, SeenFiles, Sentences, Totals
+from runyard.protocol.mounts import check_url
 from runyard.protocol.selection import check_steps
 from runyard.protocol.trees import check_path
 from runyard.server import names
@@ -148,9 +148,7 @@ def _check_source(call: Call, source: Source) -> None:
     if max(len(kinds[0]), len(source.path)) > SOURCE_CHARS_MAX:
         raise UserErrorException(f"A dataset's source has at most {SOURCE_CHARS_MAX} characters.")
     if source.url is not None:
-        parts = urlsplit(source.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserErrorException(f"{source.url[:200]!r} is not a http or https address.")
+        check_url(source.url)
     elif source.file is not None:
         if not source.file.startswith("/"):
             raise UserErrorException(f"A local source is an absolute path, not {source.file[:200]!r}.")
