@@ -37,6 +37,11 @@ def test_input_s_name_replaces_no_variable_that_the_script_needs(make_attempt: M
     assert after[name] == after["AZUREML_DATAREFERENCE_" + name] == "/data"
 
 
+def test_names_that_differ_in_their_case_have_each_its_own_path(make_attempt: MakeAttempt) -> None:
+    found = job_variables(make_attempt(), "/env/bin/python", {"data": "/small", "DATA": "/large", "Data": "/mixed"})
+    assert (found["data"], found["DATA"], found["Data"]) == ("/small", "/large", "/mixed")
+
+
 def test_user_s_variables_come_last_and_may_name_others(make_attempt: MakeAttempt) -> None:
     folder = make_attempt(variables={"OUT": "$AZUREML_OUTPUT_DIRECTORY/model", "AZUREML_FRAMEWORK": "Mine"})
     found = job_variables(folder, "/env/bin/python", {})

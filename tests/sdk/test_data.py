@@ -251,5 +251,17 @@ def test_address_is_looked_at_unless_it_is_not_to_be(tmp_path: Path) -> None:
         Dataset.File.from_files(address + "/here")
 
 
+def test_name_that_would_change_how_the_script_starts_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    dataset = Dataset.File.from_files(str(tmp_path / "x"))
+    for name in ("PATH", "HOME", "pythonhome", "PYTHONPATH", "ld_preload"):
+        for one in (dataset.as_named_input(name).as_mount(), OutputFileDatasetConfig(name)):
+            with pytest.raises(UserErrorException, match=f"'{name}' cannot be an input's or output's name"):
+                submit(workspace, tmp_path, "", [one])
+    registered = dataset.register(workspace, "pythonhome")
+    fine = [registered.as_mount(), dataset.as_named_input("path").as_mount(), OutputFileDatasetConfig("python_files")]
+    submit(workspace, tmp_path, "", fine).wait_for_completion()
+
+
 def _warnings(run: Run) -> str:
     return "\n".join(one["message"] for one in run.get_details().get("warnings", []))

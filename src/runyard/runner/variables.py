@@ -52,9 +52,9 @@ def job_variables(
         values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_confined else facts.server_file
     for name, path in data.items():
         values["AZUREML_DATAREFERENCE_" + name] = path
-        # An input called "path" or "home" must not become the PATH or the HOME of the script.
-        for short in (name, name.upper()):
-            values.setdefault(short, path)
+    # An input called "path" or "home" must not become the PATH or the HOME of the script, nor "data" the one of "DATA".
+    for short, path in [*data.items(), *((name.upper(), path) for name, path in data.items())]:
+        values.setdefault(short, path)
     mine = {name: expand(text, values) for name, text in plan.variables.items()}
     if "PYTHONPATH" in mine:
         mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])

@@ -11,6 +11,7 @@ from runyard.protocol.datasets import Source
 from runyard.protocol.lineage import Totals
 from runyard.protocol.mounts import shown_url
 from runyard.protocol.selection import Step, StepKind, split
+from runyard.protocol.variables import is_reserved_variable
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.workspace import check_belongs
 
@@ -153,7 +154,7 @@ class AbstractDataset:
 
     def _input_name(self) -> str:
         text = re.sub(r"[^A-Za-z0-9_]", "_", self.name or "input")
-        return "input_" + text if not text[0].isalpha() else text
+        return "input_" + text if not text[0].isalpha() or is_reserved_variable(text) else text
 
     def _ensure_saved(self, workspace: Any) -> str:
         if self._record is not None:

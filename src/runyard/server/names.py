@@ -5,6 +5,7 @@ from typing import Iterable, Mapping, Pattern
 
 from runyard.errors import ExperimentNameError, UserErrorException
 from runyard.protocol.trees import check_path
+from runyard.protocol.variables import is_reserved_variable
 
 #: Longest parameter of an address that is no path, in characters.
 PARAMETER_MAX = 320
@@ -61,8 +62,14 @@ def check_compute_name(name: str) -> str:
 
 
 def check_input_name(name: str) -> str:
-    """The name if it can be an input's; it becomes a variable of the environment."""
-    return _check(_INPUT, name, "an input's name: letters, digits and '_', not first a digit")
+    """The name if it can be an input's or output's; it becomes a variable of the environment."""
+    _check(_INPUT, name, "an input's name: letters, digits and '_', not first a digit")
+    if is_reserved_variable(name):
+        raise UserErrorException(
+            f"{name!r} cannot be an input's or output's name: the script gets its path in a variable of that name, and "
+            f"{name.upper()} means something else to programs; choose another by as_named_input('...')."
+        )
+    return name
 
 
 def check_variables(variables: Iterable[str]) -> None:
