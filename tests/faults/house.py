@@ -1,5 +1,6 @@
 """A home with a real server and real runners: started, killed, started again, and left clean."""
 
+import contextlib
 import json
 import os
 import signal
@@ -164,7 +165,10 @@ class House:
         return int(json.loads((self.attempt_folder(run_id, attempt) / "runner.json").read_text())["pid"])
 
     def runner_pids(self) -> list[int]:
-        records = [json.loads(path.read_text()) for path in self.home.glob("runs/*/*/runner.json")]
+        records = []
+        for path in self.home.glob("runs/*/*/runner.json"):
+            with contextlib.suppress(FileNotFoundError):  # one that has just ended removes it
+                records.append(json.loads(path.read_text()))
         return [int(record["pid"]) for record in records if is_alive(record)]
 
     def script_pids(self) -> list[int]:
