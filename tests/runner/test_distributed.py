@@ -13,8 +13,7 @@ import pytest
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
-from runyard.client.local_server import connect
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("distributed")]
 
@@ -34,17 +33,11 @@ print("said by", rank)
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("distributed-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("distributed-home")):
         found = Workspace.create("many", exist_ok=True)
         config = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=3)
         ComputeTarget.create(found, "three", config).wait_for_completion()
         yield found
-        server = connect()
-        server.call("stop_server")
-        server.close()
-        forget_server()
 
 
 def submit(workspace: Workspace, folder: Path, script: str, config: Any, *arguments: str, **variables: str) -> Run:

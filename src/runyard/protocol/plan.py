@@ -101,7 +101,6 @@ class ReportKind:
     STARTED = "started"
     EXITED = "exited"
     STORED = "stored"
-    HEARTBEAT = "heartbeat"
 
 
 class ExitCause:
@@ -112,7 +111,6 @@ class ExitCause:
     TIME_LIMIT = "time_limit"
     PREPARATION = "preparation"
     RUNNER_LOST = "runner_lost"
-    STORAGE = "storage"
     #: Another process of the run failed first.
     PEER = "peer"
 

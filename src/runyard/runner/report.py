@@ -14,7 +14,7 @@ from runyard.errors import (
     StorageFullError,
 )
 from runyard.files.layout import DISK_FULL, write_atomically
-from runyard.protocol.plan import Report, ReportBatch, ReportKind
+from runyard.protocol.plan import Report, ReportBatch
 from runyard.protocol.wire import dumps, loads
 from runyard.runner.folder import AttemptFolder
 
@@ -138,4 +138,4 @@ def _read(folder: AttemptFolder) -> List[Report]:
             found.append(loads(Report, line))
         except RunyardError:
             break
-    return [report for report in found if report.kind != ReportKind.HEARTBEAT]
+    return found
