@@ -69,6 +69,20 @@ def test_place_counts_the_runs_of_the_same_cluster_only(app: Application) -> Non
     assert _why(app, "run-2")[0].endswith(" 1 come before it.")
 
 
+def test_wait_is_estimated_from_the_runs_before(app: Application) -> None:
+    assert app.ask("create_cluster", {"name": "small", "max_nodes": 1}, workspace="here").status == 200
+    _queue(app, "here", "run-1", "small")
+    assert app.ask("explain_run", workspace="here", run_id="run-1").json["estimate"] == "", "nothing to tell from"
+    began = now_us()
+    for number in range(3):
+        _queue(app, "here", f"old-{number}", "small")
+        _advance(app, f"old-{number}", "Queued", "Running", started_at=began - 600_000_000)
+        _advance(app, f"old-{number}", "Running", "Completed")
+    _queue(app, "here", "run-2", "small")
+    said = [app.ask("explain_run", workspace="here", run_id=f"run-{number}").json["estimate"] for number in (1, 2)]
+    assert said == [f"By the last 3 runs there, it may start in about {minutes} min." for minutes in (5, 15)]
+
+
 def test_places_of_this_machine_are_for_every_workspace(app: Application) -> None:
     _queue(app, "there", "other-1", "local")
     _queue(app, "here", "run-1", "local")

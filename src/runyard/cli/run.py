@@ -167,7 +167,7 @@ def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) ->
     if as_json:
         show(found, True)
     else:
-        print(" ".join(one for one in (found.waits_for, found.unblocked_by) if one))
+        print(" ".join(one for one in (found.waits_for, found.unblocked_by, found.estimate) if one))
 
 
 def _environment(workspace: Workspace, env: str | None, env_name: str | None) -> Environment | None:

@@ -1,7 +1,8 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
 from itertools import count, islice
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from statistics import median
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from runyard.protocol.record import record
 
@@ -106,6 +107,17 @@ def decide(
         if run.target != LOCAL and (run.workspace, run.target) not in known:
             reasons[run.run_id] = f"Waits for compute target {run.target!r}, which does not exist; cancel the run."
     return Decision(tuple(removed), tuple(added), tuple(assigned), reasons)
+
+
+def estimate_wait_s(durations_s: Sequence[float], before: int, places: int) -> Optional[float]:
+    """About how long a run waits with ``before`` others ahead of it and that many places; None without experience.
+
+    Those that run now are half through on average; then each place takes one after the other.
+    """
+    if not durations_s:
+        return None
+    usual = median(durations_s)
+    return usual / 2 + usual * (before // max(1, places))
 
 
 def _start(cluster: ClusterView, queue: List[Waiting], free: int, now: int) -> Tuple[List[Waiting], Dict[str, str]]:

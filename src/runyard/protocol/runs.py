@@ -230,3 +230,5 @@ class Explanation:
     waits_for: str
     unblocked_by: str = ""
     since: Optional[int] = None
+    #: How long it may take, from runs before it, in a sentence; '' where there are none to tell from.
+    estimate: str = ""
