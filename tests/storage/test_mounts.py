@@ -151,7 +151,10 @@ import os, signal, subprocess, sys
 name = os.path.join(sys.argv[1], "x")
 print(open(name).read())
 for entry in filter(str.isdigit, os.listdir("/proc")):
-    words = open(f"/proc/{entry}/cmdline").read().split("\\0")
+    try:
+        words = open(f"/proc/{entry}/cmdline").read().split("\\0")
+    except OSError:
+        continue
     if "runyard.runner.mounted" in words and sys.argv[1].startswith(words[-3]):
         os.kill(int(entry), signal.SIGKILL)
 try:
@@ -164,6 +167,9 @@ except OSError as error:
     assert run.status == "Completed", log
     assert "served" in log
     assert re.search("error (103|107)", log), "ECONNABORTED or ENOTCONN, and no reader that waits for ever"
+    sentence = "Input 'input': the process that served its mount was killed by signal 9 before the script had ended"
+    assert sentence in log
+    assert run.get_details()["warnings"][0]["message"].startswith(sentence)
     assert str(home) not in Path("/proc/self/mountinfo").read_text()
 
 

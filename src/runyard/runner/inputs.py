@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -84,9 +85,8 @@ class _Binding:
             return False
         if self._are_cached(remote):
             return False
-        reason = why_not() or mount(
-            self._folder, asked.name, [MountedFile.of(one, not self._is_fetched(one.source)) for one in files]
-        )
+        told = [MountedFile.of(one, not self._is_fetched(one.source)) for one in files]
+        reason = why_not() or mount(self._folder, asked.name, told, partial(warn, self._folder, self._server))
         if reason:
             self._folder.note(f"Input {asked.name!r} is downloaded and not mounted: {reason}.")
             return False

@@ -7,11 +7,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.wire import dumps
 from runyard.runner.folder import AttemptFolder
+
+Warn = Callable[[str], None]
 
 #: How long a server that is away is waited for, seconds.
 PATIENCE_S = 600.0
@@ -41,8 +43,11 @@ def why_not() -> str:
     return ""
 
 
-def mount(folder: AttemptFolder, name: str, files: Sequence[MountedFile]) -> str:
-    """Mount these files at the input's folder; returns '' or why it could not be, and then nothing is left of it."""
+def mount(folder: AttemptFolder, name: str, files: Sequence[MountedFile], warn: Warn) -> str:
+    """Mount these files at the input's folder; returns '' or why it could not be, and then nothing is left of it.
+
+    ``warn`` gets a sentence if the process that serves it ends before it is unmounted.
+    """
     target = folder.inputs / name
     target.mkdir(parents=True, exist_ok=True)
     told = MountedInput(tuple(files), folder.plan.workspace)
@@ -50,7 +55,7 @@ def mount(folder: AttemptFolder, name: str, files: Sequence[MountedFile]) -> str
     # What ends the attempt's processes finds it by its key; what stops the runner passes it by.
     process, reason = serve([str(folder.path), name], str(target), {"RUNYARD_KEY": folder.key})
     if process is not None:
-        _processes.append(process)
+        _served.append((process, name, warn))
     return reason
 
 
@@ -99,10 +104,22 @@ def unmount_all(folder: AttemptFolder) -> None:
     """Unmount whatever is mounted below the attempt's inputs, by this runner or by one that is gone."""
     if not any(name.startswith("mount-") for name in os.listdir(str(folder.path))):
         return
+    _tell_dead()
     for target in list(_mounted_below(os.path.realpath(str(folder.inputs)))):
         unmount(target)
-    while _processes:
-        wait_for_end(_processes.pop())
+    while _served:
+        wait_for_end(_served.pop()[0])
+
+
+def _tell_dead() -> None:
+    """Say which processes have ended before their time: a script learns from its read errors no more than a number."""
+    for process, name, warn in _served:
+        if process.poll() is not None:
+            how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "ended"
+            warn(
+                f"Input {name!r}: the process that served its mount {how} before the script had ended (out of memory, "
+                "or by someone); what was read of it after that failed."
+            )
 
 
 def _succeeds(words: List[str]) -> bool:
@@ -113,8 +130,8 @@ def _succeeds(words: List[str]) -> bool:
     return done.returncode == 0
 
 
-#: The processes that serve this runner's attempt.
-_processes: "list[subprocess.Popen[bytes]]" = []
+#: The processes that serve this runner's attempt, of which input, and whom their end is told.
+_served: "List[Tuple[subprocess.Popen[bytes], str, Warn]]" = []
 
 
 def _mounted_below(folder: str) -> Iterator[str]:
