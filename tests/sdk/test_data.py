@@ -2,17 +2,22 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from runyard.azureml.core import Dataset, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.client.home import home_folder
 from runyard.client.local_server import connect
-from runyard.errors import UserErrorException
+from runyard.errors import AzureMLException, UserErrorException
+from runyard.files.snapshots import take_snapshot
+from runyard.files.survey import survey
 from runyard.sdk.run import Run
 from runyard.sdk.session import forget_server
 from tests.emulators.site import serving_folder
@@ -261,6 +266,54 @@ def test_name_that_would_change_how_the_script_starts_is_refused(workspace: Work
     registered = dataset.register(workspace, "pythonhome")
     fine = [registered.as_mount(), dataset.as_named_input("path").as_mount(), OutputFileDatasetConfig("python_files")]
     submit(workspace, tmp_path, "", fine).wait_for_completion()
+
+
+def test_what_cannot_be_is_answered_in_a_sentence(workspace: Workspace, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n007,2020-01-01\n")
+    pyarrow.parquet.write_table(pyarrow.table([[1], [2]], names=["a", "a"]), tmp_path / "twice.parquet")
+    files, table = Dataset.File.from_files(str(path)), Dataset.Tabular.from_delimited_files(str(path))
+    store, output = workspace.get_default_datastore(), OutputFileDatasetConfig("x")
+    registered = files.register(workspace, "sentences")
+    variables = Environment("of-none")
+    variables.environment_variables = {"A": None}
+    refused: list[tuple[Callable[[], Any], str]] = [
+        (lambda: table.random_split(0.5, seed="s"), "A seed is a whole number, not 's'."),
+        (lambda: table.keep_columns(5), "Columns are one or more names, not 5."),
+        (lambda: table.with_timestamp_columns("b").time_recent(timedelta.max), "a time lies after the year 1"),
+        (
+            lambda: Dataset.Tabular.from_parquet_files(str(tmp_path / "twice.parquet")).to_pandas_dataframe(),
+            "has the column 'a' more than once",
+        ),
+        (lambda: Dataset.Tabular.register_pandas_dataframe({}, store, "x"), "A pandas DataFrame is registered here"),
+        (lambda: OutputFileDatasetConfig(5), "An output's name is a text, not 5."),
+        (lambda: output.as_upload(source_globs=5), "source_globs is a pattern or a list of patterns, not 5."),
+        (lambda: files.download(str(path)), f"The folder '{path}' cannot be made: there is a file of that name."),
+        (lambda: files.mount(str(path)).start(), "cannot be made: there is a file of that name."),
+        (lambda: store.download(str(path)), f"'{path}' is a file; name a folder to download to."),
+        (lambda: files.register(workspace, None), "under a name, a text, not None"),
+        (lambda: files.register(workspace, "sentences", tags=5), "tags is a dict of names and values, not 5."),
+        (lambda: Dataset.get_by_name(workspace, "sentences", 0), "'sentences' version 0 is not registered"),
+        (lambda: Environment.get(workspace, "AzureML-Minimal", "9"), "has the version 1 alone, not '9'"),
+        (lambda: variables.register(workspace), "The environment variable 'A' has no value"),
+        (lambda: files.filter("x"), "name them by a pattern"),
+        (lambda: files.file_metadata("x"), "name files by a pattern"),
+        (lambda: Datastore.register_azure_data_lake(workspace, "x", "y"), "register_azure_data_lake_gen2()"),
+        (lambda: Datastore.register_azure_sql_database(workspace, "x", "y", "z"), "pandas.read_sql"),
+        (lambda: Datastore.register_azure_postgre_sql(workspace, "x"), "pandas.read_sql"),
+        (lambda: Datastore.register_azure_my_sql(workspace, "x"), "pandas.read_sql"),
+        (lambda: Datastore.register_dbfs(workspace, "x"), "mount one on the server's machine"),
+        (lambda: Datastore.register_hdfs(workspace, "x"), "mount one on the server's machine"),
+        (lambda: survey(str(path)), f"The source folder '{path}' is a file."),
+        (lambda: take_snapshot(str(path), str(tmp_path / "cache")), f"The source folder '{path}' is a file."),
+    ]
+    for do, sentence in refused:
+        with pytest.raises(AzureMLException) as caught:
+            do()
+        assert sentence in str(caught.value)
+    assert Dataset.get_by_name(workspace, "sentences", 1).id == registered.id
+    assert Environment.get(workspace, "AzureML-Minimal", "1").version == "1"
+    assert table.to_pandas_dataframe()["a"].tolist() == [7]
 
 
 def _warnings(run: Run) -> str:

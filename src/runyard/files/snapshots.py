@@ -66,7 +66,8 @@ def take_snapshot(folder: str, cache_folder: str, limits: Optional[SnapshotLimit
     """
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
-        raise SnapshotException(f"The source folder {folder!r} does not exist.")
+        what = "is a file" if os.path.exists(root) else "does not exist"
+        raise SnapshotException(f"The source folder {folder!r} {what}.")
     found: List[FoundFile] = []
     ignored = 0
     for one in walk(root, read_rules(Path(root))):

@@ -82,7 +82,8 @@ def survey(folder: str) -> Survey:
     """Look at every file of the folder that is not left out; SnapshotException where there is no such folder."""
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
-        raise SnapshotException(f"The source folder {folder!r} does not exist.")
+        what = "is a file" if os.path.exists(root) else "does not exist"
+        raise SnapshotException(f"The source folder {folder!r} {what}.")
     rules = read_rules(Path(root))
     files: List[FoundFile] = []
     left_out: List[LeftOut] = []

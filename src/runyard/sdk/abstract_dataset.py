@@ -1,5 +1,6 @@
 """AbstractDataset: what datasets of files and of tables share: sources, stored steps, registered versions."""
 
+import operator
 import random
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
@@ -100,6 +101,8 @@ class AbstractDataset:
 
         The same definition under the same name is the version that exists; another needs ``create_new_version=True``.
         """
+        if not isinstance(name, str):
+            raise UserErrorException(f"A dataset is registered under a name, a text, not {name!r}.")
         self._check_sources(workspace)
         spec = datasets.DatasetSpec(
             sources=self._sources,
@@ -107,7 +110,7 @@ class AbstractDataset:
             kind=self._kind,
             name=name,
             description=description or "",
-            tags={str(key): str(value) for key, value in (tags or {}).items()},
+            tags=_texts(tags),
             create_new_version=create_new_version,
             totals=self._totals(workspace),
         )
@@ -218,6 +221,8 @@ def dataset_of(workspace: Any, record: datasets.Dataset) -> Any:
 
 
 def _texts(tags: Optional[Dict[str, str]]) -> Dict[str, str]:
+    if tags is not None and not isinstance(tags, dict):
+        raise UserErrorException(f"tags is a dict of names and values, not {tags!r}.")
     return {str(key): str(value) for key, value in (tags or {}).items()}
 
 
@@ -235,4 +240,8 @@ def _share(probability: float) -> float:
 
 def _seed(seed: Optional[int]) -> int:
     """Without one, chance itself; kept with the dataset, so that it gives the same files from then on."""
-    return random.SystemRandom().getrandbits(31) if seed is None else int(seed)
+    try:
+        # What numpy gives is a whole number too.
+        return random.SystemRandom().getrandbits(31) if seed is None else operator.index(seed)
+    except TypeError:
+        raise UserErrorException(f"A seed is a whole number, not {seed!r}.") from None

@@ -28,7 +28,7 @@ def download(
 ) -> List[str]:
     """Download every file; returns the local paths. UserErrorException for one that is there, unless ``overwrite``."""
     root = Path(target_path or tempfile.mkdtemp(prefix="runyard-dataset-"))
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(str(root))
     found = [
         (one, join_inside(root, check_path(one.relative.replace(os.sep, "/"))))
         for one in file_dataset.chosen_files(sources, workspace, steps)
@@ -43,6 +43,15 @@ def download(
             shutil.copyfile(one.origin, str(target))
     bring(far, workspace, skip=(NotFoundError,) if ignore_not_found else ())
     return [str(target) for _, target in found if target.exists()]
+
+
+def make_folder(path: str) -> None:
+    """Make the folder that files are brought to; UserErrorException where it cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        what = "there is a file of that name" if isinstance(error, FileExistsError) else str(error.strerror)
+        raise UserErrorException(f"The folder {path!r} cannot be made: {what}.") from None
 
 
 def bring(

@@ -16,7 +16,7 @@ from runyard.files.inside import join_inside
 from runyard.protocol.mounted import MountedFile, MountedInput
 from runyard.protocol.mounts import DataFile
 from runyard.protocol.trees import check_path
-from runyard.sdk.dataset_download import bring
+from runyard.sdk.dataset_download import bring, make_folder
 from runyard.sdk.session import is_in_run
 
 
@@ -42,7 +42,7 @@ class MountContext:
         if self._folder is not None:
             return
         folder = self._given or tempfile.mkdtemp(prefix="runyard-mount-")
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         if os.listdir(folder):
             raise UserErrorException(f"The mount point {folder!r} is not empty; name another folder.")
         self._folder = folder

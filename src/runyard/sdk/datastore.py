@@ -121,6 +121,8 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
         self, target_path: str, prefix: Optional[str] = None, overwrite: bool = False, show_progress: bool = True
     ) -> int:
         """Download files whose path starts with ``prefix`` below ``target_path``; returns how many came."""
+        if os.path.exists(target_path) and not os.path.isdir(target_path):
+            raise UserErrorException(f"{target_path!r} is a file; name a folder to download to.")
         start = (prefix or "").strip("/")
         wanted = []
         for one in self._list(""):
@@ -290,6 +292,47 @@ class Datastore:
             skip_validation, create_if_not_exists,
         )  # fmt: skip
 
+    @staticmethod
+    def register_azure_data_lake(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(
+            "Azure Data Lake Storage Gen1 is no more; register_azure_data_lake_gen2() registers its successor."
+        )
+
+    @staticmethod
+    def register_azure_sql_database(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(_NO_DATABASE)
+
+    @staticmethod
+    def register_azure_postgre_sql(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(_NO_DATABASE)
+
+    @staticmethod
+    def register_azure_my_sql(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(_NO_DATABASE)
+
+    @staticmethod
+    def register_dbfs(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(_NO_FILE_SYSTEM)
+
+    @staticmethod
+    def register_hdfs(*_: Any, **__: Any) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(_NO_FILE_SYSTEM)
+
+
+_NO_DATABASE = (
+    "Databases are no datastores here: read the query with pandas.read_sql and keep its rows by "
+    "Dataset.Tabular.register_pandas_dataframe(dataframe, target, name)."
+)
+_NO_FILE_SYSTEM = (
+    "Databricks' and Hadoop's file systems are no datastores here: mount one on the server's machine and register that "
+    "folder by Datastore.register(workspace, name, '/mnt/...')."
+)
 
 #: v1's words for the kinds, and ours where it had none.
 _TYPES = {

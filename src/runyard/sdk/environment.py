@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
 
 from runyard.errors import UserErrorException
 from runyard.files.text import read_text
@@ -211,7 +211,7 @@ class Environment:
             version=self.version or "",
             python=self.python._spec(),
             docker=self.docker._spec(),
-            variables={str(key): str(value) for key, value in self.environment_variables.items()},
+            variables=variable_texts(self.environment_variables),
             kept_sections=kept_sections(self.spark, self.r),
         )
         if self._stored is not None and spec.version == self._stored.version and spec != self._stored:
@@ -221,6 +221,14 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"Environment(name={self.name!r}, version={self.version!r})"
+
+
+def variable_texts(given: Mapping[Any, Any]) -> Dict[str, str]:
+    """The variables of a process; UserErrorException for one without a value, which a text would not be."""
+    for name, value in given.items():
+        if value is None:
+            raise UserErrorException(f"The environment variable {str(name)!r} has no value; '' is an empty one.")
+    return {str(name): str(value) for name, value in given.items()}
 
 
 def _read(path: str) -> str:

@@ -66,6 +66,16 @@ class FileDataset(AbstractDataset):
         """Downloaded before the script starts."""
         return DatasetConsumptionConfig(self._input_name(), self).as_download(path_on_compute)
 
+    def filter(self, expression: Any) -> "FileDataset":
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException(
+            "Files are not filtered by what is known of them: name them by a pattern, as in (datastore, 'logs/*.csv')."
+        )
+
+    def file_metadata(self, col: str) -> Any:
+        """Not here; the sentence says what to do instead."""
+        raise UserErrorException("What is known of a dataset's files is no column here: name files by a pattern.")
+
     def _paths(self) -> List[str]:
         return [one.relative for one in chosen_files(self._sources, self._workspace, self._steps)]
 

@@ -35,6 +35,8 @@ class OutputFileDatasetConfig:
     ) -> None:
         if partition_format is not None:
             raise UserErrorException("partition_format belongs to tables: pass it to read_delimited_files().")
+        if name is not None and not isinstance(name, str):
+            raise UserErrorException(f"An output's name is a text, not {name!r}.")
         self.name = name if name is not None else f"output_{id(self):x}"
         self.destination = _destination(destination)
         self.source = None if source is None else str(source)
@@ -52,7 +54,10 @@ class OutputFileDatasetConfig:
 
     def as_upload(self, overwrite: bool = False, source_globs: Any = None) -> "OutputFileDatasetConfig":
         """The same, stored after a script that succeeded. ``source_globs``: patterns of the files to store."""
-        globs = (source_globs,) if isinstance(source_globs, str) else tuple(source_globs or ())
+        is_many = isinstance(source_globs, (list, tuple, set))
+        globs = tuple(source_globs) if is_many else (source_globs,) if source_globs else ()
+        if not all(isinstance(one, str) for one in globs):
+            raise UserErrorException(f"source_globs is a pattern or a list of patterns, not {source_globs!r}.")
         return self._with(mode=OutputMode.UPLOAD, _overwrite=overwrite, _globs=globs)
 
     def register_on_complete(

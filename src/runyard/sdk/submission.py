@@ -19,7 +19,7 @@ from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
-from runyard.sdk.environment import Environment
+from runyard.sdk.environment import Environment, variable_texts
 from runyard.sdk.environment_sections import DockerConfiguration
 from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
@@ -256,7 +256,7 @@ def _variables(config: ScriptRunConfig, inputs: Iterable[InputSpec]) -> Dict[str
     """The user's variables, and the ids of the datasets that have no path on the node."""
     direct = [one for one in inputs if one.mode == InputMode.DIRECT]
     found = {"AZUREML_DATAREFERENCE_" + one.name: str(one.dataset_id) for one in direct}
-    found.update({str(key): str(value) for key, value in config.run_config.environment_variables.items()})
+    found.update(variable_texts(config.run_config.environment_variables))
     return found
 
 

@@ -1,7 +1,7 @@
 """TabularDataset: files read as rows and columns, and steps on these; nothing is read until somebody asks for rows."""
 
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from runyard.errors import DatasetTimestampMissingError, UserErrorException
 from runyard.protocol.selection import Step, StepKind
@@ -167,7 +167,10 @@ class TabularDataset(AbstractDataset):
         """The rows of the last ``time_delta`` before now: the start is kept with the dataset."""
         if not isinstance(time_delta, timedelta):
             raise UserErrorException(f"time_recent takes a timedelta, not {time_delta!r}.")
-        start = datetime.now(timezone.utc).replace(tzinfo=None) - time_delta
+        try:
+            start = datetime.now(timezone.utc).replace(tzinfo=None) - time_delta
+        except OverflowError:
+            raise UserErrorException(f"{time_delta!r} before now is no time; a time lies after the year 1.") from None
         return self._in_time(start, None, include_boundary)
 
     def _in_time(self, start: Any, end: Any, include_boundary: bool) -> "TabularDataset":
@@ -217,7 +220,7 @@ def _step_text(step: Step) -> str:
 
 
 def _names(columns: Columns) -> List[str]:
-    found = [columns] if isinstance(columns, str) else list(columns)
+    found: List[Any] = [columns] if isinstance(columns, str) or not isinstance(columns, Iterable) else list(columns)
     if not found or not all(isinstance(name, str) for name in found):
         raise UserErrorException(f"Columns are one or more names, not {columns!r}.")
     check_columns(found)

@@ -198,6 +198,11 @@ class ParquetFiles:
                 file = arrow_parquet().ParquetFile(stream)
                 names = list(file.schema_arrow.names)
                 check_width(len(names), label)
+                if len(set(names)) < len(names):
+                    twice = next(name for name in names if names.count(name) > 1)
+                    raise UserErrorException(
+                        f"{label} has the column {twice!r} more than once; a table has each name once."
+                    )
                 self.seen.update(dict.fromkeys(names))
                 yield from self._read(file, [name for name in names if self._wanted(name)])
         except (pa.ArrowException, OSError) as error:

@@ -48,6 +48,8 @@ def store_dataframe(
     """Write a pandas DataFrame below ``target``; returns the (datastore, path) of its file."""
     pa, parquet = arrow(), arrow_parquet()
 
+    if not hasattr(dataframe, "columns"):
+        raise UserErrorException(f"A pandas DataFrame is registered here, not {dataframe!r:.80}.")
     names = [str(name) for name in dataframe.columns]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -59,9 +59,9 @@ def get_dataset(call: Call) -> Dataset:
 
 def find_dataset(call: Call) -> Dataset:
     """By name and version."""
-    version = call.integer("version", 0)
+    version = call.integer("version", 0) if call.query.get("version") else None
     with call.parts.database.read() as connection:
-        return datasets.find_dataset(connection, call.workspace, call.path["name"], version or None)
+        return datasets.find_dataset(connection, call.workspace, call.path["name"], version)
 
 
 def list_dataset_runs(call: Call) -> List[DatasetUse]:

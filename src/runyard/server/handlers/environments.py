@@ -7,7 +7,7 @@ from typing import List
 from runyard.db import environments, workspaces
 from runyard.environments.curated import get_curated, is_reserved, list_curated
 from runyard.environments.spec import check_day
-from runyard.errors import UserErrorException
+from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol.environments import (
     BuildStatus,
     Environment,
@@ -53,12 +53,17 @@ def list_environments(call: Call) -> List[Environment]:
 
 def get_environment(call: Call) -> Environment:
     """By name and version."""
-    name = call.path["name"]
+    name, version = call.path["name"], call.query.get("version") or None
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
-        if is_reserved(name):
-            return _curated(get_curated(name), workspace)
-        return environments.get_environment(connection, call.workspace, name, call.query.get("version") or None)
+        if not is_reserved(name):
+            return environments.get_environment(connection, call.workspace, name, version)
+        found = _curated(get_curated(name), workspace)
+        if version not in (None, found.version):
+            raise NotFoundError(
+                f"The curated environment {name!r} has the version {found.version} alone, not {version!r}."
+            )
+        return found
 
 
 def build_environment(call: Call) -> EnvironmentBuild:
