@@ -1,7 +1,6 @@
 """Datasets, references and outputs that are not what their owner takes them for: each is refused or said."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,50 +10,23 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.core import Dataset, Datastore, Environment, Workspace
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.client.home import home_folder
-from runyard.client.local_server import connect
 from runyard.errors import AzureMLException, UserErrorException
 from runyard.files.snapshots import take_snapshot
 from runyard.files.survey import survey
 from runyard.sdk.run import Run
-from runyard.sdk.session import forget_server
 from tests.emulators.site import serving_folder
+from tests.own_server import log_of, own_server, submit_here
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("data-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("data-home")):
         yield Workspace.create("mine", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
-
-
-def submit(workspace: Workspace, folder: Path, script: str, arguments: list[Any]) -> Run:
-    """Submit a script with these arguments, in the tests' own interpreter."""
-    (folder / "source").mkdir(exist_ok=True)
-    (folder / "source" / "work.py").write_text(script)
-    environment = Environment("as-it-is")
-    environment.python.user_managed_dependencies = True
-    environment.python.interpreter_path = sys.executable
-    config = ScriptRunConfig(
-        str(folder / "source"), "work.py", arguments, compute_target="local", environment=environment
-    )
-    return Experiment(workspace, "data").submit(config)
-
-
-def log_of(run: Run, folder: Path) -> str:
-    """The run's log once it has ended."""
-    run.wait_for_completion(raise_on_error=False)
-    run.download_file("user_logs/std_log.txt", str(folder / "log.txt"))
-    return (folder / "log.txt").read_text()
 
 
 def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Workspace, tmp_path: Path) -> None:
@@ -73,7 +45,7 @@ def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Work
         OutputFileDatasetConfig("made", (theirs, "made")),
     ):
         with pytest.raises(UserErrorException) as caught:
-            submit(workspace, tmp_path, "", [argument])
+            submit_here(workspace, tmp_path, "", argument)
         assert str(caught.value) == sentence
     with pytest.raises(UserErrorException, match="belongs to workspace 'theirs'"):
         dataset.take(1).register(workspace, "both")
@@ -81,7 +53,7 @@ def test_data_of_another_workspace_are_never_taken_for_this_ones(workspace: Work
         Dataset.File.from_files([(mine, "both"), (theirs, "both/x.txt")])
     registered = dataset.register(other, "both")
     with pytest.raises(UserErrorException, match="belongs to workspace 'theirs'"):
-        submit(workspace, tmp_path, "", [registered.as_mount()])
+        submit_here(workspace, tmp_path, "", registered.as_mount())
     assert Dataset.File.from_files(str(tmp_path / "x.txt")).register(workspace, "local").register(other, "local").id
 
 
@@ -97,10 +69,10 @@ def test_outputs_of_one_place_are_refused_since_one_would_write_over_the_other(
     ):
         outputs = [OutputFileDatasetConfig("one", (store, first)), OutputFileDatasetConfig("two", (store, second))]
         with pytest.raises(UserErrorException, match=r"Outputs 'one' and 'two' go to one place of datastore .*folder"):
-            submit(workspace, tmp_path, "", outputs)
+            submit_here(workspace, tmp_path, "", *outputs)
     apart = [OutputFileDatasetConfig(name, (store, "out/{output-name}")) for name in ("one", "two")]
     beside = OutputFileDatasetConfig("three", (store, "out/one-more"))
-    submit(workspace, tmp_path, "", [*apart, beside]).wait_for_completion()
+    submit_here(workspace, tmp_path, "", *apart, beside).wait_for_completion()
 
 
 def test_folder_with_brackets_in_its_name_is_mounted_as_that_folder(workspace: Workspace, tmp_path: Path) -> None:
@@ -108,7 +80,7 @@ def test_folder_with_brackets_in_its_name_is_mounted_as_that_folder(workspace: W
     (tmp_path / "x.csv").write_text("x")
     store.upload_files([str(tmp_path / "x.csv")], target_path="v[2]", show_progress=False)
     script = "import os, sys; print(os.listdir(sys.argv[1]))"
-    run = submit(workspace, tmp_path, script, [Dataset.File.from_files((store, "v[2]")).as_mount()])
+    run = submit_here(workspace, tmp_path, script, Dataset.File.from_files((store, "v[2]")).as_mount())
     assert "\n['x.csv']\n" in log_of(run, tmp_path)
 
 
@@ -119,7 +91,7 @@ os.makedirs(os.path.join(sys.argv[1], *["d" * 200] * 6))
 for name in ("e:1", "fine", "/".join(["d" * 200] * 6) + "/too far down"):
     open(os.path.join(sys.argv[1], name), "w").write(name)
 """
-    run = submit(workspace, tmp_path, script, [OutputFileDatasetConfig("odd").as_upload()])
+    run = submit_here(workspace, tmp_path, script, OutputFileDatasetConfig("odd").as_upload())
     run.wait_for_completion()
     stored = workspace.get_default_datastore()._list(f"dataset/{run.id}/odd")
     assert [one.path.rpartition("/")[2] for one in stored] == ["e%3A1", "fine"]
@@ -138,10 +110,10 @@ os.symlink("/etc", os.path.join(sys.argv[1], "folder"))
 os.mkfifo(os.path.join(sys.argv[1], "pipe"))
 """
     output = OutputFileDatasetConfig("odd").register_on_complete("left-out")
-    run = submit(workspace, tmp_path, script, [output])
+    run = submit_here(workspace, tmp_path, script, output)
     made = log_of(run, tmp_path)
     dataset = Dataset.get_by_name(workspace, "left-out")
-    reader = submit(workspace, tmp_path, "", [dataset.as_named_input("odd").as_mount()])
+    reader = submit_here(workspace, tmp_path, "", dataset.as_named_input("odd").as_mount())
     read = log_of(reader, tmp_path)
     capsys.readouterr()
     assert dataset.to_path() == ["/fine"]
@@ -168,7 +140,7 @@ def test_files_that_are_gone_from_a_registered_dataset_are_named(workspace: Work
         "The files of dataset 'shrinking' have changed since it was registered on",
         "",
     ):
-        run = submit(workspace, tmp_path, "", [dataset.as_named_input("small").as_mount()])
+        run = submit_here(workspace, tmp_path, "", dataset.as_named_input("small").as_mount())
         log = log_of(run, tmp_path)
         assert run.status == "Completed"
         assert expected in log
@@ -190,12 +162,12 @@ def test_file_that_is_named_and_gone_fails_the_run_with_its_name(workspace: Work
     (tmp_path / "empty").mkdir()
     local = Dataset.File.from_files([str(tmp_path / name) for name in ("here", "gone", "empty")])
     stored = Dataset.File.from_files([(store, "named/here"), (store, "named/gone")])
-    stays = submit(workspace, tmp_path, "", [local.as_mount(), stored.as_mount()])
+    stays = submit_here(workspace, tmp_path, "", local.as_mount(), stored.as_mount())
     stays.wait_for_completion()
     (tmp_path / "gone").unlink()
     (home_folder() / "datastores" / "mine" / "workspaceblobstore" / "named" / "gone").unlink()
     for dataset, name in ((local, str(tmp_path / "gone")), (stored, "workspaceblobstore/named/gone")):
-        run = submit(workspace, tmp_path, "", [dataset.as_named_input("named").as_mount()])
+        run = submit_here(workspace, tmp_path, "", dataset.as_named_input("named").as_mount())
         run.wait_for_completion(raise_on_error=False)
         message = run.get_details()["error"]["error"]["message"]
         assert message == f"Input 'named': nothing is there at {name}."
@@ -262,10 +234,10 @@ def test_name_that_would_change_how_the_script_starts_is_refused(workspace: Work
     for name in ("PATH", "HOME", "pythonhome", "PYTHONPATH", "ld_preload"):
         for one in (dataset.as_named_input(name).as_mount(), OutputFileDatasetConfig(name)):
             with pytest.raises(UserErrorException, match=f"'{name}' cannot be an input's or output's name"):
-                submit(workspace, tmp_path, "", [one])
+                submit_here(workspace, tmp_path, "", one)
     registered = dataset.register(workspace, "pythonhome")
     fine = [registered.as_mount(), dataset.as_named_input("path").as_mount(), OutputFileDatasetConfig("python_files")]
-    submit(workspace, tmp_path, "", fine).wait_for_completion()
+    submit_here(workspace, tmp_path, "", *fine).wait_for_completion()
 
 
 def test_what_cannot_be_is_answered_in_a_sentence(workspace: Workspace, tmp_path: Path) -> None:

@@ -1,30 +1,22 @@
 """Names in a bucket that are no pattern although they look like one, and keys that can be no path."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Dataset, Datastore, Environment, Experiment, Run, ScriptRunConfig, Workspace
-from runyard.client.local_server import connect
-from runyard.sdk.session import forget_server
+from runyard.azureml.core import Dataset, Datastore, Workspace
 from tests.emulators.servers import S3, STORAGE
+from tests.own_server import own_server, submit_here
 
 pytestmark = STORAGE
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("names-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("names-home")):
         yield Workspace.create("names", exist_ok=True)
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(scope="module", params=["bucket", "folder"])
@@ -33,16 +25,6 @@ def store(workspace: Workspace, s3: S3, request: pytest.FixtureRequest) -> Any:
         return workspace.get_default_datastore()
     s3.make_bucket("names")
     return Datastore.register(workspace, "names", "s3://names", endpoint=s3.endpoint, key=s3.key, secret=s3.secret)
-
-
-def submit(workspace: Workspace, folder: Path, script: str, arguments: list[Any]) -> Run:
-    (folder / "source").mkdir()
-    (folder / "source" / "work.py").write_text(script)
-    environment = Environment("as-it-is")
-    environment.python.user_managed_dependencies = True
-    environment.python.interpreter_path = sys.executable
-    config = ScriptRunConfig(str(folder / "source"), "work.py", arguments, environment=environment)
-    return Experiment(workspace, "names").submit(config)
 
 
 def test_folder_with_brackets_in_its_name_is_that_folder(store: Any, tmp_path: Path) -> None:
@@ -70,7 +52,7 @@ def test_keys_that_can_be_no_path_are_said_wherever_a_bucket_is_listed(
     capsys.readouterr()
     assert store.download(str(tmp_path / "copies"), show_progress=False) == 1
     assert "Warning: 12 files of datastore 'keys' are left out: The path 'in/" in capsys.readouterr().err
-    run = submit(workspace, tmp_path, "import os, sys; print(os.listdir(sys.argv[1]))", [dataset.as_mount()])
+    run = submit_here(workspace, tmp_path, "", dataset.as_mount())
     run.wait_for_completion()
     (warning,) = run.get_details()["warnings"]
     assert warning["message"].startswith("Input 'input': 12 files of datastore 'keys' are left out: The path 'in/")
