@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 import pytest
 
 from runyard.environments.pythons import find_minor
+from tests.articles.reader import BLOCKS, OLD_ADDRESS, run_blocks
 from tests.own_server import own_server
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = Path(__file__).parent / "blocks"
 MNIST_FILES = [
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -37,19 +36,6 @@ TODAY = {
 }
 #: The oldest Python that a run can use; every pin of the articles has a wheel for it.
 OLD_PYTHON = "3.7"
-#: The conda file of the section on Horovod, as printed.
-HOROVOD = """
-channels:
-- conda-forge
-dependencies:
-- python=3.6.2
-- pip:
-  - azureml-defaults
-  - tensorflow-gpu==2.2.0
-  - horovod==0.19.5
-"""
-#: The articles' old address of the digits.
-OLD_ADDRESS = "http://yann.lecun.com/exdb/mnist"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("articles")]
 
@@ -67,7 +53,7 @@ def _stage(folder: Path, article: str, is_printed: bool) -> dict[str, Any]:
     (folder / "config.json").write_text(
         json.dumps({"subscription_id": "1", "resource_group": "group", "workspace_name": "articles"})
     )
-    conda = next(BLOCKS.glob(f"{article}_*.yml")).read_text()
+    conda = (BLOCKS / f"{article}_06.yml").read_text()
     for pinned, today in {} if is_printed else TODAY.items():
         conda = re.sub(pinned, today, conda)
     (folder / "conda_dependencies.yml").write_text(conda)
@@ -75,20 +61,14 @@ def _stage(folder: Path, article: str, is_printed: bool) -> dict[str, Any]:
     return {"script_folder": str(folder / "scripts")}
 
 
-def _run_blocks(article: str, folder: Path, names: dict[str, Any], mnist_url: str) -> dict[str, Any]:
-    """The names that are left after all blocks, each run with the names of those before it."""
-    for block in sorted(BLOCKS.glob(f"{article}_*.py.txt")):
-        script = folder / f"{block.name.partition('.')[0]}.py"
-        script.write_text(block.read_text().replace(OLD_ADDRESS, mnist_url))
-        names = runpy.run_path(str(script), init_globals=names)
-    return names
-
-
 def _follow(
     article: str, folder: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, is_printed: bool
 ) -> dict[str, Any]:
     monkeypatch.chdir(folder)
-    return _run_blocks(article, folder, _stage(folder, article, is_printed), mnist_url)
+    numbers = [int(one.name[3:5]) for one in sorted(BLOCKS.glob(f"{article}_*.py.txt"))]
+    # Those of several processes: test_distributed_articles.py.
+    numbers = [one for one in numbers if one <= 15]
+    return run_blocks(article, numbers, folder, _stage(folder, article, is_printed), {OLD_ADDRESS: mnist_url})
 
 
 def _assert_learned(run: Any) -> None:
@@ -176,24 +156,3 @@ def test_keras_article_runs_from_top_to_end(
             for path in Path(model.download(str(tmp_path / "again"), exist_ok=True)).rglob("*")
             if path.is_file()
         }
-
-
-def test_horovod_file_builds_as_printed_and_its_ranks_reduce(server: None, tmp_path: Path) -> None:
-    from azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
-
-    _need_old_python()
-    (tmp_path / "conda.yml").write_text(HOROVOD)
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "train.py").write_text(
-        "import horovod.tensorflow as hvd\nimport tensorflow as tf\n\nhvd.init()\n"
-        "print('TensorFlow', tf.__version__, 'sum', float(hvd.allreduce(tf.constant(2.0), op=hvd.Sum)), flush=True)\n"
-    )
-    environment = Environment.from_conda_specification("horovod", str(tmp_path / "conda.yml"))
-    source = ScriptRunConfig(str(tmp_path / "source"), "train.py", environment=environment)
-    run = Experiment(Workspace.create("articles", exist_ok=True), "horovod").submit(source)
-    run.wait_for_completion()
-    assert "TensorFlow 2.2.0 sum 2.0" in _script_log(run, tmp_path)
-    run.download_file("azureml-logs/20_image_build_log.txt", str(tmp_path / "build.txt"))
-    build = (tmp_path / "build.txt").read_text()
-    assert "python: asked 3.6.2, got 3.7" in build
-    assert "horovod is built from its source" in build

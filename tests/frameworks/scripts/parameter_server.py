@@ -32,7 +32,9 @@ on_servers = sorted({one.device for one in tf.global_variables()})
 
 own, reached = 0, 0
 hooks = [tf.train.StopAtStepHook(last_step=LAST_STEP)]
-with tf.train.MonitoredTrainingSession(master=server.target, is_chief=index == 0, hooks=hooks) as session:
+# Without it, a session waits at its end for a worker that has ended already.
+alone = tf.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{index}"])
+with tf.train.MonitoredTrainingSession(server.target, index == 0, hooks=hooks, config=alone) as session:
     while not session.should_stop():
         start = own * 50 % len(images)
         batch = {some: images[start : start + 50], wanted: labels[start : start + 50]}

@@ -1,0 +1,163 @@
+"""The articles' runs of several processes, and those of their estimators: every code block as it stands.
+
+What differs is listed here and nowhere else: the names that the articles leave undefined are supplied, in place of a
+variable that a block never made stands the one that it made, and CNTK, of which no package is left, is mpi4py.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azureml.core import Experiment, Run, Workspace
+from azureml.core.compute import AmlCompute, ComputeTarget
+from azureml.core.runconfig import MpiConfiguration, TensorflowConfiguration
+from azureml.train.dnn import TensorFlow
+
+from runyard.environments.pythons import find_minor
+from runyard.environments.uv import find_uv
+from tests.articles.reader import BLOCKS, OLD_ADDRESS, SCRIPTS, run_blocks
+from tests.own_server import own_server
+
+ROOT = Path(__file__).resolve().parents[2]
+#: What A0 submits and what it made, likewise A3; A0 parses TF_CONFIG and then names the cluster as it never did.
+ESTIMATOR = {"submit(tf_est)": "submit(estimator)"}
+CNTK = {"submit(cntk_est)": "submit(estimator)", "cntk==2.5.1": "mpi4py"}
+CLUSTER = ("ClusterSpec(cluster)", "ClusterSpec(tf_config_json.get('cluster'))")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("distributed-articles"),
+    pytest.mark.skipif(
+        find_minor("3.7") is None and os.environ.get("CI") != "true", reason="This host has no Python 3.7."
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """With uv's cache of this user: Horovod is compiled once on a machine."""
+    cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    with own_server(tmp_path_factory.mktemp("distributed-articles-home"), UV_CACHE_DIR=cache):
+        yield
+
+
+@pytest.fixture
+def folder(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reader's folder: the workspace's config from Azure, and the sample scripts."""
+    config = {"subscription_id": "1", "resource_group": "group", "workspace_name": "distributed"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(SCRIPTS / "tf_mnist.py", tmp_path)
+    shutil.copy(ROOT / "examples" / "train" / "utils.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _project(folder: Path, name: str, script: str, text: str) -> str:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / script).write_text(text)
+    shutil.copy(folder / "utils.py", folder / name)
+    return f"./{name}"
+
+
+def _log(run: Run, folder: Path, name: str) -> str:
+    run.download_file(name, str(folder / "log.txt"))
+    return (folder / "log.txt").read_text()
+
+
+def test_tensorflow_article_trains_by_horovod_and_by_mirrored_workers(
+    folder: Path, mnist_url: str, digits: Path
+) -> None:
+    shutil.copy(BLOCKS / "a1_16.yml", folder / "conda_dependencies.yml")
+    script = (SCRIPTS / "tf_horovod_word2vec.py").read_text()
+    names: dict[str, Any] = {
+        "project_folder": _project(folder, "project", "tf_horovod_word2vec.py", script),
+        "source_dir": _project(folder, "source", "train.py", (SCRIPTS / "mirrored.py").read_text()),
+    }
+    shutil.copytree(digits, folder / "source" / "digits")
+    names = run_blocks("a1", (1, 2, 3, 4, 5, 7, 17), folder, names, {OLD_ADDRESS: mnist_url})
+    experiment = Experiment(names["ws"], "tf-distributed")
+    run = experiment.submit(names["src"])
+    run.wait_for_completion()
+    metrics = run.get_metrics()
+    assert (metrics["size"], metrics["sum"]) == ([2, 2], [3.0, 3.0])
+    assert metrics["weights"][0] == metrics["weights"][1], "one network, although each began with its own"
+    assert min(metrics["accuracy"]) > 0.85
+    build = _log(run, folder, "azureml-logs/20_image_build_log.txt")
+    assert "python: asked 3.6.2, got 3.7" in build
+    assert "horovod is built from its source" in build
+    assert "TensorFlow 2.2.0" in _log(run, folder, "user_logs/std_log_process_1.txt")
+
+    names = run_blocks("a1", [18], folder, names, {})
+    run = experiment.submit(names["src"])
+    run.wait_for_completion()
+    metrics = run.get_metrics()
+    assert metrics["workers"] == [2, 2]
+    assert metrics["loss"][0] == metrics["loss"][1]
+    assert min(metrics["accuracy"]) > 0.85
+    assert "outputs/keras-model/saved_model.pb" in run.get_file_names()
+    assert "outputs/node_1/keras-model/saved_model.pb" in run.get_file_names()
+
+
+def test_estimator_article_runs_from_top_to_end(folder: Path, mnist_url: str) -> None:
+    script = (SCRIPTS / "horovod_of_2019.py").read_text()
+    names: dict[str, Any] = {
+        "TensorFlow": TensorFlow,
+        "MpiConfiguration": MpiConfiguration,
+        "TensorflowConfiguration": TensorflowConfiguration,
+        "project_folder": _project(folder, "project", "script.py", script),
+    }
+    names = run_blocks("a0", range(1, 13), folder, names, {OLD_ADDRESS: mnist_url})
+    run = names["run"]
+    assert "TensorFlow 1.13.2" in _log(run, folder, "user_logs/std_log.txt")
+    assert run.get_metrics()["accuracy"] > 0.8
+    assert (names["model"].name, names["model"].version) == ("tf-dnn-mnist", 1)
+    assert (folder / "model" / "mnist-tf.model.index").is_file()
+
+    run = names["exp"].submit(names["estimator"])
+    run.wait_for_completion()
+    metrics = run.get_metrics()
+    assert metrics["size"] == [2, 2]
+    assert metrics["after"] == pytest.approx([0.9, 0.9]), "the first one's value, less the mean of both steps"
+
+    _project(folder, "project", "script.py", (SCRIPTS / "parameter_server.py").read_text())
+    reading = (BLOCKS / "a0_15.py.txt").read_text()
+    assert CLUSTER[0] in reading
+    (folder / "project" / "article.py").write_text(reading.replace(*CLUSTER))
+    names = run_blocks("a0", [13], folder, names, ESTIMATOR)
+    run = names["run"]
+    run.wait_for_completion()
+    assert max(run.get_metrics()["reached"]) >= 600
+    assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names()
+
+    alone = TensorFlow("project", compute_target=names["compute_target"], entry_script="article.py")
+    run = names["exp"].submit(alone)
+    run.wait_for_completion(raise_on_error=False)
+    assert "ValueError: TF_CONFIG not found." in run.get_details()["error"]["error"]["message"]
+
+
+def test_estimators_of_2018_run_from_top_to_end(folder: Path) -> None:
+    ws = Workspace.from_config()
+    config = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=2)
+    ds = ws.get_default_datastore()
+    (folder / "data.txt").write_text("1 3 5")
+    ds.upload_files([str(folder / "data.txt")])
+    _project(folder, "my-sklearn-proj", "train.py", (SCRIPTS / "sklearn_of_2018.py").read_text())
+    _project(folder, "my-cntk-proj", "train.py", (SCRIPTS / "mpi_of_2018.py").read_text())
+    names: dict[str, Any] = {
+        "ds": ds,
+        "compute_target": ComputeTarget.create(ws, "two", config),
+        "experiment": Experiment(ws, "train"),
+    }
+    names = run_blocks("a3", (1, 2), folder, names, {})
+    names["run"].wait_for_completion()
+    assert names["run"].get_metrics()["slope"] == pytest.approx(2, abs=0.1)
+    names = run_blocks("a3", (3, 4), folder, names, CNTK)
+    names["run"].wait_for_completion()
+    assert names["run"].get_metrics()["sum"] == [3, 3]
