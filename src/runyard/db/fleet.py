@@ -11,7 +11,11 @@ from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
 from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
 from runyard.protocol.environments import Lock
+from runyard.protocol.runs import RunStatus
 from runyard.protocol.wire import dumps, loads
+
+#: How many runs tell how long the next one may take.
+LATEST = 20
 
 _ALL_CLUSTERS = select(clusters).order_by(clusters.c.workspace, clusters.c.name)
 _ALL_NODES = select(nodes).order_by(nodes.c.id)
@@ -140,6 +144,16 @@ def retire_node(connection: Connection, workspace: str, name: str, node: str, ev
 def remove_node(connection: Connection, node_id: str) -> None:
     """A node leaves; only an idle one does."""
     connection.execute(delete(nodes).where(nodes.c.id == node_id, nodes.c.run_id.is_(None)))
+
+
+def recent_durations(connection: Connection, workspace: Optional[str], target: str) -> List[int]:
+    """How long the latest completed runs of a target took, microseconds; ``workspace`` None: of every one."""
+    statement = select(runs.c.ended_at - runs.c.started_at).where(
+        runs.c.target == target, runs.c.status == RunStatus.COMPLETED, runs.c.started_at.is_not(None)
+    )
+    if workspace is not None:
+        statement = statement.where(runs.c.workspace == workspace)
+    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
 
 
 def save_lock(connection: Connection, spec_digest: str, lock: Lock, user: str, now: int) -> None:

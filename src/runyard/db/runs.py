@@ -46,8 +46,6 @@ from runyard.protocol.wire import dumps, from_wire, loads
 
 #: Most runs in one page.
 PAGE_MAX = 1_000
-#: How many runs tell how long the next one may take.
-LATEST = 20
 #: Most warnings of one run.
 WARNINGS_MAX = 100
 #: Longest display name, in characters.
@@ -392,16 +390,6 @@ def next_rows(connection: Connection, places: Sequence[Tuple[Optional[str], str,
     for workspace, target, most in places:
         found.extend(connection.execute(_FIRST_WAITING, {"owner": workspace, "named": target, "most": most}))
     return sorted(found, key=lambda row: row.row)
-
-
-def recent_durations(connection: Connection, workspace: Optional[str], target: str) -> List[int]:
-    """How long the latest completed runs of a target took, microseconds; ``workspace`` None: of every one."""
-    statement = select(runs.c.ended_at - runs.c.started_at).where(
-        runs.c.target == target, runs.c.status == RunStatus.COMPLETED, runs.c.started_at.is_not(None)
-    )
-    if workspace is not None:
-        statement = statement.where(runs.c.workspace == workspace)
-    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
 
 
 def find_row(connection: Connection, run_id: str) -> Optional[Row[Any]]:

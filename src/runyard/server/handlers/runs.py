@@ -191,7 +191,7 @@ def _estimate(connection: Connection, run: Run, before: int, local_slots: int) -
         except ComputeTargetException:
             return ""
         places, workspace = cluster.spec.max_nodes // run.spec.node_count, run.workspace
-    found = [one / 1e6 for one in runs.recent_durations(connection, workspace, run.target)]
+    found = [one / 1e6 for one in fleet.recent_durations(connection, workspace, run.target)]
     wait_s = estimate_wait_s(found, before, places)
     if wait_s is None:
         return ""
