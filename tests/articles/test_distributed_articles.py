@@ -7,7 +7,6 @@ variable that a block never made stands the one that it made, and CNTK, of which
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from azureml.core.runconfig import MpiConfiguration, TensorflowConfiguration
 from azureml.train.dnn import TensorFlow
 
 from runyard.environments.pythons import find_minor
-from runyard.environments.uv import find_uv
 from tests.articles.reader import BLOCKS, OLD_ADDRESS, SCRIPTS, run_blocks
-from tests.own_server import own_server
+from tests.frameworks.warm_server import warm_server
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What A0 submits and what it made, likewise A3; A0 parses TF_CONFIG and then names the cluster as it never did.
@@ -42,9 +40,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """With uv's cache of this user: Horovod is compiled once on a machine."""
-    cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    with own_server(tmp_path_factory.mktemp("distributed-articles-home"), UV_CACHE_DIR=cache):
+    """Warm: Horovod is compiled once on a machine."""
+    with warm_server(tmp_path_factory.mktemp("distributed-articles-home")):
         yield
 
 

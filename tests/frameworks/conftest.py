@@ -1,6 +1,5 @@
-"""A server with two nodes, and digits to learn from. The packages come from uv's cache of this user."""
+"""A server with two nodes, and digits to learn from."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,17 +8,15 @@ from examples.digits import write_digits
 
 from runyard.azureml.core import Dataset, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
-from runyard.environments.uv import find_uv
-from tests.own_server import own_server
+from tests.frameworks.warm_server import warm_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """Its cluster is "two"; wheels that this user has fetched or built before are not fetched or built again."""
-    cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    with own_server(tmp_path_factory.mktemp("frameworks-home"), UV_CACHE_DIR=cache):
+    """Its cluster is "two"."""
+    with warm_server(tmp_path_factory.mktemp("frameworks-home")):
         found = Workspace.create("frameworks", exist_ok=True)
         config = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=2)
         ComputeTarget.create(found, "two", config).wait_for_completion()

@@ -13,6 +13,7 @@ import pytest
 from runyard.azureml.core import Dataset, Environment, Workspace
 from runyard.azureml.core.runconfig import PyTorchConfiguration
 from tests.frameworks.trained import train
+from tests.frameworks.warm_server import CACHES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("frameworks")]
 
@@ -22,10 +23,9 @@ PACKAGES = ("torch==2.13.0", "numpy")
 @pytest.fixture(scope="session")
 def torch_python() -> Path:
     """The Python of an environment with PyTorch, made once on this machine: it takes minutes."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runyard-tests"
-    folder = caches / "-".join(["python", *map(str, sys.version_info[:3]), *PACKAGES])
-    caches.mkdir(parents=True, exist_ok=True)
-    with open(caches / "torch.lock", "w") as lock:
+    folder = CACHES / "-".join(["python", *map(str, sys.version_info[:3]), *PACKAGES])
+    CACHES.mkdir(parents=True, exist_ok=True)
+    with open(CACHES / "torch.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
