@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,41 @@ time.sleep(1000)
     _assert_nothing_is_left(house)
     left = [one.id for one in house.server.call("get_cluster", workspace=WORKSPACE, name="pair").nodes]
     assert node not in left, "it is gone"
+
+
+def test_stopped_runner_of_another_node_holds_no_cancel_up(house: House) -> None:
+    run_id = _submit(house)
+    house.hear("up 0 0"), house.hear("up 1 1")
+    house.wait(run_id, RunStatus.RUNNING)
+    os.kill(int(json.loads((house.home / "runs" / run_id / "1-1" / "runner.json").read_text())["pid"]), signal.SIGSTOP)
+    house.server.call("cancel_run", workspace=WORKSPACE, run_id=run_id)
+    assert house.wait(run_id, limit_s=90).status == RunStatus.CANCELED
+    _assert_nothing_is_left(house)
+
+
+def test_node_that_lost_what_it_had_said_goes_on_from_there(house: House) -> None:
+    run_id = _submit(house)
+    house.hear("up 0 0"), house.hear("up 1 1")
+    house.wait(run_id, RunStatus.RUNNING)
+    folder = house.home / "runs" / run_id / "1-1"
+    house.kill_server()
+    kill(int(json.loads((folder / "runner.json").read_text())["pid"]))
+    (folder / "node.json").write_text("")
+    house.start()
+    run = house.wait(run_id)
+    assert run.status == RunStatus.FAILED
+    _assert_nothing_is_left(house)
+
+
+def test_process_that_cannot_be_started_leaves_none_of_the_others(house: House) -> None:
+    """Rank 0's program is there, rank 1's is not."""
+    house.server.call("create_cluster", ClusterSpec("pair", max_nodes=2), workspace=WORKSPACE)
+    program = house.stage / "program-0"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+    run_id = house.submit("", target="pair", distribution=PAIR, command=(str(house.stage / "program-$RANK"),))
+    run = house.wait(run_id)
+    assert run.status == RunStatus.FAILED
+    assert run.error is not None
+    assert "program-1" in run.error.message
+    _assert_nothing_is_left(house)

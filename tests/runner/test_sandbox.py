@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 def run_script(
-    workspace: Workspace, folder: Path, script: str, *arguments: Any, config: Any = None, target: str = "local"
+    workspace: Workspace,
+    folder: Path,
+    script: str,
+    *arguments: Any,
+    config: Any = None,
+    target: str = "local",
+    **variables: str,
 ) -> Run:
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(script)
     environment = Environment("plain")
     environment.python.user_managed_dependencies = True
-    environment.environment_variables["TEST_HOME"] = os.environ["RUNYARD_HOME"]
+    environment.environment_variables.update({"TEST_HOME": os.environ["RUNYARD_HOME"], **variables})
     asked = ScriptRunConfig(
         str(folder), "train.py", list(arguments), compute_target=target, environment=environment,
         distributed_job_config=config,
@@ -158,3 +165,53 @@ def test_distributed_run_is_confined_on_every_node(workspace: Workspace, tmp_pat
     )
     run = run_script(workspace, tmp_path / "source", script, config=config, target="pair")
     assert sorted(completed(run)["rank"]) == [0, 1, 2, 3]
+
+
+STEALS = """
+import os
+open(os.environ["STOLEN"], "w").write(open(os.environ["TEST_HOME"] + "/token").read())
+"""
+
+
+def test_programs_of_the_job_do_not_run_outside(workspace: Workspace, tmp_path: Path) -> None:
+    """Not by their names on the job's PATH, and not by what they leave where mpirun's launches go."""
+    folder, stolen = tmp_path / "source", tmp_path / "stolen"
+    folder.mkdir()
+    for name in ("bwrap", "mpirun", "orted", "true"):
+        (folder / name).write_text(f"#!{sys.executable}\n{STEALS}")
+        (folder / name).chmod(0o755)
+    script = (
+        "import json, os, sys, time\n"
+        "top = os.path.dirname(os.environ['AZUREML_CR_EXECUTION_WORKING_DIR_PATH'])\n"
+        "victim = os.environ['TEST_HOME'] + '/server.log'\n"
+        "if os.path.isdir(top + '/launches'):\n"
+        "    os.symlink(victim, top + '/launches/x.json.new')\n"
+        "    json.dump({'node': 'node-0', 'words': ['orted']}, open(top + '/launches/x.json', 'w'))\n"
+        "    open(top + '/launches/y.json', 'w').write('{')\n"
+        "    os.mkfifo(top + '/launches/z.json')\n"
+        "    time.sleep(1)\n"
+        "    try:\n"
+        "        open(top + '/bin/bwrap', 'w')\n"
+        "    except OSError:\n"
+        "        print('no room for another one')\n"
+    )
+    for config, target in ((None, "local"), (MpiConfiguration(2), "local"), (MpiConfiguration(1, 2), "pair")):
+        run = run_script(
+            workspace, folder, script, config=config, target=target, STOLEN=str(stolen),
+            PATH="$AZUREML_CR_EXECUTION_WORKING_DIR_PATH:/usr/bin:/bin",
+        )  # fmt: skip
+        run.wait_for_completion(raise_on_error=False)
+        assert run.get_status() in ("Completed", "Failed")
+        assert not stolen.exists()
+    assert (Path(os.environ["RUNYARD_HOME"]) / "server.log").stat().st_size > 0
+
+
+def test_pipe_in_place_of_a_shared_file_holds_nothing_up(workspace: Workspace, tmp_path: Path) -> None:
+    script = (
+        "import os, time\n"
+        "os.unlink(os.environ['RUNYARD_SERVER_FILE'])\n"
+        "os.mkfifo(os.environ['RUNYARD_SERVER_FILE'])\n"
+        "time.sleep(3)\n"
+    )
+    run = run_script(workspace, tmp_path / "source", script)
+    assert completed(run) == {}

@@ -22,6 +22,7 @@ from runyard.files.tails import tail_of
 from runyard.protocol.compute import ClusterSpec, NodeState
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
+from runyard.protocol.meeting import NodeReport, Phase
 from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
 from runyard.protocol.workspaces import Workspace
@@ -74,6 +75,8 @@ class Loop(threading.Thread):
         #: By attempt, while it is active.
         self._starts: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
+        #: When each further node of a run was heard of last, UTC microseconds, by (run, node); gone once it is done.
+        self._heard: Dict[Tuple[str, int], int] = {}
 
     def ring(self) -> None:
         """Look at everything soon; carries no data, so a lost ring loses nothing but a second."""
@@ -84,6 +87,13 @@ class Loop(threading.Thread):
         self._is_stopping = True
         self.ring()
         self.join()
+
+    def hear(self, run_id: str, report: NodeReport, now: int) -> None:
+        """A node of a run gave a sign of life; the first one's are its reports."""
+        if report.node > 0 and report.phase != Phase.STORED:
+            self._heard[run_id, report.node] = now
+        else:
+            self._heard.pop((run_id, report.node), None)
 
     async def take_reports(self, workspace: str, run_id: str, batch: ReportBatch) -> ReportReply:
         """Keep a runner's reports, and whatever they change, before they are acknowledged."""
@@ -285,6 +295,9 @@ class Loop(threading.Thread):
         for tries in (self._starts, self._recoveries):
             for key in tries.keys() - rows.keys():
                 del tries[key]
+        moving = {row.id for row in rows.values()}
+        for run_id, node in [one for one in list(self._heard) if one[0] not in moving]:
+            del self._heard[run_id, node]
         for key, seen in self._compute.poll(list(rows)).items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
@@ -302,9 +315,12 @@ class Loop(threading.Thread):
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""
         now = _now_us()
         silent_s = _seconds(now, max(row.heard_at or 0, self._started_at))
+        # Any node that does not hear of a cancel holds up its run, however lively the first one is.
+        others = [at for (run_id, _), at in list(self._heard.items()) if run_id == row.id]
+        deaf_s = max(silent_s, _seconds(now, max(min(others, default=now), self._started_at)))
         if row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
             self._write(life.miss, row.id, f"Its runner lives, but was not heard of for {silent_s} seconds.")
-        elif row.status == RunStatus.CANCEL_REQUESTED and min(silent_s, _seconds(now, row.reason_at)) >= DEAF_S:
+        elif row.status == RunStatus.CANCEL_REQUESTED and min(deaf_s, _seconds(now, row.reason_at)) >= DEAF_S:
             _log.warning("the runner of %s does not listen to a cancel; it is killed", row.key)
             self._compute.kill(row.key)
 

@@ -13,6 +13,11 @@ from runyard.protocol.meeting import PHASES, Meeting, NodeReport, Phase
 from runyard.protocol.runs import TERMINAL
 from runyard.protocol.wire import dumps, loads
 
+#: Largest report of a node, bytes: its end with a log's tail, and mpirun's requests for some hundred others.
+REPORT_BYTES_MAX = 512 << 10
+#: More changes than a node could ever have.
+REVISION_MAX = 1 << 31
+
 
 def meet(connection: Connection, workspace: str, run_id: str, report: NodeReport, now: int) -> bool:
     """Keep a node's report, if it is newer than the one that is known; True where it was.
@@ -24,6 +29,8 @@ def meet(connection: Connection, workspace: str, run_id: str, report: NodeReport
     known = next((one for one in list_nodes(connection, run_id, report.attempt) if one.node == report.node), None)
     if known is not None and known.revision >= report.revision:
         return False
+    if known is not None and PHASES.index(known.phase) > PHASES.index(report.phase):
+        raise UserErrorException(f"Node {report.node} is {known.phase} already, and so not {report.phase} any more.")
     if known is not None and known.ended_at is not None:
         report = replace(report, ended_at=known.ended_at)
     elif PHASES.index(report.phase) >= PHASES.index(Phase.ENDED):
@@ -41,6 +48,10 @@ def check_attempt(row: Row[Any], report: NodeReport) -> None:
     """Is it one of a node that this attempt has, while that is under way?"""
     if row.attempt != report.attempt or row.status in TERMINAL:
         raise ConflictError(f"Attempt {report.attempt} of run {row.id} is over.")
+    if not 0 <= report.revision <= REVISION_MAX or len(dumps(report)) > REPORT_BYTES_MAX:
+        raise UserErrorException(
+            f"A node's report has a revision from 0 to {REVISION_MAX}, and {REPORT_BYTES_MAX} bytes."
+        )
     if not 0 <= report.node < row.node_count or report.phase not in PHASES:
         raise UserErrorException(
             f"Run {row.id} has {row.node_count} nodes, none of number {report.node} that is {report.phase[:20]!r}."

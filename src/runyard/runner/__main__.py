@@ -1,6 +1,7 @@
 """One attempt from its folder to its last report: prepare, run, supervise, finish. Also: python -m runyard.runner."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -29,7 +30,7 @@ from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
-from runyard.runner.sandbox import confined
+from runyard.runner.sandbox import confined, shared_memory
 from runyard.runner.team import Command, Launcher, Team, verdict
 from runyard.runner.variables import job_command, job_variables
 
@@ -111,6 +112,8 @@ class Attempt:
         if self._meeting is not None:
             self._meeting.close()
         self._ports.close()
+        if self._folder.is_confined:
+            shutil.rmtree(shared_memory(self._folder), ignore_errors=True)
         self._server.close()
 
     def carry_out(self) -> None:
@@ -131,10 +134,12 @@ class Attempt:
             return
         except RunyardError as error:
             self._can_raise = False
+            self._end_processes(0.0)
             self._exited(None, ExitCause.PREPARATION, str(error), _code(error))
             return
         except Exception as error:  # noqa: BLE001 - the run must end with a sentence
             self._can_raise = False
+            self._end_processes(0.0)
             self._folder.say(traceback.format_exc())
             self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
             return

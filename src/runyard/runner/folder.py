@@ -55,6 +55,7 @@ class AttemptFolder:
         self.reports = self.path / "reports.jsonl"
         #: Where a confined job finds the server's address: a copy that the runner keeps up, since it sees no other.
         self.server_file = self.path / "tmp" / "server.json"
+        self._shared = b""
         #: There once the machine takes the node back; its script may watch for it.
         self.eviction = self.path / "tmp" / "eviction.json"
         #: Logs of the single processes of a distributed run.
@@ -117,8 +118,10 @@ class AttemptFolder:
         try:
             with open(self.facts.server_file, "rb") as file:
                 found = file.read()
-            if not self.server_file.exists() or self.server_file.read_bytes() != found:
+            # What was written is remembered, and not read back: what is there now may be the job's.
+            if self._shared != found:
                 write_atomically(self.server_file, found, 0o600)
+                self._shared = found
         except FileNotFoundError:
             pass  # The server is away; its last address stays.
 

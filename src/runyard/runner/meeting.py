@@ -18,7 +18,7 @@ from runyard.runner.folder import AttemptFolder
 from runyard.runner.report import STALE, Superseded
 
 #: How long one request waits for news, and how long until the next after a failed one, seconds.
-WAIT_S, RETRY_S = 20.0, 0.5
+WAIT_S, RETRY_S = 8.0, 0.5
 
 
 class NodeMeeting:
@@ -112,6 +112,10 @@ class NodeMeeting:
                 self._revision = found.revision
                 self._others = {one.node: one for one in found.nodes if one.node != own.node}
                 ours = next((one for one in found.nodes if one.node == own.node), own)
+                if ours.revision > self._own.revision:
+                    # A runner before this one said more than it left on disk: go on from there, never back.
+                    later = max(ours, self._own, key=lambda one: PHASES.index(one.phase))
+                    self._own = replace(self._own, revision=ours.revision + 1, phase=later.phase, end=later.end)
                 if ours.ended_at is not None and self._own.ended_at is None:
                     self._own = replace(self._own, ended_at=ours.ended_at)
             self.cancel_requested = found.cancel_requested

@@ -10,12 +10,13 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
+from runyard.files.layout import write_atomically
+from runyard.files.tails import read_regular, tail_of
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
 from runyard.protocol.plan import ExitCause
@@ -37,6 +38,8 @@ _DAEMONS = ("orted", "prted")
 _BLAMED = re.compile(r"Process name: \[(?:\[\d+,\d+\]|[^\],]*),\s*(\d+)\]|process rank (\d+) with PID")
 #: How often launches are looked for, seconds.
 LOOK_S = 0.02
+#: Most bytes of one launch.
+LAUNCH_BYTES = 65_536
 #: How much of mpirun's own output is searched for the rank that failed, bytes.
 SAID_BYTES = 65_536
 
@@ -99,9 +102,11 @@ class MpiRun:
             one for one in sorted(os.listdir(str(self._launches))) if one.endswith(".json") and one not in self._asked
         ]
         for name in new:
-            asked = json.loads((self._launches / name).read_text("utf-8"))
-            node, words = int(asked["node"].rpartition("-")[2]), launched_words(asked["words"])
             self._asked[name] = len(self._asked) + 1
+            found = self._read(name)
+            if found is None:
+                continue
+            node, words = found
             if node == self._folder.node:
                 self._start(words, self._variables, self._folder.work, self._folder.log).close()
                 self._answer(name, 0)
@@ -113,11 +118,20 @@ class MpiRun:
             if number in answers:
                 self._answer(name, answers[number])
 
+    def _read(self, name: str) -> Optional[Tuple[int, List[str]]]:
+        """(node, words) of a launch; None for what is none: the job may write there too."""
+        try:
+            asked = json.loads(read_regular(str(self._launches / name), LAUNCH_BYTES))
+            return int(asked["node"].rpartition("-")[2]), launched_words([str(one) for one in asked["words"]])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserErrorException) as error:
+            self._folder.say(f"{name} is no launch: {error}")
+            return None
+
     def _answer(self, name: str, code: int) -> None:
         done = self._launches / (name + ".done")
-        if not done.exists():
-            done.with_suffix(".new").write_text(str(code))
-            done.with_suffix(".new").rename(done)
+        if not os.path.lexists(str(done)):
+            # Whatever the job may have put there: nothing is followed.
+            write_atomically(done, str(code).encode())
 
     def _ended(self, code: int) -> int:
         if code != 0 and not self._is_told_to_end:
@@ -126,9 +140,7 @@ class MpiRun:
 
     def _blame(self) -> None:
         """Which rank mpirun says failed; if it is another node's, that node tells the run how."""
-        with open(str(self._folder.log), "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - SAID_BYTES))
-            found = _BLAMED.search(log.read().decode("utf-8", "replace"))
+        found = _BLAMED.search(tail_of(str(self._folder.log), SAID_BYTES, SAID_BYTES))
         asked = self._folder.plan.distribution
         if found is None or asked is None:
             return
@@ -189,11 +201,16 @@ class MpiNode:
             script.close()
 
     def _launch(self, launch: NodeLaunch) -> None:
-        code, words = 0, [*self._named(launch.words[0]), *launch.words]
+        code = 0
         try:
+            # Looked at here too: a report may be the job's own.
+            daemon = launched_words(launch.words)
+            words = [*self._named(daemon[0]), *daemon]
             self._scripts.append(self._start(words, self._variables, self._folder.work, self._folder.log))
-        except OSError as error:
-            self._folder.note(f"{launch.words[0]!r} cannot be started on node {self._folder.node}: {error}.")
+        except (OSError, ValueError, UserErrorException) as error:
+            self._folder.note(
+                f"{' '.join(launch.words)[:80]!r} cannot be started on node {self._folder.node}: {error}."
+            )
             code = 1
         self._meeting.tell(launched=(*self._meeting.own.launched, (launch.number, code)))
 
@@ -225,17 +242,13 @@ def find_mpirun(variables: Dict[str, str]) -> int:
             "The run is started by mpirun, and this host has none; install Open MPI (Debian: openmpi-bin), or add the "
             "package 'openmpi' to the environment."
         )
-    # To ask it costs as much as to start four ranks.
+    # By its files: it may be the job's own, which does not run here; and to ask it costs as much as four ranks.
     real = os.path.realpath(program)
     if os.path.basename(real) == "orterun":
         return 4
     if os.path.exists(os.path.join(os.path.dirname(real), "prterun")):
         return 5
-    done = subprocess.run([program, "--version"], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    found = re.search(rb"\(Open MPI\) (\d+)", done.stdout)
-    if found is None:
-        raise UserErrorException(f"{program} is not Open MPI's, which v1's MPI runs need; install Open MPI 4 or newer.")
-    return int(found.group(1))
+    raise UserErrorException(f"{program} is not Open MPI's, which v1's MPI runs need; install Open MPI 4 or newer.")
 
 
 def mpirun_arguments(folder: AttemptFolder, places: Sequence[Place], major: int) -> List[str]:

@@ -1,8 +1,11 @@
 """Brings ./outputs, ./logs and the script's log into the run's record: stored, verified, then recorded."""
 
 import os
+import re
+import stat
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -13,7 +16,7 @@ from runyard.files.blobs import BlobStore
 from runyard.files.hashing import hash_file
 from runyard.files.inside import join_inside
 from runyard.protocol.runs import Artifact, ArtifactList
-from runyard.protocol.trees import check_path
+from runyard.protocol.trees import PATH_MAX, check_path
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.regular import record_name, regular_files
 
@@ -21,6 +24,8 @@ from runyard.runner.regular import record_name, regular_files
 STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
 #: The same of another node than the first.
 NODE_LOG = "system_logs/node_{}.txt"
+#: What a node has recorded whose name was taken.
+_OTHERS = re.compile(r"outputs/node_\d+/")
 #: Folders of the working folder that belong to the record.
 RECORDED = ("outputs", "logs")
 #: Most artifacts in one request.
@@ -41,6 +46,8 @@ class Outputs:
         self._root = os.path.realpath(str(folder.work))
         #: Of the first node, whose files have their own names; those of another one may be taken.
         self._is_first = folder.node == 0
+        # A confined script could lead a file elsewhere between the look at it and its reading, which is done outside.
+        self._waits_for_the_end = not self._is_first or folder.is_confined
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: Digests of what an earlier attempt had written, by name.
         self._restored: Dict[str, str] = {}
@@ -50,20 +57,26 @@ class Outputs:
     def restore(self) -> int:
         """Put what an earlier attempt has left in ./outputs there again; returns how many files.
 
-        Another node has all that the record has too, and records of it what it changes.
+        A node that has files of its own under its number finds them under their first names; of others' it has none.
         """
         plan = self._folder.plan
         names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
         found = self._server.call("list_artifacts", None, {"prefix": "outputs/"}, **names)
-        for one in found:
-            target = join_inside(self._folder.work, check_path(one.path))
+        own, count = f"outputs/node_{self._folder.node}/", 0
+        # Its own come last, and so take the place of the first node's of that name.
+        for one in sorted(found, key=lambda one: one.path.startswith(own)):
+            name = "outputs/" + one.path[len(own) :] if one.path.startswith(own) else one.path
+            if plan.node_count > 1 and _OTHERS.match(name):
+                continue
+            count += 1
+            target = join_inside(self._folder.work, check_path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
             if self._store is not None and self._store.has([one.digest]):
                 self._store.copy_to(one.digest, target, False)
             else:
                 _write(target, self._server.stream("read_artifact", path=one.path, **names))
-            self._restored[one.path] = one.digest
-        return len(found)
+            self._restored[name] = one.digest
+        return count
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
@@ -79,14 +92,14 @@ class Outputs:
 
         What other nodes write waits for the end, since the first one's files come first.
         """
-        if not self._is_first:
+        if self._waits_for_the_end:
             return 0
         quiet_before = time.time_ns() - QUIET_NS
         changed, marks = [], {}
         for name, path in self._files():
-            stat = os.stat(path)
-            mark = (stat.st_size, stat.st_mtime_ns)
-            if self._seen.get(name) != mark and stat.st_mtime_ns < quiet_before:
+            seen = os.stat(path)
+            mark = (seen.st_size, seen.st_mtime_ns)
+            if self._seen.get(name) != mark and seen.st_mtime_ns < quiet_before:
                 changed.append((name, path))
                 marks[name] = mark
         self._record(changed, move=False)
@@ -95,7 +108,7 @@ class Outputs:
 
     def logs(self) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each log that the script itself writes; of other nodes only at the end."""
-        if not self._is_first:
+        if self._waits_for_the_end:
             return
         for name, path in self._files("logs"):
             if not os.path.islink(path):
@@ -117,7 +130,7 @@ class Outputs:
         """(name in the record, path) of the log, and of each single process of a distributed run."""
         name = STD_LOG if self._is_first else NODE_LOG.format(self._folder.node)
         found = [(one.log_name, str(self._folder.process_log(one))) for one in self._folder.tasks]
-        return [(name, str(self._folder.log)), *(one for one in found if os.path.exists(one[1]))]
+        return [(name, str(self._folder.log)), *(one for one in found if _is_regular(one[1]))]
 
     def store_log(self) -> Tuple[Artifact, ...]:
         """Store the script's log, under both of its names, and those of single processes."""
@@ -150,7 +163,11 @@ class Outputs:
     def _beside(self, name: str) -> str:
         """``outputs/model.h5`` as ``outputs/node_1/model.h5``."""
         top, _, rest = name.partition("/")
-        return f"{top}/node_{self._folder.node}/{rest}"
+        found = f"{top}/node_{self._folder.node}/{rest}"
+        # A path that is too long by that ends in a digest of itself.
+        return (
+            found if len(found) <= PATH_MAX else f"{top}/node_{self._folder.node}/{sha256(name.encode()).hexdigest()}"
+        )
 
     def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
@@ -190,6 +207,14 @@ class Outputs:
             plan = self._folder.plan
             body = ArtifactList(tuple(artifacts))
             self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
+
+
+def _is_regular(path: str) -> bool:
+    """Is it a file, and no link or pipe that the job has put in its place?"""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _write(target: Path, pieces: Iterable[bytes]) -> None:

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import socket
-import tempfile
 from typing import List, Sequence
 
 from runyard.errors import ServiceException
@@ -27,8 +26,11 @@ class Ports:
 
     def reserve(self, wanted: Sequence[int]) -> None:
         """Reserve each of these ports, or the next free one after it; ServiceException where there is none."""
-        folder = os.path.join(tempfile.gettempdir(), f"runyard-ports-{os.getuid()}")
+        # The same whatever TMPDIR says.
+        folder = f"/tmp/runyard-ports-{os.getuid()}"
         os.makedirs(folder, 0o700, exist_ok=True)
+        if os.lstat(folder).st_uid != os.getuid() or os.path.islink(folder):
+            raise ServiceException(f"{folder} is somebody else's, so no port can be reserved; remove it.")
         for first in wanted:
             self.numbers.append(self._reserve(folder, first))
 

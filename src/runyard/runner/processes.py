@@ -8,7 +8,7 @@ import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set, Tuple
 
 from runyard.files.processes import parents, signal_group, with_variable
 from runyard.protocol.plan import ExitCause
@@ -32,8 +32,15 @@ def _libc() -> ctypes.CDLL:
 class Script:
     """A started script. Its output goes straight to the log file: no pipe, nothing to pump."""
 
-    def __init__(self, command: List[str], variables: Dict[str, str], work: Path, log: Path) -> None:
-        """Start it; OSError where the program cannot be started."""
+    def __init__(
+        self,
+        command: List[str],
+        variables: Dict[str, str],
+        work: Path,
+        log: Path,
+        descriptors: Tuple[int, ...] = (),
+    ) -> None:
+        """Start it, with these open files beside its log; OSError where the program cannot be started."""
         with open(str(log), "ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -43,6 +50,7 @@ class Script:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=descriptors,
             )
         self._descriptor = os.pidfd_open(self._process.pid)
         self._poller = select.poll()

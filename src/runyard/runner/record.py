@@ -61,8 +61,11 @@ class Record:
 
     def ship(self) -> None:
         """Send what is new in logs and metrics."""
-        for name, path in self._outputs.own_logs():
-            self._logs.ship(name, path)
+        (name, path), *others = self._outputs.own_logs()
+        self._logs.ship(name, path)
+        for name, path in others:
+            if name not in self._unsent:
+                self._ship_log(name, path)
         for name, path in self._outputs.logs():
             if name not in self._unsent:
                 self._ship_log(name, path)

@@ -8,8 +8,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from functools import lru_cache
 from glob import glob
+from hashlib import sha256
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -23,6 +25,9 @@ from runyard.runner.processes import Script, descendants, signal_process
 from runyard.runner.team import Launcher
 
 PROGRAM = "bwrap"
+#: Of the run's own folder, beside its data: what it writes, and what only its runner does. Logs of the runner, its
+#: reports and its identity are not there at all.
+_OWN = {"processes": "--bind", "launches": "--bind", "ranks": "--ro-bind", "bin": "--ro-bind"}
 #: Devices that a job may need; of all others it has the harmless ones that bubblewrap makes.
 DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/infiniband")
 
@@ -48,21 +53,40 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
     def launch(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:
         # What lies in the run's folder by now is bound: MPI has made some of it just before.
         words = sandbox_words(folder, interpreter, kit, data)
-        return SandboxScript([*words, *command], variables, work, log)
+        arguments = os.memfd_create("arguments", 0)
+        try:
+            # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go
+            # by a file of no name, since everyone sees a command line.
+            settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
+            with os.fdopen(os.dup(arguments), "wb") as file:
+                file.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
+            os.lseek(arguments, 0, os.SEEK_SET)
+            shell = [*words[:-1], "--args", str(arguments), "--", *command]
+            outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
+            return SandboxScript(shell, outside, work, log, (arguments,))
+        finally:
+            os.close(arguments)
 
     return launch
 
 
 def sandbox_words(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, str]) -> List[str]:
     """What stands before a command, so that it runs confined."""
-    facts = folder.facts
-    words = [PROGRAM, "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL", "--bind", "/", "/"]
-    words += ["--dev", "/dev", "--bind", "/dev/shm", "/dev/shm"]
+    facts, memory = folder.facts, shared_memory(folder)
+    os.makedirs(memory, 0o700, exist_ok=True)
+    words = [_program(), "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL", "--bind", "/", "/"]
+    words += ["--dev", "/dev", "--bind", memory, "/dev/shm"]
     for path in [one for pattern in DEVICES for one in glob(pattern)]:
         words += ["--dev-bind", path, path]
-    words += ["--proc", "/proc", "--tmpfs", facts.home_folder]
-    for one in _own_folders(folder):
-        words += ["--bind", one, one]
+    # Root without a capability may still write the kernel's settings.
+    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind", "/sys", "/sys"]
+    # What runners and servers are made of: changed, it would run outside of here.
+    for path in (sys.prefix, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
+        words += ["--ro-bind", path, path]
+    words += ["--tmpfs", facts.home_folder]
+    for name, bind in _OWN.items():
+        if (folder.path / name).exists():
+            words += [bind, str(folder.path / name), str(folder.path / name)]
     for path in _environment_folder(interpreter, facts.cache_folder):
         words += ["--ro-bind", path, path]
     for bound in bound_folders(folder, kit, data):
@@ -73,9 +97,7 @@ def sandbox_words(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[
 @lru_cache(maxsize=1)
 def check_sandbox() -> None:
     """ServiceException, with what to do, where this host cannot confine a process so."""
-    if shutil.which(PROGRAM) is None:
-        raise ServiceException("RUNYARD_ISOLATION is hidden, which needs bubblewrap (Debian: bubblewrap); install it.")
-    words = [PROGRAM, "--unshare-pid", "--cap-drop", "ALL", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    words = [_program(), "--unshare-pid", "--cap-drop", "ALL", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     done = subprocess.run(
         [*words, "--", "true"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -84,10 +106,17 @@ def check_sandbox() -> None:
         raise ServiceException(f"RUNYARD_ISOLATION is hidden, and bubblewrap cannot confine here: {said}.")
 
 
-def _own_folders(folder: AttemptFolder) -> Sequence[str]:
-    """What a script writes beside its data; logs, reports and the runner's identity are not its own."""
-    more = [folder.processes, folder.path / "ranks", folder.path / "bin", folder.path / "launches"]
-    return [str(one) for one in more if one.exists()]
+def shared_memory(folder: AttemptFolder) -> str:
+    """What the processes of this attempt on this node have as /dev/shm; its runner removes it."""
+    return "/dev/shm/runyard-" + sha256(folder.key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+
+
+def _program() -> str:
+    """bubblewrap, by the runner's own PATH."""
+    found = shutil.which(PROGRAM)
+    if found is None:
+        raise ServiceException("RUNYARD_ISOLATION is hidden, which needs bubblewrap (Debian: bubblewrap); install it.")
+    return found
 
 
 def _environment_folder(interpreter: str, cache_folder: str) -> Sequence[str]:

@@ -141,7 +141,7 @@ class Team:
 
     def _patience_s(self) -> float:
         text = self._folder.plan.variables.get(STRAGGLER_VARIABLE, "")
-        return float(text) if text.isdigit() else STRAGGLER_S
+        return float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
 
     def _kill(self) -> None:
         for _, script in self._running.values():

@@ -15,6 +15,7 @@ WAIT_MAX_S = 60
 async def meet(call: Call) -> Meeting:
     """Keep the node's report; the meeting as soon as it is newer than ``after``, or after ``wait_s`` seconds."""
     report: NodeReport = call.body
+    call.parts.loop.hear(call.path["run_id"], report, call.now)
     if await in_thread(_is_news, call):
         is_new = await call.parts.database.write_soon(
             lambda connection: meetings.meet(connection, call.workspace, call.path["run_id"], report, call.now)
