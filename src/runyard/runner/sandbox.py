@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import lru_cache
 from glob import glob
 from hashlib import sha256
@@ -53,19 +54,16 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
     def launch(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:
         # What lies in the run's folder by now is bound: MPI has made some of it just before.
         words = sandbox_words(folder, interpreter, kit, data)
-        arguments = os.memfd_create("arguments", 0)
-        try:
-            # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go
-            # by a file of no name, since everyone sees a command line.
-            settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
-            with os.fdopen(os.dup(arguments), "wb") as file:
-                file.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
-            os.lseek(arguments, 0, os.SEEK_SET)
-            shell = [*words[:-1], "--args", str(arguments), "--", *command]
+        # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go by a
+        # file of no name, since everyone sees a command line.
+        settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
+        with tempfile.TemporaryFile() as arguments:
+            arguments.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
+            arguments.seek(0)
+            number = arguments.fileno()
+            words = [*words[:-1], "--args", str(number), "--", *command]
             outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
-            return SandboxScript(shell, outside, work, log, (arguments,))
-        finally:
-            os.close(arguments)
+            return SandboxScript(words, outside, work, log, (number,))
 
     return launch
 
