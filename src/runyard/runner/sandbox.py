@@ -54,8 +54,8 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
     def launch(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:
         # What lies in the run's folder by now is bound: MPI has made some of it just before.
         words = sandbox_words(folder, interpreter, kit, data)
-        # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go by a
-        # file of no name, since everyone sees a command line.
+        # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go by
+        # a file of no name, since everyone sees a command line.
         settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
         with tempfile.TemporaryFile() as arguments:
             arguments.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
