@@ -25,6 +25,13 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
+_COPYING_BACKEND = (
+    _BACKEND.replace("waits", "copies")
+    .replace(_BACKEND[_BACKEND.index("    here =") : _BACKEND.index("    name =")], "    import base\n")
+    .replace('"copies.py", ""', '"copies.py", "BUILT_WITH = %r" % base.VERSION')
+)
+
+
 def make_wheel(
     folder: Path, name: str, version: str, *, needs: Sequence[str] = (), tag: str = "py3-none-any", body: str = ""
 ) -> Path:
@@ -42,19 +49,28 @@ def make_wheel(
 
 def make_waiting_source(folder: Path) -> Path:
     """A source whose build writes 'started' and waits for 'go', two files in $PIP_TEST_GATE."""
+    return _make_source(folder, "waits", _BACKEND)
+
+
+def make_copying_source(folder: Path) -> Path:
+    """A source whose build takes over the version of the package "base" that it finds installed."""
+    return _make_source(folder, "copies", _COPYING_BACKEND)
+
+
+def _make_source(folder: Path, name: str, backend: str) -> Path:
     files: tuple[tuple[str, str], ...] = (
-        ("waits-1.0/PKG-INFO", "Metadata-Version: 2.1\nName: waits\nVersion: 1.0\n"),
-        ("waits-1.0/backend.py", _BACKEND),
+        (f"{name}-1.0/PKG-INFO", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"),
+        (f"{name}-1.0/backend.py", backend),
         (
-            "waits-1.0/pyproject.toml",
+            f"{name}-1.0/pyproject.toml",
             '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-            '[project]\nname = "waits"\nversion = "1.0"\n',
+            f'[project]\nname = "{name}"\nversion = "1.0"\n',
         ),
     )
-    path = folder / "waits-1.0.tar.gz"
+    path = folder / f"{name}-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for name, text in files:
-            facts = tarfile.TarInfo(name)
+        for place, text in files:
+            facts = tarfile.TarInfo(place)
             facts.size = len(text.encode())
             archive.addfile(facts, io.BytesIO(text.encode()))
     return path

@@ -19,8 +19,16 @@ from runyard.environments.resolve import resolve
 from runyard.environments.uv import uv_cache_folder
 from runyard.errors import EnvironmentBuildError, StorageFullError
 from runyard.protocol import wire
-from runyard.protocol.environments import Builder, CondaSpec, EnvironmentSpec, Lock, PythonSpec, lock_digest
-from tests.environments.packages import make_waiting_source, make_wheel, source_of
+from runyard.protocol.environments import (
+    Builder,
+    CondaSpec,
+    EnvironmentSpec,
+    Lock,
+    PythonSpec,
+    SourceBuild,
+    lock_digest,
+)
+from tests.environments.packages import make_copying_source, make_waiting_source, make_wheel, source_of
 
 #: Longer than any of these builds takes on a busy machine.
 PATIENCE_S = 60.0
@@ -122,6 +130,23 @@ def test_a_package_of_the_index_is_resolved_built_and_imported(uv: str, tmp_path
     done = realise(lock, str(tmp_path), uv=uv, log=log)
     answer = subprocess.run([done.interpreter, "-c", "import six; print(six.__version__)"], stdout=subprocess.PIPE)
     assert answer.stdout == b"1.16.0\n"
+
+
+def test_a_package_that_is_built_is_built_for_what_it_is_installed_beside(build: Any, tmp_path: Path) -> None:
+    """As Horovod is for a TensorFlow: the wheel of one is no wheel for the other."""
+    make_copying_source(tmp_path)
+    for version in ("1.0", "2.0"):
+        make_wheel(tmp_path, "base", version)
+        lock = lock_of(tmp_path, f"base=={version}")
+        lock = replace(lock, digest=version[0] * 64, sources=(SourceBuild("copies==1.0"),))
+        done = build(lock)
+        said = subprocess.run(
+            [done.interpreter, "-c", "import copies; print(copies.BUILT_WITH)"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout.strip() == version
 
 
 def test_a_lock_without_packages_is_a_bare_interpreter(build: Any, wheels: Path) -> None:

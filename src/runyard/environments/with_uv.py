@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from hashlib import sha256
 from typing import List, Mapping, Optional, Sequence
 
 from runyard.environments.blame import error_of
@@ -102,6 +103,9 @@ class _Install:
         self.task.log(f"Building {name} from its source; this takes minutes, once.")
         options = [line for line in self.task.lock.options if line != "--pre"]
         arguments = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", requirement_name(name)]
+        # What is built depends on what it was built with, which uv's own cache of wheels does not look at.
+        built_with = _digest([*sorted(self.task.lock.requirements), *map(repr, sorted(source.variables.items()))])
+        arguments += ["--config-settings-package", f"{requirement_name(name)}:runyard={built_with}"]
         line = " ".join([name, *(f"--hash={one}" for one in source.hashes)])
         self._run_with([*options, line], [*arguments, *self._place(), *index_arguments(options)], source.variables)
 
@@ -122,6 +126,10 @@ class _Install:
         if result.code:
             raise error_of(result, self.task.lock.python, newest=_unknown, from_conda={})
         return result
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _unknown(name: str) -> Optional[str]:
