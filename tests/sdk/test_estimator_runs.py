@@ -13,24 +13,17 @@ from runyard.azureml.core.runconfig import TensorflowConfiguration
 from runyard.azureml.exceptions import ExperimentExecutionException
 from runyard.azureml.train.dnn import TensorFlow
 from runyard.azureml.train.estimator import Estimator
-from runyard.client.local_server import connect
 from runyard.environments.pythons import find_minor
 from runyard.sdk import estimator_notice
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("estimator-runs-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("estimator-runs-home")):
         yield Experiment(Workspace.create("estimator-runs", exist_ok=True), "trial")
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(autouse=True)

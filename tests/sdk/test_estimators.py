@@ -21,13 +21,12 @@ from runyard.azureml.exceptions import TrainingException, UserErrorException
 from runyard.azureml.train.dnn import Chainer, Gloo, Mpi, Nccl, ParameterServer, PyTorch, TensorFlow
 from runyard.azureml.train.estimator import Estimator
 from runyard.azureml.train.sklearn import SKLearn
-from runyard.client.local_server import connect
 from runyard.files.snapshots import take_snapshot
 from runyard.protocol.distributed import Distribution, DistributionKind
 from runyard.protocol.runs import RunSpec
 from runyard.sdk import estimator_notice
-from runyard.sdk.session import forget_server
 from runyard.sdk.submission import RunData, make_spec
+from tests.own_server import own_server
 
 #: The parameters of each class in its last generation, as v1 documents them, without its private switches.
 GENERIC = {
@@ -56,14 +55,8 @@ pytestmark = pytest.mark.xdist_group("sdk")
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("estimators-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("estimators-home")):
         yield Experiment(Workspace.create("estimators", exist_ok=True), "trial")
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,9 @@ from runyard.azureml.core.runconfig import (
 )
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import RunConfigurationException, UserErrorException
-from runyard.client.local_server import connect
 from runyard.protocol.distributed import DistributionKind
 from runyard.sdk import estimator_notice
-from runyard.sdk.session import forget_server
+from tests.own_server import own_server
 
 pytestmark = pytest.mark.xdist_group("sdk")
 
@@ -109,14 +108,8 @@ sourceDirectoryDataStore:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(tmp_path_factory.mktemp("configurations-home")))
-        forget_server()
+    with own_server(tmp_path_factory.mktemp("configurations-home")):
         yield Experiment(Workspace.create("configurations", exist_ok=True), "trial")
-        found = connect()
-        found.call("stop_server")
-        found.close()
-        forget_server()
 
 
 @pytest.fixture
