@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runyard.environments import with_docker
 from runyard.environments.choice import choose_builder
 from runyard.environments.engine import Engine, ask, find_engine, login_command, pull, remove
 from runyard.environments.image import BuildFiles, build_arguments, dockerfile_of, image_source
@@ -186,20 +185,6 @@ def test_silent_engine_has_not_said_that_there_is_no_image(tmp_path: Path) -> No
     with pytest.raises(EnvironmentBuildError, match=r"'docker image slow' has not answered for 1 s"):
         ask(engine, ["image", "slow"], 1)
     remove(engine, ["image", "slow"], 1)
-
-
-def test_container_whose_end_the_engine_does_not_tell_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(with_docker, "PROBE_TIMEOUT_S", 1.0)
-    program = tmp_path / "docker"
-    program.write_text(
-        f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" = rm ] && exit 0\n'
-        f"[ -e {tmp_path}/once ] && echo 3.11 && exit 0\ntouch {tmp_path}/once\nexec sleep 60\n"
-    )
-    program.chmod(0o755)
-    assert with_docker._probe(Engine(str(program), "docker"), ["image"]) == "3.11\n"
-    assert (tmp_path / "calls").read_text().split() == ["run", "rm", "run", "rm"], "no container is left"
 
 
 @pytest.mark.parametrize(

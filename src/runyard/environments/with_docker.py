@@ -45,8 +45,8 @@ from runyard.protocol.trees import check_path
 IMAGE_FILE = "image.json"
 #: A build context larger than this is no folder of sources, bytes.
 MAX_CONTEXT_BYTES = 1 << 30
-#: Asking an image for its Python, on a busy host, seconds; and how often.
-PROBE_TIMEOUT_S, PROBE_TRIES = 60.0, 3
+#: Asking an image for its Python, on a busy host, seconds.
+PROBE_TIMEOUT_S = 120.0
 
 _PROBE = "import sys; print('%d.%d' % sys.version_info[:2])"
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE | re.MULTILINE)
@@ -182,7 +182,9 @@ def _build(
 def _python_of(engine: Engine, lock: Lock) -> str:
     """The minor version of the image's Python; a run needs one that it can start, 3.7 or newer."""
     program, tag = interpreter_in(lock), image_tag(lock)
-    said = _probe(engine, ["--network", "none", "--entrypoint", program, tag, "-c", _PROBE])
+    said = ask(
+        engine, ["run", "--rm", "--network", "none", "--entrypoint", program, tag, "-c", _PROBE], PROBE_TIMEOUT_S
+    )
     minor = (said or "").strip().splitlines()[-1:]
     if not minor or not re.match(r"^\d+\.\d+$", minor[0]):
         raise EnvironmentBuildError(
@@ -192,24 +194,6 @@ def _python_of(engine: Engine, lock: Lock) -> str:
     if tuple(int(part) for part in minor[0].split(".")) < OLDEST_PYTHON:
         raise EnvironmentBuildError(f"The image's '{program}' is Python {minor[0]}; a run needs 3.7 or newer.")
     return minor[0]
-
-
-def _probe(engine: Engine, words: Sequence[str]) -> Optional[str]:
-    """What a container says that ends at once; EnvironmentBuildError where the engine never tells of its end.
-
-    Docker's client can wait for ever for a container that ended before it began to wait (seen with podman's service
-    behind it), so it is given some tries, and what they leave is removed.
-    """
-    for left in reversed(range(PROBE_TRIES)):
-        name = "runyard-probe-" + os.urandom(8).hex()
-        try:
-            return ask(engine, ["run", "--name", name, *words], PROBE_TIMEOUT_S)
-        except EnvironmentBuildError:
-            if not left:
-                raise
-        finally:
-            remove(engine, ["rm", "--force", name], PROBE_TIMEOUT_S)
-    return None
 
 
 def _path_of(engine: Engine, lock: Lock) -> str:
