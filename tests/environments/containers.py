@@ -1,11 +1,13 @@
 """Podman as a test can have it on any Debian: its own store, and an image made of this host's own Python."""
 
+import atexit
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +33,12 @@ events_logger = "file"
 
 
 def podman_settings(folder: Path) -> dict[str, str]:
-    """Variables by which podman keeps everything below ``folder``."""
+    """Variables by which podman keeps all that is large below ``folder``."""
     (folder / "containers.conf").write_text(_CONTAINERS)
-    places = f'graphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+    # With a folder of more than 50 characters podman starts containers, and then never learns that they have ended.
+    run = tempfile.mkdtemp(prefix="runyard-podman-", dir="/tmp")
+    atexit.register(shutil.rmtree, run, ignore_errors=True)
+    places = f'graphroot = "{folder}/graph"\nrunroot = "{run}"\n'
     (folder / "storage.conf").write_text(f'[storage]\ndriver = "vfs"\n{places}')
     return {
         "CONTAINERS_CONF": str(folder / "containers.conf"),

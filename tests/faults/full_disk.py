@@ -47,7 +47,8 @@ def _fill_before_the_end(house: House, ballast: Path) -> None:
 def _fill_while_it_logs(house: House, ballast: Path) -> None:
     """To the last byte, so that neither log nor reports nor metrics can be written; runner and script live on."""
     run_id = house.submit(
-        "tell('logging')\nfor i in range(100):\n    run.log('x', i)\n    time.sleep(0.05)\n"
+        # The first value gives the spool its page of this small disk, where the others fit.
+        "run.log('x', 0)\ntell('logging')\nfor i in range(1, 100):\n    run.log('x', i)\n    time.sleep(0.05)\n"
         "await_file('space')\nwith open('outputs/after.txt', 'w') as file:\n    file.write('kept')\n"
     )
     house.hear("logging")
