@@ -15,17 +15,22 @@ class Compute(Protocol):
         """Begin the attempt; ``secret`` is the token of its run.
 
         May block for some milliseconds. Idempotent: a key whose runner lives is left alone. Raises ServiceException
-        where the engine refuses; control tries again, and for a StorageFullError as often as it takes.
+        where the engine refuses; control tries again, and for a StorageFullError or an EngineAwayError as often as it
+        takes.
         """
 
-    def recover(self, key: str) -> None:
+    def recover(self, key: str) -> bool:
         """Finish an attempt whose runner is gone: end what it left behind, send what it had not sent. Idempotent.
 
-        StorageFullError where the engine's disk is full: control tries again until there is space.
+        False: nobody can do that here, and the attempt is lost with what it had not sent. StorageFullError where the
+        engine's disk is full: control tries again until there is space.
         """
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
-        """What is seen of each key now; Unknown for one never started. Never blocks for long, never raises."""
+        """What is seen of each key now; Unknown for one never started. Never blocks for long, never raises.
+
+        Leaves a key out where nothing is known now, as of an engine that is away.
+        """
 
     def stop(self, key: str) -> None:
         """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine."""

@@ -49,10 +49,11 @@ class LocalCompute:
             raise _refusal(error.errno or 0, str(error)) from None
         self._nursery.fork(folder, recover=False)
 
-    def recover(self, key: str) -> None:
+    def recover(self, key: str) -> bool:
         for folder in self._folders(key):
             if (folder / LAUNCH_FILE).exists() and not is_alive(_read_record(folder) or {}):
                 self._nursery.fork(folder, recover=True)
+        return True
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
         return {key: self._observe(key) for key in keys}

@@ -10,20 +10,22 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
+from runyard.compute.engines import Engines, is_ordered_elsewhere
+from runyard.compute.remote import EngineAwayError
 from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
 from runyard.control.plan import make_plan
-from runyard.control.schedule import LOCAL, ClusterView, NodeView, Waiting, decide
+from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, ClusterView, NodeView, Waiting, decide
 from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
 from runyard.files.tails import tail_of
-from runyard.protocol.compute import ClusterSpec, NodeState
+from runyard.protocol.compute import ClusterSpec, EngineKind, NodeState
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.meeting import NodeReport, Phase
-from runyard.protocol.plan import ObservedState, ReportBatch, ReportKind, ReportReply
+from runyard.protocol.plan import Observation, ObservedState, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import RunError, RunStatus
 from runyard.protocol.workspaces import Workspace
 
@@ -51,7 +53,7 @@ class Loop(threading.Thread):
     def __init__(
         self,
         database: Database,
-        compute: Compute,
+        engines: Engines,
         builds: Builds,
         kit: Callable[[], str],
         logs_folder: Path,
@@ -61,7 +63,9 @@ class Loop(threading.Thread):
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
-        self._compute = compute
+        self._engines = engines
+        #: Settings of each cluster, by workspace and name, as of the last round.
+        self._specs: Dict[Tuple[str, str], ClusterSpec] = {}
         self._builds = builds
         self._kit = kit
         self._logs_folder = logs_folder
@@ -139,22 +143,23 @@ class Loop(threading.Thread):
         """
         with self._database.read() as connection:
             clusters, nodes = fleet.read_fleet(connection)
+            self._specs = {(workspace, one.name): one for workspace, one in clusters}
             if is_full:
                 return clusters, nodes, runs.active_rows(connection)
-            places = [(workspace, one.name, one.max_nodes) for workspace, one in clusters]
+            places = [(workspace, one.name, _places_of(one)) for workspace, one in clusters]
             return clusters, nodes, runs.next_rows(connection, [(None, LOCAL, self._local_slots), *places])
 
     def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
         for row in rows:
             if self._write(life.cancel, row.id) and row.key is not None:
-                self._compute.stop(row.key)
+                self._engine_of(row).stop(row.key)
 
     def _evict(self, nodes: Sequence[Row[Any]], rows: Sequence[Row[Any]]) -> None:
         """Tell the runs on nodes that are taken away to end; what they hear is TERM, and why."""
         taken = {node.run_id for node in nodes if node.state == NodeState.PREEMPTED}
         for row in rows:
             if row.id in taken and row.key is not None:
-                self._compute.stop(row.key)
+                self._engine_of(row).stop(row.key)
 
     def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
         """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
@@ -220,9 +225,12 @@ class Loop(threading.Thread):
         """Decide, write the whole decision down, then start what it starts."""
         waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
         views = [
-            ClusterView(workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown)
+            ClusterView(
+                workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown,
+                is_ordered_elsewhere(one),
+            )
             for workspace, one in clusters
-        ]
+        ]  # fmt: skip
         decision = decide(
             [Waiting(row.id, row.workspace, row.target, row.node_count, row.reason_at or 0) for row in waiting],
             [_view(node) for node in nodes],
@@ -243,6 +251,9 @@ class Loop(threading.Thread):
             self._on_event(run_id)
         for run_id in started:
             self._launch(run_id, secrets[run_id])
+        if any(len(found) == 0 for _, found in decision.assigned):
+            # More of them may wait to be handed over.
+            self.ring()
 
     def _launch(self, run_id: str, secret: str) -> None:
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
@@ -268,10 +279,16 @@ class Loop(threading.Thread):
             )
             return
         try:
-            plan = make_plan(spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls)
-            self._compute.start(row.key, plan, secret)
+            target = self._specs.get((row.workspace, row.target))
+            plan = make_plan(
+                spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
+                EngineKind.LOCAL if target is None else target.kind,
+            )  # fmt: skip
+            self._engine_of(row).start(row.key, plan, secret)
         except StorageFullError as error:
             _log.warning("run %s cannot be started yet: %s", run_id, error)
+        except EngineAwayError as error:
+            self._say(row, f"Waits for its compute target to answer: {error}")
         except (AzureMLException, OSError) as error:
             self._starts[row.key] += 1
             _log.warning("run %s could not be started: %s", run_id, error)
@@ -298,10 +315,12 @@ class Loop(threading.Thread):
         moving = {row.id for row in rows.values()}
         for run_id, node in [one for one in list(self._heard) if one[0] not in moving]:
             del self._heard[run_id, node]
-        for key, seen in self._compute.poll(list(rows)).items():
+        for key, seen in self._observe(rows).items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
                 self._listen(row)
+            elif seen.state == ObservedState.WAITING:
+                self._say(row, seen.detail)
             elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
             elif (
@@ -310,6 +329,25 @@ class Loop(threading.Thread):
                 self._write(life.fail, row.id, RunError("SystemError", "It was canceled before it started."))
             else:
                 self._recover(row, seen.detail)
+
+    def _observe(self, rows: Dict[str, Row[Any]]) -> Dict[str, Observation]:
+        """What each engine sees of its own attempts, by key."""
+        keys: Dict[Compute, List[str]] = {}
+        for key, row in rows.items():
+            keys.setdefault(self._engine_of(row), []).append(key)
+        found: Dict[str, Observation] = {}
+        for engine, mine in keys.items():
+            found.update(engine.poll(mine))
+        return found
+
+    def _engine_of(self, row: Row[Any]) -> Compute:
+        """Who carries out that run."""
+        return self._engines.of(self._specs.get((row.workspace, row.target)))
+
+    def _say(self, row: Row[Any], reason: str) -> None:
+        """Let a run that has not begun tell what it waits for; a row is written where that is news."""
+        if row.status == RunStatus.QUEUED and row.reason != reason:
+            self._write(life.explain_wait, row.id, reason)
 
     def _listen(self, row: Row[Any]) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""
@@ -322,7 +360,7 @@ class Loop(threading.Thread):
             self._write(life.miss, row.id, f"Its runner lives, but was not heard of for {silent_s} seconds.")
         elif row.status == RunStatus.CANCEL_REQUESTED and min(deaf_s, _seconds(now, row.reason_at)) >= DEAF_S:
             _log.warning("the runner of %s does not listen to a cancel; it is killed", row.key)
-            self._compute.kill(row.key)
+            self._engine_of(row).kill(row.key)
 
     def _restart(self, row: Row[Any]) -> None:
         """The key was stored but the attempt never started: start it now, with a new token.
@@ -338,7 +376,9 @@ class Loop(threading.Thread):
         if self._recoveries[row.key] < RECOVERIES_MAX:
             _log.warning("the runner of %s is gone; its record is being completed", row.key)
             try:
-                self._compute.recover(row.key)
+                if not self._engine_of(row).recover(row.key):
+                    self._write(life.lose, row.id, row.key, detail)
+                    return
             except StorageFullError as error:
                 _log.warning("run %s cannot be recovered yet: %s", row.id, error)
                 return
@@ -358,6 +398,11 @@ class Loop(threading.Thread):
 def _view(node: Row[Any]) -> NodeView:
     is_leaving = node.state in (NodeState.LEAVING, NodeState.PREEMPTED)
     return NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since, is_leaving)
+
+
+def _places_of(spec: ClusterSpec) -> int:
+    """How many of a target's runs can start in one round at the most."""
+    return HANDED_OVER_MAX if is_ordered_elsewhere(spec) else spec.max_nodes
 
 
 def _is_waiting(row: Row[Any]) -> bool:

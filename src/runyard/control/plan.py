@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Dict, Tuple
 
+from runyard.protocol.compute import EngineKind
 from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Builder, DockerSpec, Lock
@@ -15,6 +16,9 @@ from runyard.protocol.workspaces import Workspace
 
 #: Shared memory of a container where nobody says how much, as v1 had it: an engine's own 64 MB end data loaders.
 DEFAULT_SHM_SIZE = "2g"
+
+#: What a script is told that it runs on, in v1's manner, by EngineKind.
+TARGET_TYPES = {EngineKind.LOCAL: "AmlCompute", EngineKind.SLURM: "SlurmCompute"}
 
 #: Properties of a run that say what was checked out where it was submitted.
 _GIT = "azureml.git."
@@ -31,8 +35,9 @@ def make_plan(
     datasets: Dict[str, Dataset],
     datastores: Dict[str, Datastore],
     allow_private_urls: bool,
+    engine: str = EngineKind.LOCAL,
 ) -> LaunchPlan:
-    """The plan of that attempt.
+    """The plan of that attempt; ``engine`` is the EngineKind of its target.
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
@@ -53,7 +58,7 @@ def make_plan(
         v1_variables=_v1_variables(spec, workspace, experiment),
         max_run_duration_s=spec.max_run_duration_s,
         target=spec.target,
-        target_type="local" if spec.target == "local" else "AmlCompute",
+        target_type="local" if spec.target == "local" else TARGET_TYPES[engine],
         allow_private_urls=allow_private_urls,
         node_count=spec.node_count,
         distribution=spec.distribution,

@@ -181,6 +181,31 @@ def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None
     run.save()
 
 
+def explain_wait(connection: Connection, run_id: str, reason: str, now: int) -> None:
+    """What a run that is handed over, and has not begun, waits for."""
+    run = find_steps(connection, run_id)
+    if run is not None and run.status == RunStatus.QUEUED:
+        run.say(reason, now)
+        run.save()
+
+
+def lose(connection: Connection, run_id: str, key: str, detail: str, now: int) -> None:
+    """The attempt is gone with all that it had not sent: the run goes back to the queue, or ends; it may have moved."""
+    run = find_steps(connection, run_id)
+    if run is None or run.status in TERMINAL or run.row.key != key:
+        return
+    if run.row.cancel_requested:
+        if run.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
+            run.advance(RunStatus.CANCEL_REQUESTED, now)
+        _end(run, RunStatus.CANCELED, now, error=None)
+    elif _may_retry(connection, run.row):
+        _requeue(run, now)
+    else:
+        message = f"Its compute target lost it in attempt {run.row.attempt}. {detail}".strip()
+        _end(run, RunStatus.FAILED, now, error=dumps(RunError("SystemError", message)))
+    run.save()
+
+
 def _time_of(report: Report, batch: ReportBatch, last_at: int, now: int) -> int:
     """When a report's event happened, by this server's clock: as long ago as the runner says, after the run's last one.
 

@@ -9,6 +9,9 @@ from runyard.protocol.record import record
 #: How long others may take nodes that a run of several waits for, seconds; then they are kept for it.
 PASSED_S = 600
 
+#: How many runs go to an engine's own queue in one round, since each is a request of its own.
+HANDED_OVER_MAX = 8
+
 #: The target that needs no cluster; its name as a cluster here.
 LOCAL = "local"
 
@@ -48,6 +51,8 @@ class ClusterView:
     min_nodes: int
     max_nodes: int
     idle_s: int
+    #: The engine's own queue orders the runs: each goes there as soon as it is ready.
+    is_ordered_elsewhere: bool = False
 
 
 @record
@@ -88,6 +93,10 @@ def decide(
     added: List[Tuple[str, str, str]] = []
     for cluster in clusters:
         queue = [run for run in waiting if run.target == cluster.name and run.workspace == cluster.workspace]
+        if cluster.is_ordered_elsewhere:
+            assigned.extend((run.run_id, ()) for run in queue[:HANDED_OVER_MAX])
+            reasons.update((run.run_id, f"Waits to be handed to {cluster.name!r}.") for run in queue[HANDED_OVER_MAX:])
+            continue
         here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
         gone = [node.id for node in here if node.is_leaving and node.run_id is None]
         removed.extend(gone)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import runyard
 from runyard.errors import EnvironmentBuildError
@@ -113,9 +113,14 @@ def _interpreter_key(interpreter: str) -> str:
 
 def _files() -> List[Tuple[str, bytes]]:
     """Path inside the kit and content of each of its files, sorted."""
+    return sorted([("azureml/__init__.py", _BARE_NAME.encode("utf-8")), *package_files(PARTS)])
+
+
+def package_files(parts: Sequence[str]) -> List[Tuple[str, bytes]]:
+    """Path and content of each file of these parts of the package, sorted; the paths begin with "runyard/"."""
     root = os.path.dirname(os.path.abspath(runyard.__file__))
-    files = [("azureml/__init__.py", _BARE_NAME.encode("utf-8"))]
-    for part in PARTS:
+    files = []
+    for part in parts:
         for path in _walk(os.path.join(root, part)):
             with open(path, "rb") as stream:
                 files.append(("runyard/" + os.path.relpath(path, root).replace(os.sep, "/"), stream.read()))

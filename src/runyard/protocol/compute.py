@@ -9,6 +9,25 @@ from runyard.protocol.record import record
 DEFAULT_VM_SIZE = "STANDARD_D2_V2"
 
 
+class EngineKind:
+    """Who carries out the runs of a compute target."""
+
+    #: This host, in nodes that are slots of it.
+    LOCAL = "local"
+    #: A Slurm cluster that was attached.
+    SLURM = "slurm"
+
+
+@record
+class EngineSpec:
+    """An engine beside this host, as it was attached."""
+
+    #: An EngineKind.
+    kind: str
+    #: What the engine is asked with: names and texts of its own, as {"partition": "gpu"}.
+    settings: Dict[str, str] = field(default_factory=dict)
+
+
 @record
 class ClusterSpec:
     """A cluster as asked; v1's provisioning configuration."""
@@ -21,6 +40,13 @@ class ClusterSpec:
     idle_seconds_before_scaledown: int = 1800
     description: str = ""
     tags: Dict[str, str] = field(default_factory=dict)
+    #: None: this host.
+    engine: Optional[EngineSpec] = None
+
+    @property
+    def kind(self) -> str:
+        """An EngineKind."""
+        return EngineKind.LOCAL if self.engine is None else self.engine.kind
 
 
 @record

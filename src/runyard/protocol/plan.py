@@ -81,6 +81,8 @@ class ObservedState:
     """What a compute target knows of a key."""
 
     UNKNOWN = "unknown"
+    #: In the engine's own queue; ``Observation.detail`` says what for.
+    WAITING = "waiting"
     ALIVE = "alive"
     GONE = "gone"
 
@@ -184,6 +186,23 @@ class NodeFacts:
 
 #: In an attempt's folder, a Launch; there until the attempt is over.
 LAUNCH_FILE = "launch.json"
+
+
+@record
+class RemoteLaunch:
+    """All that a node is told which has nothing of Runyard: where to fetch it, and what to carry out then."""
+
+    server_url: str
+    #: The token of the attempt's run.
+    secret: str
+    #: Name of the archive that holds the runner, as the server gives it (environments/archive.py).
+    archive: str
+    plan: LaunchPlan
+    isolation: str = "trusted"
+    #: The node's variable that says which of the attempt's nodes it is, from 0; '': it is the only one.
+    number_variable: str = ""
+    #: Where the node keeps runners, environments and attempts; variables in it are the node's; '': its user's cache.
+    folder: str = ""
 
 
 @record

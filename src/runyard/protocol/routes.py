@@ -131,6 +131,7 @@ TABLE: Tuple[Route, ...] = (
     # runs, for runners and jobs
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
     Route("meet", "POST", _R + "/nodes", _REPORT, meeting.NodeReport, meeting.Meeting, query=("after", "wait_s")),
+    Route("read_node_file", "GET", _R + "/node-files/{name}", _REPORT, raw=True),
     Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
     Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),
     Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),

@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import Realised, is_realised, realise
-from runyard.environments.uv import find_uv
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.files.tails import tail_of
 from runyard.protocol.distributed import DistributionKind, Place, ports_wanted
@@ -26,6 +25,7 @@ from runyard.runner.inputs import bind_inputs
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.mpi import MpiNode, MpiRun
+from runyard.runner.node_tools import uv_of
 from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
@@ -266,7 +266,7 @@ class Attempt:
 
     def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
-        uv = "" if is_realised(lock, facts.cache_folder) else find_uv()
+        uv = "" if is_realised(lock, facts.cache_folder) else uv_of(self._folder, self._server)
         return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say, fetch=self._fetch)
 
     def _fetch(self, file: StoredFile) -> Iterator[bytes]:

@@ -1,5 +1,7 @@
 """Where a server's parts are put together."""
 
+import hashlib
+import socket
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Mapping
 
-from runyard.compute.base import Compute
+from runyard.compute.engines import Engines
 from runyard.compute.local import LocalCompute
+from runyard.compute.remote import Reach
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
@@ -33,7 +36,7 @@ class Parts:
     settings: Settings
     database: Database
     store: ArtifactStore
-    compute: Compute
+    engines: Engines
     loop: Loop
     builds: Builds
     sweeper: Sweeper
@@ -68,7 +71,7 @@ class Parts:
         self.sweeper.stop()
         self.loop.stop()
         self.builds.close()
-        self.compute.close()
+        self.engines.close()
         self.store.close()
         self.database.close()
 
@@ -97,6 +100,9 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         isolation=settings.isolation,
     )
     local = LocalCompute(home / "runs", facts)
+    shown_url = settings.public_url or url
+    mark = hashlib.sha256(f"{home}\n{socket.gethostname()}".encode()).hexdigest()[:12]
+    engines = Engines(local, Reach(lambda: shown_url, cache / "node-files", mark, settings.isolation))
 
     @lru_cache(maxsize=1)
     def kit() -> str:
@@ -106,13 +112,13 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     environment_files = EnvironmentFiles(home / "environment-files")
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(
-        database, local, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
+        database, engines, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
     )
     return Parts(
         settings=settings,
         database=database,
         store=store,
-        compute=local,
+        engines=engines,
         loop=loop,
         builds=builds,
         sweeper=Sweeper(database, local, home, store),
@@ -122,5 +128,5 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         sealer=sealer,
         environment_files=environment_files,
         started_at=time.time_ns() // 1000,
-        url=settings.public_url or url,
+        url=shown_url,
     )

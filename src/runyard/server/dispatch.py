@@ -32,6 +32,7 @@ from runyard.server.handlers import (
     experiments,
     meetings,
     models,
+    nodes,
     outputs,
     records,
     runs,
@@ -58,8 +59,8 @@ STREAMED = ("write_datastore_file", "write_output_file", "write_environment_file
 
 #: Where the handlers of the routes are, a noun a module.
 HANDLERS = (
-    system, workspaces, experiments, runs, records, meetings, outputs, datastores, datasets, environments, models,
-    compute,
+    system, workspaces, experiments, runs, records, meetings, nodes, outputs, datastores, datasets, environments,
+    models, compute,
 )  # fmt: skip
 
 _log = logging.getLogger("runyard.server")
@@ -118,7 +119,7 @@ class Application:
                 self._parts.events.attach(loop)
                 self._parts.loop.start()
                 self._parts.sweeper.start()
-                loop.run_in_executor(None, self._parts.compute.prepare)
+                loop.run_in_executor(None, self._parts.engines.prepare)
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await in_thread(self._parts.close)

@@ -2,14 +2,17 @@
 
 import os
 from typing import List
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
+from runyard.compute.engines import check_engine
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, changed_spec, find_vm_size
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
+from runyard.server.settings import LOOPBACK
 
 #: Most nodes of one cluster.
 NODES_MAX = 1_000
@@ -20,7 +23,7 @@ def create_cluster(call: Call) -> Cluster:
     spec: ClusterSpec = call.body
     check_compute_name(spec.name)
     _check(spec)
-    warnings = _shortages(spec)
+    warnings = _shortages(spec) if spec.engine is None else _unreachable(call.parts.url)
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
     if warnings and workspace.tags.get("compute") == "strict":
@@ -78,7 +81,9 @@ def remove_node(call: Call) -> Cluster:
 
 
 def _check(spec: ClusterSpec) -> None:
-    if find_vm_size(spec.vm_size) is None:
+    if spec.engine is not None:
+        check_engine(spec.engine)
+    elif find_vm_size(spec.vm_size) is None:
         raise ComputeTargetException(
             f"The VM size {spec.vm_size[:80]!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6."
         )
@@ -91,6 +96,16 @@ def _check(spec: ClusterSpec) -> None:
         )
     if spec.idle_seconds_before_scaledown < 0:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
+
+
+def _unreachable(url: str) -> List[str]:
+    """Do nodes of other machines reach this server?"""
+    if urlsplit(url).hostname not in LOOPBACK:
+        return []
+    return [
+        f"Nodes of other machines do not reach this server at {url}; start it with --host and RUNYARD_PUBLIC_URL, "
+        "unless every node is this machine."
+    ]
 
 
 def _shortages(spec: ClusterSpec) -> List[str]:

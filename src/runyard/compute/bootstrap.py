@@ -1,0 +1,102 @@
+"""What a node runs that has nothing of Runyard but a Python: it fetches the runner and hands the attempt over to it.
+
+It goes to the node as text, on the standard input of ``python3 -``, and so imports the standard library alone. What it
+is told stands in MESSAGE, a JSON text of protocol/plan.RemoteLaunch that stands before it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import urllib.parse
+import urllib.request
+from typing import Any, Dict
+
+#: The oldest Python of a node: the runner waits for processes by their descriptors.
+OLDEST = (3, 9)
+#: How long one try to fetch the runner may take, seconds.
+TIMEOUT_S = 60.0
+
+_BLOCK = 1 << 20
+
+
+def main(message: str) -> None:
+    """Fetch what is not there yet, and become the supervisor of this node's part of the attempt."""
+    if sys.version_info < OLDEST:
+        sys.exit("Runyard: python3 of this node is {}.{}; a runner needs 3.9 or newer.".format(*sys.version_info[:2]))
+    launch = json.loads(message)
+    root = node_folder(launch.get("folder") or "")
+    runner = fetched(launch, root)
+    # A file without a name: the token is in it.
+    with tempfile.TemporaryFile() as told:
+        told.write(message.encode("utf-8"))
+        told.seek(0)
+        os.dup2(told.fileno(), 0)
+    os.chdir("/")
+    variables = {**os.environ, "PYTHONPATH": runner}
+    os.execve(sys.executable, [sys.executable, "-m", "runyard.runner.supervise", root], variables)
+
+
+def node_folder(asked: str) -> str:
+    """Where this node keeps runners, environments and attempts; made, for its user alone."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.expandvars(os.path.expanduser(asked)) if asked else os.path.join(caches, "runyard", "node")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return os.path.abspath(folder)
+
+
+def fetched(launch: Dict[str, Any], root: str) -> str:
+    """The folder of the runner that the launch names, fetched from the server where it is not here yet."""
+    runners = os.path.join(root, "runners")
+    folder = os.path.join(runners, launch["archive"].split(".")[0])
+    if os.path.isdir(folder):
+        return folder
+    os.makedirs(runners, exist_ok=True)
+    data = download(launch, launch["archive"])
+    if hashlib.sha256(data).hexdigest() not in launch["archive"]:
+        sys.exit("Runyard: the runner from {} arrived damaged.".format(launch["server_url"]))
+    made = tempfile.mkdtemp(prefix=".making-", dir=runners)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive.getmembers():
+            path = os.path.join(made, *member.name.split("/"))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            content = archive.extractfile(member)
+            with open(path, "wb") as file:
+                file.write(content.read() if content is not None else b"")
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not os.path.isdir(folder):
+            raise
+        # Another attempt was first.
+    return folder
+
+
+def download(launch: Dict[str, Any], name: str) -> bytes:
+    """A file that the server keeps for nodes; ends this process with a sentence where it cannot be had."""
+    plan = launch["plan"]
+    url = "{}/api/1/workspaces/{}/runs/{}/node-files/{}".format(
+        launch["server_url"],
+        urllib.parse.quote(plan["workspace"], ""),
+        urllib.parse.quote(plan["run_id"], ""),
+        name,
+    )
+    request = urllib.request.Request(url, headers={"Authorization": "Bearer " + launch["secret"]})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+            return bytes(reply.read())
+    except OSError as error:
+        sys.exit(
+            "Runyard: node {} cannot fetch the runner from {} ({}). Start the server with --host 0.0.0.0 and "
+            "RUNYARD_PUBLIC_URL set to an address that the nodes reach.".format(
+                os.uname()[1], launch["server_url"], error
+            )
+        )
+
+
+if __name__ == "__main__":
+    # It stands before this text on the node.
+    main(globals()["MESSAGE"])

@@ -1,0 +1,60 @@
+"""Which engine carries out the runs of a target: this host, or what was attached."""
+
+import threading
+from typing import Dict, Mapping, Optional, Tuple
+
+from runyard.compute.base import Compute
+from runyard.compute.remote import Reach
+from runyard.compute.slurm import SlurmCompute
+from runyard.compute.slurm import check_settings as check_slurm
+from runyard.errors import ComputeTargetException
+from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
+
+_Key = Tuple[str, Tuple[Tuple[str, str], ...]]
+
+
+class Engines:
+    """The engines of one server; each is made once, when a run first needs it."""
+
+    def __init__(self, local: Compute, reach: Reach) -> None:
+        self.local = local
+        self._reach = reach
+        self._lock = threading.Lock()
+        self._made: Dict[_Key, Compute] = {}
+
+    def of(self, spec: Optional[ClusterSpec]) -> Compute:
+        """The engine of a target; None: of this host."""
+        if spec is None or spec.engine is None:
+            return self.local
+        key = (spec.engine.kind, tuple(sorted(spec.engine.settings.items())))
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = _make(spec.engine, self._reach)
+            return self._made[key]
+
+    def prepare(self) -> None:
+        """Make the first start on this host a fast one."""
+        self.local.prepare()
+
+    def close(self) -> None:
+        """End what works in the background; attempts go on."""
+        for one in (self.local, *self._made.values()):
+            one.close()
+
+
+def check_engine(spec: EngineSpec) -> None:
+    """ComputeTargetException where an engine cannot be attached so."""
+    if spec.kind != EngineKind.SLURM:
+        raise ComputeTargetException(f"There is no engine {spec.kind[:40]!r}; attach one of: {EngineKind.SLURM}.")
+    check_slurm(spec.settings)
+
+
+def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
+    """Does the engine's own queue order the runs, and not this server's?"""
+    return spec.kind == EngineKind.SLURM
+
+
+def _make(spec: EngineSpec, reach: Reach) -> Compute:
+    makers: Mapping[str, type] = {EngineKind.SLURM: SlurmCompute}
+    made: Compute = makers[spec.kind](spec.settings, reach)
+    return made

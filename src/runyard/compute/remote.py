@@ -1,0 +1,44 @@
+"""What every engine beside this host needs: the program of a node, with all that it must know of one attempt."""
+
+import json
+from pathlib import Path
+from typing import Callable
+
+from runyard.environments.archive import make_archive
+from runyard.errors import ServiceException
+from runyard.protocol.plan import LaunchPlan, RemoteLaunch
+from runyard.protocol.record import record
+from runyard.protocol.wire import dumps
+
+
+class EngineAwayError(ServiceException):
+    """The engine does not answer now: control tries again as often as it takes, and the run says what it waits for."""
+
+
+@record
+class Reach:
+    """How nodes reach this server."""
+
+    #: Address of the server as nodes know it; asked each time, since the port may be another one after a start.
+    url: Callable[[], str]
+    #: Holds what nodes fetch from the server: the archive of the runner.
+    files_folder: Path
+    #: Tells this server's attempts from those of another one at the same engine.
+    mark: str
+    #: An Isolation.
+    isolation: str
+
+
+def node_program(reach: Reach, plan: LaunchPlan, secret: str, number_variable: str, folder: str) -> str:
+    """The text that a node runs as ``python3 -``; the token in it is on no command line."""
+    launch = RemoteLaunch(
+        server_url=reach.url(),
+        secret=secret,
+        archive=make_archive(reach.files_folder),
+        plan=plan,
+        isolation=reach.isolation,
+        number_variable=number_variable,
+        folder=folder,
+    )
+    source = Path(__file__).with_name("bootstrap.py").read_text(encoding="utf-8")
+    return f"MESSAGE = {json.dumps(dumps(launch))}\n{source}"

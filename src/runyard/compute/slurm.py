@@ -1,0 +1,284 @@
+"""Runs on a Slurm cluster: an allocation an attempt, a runner a node, by the cluster's own programs.
+
+Slurm's queue orders the runs: each is submitted as soon as it is ready, and shows Slurm's own reason while it waits.
+Its key stands in the job's comment, where it is found again after any loss of this server.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+
+from runyard.compute.remote import EngineAwayError, Reach, node_program
+from runyard.errors import ComputeTargetException, ServiceException
+from runyard.protocol.plan import LaunchPlan, Observation, ObservedState
+
+#: Between two looks at the queue while anything is there, seconds; ends come as the runners' own reports.
+LOOK_S = 2.0
+#: How often an attempt that is to stop is told so, seconds.
+TOLD_S = 10.0
+#: A controller that does not answer in this time is away, seconds.
+ANSWER_S = 20.0
+#: A job's program beyond this is refused by Slurm as configured by default, bytes.
+PROGRAM_BYTES_MAX = 4 << 20
+
+#: What an attached cluster may be asked with: the names of sbatch's own options, without their dashes.
+OPTIONS = (
+    "account", "clusters", "constraint", "cpus-per-task", "exclude", "exclusive", "gpus", "gpus-per-node", "gres",
+    "licenses", "mem", "mem-per-cpu", "nice", "nodelist", "partition", "prefer", "priority", "qos", "reservation",
+    "time", "tmp", "wckey",
+)  # fmt: skip
+#: Not an option of sbatch: where the nodes keep runners, environments and attempts.
+FOLDER = "node_folder"
+
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+_ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
+#: Variables of the server's own environment that Slurm's programs need, beside those that begin with its name.
+_KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LD_LIBRARY_PATH", "TZ", "MUNGE_SOCKET")
+
+
+class Job(NamedTuple):
+    """A job as Slurm's queue shows it."""
+
+    number: str
+    state: str
+    reason: str
+    nodes: str
+
+
+class SlurmCompute:
+    """One attached cluster."""
+
+    def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
+        self._settings = dict(settings)
+        self._reach = reach
+        self._watch = _Watch(reach.mark)
+        #: When each key was told to stop last: control asks each second until it has.
+        self._told: Dict[str, float] = {}
+
+    def prepare(self) -> None:
+        """Nothing makes Slurm's first start faster."""
+
+    def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
+        if key in self._watch.look():
+            return
+        program = node_program(self._reach, plan, secret, "SLURM_NODEID", self._settings.get(FOLDER, ""))
+        script = job_script(program)
+        if len(script) > PROGRAM_BYTES_MAX:
+            raise ServiceException(f"The run's plan has {len(script)} bytes, more than a job of Slurm may.")
+        self._watch.expect(key)
+        _ask(["sbatch", *job_options(self._reach.mark, key, plan.node_count, self._settings)], script)
+
+    def recover(self, key: str) -> bool:
+        """Each node has done what can be done; what is gone from Slurm is gone."""
+        return False
+
+    def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
+        asked = list(keys)
+        for key in self._told.keys() - set(asked):
+            del self._told[key]
+        return self._watch.observe(asked)
+
+    def stop(self, key: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(key, -TOLD_S) < TOLD_S:
+            return
+        self._told[key] = now
+        job = self._watch.find(key)
+        if job is not None:
+            # The first ends one that waits still; the second tells the runners, which need their time.
+            _try(["scancel", "--state=PENDING", job.number])
+            _try(["scancel", "--signal=TERM", job.number])
+
+    def kill(self, key: str) -> None:
+        job = self._watch.find(key)
+        if job is not None:
+            _try(["scancel", job.number])
+
+    def tidy(self, keys: Iterable[str], before: float) -> None:
+        """The nodes do that themselves."""
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+def check_settings(settings: Mapping[str, str]) -> None:
+    """ComputeTargetException for a setting that is none, and where this host has no Slurm."""
+    for name, text in settings.items():
+        if name not in (*OPTIONS, FOLDER):
+            raise ComputeTargetException(
+                "A Slurm target has no setting {!r}; there are: {}.".format(name[:80], ", ".join((*OPTIONS, FOLDER)))
+            )
+        if not text.isprintable():
+            raise ComputeTargetException(f"The setting {name!r} is a line of text, not {text[:80]!r}.")
+    if shutil.which("sbatch") is None:
+        raise ComputeTargetException(
+            "The server finds no sbatch on its PATH: install Slurm's client there and give it the cluster's slurm.conf."
+        )
+    partition = settings.get("partition")
+    known = _ask(["sinfo", "--noheader", "--format=%R"], "").split()
+    for name in (partition or "").split(","):
+        if name and name not in known:
+            raise ComputeTargetException(
+                "The Slurm cluster has no partition {!r}; it has: {}.".format(name, ", ".join(known) or "none")
+            )
+
+
+def job_options(mark: str, key: str, nodes: int, settings: Mapping[str, str]) -> List[str]:
+    """sbatch's words for an attempt. It is never requeued by Slurm: a new attempt is a new job."""
+    mine = [f"--{name}={settings[name]}" if settings[name] else f"--{name}" for name in OPTIONS if name in settings]
+    return [
+        "--parsable", "--no-requeue", f"--nodes={nodes}", "--ntasks-per-node=1",
+        f"--ntasks={nodes}", f"--job-name=runyard-{key.rpartition('/')[0]}", f"--comment={comment(mark, key)}",
+        "--chdir=/", "--output=/tmp/runyard-slurm-%j.log", *mine,
+    ]  # fmt: skip
+
+
+def job_script(program: str) -> str:
+    """The job: each node runs the program from its standard input."""
+    end = "RUNYARD_" + hashlib.sha256(program.encode()).hexdigest()[:16]
+    return f"#!/bin/sh\nexec srun --kill-on-bad-exit=0 --wait=0 python3 - <<'{end}'\n{program}\n{end}\n"
+
+
+def comment(mark: str, key: str) -> str:
+    """What marks the job of an attempt of the server with that mark."""
+    return f"runyard:{mark}:{key}"
+
+
+def parse_queue(text: str, mark: str) -> Dict[str, Job]:
+    """Jobs by key, of ``squeue --format=%A|%T|%r|%N|%k``; of several with one key, the last that was submitted."""
+    found: Dict[str, Job] = {}
+    for line in text.splitlines():
+        number, state, reason, nodes, said = (line.split("|", 4) + [""] * 4)[:5]
+        prefix = comment(mark, "")
+        if said.startswith(prefix):
+            key = said[len(prefix) :]
+            if key not in found or int(number) > int(found[key].number):
+                found[key] = Job(number, state, reason, nodes)
+    return found
+
+
+def observation(key: str, job: Optional[Job]) -> Observation:
+    """What a job says of its attempt."""
+    if job is None:
+        return Observation(key, ObservedState.UNKNOWN)
+    if job.state in _WAITING:
+        return Observation(key, ObservedState.WAITING, _why(job))
+    if job.state in _ALIVE:
+        return Observation(key, ObservedState.ALIVE)
+    where = f" on {job.nodes}" if job.nodes else ""
+    log = f"/tmp/runyard-slurm-{job.number}.log"
+    detail = f"Slurm's job {job.number}{where} ended as {job.state} ({job.reason}); see {log} there."
+    return Observation(key, ObservedState.GONE, detail)
+
+
+def _why(job: Job) -> str:
+    if job.state == "CONFIGURING":
+        return f"Waits for its nodes {job.nodes} of Slurm to come up (job {job.number})."
+    meaning = {
+        "Resources": "for free nodes",
+        "Priority": "behind jobs of higher priority",
+        "None": "to be looked at",
+        "PartitionNodeLimit": "for more nodes than its partition may give: ask for fewer, or for another partition",
+        "PartitionTimeLimit": "with a longer time than its partition allows: set the target's 'time'",
+        "ReqNodeNotAvail": "for nodes that are down or reserved",
+        "QOSMaxJobsPerUserLimit": "for another of your jobs to end (a limit of its QOS)",
+    }.get(job.reason.split(",")[0], f"for: {job.reason}")
+    return f"Waits in Slurm's queue {meaning} (job {job.number})."
+
+
+class _Watch:
+    """What Slurm's queue shows of this server's jobs, looked at in the background while there are any."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._lock = threading.Lock()
+        self._jobs: Dict[str, Job] = {}
+        #: When the look began whose result is here; 0: none yet.
+        self._seen_at = 0.0
+        #: When each key was last started: no look from before that tells of it.
+        self._expected: Dict[str, float] = {}
+        self._asked_at = 0.0
+        self._is_closed = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+
+    def look(self) -> Dict[str, Job]:
+        """Look now; EngineAwayError where Slurm does not answer."""
+        at = time.monotonic()
+        text = _ask(["squeue", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
+        found = parse_queue(text, self._mark)
+        with self._lock:
+            if at >= self._seen_at:
+                self._jobs, self._seen_at = found, at
+        return found
+
+    def expect(self, key: str) -> None:
+        """That key is being started now."""
+        with self._lock:
+            self._expected[key] = time.monotonic()
+
+    def find(self, key: str) -> Optional[Job]:
+        """The job of that key, seen now where Slurm answers."""
+        try:
+            return self.look().get(key)
+        except EngineAwayError:
+            return self._jobs.get(key)
+
+    def observe(self, keys: Sequence[str]) -> Dict[str, Observation]:
+        """Of each key, what the last look tells; nothing of one that it is too old for."""
+        self._asked_at = time.monotonic()
+        if self._thread is None and keys:
+            self._thread = threading.Thread(target=self._run, name="slurm", daemon=True)
+            self._thread.start()
+        with self._lock:
+            for key in self._expected.keys() - set(keys):
+                del self._expected[key]
+            if not self._seen_at:
+                return {}
+            told = [key for key in keys if self._expected.get(key, 0.0) < self._seen_at]
+            return {key: observation(key, self._jobs.get(key)) for key in told}
+
+    def close(self) -> None:
+        self._is_closed.set()
+
+    def _run(self) -> None:
+        while not self._is_closed.wait(LOOK_S):
+            if time.monotonic() - self._asked_at < 2 * LOOK_S:
+                try:
+                    self.look()
+                except ServiceException:
+                    pass  # What was seen last stays: runs in flight end as their runners say.
+
+
+def _ask(words: Sequence[str], text: str) -> str:
+    """What one of Slurm's programs prints; EngineAwayError: its controller is away. ServiceException: it refused."""
+    try:
+        done = subprocess.run(
+            list(words), input=text, env=_environment(), cwd="/", capture_output=True, text=True, timeout=ANSWER_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineAwayError(f"Slurm's {words[0]} does not answer: {error}.") from None
+    if done.returncode == 0:
+        return done.stdout
+    said = " ".join(done.stderr.split())[-500:].rstrip(".")
+    if re.search(r"contact|controller|refused|timed out|resolve|authentication|munge", said, re.IGNORECASE):
+        raise EngineAwayError(f"Slurm's {words[0]} does not reach its controller: {said}.")
+    raise ServiceException(f"Slurm's {words[0]} refused: {said}.")
+
+
+def _try(words: Sequence[str]) -> None:
+    """As _ask; what is refused was over already, and who is away is asked again."""
+    try:
+        _ask(words, "")
+    except ServiceException:
+        pass
+
+
+def _environment() -> Dict[str, str]:
+    kept = {name: text for name, text in os.environ.items() if name in _KEPT or name.startswith(("LC_", "SLURM_"))}
+    # Were the server itself a job, its own allocation would be taken for the runs'.
+    return {name: text for name, text in kept.items() if not name.startswith(("SLURM_JOB", "SLURM_STEP", "SLURM_PROC"))}
