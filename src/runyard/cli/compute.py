@@ -1,6 +1,6 @@
 """runyard compute ..."""
 
-from typing import Annotated
+from typing import Annotated, List, Optional
 
 import typer
 
@@ -9,7 +9,9 @@ from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show
 from runyard.protocol.compute import DEFAULT_VM_SIZE
 from runyard.sdk.aml_compute import AmlCompute
+from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
+from runyard.sdk.slurm_compute import NODES_MAX
 
 commands = typer.Typer(no_args_is_help=True, help="Clusters of this host's nodes.")
 
@@ -48,6 +50,21 @@ def create_cluster(
     )
     found = ComputeTarget.create(find_workspace(workspace), name, config)
     show(found._record, as_json, ("Cluster", "Size"), [(found.name, found.vm_size)])
+
+
+@commands.command("attach")
+def attach_engine(
+    name: str,
+    kind: Annotated[str, typer.Argument(help="What is attached: slurm.")],
+    settings: Annotated[Optional[List[str]], typer.Option("--set", help="A setting, as partition=gpu.")] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Make machines that are there already a compute target."""
+    pairs = [one.partition("=") for one in settings or []]
+    config = AttachConfiguration(kind, {name.strip(): text.strip() for name, _, text in pairs}, NODES_MAX)
+    found = ComputeTarget.attach(find_workspace(workspace), name, config)
+    show(found._record, as_json, ("Target", "Kind"), [(found.name, found.type)])
 
 
 @commands.command("evict")

@@ -2,15 +2,12 @@
 
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, List, Optional
 
-from runyard.errors import ComputeTargetException, ConflictError, UserErrorException
+from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec, list_vm_sizes
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.details import iso_time
-from runyard.sdk.experiment import Experiment
-from runyard.sdk.run import Run
-from runyard.sdk.run_record import iterate_runs
 from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
@@ -113,13 +110,6 @@ class AmlComputeProvisioningConfiguration:
 class AmlCompute(ComputeTarget):
     """A cluster."""
 
-    def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ComputeTargetException(f"ComputeTargetNotFound: {name!r} cannot be a compute target's name.")
-        self._workspace = workspace
-        self._record: Cluster = _record or workspace._call("get_cluster", name=name)
-        self._name = name
-
     @staticmethod
     def provisioning_configuration(
         vm_size: str = "",
@@ -153,19 +143,9 @@ class AmlCompute(ComputeTarget):
         )
 
     @property
-    def name(self) -> str:
-        """The cluster's name."""
-        return self._name
-
-    @property
     def type(self) -> str:
         """v1's word for it."""
         return "AmlCompute"
-
-    @property
-    def workspace(self) -> Workspace:
-        """The workspace that it belongs to."""
-        return self._workspace
 
     @property
     def provisioning_state(self) -> str:
@@ -176,11 +156,6 @@ class AmlCompute(ComputeTarget):
     def vm_size(self) -> str:
         """The size of its nodes."""
         return self._record.spec.vm_size
-
-    @property
-    def id(self) -> str:
-        """The cluster's name: it is the only one of that name in the workspace."""
-        return self._name
 
     @property
     def status(self) -> AmlComputeStatus:
@@ -199,11 +174,6 @@ class AmlCompute(ComputeTarget):
             {"name": one.name, "vCPUs": one.cpus, "gpus": one.gpus, "memoryGB": one.memory_gib}
             for one in list_vm_sizes()
         ]
-
-    @property
-    def tags(self) -> Dict[str, str]:
-        """The cluster's tags."""
-        return dict(self._record.spec.tags)
 
     def wait_for_completion(
         self,
@@ -249,31 +219,9 @@ class AmlCompute(ComputeTarget):
         except UserErrorException as error:
             raise ComputeTargetException(error.message) from None
 
-    def delete(self) -> None:
-        """Delete it; ComputeTargetException while runs use it."""
-        try:
-            self._workspace._call("delete_cluster", name=self._name)
-        except ConflictError as error:
-            raise ComputeTargetException(error.message) from None
-
-    def get_active_runs(
-        self, type: Optional[str] = None, tags: Any = None, properties: Any = None, status: Optional[str] = None
-    ) -> Iterator[Run]:
-        """The cluster's runs that have not ended, newest first."""
-        for record in iterate_runs(self._workspace, {"tags": tags, "properties": properties, "status": status}):
-            if record.target == self._name and record.ended_at is None:
-                experiment = Experiment(self._workspace, record.experiment, _create_in_cloud=False)
-                run = Run(experiment, record.id, _record=record)
-                if type is None or type.lower() in (run.type, run.type.partition(".")[2]):
-                    yield run
-
     def list_nodes(self) -> List[Dict[str, Any]]:
         """Its nodes, and the run of each."""
         return [{"nodeId": node.id, "nodeState": node.state, "runId": node.run_id} for node in self._refresh().nodes]
-
-    def refresh_state(self) -> None:
-        """Look at it again."""
-        self._refresh()
 
     def serialize(self) -> Dict[str, Any]:
         """Plain data in v1's keys."""
@@ -285,13 +233,6 @@ class AmlCompute(ComputeTarget):
             "provisioningState": self.provisioning_state,
             "properties": {"vmSize": self.vm_size, "scaleSettings": self.get_status().scale_settings.serialize()},
         }
-
-    def _refresh(self) -> Cluster:
-        self._record = self._workspace._call("get_cluster", name=self._name)
-        return self._record
-
-    def __repr__(self) -> str:
-        return f"AmlCompute(workspace={self._workspace.name!r}, name={self._name!r})"
 
 
 def _whole(name: str, value: Any) -> int:

@@ -1,0 +1,68 @@
+"""What every compute target has that was attached: an engine beside this host, which brings its own machines."""
+
+import sys
+from typing import Any, Dict
+
+from runyard.errors import ComputeTargetException, UserErrorException
+from runyard.protocol.compute import ClusterSpec, EngineSpec
+from runyard.sdk.compute_target import ComputeTarget
+from runyard.sdk.workspace import Workspace
+
+
+class AttachConfiguration:
+    """An engine as asked; kept until ``ComputeTarget.attach``."""
+
+    def __init__(self, kind: str, settings: Dict[str, Any], nodes_max: int) -> None:
+        self.kind = kind
+        self.settings = {name: str(value) for name, value in settings.items() if value is not None}
+        #: How many nodes Runyard's own queue gives at once; an engine with a queue of its own decides by itself.
+        self.nodes_max = nodes_max
+
+    def _attach(self, workspace: Workspace, name: str) -> Any:
+        spec = ClusterSpec(name=name, max_nodes=self.nodes_max, engine=EngineSpec(self.kind, self.settings))
+        try:
+            record = workspace._call("create_cluster", spec)
+        except UserErrorException as error:
+            raise ComputeTargetException(error.message) from None
+        for warning in record.warnings:
+            print("Warning: " + warning, file=sys.stderr)
+        return ComputeTarget._of(workspace, record)
+
+
+class AttachedCompute(ComputeTarget):
+    """A target that was attached; what it is told stands in its settings."""
+
+    @property
+    def type(self) -> str:
+        """The name of its kind."""
+        return self.__class__.__name__
+
+    @property
+    def provisioning_state(self) -> str:
+        """What is attached is there."""
+        return "Succeeded"
+
+    @property
+    def settings(self) -> Dict[str, str]:
+        """What its engine is asked with."""
+        engine = self._record.spec.engine
+        return {} if engine is None else dict(engine.settings)
+
+    def wait_for_completion(self, show_output: bool = False) -> None:
+        """Return at once: attaching is done when ``attach`` returns."""
+        if show_output:
+            print("Succeeded", flush=True)
+
+    def detach(self) -> None:
+        """Forget it; the machines stay as they are. ComputeTargetException while runs use it."""
+        self.delete()
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        return {
+            "id": self._name,
+            "name": self._name,
+            "type": self.type,
+            "provisioningState": self.provisioning_state,
+            "properties": self.settings,
+        }

@@ -1,0 +1,30 @@
+"""SlurmCompute: a Slurm cluster that is there already, as a compute target."""
+
+from typing import Any, Optional
+
+from runyard.protocol.compute import EngineKind
+from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
+
+#: Slurm's own queue says how many nodes a run can have.
+NODES_MAX = 1_000
+
+
+class SlurmCompute(AttachedCompute):
+    """An attached Slurm cluster. Its own queue orders the runs; each is a job of the server's user there."""
+
+    @staticmethod
+    def attach_configuration(
+        partition: Optional[str] = None,
+        account: Optional[str] = None,
+        qos: Optional[str] = None,
+        node_folder: Optional[str] = None,
+        **options: Any,
+    ) -> AttachConfiguration:
+        """How to attach the cluster that the server's ``sbatch`` reaches.
+
+        ``options`` are sbatch's own, as ``gres="gpu:1"`` or ``cpus_per_task=4``; they hold for every run of the target.
+        ``node_folder`` is where the nodes keep environments; variables in it are the node's.
+        """
+        asked = {"partition": partition, "account": account, "qos": qos, "node_folder": node_folder}
+        named = {name.replace("_", "-"): value for name, value in options.items()}
+        return AttachConfiguration(EngineKind.SLURM, {**asked, **named}, NODES_MAX)
