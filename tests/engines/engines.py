@@ -1,8 +1,10 @@
 """The engines that the same tests run against: each with a server of its own and a compute target of two nodes."""
 
+import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
+from runyard.client.local_server import is_running
+from runyard.sdk.session import current_server, forget_server
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.own_server import own_server
 
@@ -44,6 +48,47 @@ class Engine:
         for name, value in settings.items():
             setattr(config.run_config, name, value)
         return Experiment(self.workspace, "engines").submit(config)
+
+    def why(self, run: Run) -> str:
+        """What the run waits for."""
+        names = {"workspace": self.workspace.name, "run_id": run.id}
+        return str(current_server().call("explain_run", **names).waits_for)
+
+    def runner_pid(self, run: Run, node: int = 0) -> int:
+        """The runner of a node of the run's first attempt, once it lives."""
+        name = f"{run.id}/1-{node}" if node else f"{run.id}/1"
+        places = [self.home / "runs", *(self.home.parent / "node").glob("runs-*")]
+        found = [place / name / "runner.json" for place in places]
+        wait_until(lambda: any(one.exists() for one in found), "the runner says who it is")
+        return int(json.loads(next(one for one in found if one.exists()).read_bytes())["pid"])
+
+    def is_clean(self, run: Run) -> bool:
+        """Is nothing of the run left: no process, no folder of an attempt?"""
+        folders = [*self.home.glob(f"runs/{run.id}/*"), *(self.home.parent / "node").glob(f"runs-*/{run.id}/*")]
+        return not folders and not list(with_prefix("RUNYARD_KEY", f"{run.id}/"))
+
+    def restart_server(self) -> None:
+        """End the server, as an update does, and let the next call start another."""
+        current_server().call("stop_server")
+        wait_until(lambda: not is_running(self.home), "the server ends")
+        forget_server()
+
+
+def with_prefix(name: str, start: str) -> Iterator[int]:
+    """Processes whose variable of that name begins so."""
+    wanted = f"{name}={start}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if any(one.startswith(wanted) for one in entry.read_bytes().split(b"\0")):
+                yield int(entry.parent.name)
+
+
+def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+    """Wait until it is so."""
+    ends_at = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < ends_at, what
+        time.sleep(0.05)
 
 
 def here() -> Environment:

@@ -1,12 +1,20 @@
 """What a run can rely on, whichever engine carries it out: the same tests against each."""
 
+import json
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engines.engines import Engine, make_engine
+from runyard.azureml.core import Dataset, Environment
+from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from runyard.azureml.data import OutputFileDatasetConfig
+from tests.engines.engines import Engine, make_engine, wait_until
+from tests.environments.packages import make_wheel, source_of
 from tests.own_server import log_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -41,3 +49,141 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     assert log_of(run, tmp_path) == {"local": "said AmlCompute\n", "slurm": "said SlurmCompute\n"}[engine.kind]
     run.download_file("outputs/made.txt", str(tmp_path / "made.txt"))
     assert (tmp_path / "made.txt").read_text() == "made"
+
+
+def test_failing_script_is_told_with_its_traceback(engine: Engine, tmp_path: Path) -> None:
+    run = engine.submit(tmp_path, "raise ValueError('of its own')")
+    run.wait_for_completion(raise_on_error=False)
+    error = run.get_details()["error"]["error"]
+    assert run.get_status() == "Failed"
+    assert error["message"] == "'script.py' ended with exit code 1: ValueError: of its own"
+
+
+def test_cancel_ends_a_running_script(engine: Engine, tmp_path: Path) -> None:
+    run = engine.submit(tmp_path, "import time\nopen('outputs/kept', 'w').write('x')\ntime.sleep(1000)")
+    wait_until(lambda: run.get_status() == "Running", "it runs")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    assert "outputs/kept" in run.get_file_names()
+    wait_until(lambda: engine.is_clean(run), "nothing is left")
+
+
+def test_run_that_waits_says_what_for_and_can_be_canceled(engine: Engine, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
+    first = engine.submit(tmp_path, script, node_count=2, distribution=PyTorchConfiguration(node_count=2))
+    try:
+        wait_until(lambda: first.get_status() == "Running", "it runs on both nodes")
+        second = engine.submit(tmp_path, "print('second')")
+        third = engine.submit(tmp_path, "print('third')")
+        expected = {"local": "all 2 are busy", "slurm": "Waits in Slurm's queue"}[engine.kind]
+        wait_until(lambda: expected in engine.why(third), "the last says what it waits for")
+        third.cancel()
+        third.wait_for_completion(raise_on_error=False)
+        assert third.get_status() == "Canceled"
+    finally:
+        go.touch()
+    first.wait_for_completion()
+    second.wait_for_completion()
+
+
+def test_data_comes_and_goes(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("of the store")
+    store = engine.workspace.get_default_datastore()
+    store.upload(str(tmp_path / "data"), "conformance", overwrite=True)
+    data = Dataset.File.from_files((store, "conformance/a.txt")).as_named_input("data").as_download()
+    made = OutputFileDatasetConfig("made", (store, f"made-{engine.kind}"))
+    script = (
+        "import os, sys\nfolder, out = sys.argv[1:]\nfound = open(os.path.join(folder, 'a.txt')).read()\n"
+        "open(os.path.join(out, 'b.txt'), 'w').write(found.upper())\n"
+    )
+    run = engine.submit(tmp_path, script, data, made)
+    run.wait_for_completion()
+    store.download(str(tmp_path / "back"), f"made-{engine.kind}")
+    assert (tmp_path / "back" / f"made-{engine.kind}" / "b.txt").read_text() == "OF THE STORE"
+
+
+def test_environment_is_built_where_it_is_needed(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    make_wheel(tmp_path / "wheels", "tiny", "1.0", body="VALUE = 'tiny is here'\n")
+    environment = Environment("tiny")
+    environment.python.conda_dependencies.set_python_version("{}.{}".format(*sys.version_info[:2]))
+    environment.python.conda_dependencies.set_pip_requirements([*source_of(tmp_path / "wheels"), "tiny"])
+    run = engine.submit(tmp_path, "import sys, tiny\nprint(tiny.VALUE, sys.prefix)", environment=environment)
+    run.wait_for_completion()
+    said = log_of(run, tmp_path)
+    assert said.startswith("tiny is here ")
+    assert ("/node/envs/" in said) == (engine.kind != "local")
+
+
+TELLS = """
+import json, os
+from azureml.core import Run
+names = ("TF_CONFIG", "RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "AZ_BATCHAI_TASK_INDEX")
+rank = os.environ["RUNYARD_RANK"]
+open("outputs/%s.json" % rank, "w").write(json.dumps({name: os.environ.get(name) for name in names}))
+Run.get_context().log("rank", int(rank))
+"""
+
+
+def told(run: object, tmp_path: Path, rank: int) -> dict[str, str]:
+    run.download_file(f"outputs/{rank}.json", str(tmp_path / f"{rank}.json"))  # type: ignore[attr-defined]
+    found: dict[str, str] = json.loads((tmp_path / f"{rank}.json").read_text())
+    return found
+
+
+def test_tensorflow_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+    asked = TensorflowConfiguration(worker_count=2, parameter_server_count=1)
+    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run.wait_for_completion()
+    configs = [json.loads(told(run, tmp_path, rank)["TF_CONFIG"]) for rank in range(2)]
+    assert configs[0]["cluster"] == configs[1]["cluster"]
+    assert {kind: len(found) for kind, found in configs[0]["cluster"].items()} == {"worker": 2, "ps": 1}
+    assert [one["task"] for one in configs] == [{"type": "worker", "index": rank} for rank in range(2)]
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="tests/system-packages.sh installs Open MPI")
+def test_mpi_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+    asked = MpiConfiguration(process_count_per_node=2, node_count=2)
+    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run.wait_for_completion()
+    found = [told(run, tmp_path, rank) for rank in range(4)]
+    assert [one["OMPI_COMM_WORLD_RANK"] for one in found] == ["0", "1", "2", "3"]
+    assert {one["OMPI_COMM_WORLD_SIZE"] for one in found} == {"4"}
+    assert sorted(run.get_metrics()["rank"]) == [0, 1, 2, 3]
+
+
+def test_pytorch_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+    asked = PyTorchConfiguration(process_count=4, node_count=2)
+    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run.wait_for_completion()
+    found = [told(run, tmp_path, rank) for rank in range(4)]
+    assert [(one["RANK"], one["WORLD_SIZE"]) for one in found] == [(str(rank), "4") for rank in range(4)]
+    wait_until(lambda: engine.is_clean(run), "nothing is left")
+
+
+def test_killed_runner_is_told_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    run = engine.submit(tmp_path, "import time\nprint('up', flush=True)\ntime.sleep(1000)")
+    wait_until(lambda: run.get_status() == "Running", "it runs")
+    os.kill(engine.runner_pid(run), signal.SIGKILL)
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed"
+    assert "The process that supervised the run was killed" in run.get_details()["error"]["error"]["message"]
+    assert log_of(run, tmp_path) == "up\n"
+    wait_until(lambda: engine.is_clean(run), "nothing is left")
+
+
+def test_server_that_is_started_again_loses_no_run(engine: Engine, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = (
+        "import os, time\nfrom azureml.core import Run\nRun.get_context().log('x', 1)\n"
+        f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
+    )
+    run = engine.submit(tmp_path, script)
+    wait_until(lambda: run.get_status() == "Running", "it runs")
+    engine.restart_server()
+    go.touch()
+    run.wait_for_completion()
+    assert (run.get_metrics(), run.get_details()["attempt"]) == ({"x": 1}, 1)
