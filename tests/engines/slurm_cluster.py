@@ -34,14 +34,21 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Longest wait for the cluster or for one of its nodes, seconds.
 LIMIT_S = 60.0
-#: How long a job in the partition ``preemptable`` may run on once it has been told to go, seconds.
+#: How long a job in the partition ``preemptable`` may run on once its steps got a TERM, seconds. slurmctld looks at the
+#: clocks of jobs twice a minute, so the KILL comes up to half a minute later.
 GRACE_S = 3
-#: How long a node of the cloud stays without a job, seconds.
+#: How long a node of the cloud stays without a job, seconds. It is up a second after a job has asked for it, and then
+#: ``srun`` goes on at once; a batch job stays CONFIGURING until slurmctld looks again, for up to half a minute.
 IDLE_S = 5
 
 #: Where ports are looked for: below those that the kernel gives to outgoing connections, which would take the port of a
 #: slurmd that has been killed before it is started again.
 PORTS = range(20_000, 32_000)
+
+#: States that a job does not leave.
+ENDED = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+)
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -94,6 +101,7 @@ ResumeTimeout=30
 SuspendRate=0
 ResumeRate=0
 SuspendExcParts=steady
+SlurmctldParameters=power_save_interval=1
 # Else sinfo tells of those that are on only.
 PrivateData=cloud
 """
@@ -111,9 +119,9 @@ class SlurmCluster:
         self.conf = folder / "slurm.conf"
         #: The variables by which a client of Slurm finds this cluster.
         self.settings = {"SLURM_CONF": str(self.conf)}
-        # A socket's path has at most 108 characters, and pytest's folders are long.
-        self._short = Path(tempfile.mkdtemp(prefix="runyard-slurm-", dir="/tmp"))
-        self._short.chmod(0o755)
+        #: Where the sockets lie: a socket's path has at most 108 characters, and pytest's folders are long.
+        self.sockets = Path(tempfile.mkdtemp(prefix="runyard-slurm-", dir="/tmp"))
+        self.sockets.chmod(0o755)
         self._ports = _free_ports(1 + len(self.nodes))
         self._kept: dict[str, list[_Kept]] = {}
         self._lock = threading.Lock()
@@ -125,7 +133,7 @@ class SlurmCluster:
         """Start all but the cloud's nodes, and wait until jobs can run."""
         self._write_configuration()
         self._start("munged", *self._munged())
-        self._wait(lambda: (self._short / "munge").exists(), "munged gives no answer", "munged")
+        self._wait(lambda: (self.sockets / "munge").exists(), "munged gives no answer", "munged")
         if self.cloud:
             self._open_power_desk()
         self.start_controller()
@@ -189,8 +197,15 @@ class SlurmCluster:
         return self.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
     def wait_for_job(self, job: str, state: str) -> None:
-        """Wait until the job has that state."""
-        self._wait(lambda: self.job_state(job) == state, f"job {job} is not {state}")
+        """Wait until the job has that state. Slurm says RUNNING a moment before the job's script is started."""
+
+        def reached() -> bool:
+            now = self.job_state(job)
+            if now != state and now in ENDED:
+                raise RuntimeError(f"Job {job} ended as {now}, not {state}. The cluster's logs:\n{self.logs()}")
+            return now == state
+
+        self._wait(reached, f"job {job} is not {state}")
 
     def wait_until_saved(self, job: str) -> None:
         """Wait until the controller's file of jobs has this job as it is now: it is written some seconds later."""
@@ -212,21 +227,22 @@ class SlurmCluster:
             self._closed = True
             names = list(self._kept)
         if self._power_desk:
-            with self._power.open("w") as desk:
-                print("close", file=desk)
+            # For both directions: opening does not wait, even where that thread has failed.
+            with os.fdopen(os.open(self._power, os.O_RDWR), "wb", buffering=0) as desk:
+                desk.write(b"close\n")
             self._power_desk.join()
         # The controller first: it would start or stop nodes on seeing others go.
         for name in sorted(names, key=lambda name: name != "slurmctld"):
             self._end(name)
-        shutil.rmtree(self._short, ignore_errors=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
     def _write_configuration(self) -> None:
         (self.folder / "state").mkdir(parents=True, exist_ok=True)
         places = {
             "folder": self.folder,
-            "short": self._short,
+            "short": self.sockets,
             "host": socket.gethostname().split(".")[0],
-            "name": self._short.name.replace("_", "-").lower(),
+            "name": self.sockets.name.replace("_", "-").lower(),
             "port": self._ports[0],
             "idle": IDLE_S,
         }
@@ -242,7 +258,7 @@ class SlurmCluster:
             state = "CLOUD" if node in self.cloud else "UNKNOWN"
             place = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
             yield f"NodeName={node} {place} CPUs=2 RealMemory=2000 State={state}"
-            (self._short / node).mkdir()
+            (self.sockets / node).mkdir()
         steady = f"Nodes={','.join(self.steady)} OverSubscribe=EXCLUSIVE"
         yield f"PartitionName=steady {steady} Default=YES PriorityTier=1 PreemptMode=OFF"
         yield f"PartitionName=preemptable {steady} PriorityTier=1 PreemptMode=CANCEL GraceTime={GRACE_S}"
@@ -252,7 +268,7 @@ class SlurmCluster:
 
     def _munged(self) -> list[str]:
         places = {
-            "socket": self._short / "munge",
+            "socket": self.sockets / "munge",
             "key-file": self.folder / "munge.key",
             "pid-file": self.folder / "munged.pid",
             "seed-file": self.folder / "munged.seed",
