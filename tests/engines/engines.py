@@ -37,11 +37,12 @@ class Engine:
         (folder / "source" / "script.py").write_text(script)
         environment = settings.pop("environment", None) or here()
         distribution = settings.pop("distribution", None)
+        target = settings.pop("compute_target", TARGET)
         config = ScriptRunConfig(
             str(folder / "source"),
             "script.py",
             list(arguments),
-            compute_target=TARGET,
+            compute_target=target,
             environment=environment,
             distributed_job_config=distribution,
         )

@@ -210,7 +210,7 @@ class SlurmCluster:
     def wait_until_saved(self, job: str) -> None:
         """Wait until the controller's file of jobs has this job as it is now: it is written some seconds later."""
         mark = f"saved-{random.getrandbits(64):x}"
-        self.run("scontrol", "update", f"JobId={job}", f"Comment={mark}")
+        self.run("scontrol", "update", f"JobId={job}", f"AdminComment={mark}")
         saved = self.folder / "state" / "job_state"
         self._wait(lambda: saved.exists() and mark.encode() in saved.read_bytes(), f"job {job} is not saved")
 

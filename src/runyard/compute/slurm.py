@@ -265,7 +265,7 @@ def _ask(words: Sequence[str], text: str) -> str:
     if done.returncode == 0:
         return done.stdout
     said = " ".join(done.stderr.split())[-500:].rstrip(".")
-    if re.search(r"contact|controller|refused|timed out|resolve|authentication|munge", said, re.IGNORECASE):
+    if re.search(r"contact|controller|connect|timed out|resolve|authentication|munge|socket", said, re.IGNORECASE):
         raise EngineAwayError(f"Slurm's {words[0]} does not reach its controller: {said}.")
     raise ServiceException(f"Slurm's {words[0]} refused: {said}.")
 

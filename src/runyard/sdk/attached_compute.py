@@ -12,14 +12,16 @@ from runyard.sdk.workspace import Workspace
 class AttachConfiguration:
     """An engine as asked; kept until ``ComputeTarget.attach``."""
 
-    def __init__(self, kind: str, settings: Dict[str, Any], nodes_max: int) -> None:
+    def __init__(self, kind: str, settings: Dict[str, Any], nodes_max: int, vm_priority: str = "dedicated") -> None:
         self.kind = kind
+        self.vm_priority = vm_priority
         self.settings = {name: str(value) for name, value in settings.items() if value is not None}
         #: How many nodes Runyard's own queue gives at once; an engine with a queue of its own decides by itself.
         self.nodes_max = nodes_max
 
     def _attach(self, workspace: Workspace, name: str) -> Any:
-        spec = ClusterSpec(name=name, max_nodes=self.nodes_max, engine=EngineSpec(self.kind, self.settings))
+        engine = EngineSpec(self.kind, self.settings)
+        spec = ClusterSpec(name=name, max_nodes=self.nodes_max, vm_priority=self.vm_priority, engine=engine)
         try:
             record = workspace._call("create_cluster", spec)
         except UserErrorException as error:

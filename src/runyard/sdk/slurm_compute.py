@@ -18,13 +18,15 @@ class SlurmCompute(AttachedCompute):
         account: Optional[str] = None,
         qos: Optional[str] = None,
         node_folder: Optional[str] = None,
+        vm_priority: str = "dedicated",
         **options: Any,
     ) -> AttachConfiguration:
         """How to attach the cluster that the server's ``sbatch`` reaches.
 
         ``options`` are sbatch's own, as ``gres="gpu:1"`` or ``cpus_per_task=4``; they hold for every run of the target.
-        ``node_folder`` is where the nodes keep environments; variables in it are the node's.
+        With ``vm_priority="lowpriority"`` a run that is preempted, or whose node fails, starts again, three times at
+        the most. ``node_folder`` is where the nodes keep environments; variables in it are the node's.
         """
         asked = {"partition": partition, "account": account, "qos": qos, "node_folder": node_folder}
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        return AttachConfiguration(EngineKind.SLURM, {**asked, **named}, NODES_MAX)
+        return AttachConfiguration(EngineKind.SLURM, {**asked, **named}, NODES_MAX, vm_priority)

@@ -1,0 +1,130 @@
+"""What happens to runs on Slurm whose nodes, controller and places are taken away."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.azureml.core.compute import ComputeTarget, SlurmCompute
+from runyard.errors import ComputeTargetException
+from tests.engines.engines import Engine, make_engine, wait_until
+from tests.engines.slurm_cluster import SlurmCluster
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(shutil.which("slurmctld") is None, reason="tests/system-packages.sh installs Slurm"),
+]
+
+#: Writes a checkpoint when it is told to go, and tells whether it has found one.
+CHECKPOINTS = """
+import os, signal, sys, time
+if os.path.exists("outputs/checkpoint"):
+    print("found", open("outputs/checkpoint").read(), "in attempt", os.environ["AZUREML_RUN_ATTEMPT"])
+    sys.exit(0)
+def end(*_):
+    open("outputs/checkpoint", "w").write("step 7")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open("outputs/started", "w").close()
+while True:
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with make_engine("slurm", tmp_path_factory.mktemp("faults")) as found:
+        folder = str(found.home.parent / "node")
+        for partition, priority in (("preemptable", "lowpriority"), ("cloud", "dedicated")):
+            config = SlurmCompute.attach_configuration(partition, node_folder=folder, vm_priority=priority)
+            ComputeTarget.attach(found.workspace, partition, config)
+        yield found
+
+
+@pytest.fixture
+def slurm(engine: Engine) -> SlurmCluster:
+    assert engine.slurm is not None
+    return engine.slurm
+
+
+def test_run_in_flight_ends_without_its_controller_and_the_next_waits_for_it(
+    engine: Engine, slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    run = engine.submit(tmp_path, f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n")
+    wait_until(lambda: run.get_status() == "Running", "it runs")
+    # A controller that is killed forgets what it has not saved.
+    slurm.wait_until_saved(slurm.run("squeue", "-h", "-o", "%A").strip())
+    slurm.kill_controller()
+    try:
+        go.touch()
+        run.wait_for_completion()
+        late = engine.submit(tmp_path, "print('late')")
+        wait_until(lambda: "Waits for its compute target to answer" in engine.why(late), "it says what it waits for")
+    finally:
+        slurm.start_controller()
+    late.wait_for_completion()
+
+
+def test_preempted_run_goes_on_from_its_checkpoint(engine: Engine, slurm: SlurmCluster, tmp_path: Path) -> None:
+    run = engine.submit(tmp_path, CHECKPOINTS, compute_target="preemptable")
+    wait_until(lambda: run.get_status() == "Running", "it runs")
+    go = tmp_path / "go"
+    job = slurm.run(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--chdir=/", "--output=/dev/null",
+        f"--wrap=while [ ! -e {go} ]; do sleep 0.1; done",
+    ).strip()  # fmt: skip
+    try:
+        slurm.wait_for_job(job, "RUNNING")
+        wait_until(lambda: run.get_details()["attempt"] == 2, "it starts again")
+        wait_until(lambda: "Waits in Slurm's queue" in engine.why(run), "it waits for its turn")
+    finally:
+        go.touch()
+    run.wait_for_completion()
+    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
+    assert (tmp_path / "log.txt").read_text().endswith("found step 7 in attempt 2\n")
+
+
+def test_node_comes_up_for_a_run(engine: Engine, tmp_path: Path) -> None:
+    run = engine.submit(tmp_path, "import os\nprint(os.uname()[1])", compute_target="cloud")
+    run.wait_for_completion()
+
+
+@pytest.mark.parametrize("target", ["there", "preemptable"])
+def test_run_whose_node_is_lost_is_told_or_starts_again(
+    engine: Engine, slurm: SlurmCluster, tmp_path: Path, target: str
+) -> None:
+    """On a target of low priority it starts again, on another node; else its error names what Slurm says."""
+    started = tmp_path / "started"
+    script = (
+        f"import os, time\nif os.environ['AZUREML_RUN_ATTEMPT'] == '1':\n    open({str(started)!r}, 'w').close()\n"
+        "    time.sleep(1000)\n"
+    )
+    run = engine.submit(tmp_path, script, compute_target=target)
+    wait_until(started.exists, "it runs")
+    node = slurm.run("squeue", "-h", "-t", "R", "-o", "%N").split()[-1]
+    slurm.kill_node(node)
+    try:
+        run.wait_for_completion(raise_on_error=False)
+    finally:
+        slurm.start_slurmd(node)
+        slurm.wait_for_nodes("idle", [node])
+    if target == "preemptable":
+        assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2)
+    else:
+        message = run.get_details()["error"]["error"]["message"]
+        assert message.startswith("Its compute target lost it in attempt 1. Slurm's job")
+        assert "NODE_FAIL" in message
+
+
+def test_what_cannot_be_attached_is_told(engine: Engine) -> None:
+    for settings, said in (
+        ({"partition": "none"}, "has no partition 'none'; it has: "),
+        ({"wrap": "rm"}, "has no setting 'wrap'; there are: "),
+        ({"partition": "steady\n"}, "is a line of text"),
+    ):
+        with pytest.raises(ComputeTargetException, match=said):
+            ComputeTarget.attach(engine.workspace, "wrong", SlurmCompute.attach_configuration(**settings))
