@@ -287,6 +287,9 @@ class Attempt:
         while True:
             code = script.wait(0.01 if kill_at else min(SHIP_S, max(0.0, min(next_at.values()) - time.monotonic())))
             if code is not None:
+                if cause == ExitCause.SCRIPT and self._is_told_to_stop:
+                    # Some engines tell every process at once, and the script was the faster one.
+                    cause = self._why_stopped()
                 return code, script.cause if cause == ExitCause.SCRIPT else cause
             now = time.monotonic()
             if kill_at is None:
