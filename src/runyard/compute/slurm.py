@@ -9,16 +9,14 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 from runyard.compute.remote import EngineAwayError, Reach, node_program
+from runyard.compute.watch import Watch
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.plan import LaunchPlan, Observation, ObservedState
 
-#: Between two looks at the queue while anything is there, seconds; ends come as the runners' own reports.
-LOOK_S = 2.0
 #: How often an attempt that is to stop is told so, seconds.
 TOLD_S = 10.0
 #: A controller that does not answer in this time is away, seconds.
@@ -56,7 +54,7 @@ class SlurmCompute:
     def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
         self._settings = dict(settings)
         self._reach = reach
-        self._watch = _Watch(reach.mark)
+        self._watch = Watch("slurm", self._look)
         #: When each key was told to stop last: control asks each second until it has.
         self._told: Dict[str, float] = {}
 
@@ -64,7 +62,7 @@ class SlurmCompute:
         """Nothing makes Slurm's first start faster."""
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
-        if key in self._watch.look():
+        if key in self._queue():
             return
         program = node_program(self._reach, plan, secret, "SLURM_NODEID", self._settings.get(FOLDER, ""))
         script = job_script(program)
@@ -88,14 +86,14 @@ class SlurmCompute:
         if now - self._told.get(key, -TOLD_S) < TOLD_S:
             return
         self._told[key] = now
-        job = self._watch.find(key)
+        job = self._find(key)
         if job is not None:
             # The first ends one that waits still; the second tells the runners, which need their time.
             _try(["scancel", "--state=PENDING", job.number])
             _try(["scancel", "--signal=TERM", job.number])
 
     def kill(self, key: str) -> None:
-        job = self._watch.find(key)
+        job = self._find(key)
         if job is not None:
             _try(["scancel", job.number])
 
@@ -104,6 +102,20 @@ class SlurmCompute:
 
     def close(self) -> None:
         self._watch.close()
+
+    def _queue(self) -> Dict[str, Job]:
+        """This server's jobs by key; EngineAwayError where Slurm does not answer."""
+        text = _ask(["squeue", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
+        return parse_queue(text, self._reach.mark)
+
+    def _look(self, _keys: Sequence[str]) -> Dict[str, Observation]:
+        return {key: observation(key, job) for key, job in self._queue().items()}
+
+    def _find(self, key: str) -> Optional[Job]:
+        try:
+            return self._queue().get(key)
+        except ServiceException:
+            return None  # It is told again.
 
 
 def check_settings(settings: Mapping[str, str]) -> None:
@@ -162,10 +174,8 @@ def parse_queue(text: str, mark: str) -> Dict[str, Job]:
     return found
 
 
-def observation(key: str, job: Optional[Job]) -> Observation:
+def observation(key: str, job: Job) -> Observation:
     """What a job says of its attempt."""
-    if job is None:
-        return Observation(key, ObservedState.UNKNOWN)
     if job.state in _WAITING:
         return Observation(key, ObservedState.WAITING, _why(job))
     if job.state in _ALIVE:
@@ -189,69 +199,6 @@ def _why(job: Job) -> str:
         "QOSMaxJobsPerUserLimit": "for another of your jobs to end (a limit of its QOS)",
     }.get(job.reason.split(",")[0], f"for: {job.reason}")
     return f"Waits in Slurm's queue {meaning} (job {job.number})."
-
-
-class _Watch:
-    """What Slurm's queue shows of this server's jobs, looked at in the background while there are any."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark = mark
-        self._lock = threading.Lock()
-        self._jobs: Dict[str, Job] = {}
-        #: When the look began whose result is here; 0: none yet.
-        self._seen_at = 0.0
-        #: When each key was last started: no look from before that tells of it.
-        self._expected: Dict[str, float] = {}
-        self._asked_at = 0.0
-        self._is_closed = threading.Event()
-        self._thread: Optional[threading.Thread] = None
-
-    def look(self) -> Dict[str, Job]:
-        """Look now; EngineAwayError where Slurm does not answer."""
-        at = time.monotonic()
-        text = _ask(["squeue", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
-        found = parse_queue(text, self._mark)
-        with self._lock:
-            if at >= self._seen_at:
-                self._jobs, self._seen_at = found, at
-        return found
-
-    def expect(self, key: str) -> None:
-        """That key is being started now."""
-        with self._lock:
-            self._expected[key] = time.monotonic()
-
-    def find(self, key: str) -> Optional[Job]:
-        """The job of that key, seen now where Slurm answers."""
-        try:
-            return self.look().get(key)
-        except EngineAwayError:
-            return self._jobs.get(key)
-
-    def observe(self, keys: Sequence[str]) -> Dict[str, Observation]:
-        """Of each key, what the last look tells; nothing of one that it is too old for."""
-        self._asked_at = time.monotonic()
-        if self._thread is None and keys:
-            self._thread = threading.Thread(target=self._run, name="slurm", daemon=True)
-            self._thread.start()
-        with self._lock:
-            for key in self._expected.keys() - set(keys):
-                del self._expected[key]
-            if not self._seen_at:
-                return {}
-            told = [key for key in keys if self._expected.get(key, 0.0) < self._seen_at]
-            return {key: observation(key, self._jobs.get(key)) for key in told}
-
-    def close(self) -> None:
-        self._is_closed.set()
-
-    def _run(self) -> None:
-        while not self._is_closed.wait(LOOK_S):
-            if time.monotonic() - self._asked_at < 2 * LOOK_S:
-                try:
-                    self.look()
-                except ServiceException:
-                    pass  # What was seen last stays: runs in flight end as their runners say.
 
 
 def _ask(words: Sequence[str], text: str) -> str:
