@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
-from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget, RayCompute, SlurmCompute
 from runyard.client.local_server import is_running
+from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.session import current_server, forget_server
+from tests.engines.public_server import PublicServer, public_server
+from tests.engines.ray_cluster import RayCluster, ray_cluster
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.own_server import own_server
 
@@ -30,6 +33,8 @@ class Engine:
     workspace: Workspace
     home: Path
     slurm: SlurmCluster | None = None
+    ray: RayCluster | None = None
+    server: PublicServer | None = None
 
     def submit(self, folder: Path, script: str, *arguments: Any, **settings: Any) -> Run:
         """Submit a script of that text to the engine's target; ``settings`` are attributes of its run configuration."""
@@ -72,6 +77,9 @@ class Engine:
         """End the server, as an update does, and let the next call start another."""
         current_server().call("stop_server")
         wait_until(lambda: not is_running(self.home), "the server ends")
+        if self.server is not None:
+            self.server.wait()
+            self.server.start()
         forget_server()
 
 
@@ -100,6 +108,19 @@ def here() -> Environment:
     return environment
 
 
+def ray_variables(ray: RayCluster) -> dict[str, str]:
+    """What a server needs that speaks with that cluster: nodes in other namespaces reach it over the bridge."""
+    return {
+        "RUNYARD_RAY_PYTHON": str(ray.python),
+        **{name: text for name, text in ray.settings.items() if name.startswith("RAY_")},
+    }
+
+
+def ray_settings(ray: RayCluster, folder: Path) -> AttachConfiguration:
+    """The cluster as a target of two nodes."""
+    return RayCompute.attach_configuration(ray.address, max_nodes=2, node_folder=str(folder / "node"))
+
+
 @contextmanager
 def make_engine(kind: str, folder: Path) -> Iterator[Engine]:
     """A server, and an engine of that kind attached to it."""
@@ -112,12 +133,20 @@ def make_engine(kind: str, folder: Path) -> Iterator[Engine]:
             slurm = stack.enter_context(slurm_cluster(folder / "slurm"))
             for name, text in slurm.settings.items():
                 patch.setenv(name, text)
+        ray = stack.enter_context(ray_cluster(folder / "ray", elastic=0)) if kind == "ray" else None
+        for name, text in ({} if ray is None else ray_variables(ray)).items():
+            patch.setenv(name, text)
+        server = None
+        if ray is not None:
+            server = stack.enter_context(public_server(folder / "home", ray.site.head))
         stack.enter_context(own_server(folder / "home"))
         workspace = Workspace.create("engines", exist_ok=True)
-        if slurm is None:
+        if ray is not None:
+            ComputeTarget.attach(workspace, TARGET, ray_settings(ray, folder))
+        elif slurm is None:
             config = AmlCompute.provisioning_configuration(max_nodes=2, idle_seconds_before_scaledown=600)
             ComputeTarget.create(workspace, TARGET, config)
         else:
             settings = SlurmCompute.attach_configuration("steady", node_folder=str(folder / "node"))
             ComputeTarget.attach(workspace, TARGET, settings)
-        yield Engine(kind, workspace, folder / "home", slurm)
+        yield Engine(kind, workspace, folder / "home", slurm, ray, server)

@@ -14,6 +14,7 @@ from runyard.azureml.core import Dataset, Environment
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from tests.engines.engines import Engine, make_engine, wait_until
+from tests.engines.ray_cluster import RAY
 from tests.environments.packages import make_wheel, source_of
 from tests.own_server import log_of
 
@@ -28,6 +29,7 @@ ENGINES = [
             pytest.mark.skipif(shutil.which("slurmctld") is None, reason="tests/system-packages.sh installs Slurm"),
         ],
     ),
+    pytest.param("ray", marks=RAY),
 ]
 
 
@@ -46,7 +48,10 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     run = engine.submit(tmp_path, script)
     run.wait_for_completion()
     assert run.get_metrics() == {"x": 1.5}
-    assert log_of(run, tmp_path) == {"local": "said AmlCompute\n", "slurm": "said SlurmCompute\n"}[engine.kind]
+    assert (
+        log_of(run, tmp_path)
+        == {"local": "said AmlCompute\n", "slurm": "said SlurmCompute\n", "ray": "said RayCompute\n"}[engine.kind]
+    )
     run.download_file("outputs/made.txt", str(tmp_path / "made.txt"))
     assert (tmp_path / "made.txt").read_text() == "made"
 
@@ -77,7 +82,7 @@ def test_run_that_waits_says_what_for_and_can_be_canceled(engine: Engine, tmp_pa
         wait_until(lambda: first.get_status() == "Running", "it runs on both nodes")
         second = engine.submit(tmp_path, "print('second')")
         third = engine.submit(tmp_path, "print('third')")
-        expected = {"local": "all 2 are busy", "slurm": "Waits in Slurm's queue"}[engine.kind]
+        expected = {"local": "all 2 are busy", "slurm": "Waits in Slurm's queue", "ray": "all 2 are busy"}[engine.kind]
         wait_until(lambda: expected in engine.why(third), "the last says what it waits for")
         third.cancel()
         third.wait_for_completion(raise_on_error=False)

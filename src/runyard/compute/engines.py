@@ -4,6 +4,8 @@ import threading
 from typing import Dict, Mapping, Optional, Tuple
 
 from runyard.compute.base import Compute
+from runyard.compute.ray import RayCompute
+from runyard.compute.ray import check_settings as check_ray
 from runyard.compute.remote import Reach
 from runyard.compute.slurm import SlurmCompute
 from runyard.compute.slurm import check_settings as check_slurm
@@ -44,9 +46,15 @@ class Engines:
 
 def check_engine(spec: EngineSpec) -> None:
     """ComputeTargetException where an engine cannot be attached so."""
-    if spec.kind != EngineKind.SLURM:
-        raise ComputeTargetException(f"There is no engine {spec.kind[:40]!r}; attach one of: {EngineKind.SLURM}.")
-    check_slurm(spec.settings)
+    checks = {EngineKind.SLURM: check_slurm, EngineKind.RAY: check_ray}
+    if spec.kind not in checks:
+        raise ComputeTargetException(
+            "There is no engine {!r}; attach one of: {}.".format(spec.kind[:40], ", ".join(sorted(checks)))
+        )
+    for name, text in spec.settings.items():
+        if not text.isprintable():
+            raise ComputeTargetException(f"The setting {name[:80]!r} is a line of text, not {text[:80]!r}.")
+    checks[spec.kind](spec.settings)
 
 
 def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
@@ -55,6 +63,6 @@ def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
 
 
 def _make(spec: EngineSpec, reach: Reach) -> Compute:
-    makers: Mapping[str, type] = {EngineKind.SLURM: SlurmCompute}
+    makers: Mapping[str, type] = {EngineKind.SLURM: SlurmCompute, EngineKind.RAY: RayCompute}
     made: Compute = makers[spec.kind](spec.settings, reach)
     return made

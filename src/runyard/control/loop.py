@@ -38,6 +38,9 @@ PREPARED_MAX = 32
 
 #: How long a runner that lives may say nothing (six of its signs of life), and after a cancel before it is killed.
 SILENT_S, DEAF_S = 30, 15
+#: An attempt that its engine sees no more, and that does not reach this server, ends itself after the first; this
+#: server waits for the second besides, seconds.
+FENCE_S, FENCE_GRACE_S = 900.0, 15.0
 
 _UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
 
@@ -60,6 +63,7 @@ class Loop(threading.Thread):
         local_slots: int,
         allow_private_urls: bool,
         on_event: Callable[[str], None],
+        fence_s: float = FENCE_S,
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
@@ -72,6 +76,7 @@ class Loop(threading.Thread):
         self._local_slots = local_slots
         self._allow_private_urls = allow_private_urls
         self._on_event = on_event
+        self._fence_s = fence_s
         self._bell = threading.Event()
         self._is_stopping = False
         self._started_at = _now_us()
@@ -321,6 +326,8 @@ class Loop(threading.Thread):
                 self._listen(row)
             elif seen.state == ObservedState.WAITING:
                 self._say(row, seen.detail)
+            elif seen.state == ObservedState.UNSEEN:
+                self._outlast(row, seen.detail)
             elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
             elif (
@@ -348,6 +355,14 @@ class Loop(threading.Thread):
         """Let a run that has not begun tell what it waits for; a row is written where that is news."""
         if row.status == RunStatus.QUEUED and row.reason != reason:
             self._write(life.explain_wait, row.id, reason)
+
+    def _outlast(self, row: Row[Any], detail: str) -> None:
+        """Nobody sees the attempt, and it may live: it is lost only when it has ended itself, or nothing was heard."""
+        silent_s = _seconds(_now_us(), max(row.heard_at or 0, self._started_at))
+        if silent_s >= self._fence_s + FENCE_GRACE_S:
+            self._recover(row, detail)
+        elif row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
+            self._write(life.miss, row.id, f"{detail} It was not heard of for {silent_s} seconds.")
 
     def _listen(self, row: Row[Any]) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""

@@ -16,6 +16,8 @@ class EngineKind:
     LOCAL = "local"
     #: A Slurm cluster that was attached.
     SLURM = "slurm"
+    #: A Ray cluster that was attached.
+    RAY = "ray"
 
 
 @record

@@ -84,6 +84,8 @@ class ObservedState:
     #: In the engine's own queue; ``Observation.detail`` says what for.
     WAITING = "waiting"
     ALIVE = "alive"
+    #: The engine has lost sight of it: it may live, and does as long as its runner is heard of.
+    UNSEEN = "unseen"
     GONE = "gone"
 
 

@@ -26,9 +26,14 @@ class ComputeTarget:
     def _of(workspace: Workspace, record: Any) -> Any:
         """The target of a stored record, by its kind."""
         from runyard.sdk.aml_compute import AmlCompute
+        from runyard.sdk.ray_compute import RayCompute
         from runyard.sdk.slurm_compute import SlurmCompute
 
-        kinds: Dict[str, Any] = {EngineKind.LOCAL: AmlCompute, EngineKind.SLURM: SlurmCompute}
+        kinds: Dict[str, Any] = {
+            EngineKind.LOCAL: AmlCompute,
+            EngineKind.SLURM: SlurmCompute,
+            EngineKind.RAY: RayCompute,
+        }
         return kinds[record.spec.kind](workspace, record.name, _record=record)
 
     @staticmethod

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "ComputeTarget": "runyard.sdk.compute_target:ComputeTarget",
         "AmlCompute": "runyard.sdk.aml_compute:AmlCompute",
+        "RayCompute": "runyard.sdk.ray_compute:RayCompute",
         "SlurmCompute": "runyard.sdk.slurm_compute:SlurmCompute",
         "BatchAiCompute": "runyard.sdk.batch_ai_compute:BatchAiCompute",
     },
