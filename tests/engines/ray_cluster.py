@@ -33,13 +33,15 @@ RAY = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make network namespaces"),
     pytest.mark.e2e,
     pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(420),
 ]
 
 HERE = Path(__file__).resolve().parent
 #: Ray takes 350 MB: an environment of its own, made once for each checkout.
 RAY_FOLDER = HERE.parents[1] / ".venv-ray"
 VERSION = "2.60.0"
+#: The autoscaler's configuration, in the cluster's folder.
+AUTOSCALING = "autoscaling.json"
 
 #: How long a node of the autoscaler may be idle, seconds.
 IDLE_S = 6
@@ -57,6 +59,7 @@ class RayCluster:
     #: The interpreter that has Ray.
     python: Path
     client_port: int
+    dashboard_port: int
     keeper: "subprocess.Popen[bytes]"
 
     @property
@@ -115,6 +118,12 @@ class RayCluster:
         """End all of the head: control store, autoscaler, raylet and what runs there."""
         ray_nodes.kill(lambda: ray_nodes.head_processes(self.site.network))
 
+    def restart_head(self) -> None:
+        """Start the head again after ``kill_head``: the same cluster, with the same nodes if they have waited."""
+        # Ray sees the raylets of other nodes on this host, and would take them for a head that is still there.
+        Path(self.site.sessions, "head", "ray_current_cluster").unlink(missing_ok=True)
+        _wait_until_up(self.site, [_start_head(self)])
+
     def close(self) -> None:
         """End and remove all that the cluster has made."""
         assert self.keeper.stdin is not None
@@ -135,9 +144,9 @@ def ray_cluster(folder: Path, steady: int = 2, elastic: int = 1) -> Iterator[Ray
     keeper = subprocess.Popen(keeping, stdin=subprocess.PIPE, start_new_session=True)
     port, client_port, dashboard_port = _free_ports(f"{subnet}.1", 3)
     site = Site(network, subnet, port, str(python.with_name("ray")), str(folder), sessions)
-    cluster = RayCluster(site, python, client_port, keeper)
+    cluster = RayCluster(site, python, client_port, dashboard_port, keeper)
     try:
-        _start(cluster, steady, elastic, dashboard_port)
+        _start(cluster, steady, elastic)
         yield cluster
     finally:
         cluster.close()
@@ -178,23 +187,36 @@ def _plain_variables() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name not in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")}
 
 
-def _start(cluster: RayCluster, steady: int, elastic: int, dashboard_port: int) -> None:
+def _start(cluster: RayCluster, steady: int, elastic: int) -> None:
     """Start all nodes at once: each waits for the head."""
     site = cluster.site
     site.records.mkdir(parents=True)
     site.save()
     site.token_file.touch(0o600)
     site.token_file.write_text(secrets.token_hex(32))
-    config = Path(site.folder, "autoscaling.json")
-    config.write_text(json.dumps(_autoscaling(site, steady, elastic)))
+    Path(site.folder, AUTOSCALING).write_text(json.dumps(_autoscaling(site, steady, elastic)))
     starters = [ray_nodes.start_node(site, STEADY)[1] for _ in range(steady)]
+    _wait_until_up(site, [*starters, _start_head(cluster)])
+
+
+def _start_head(cluster: RayCluster) -> "subprocess.Popen[bytes]":
+    site = cluster.site
     place = ["--head", "--port", str(site.port), "--node-ip-address", site.head, "--num-cpus", "0"]
     # Even a dashboard that is left out takes a port, and so does the client's server.
-    ports = ["--dashboard-port", str(dashboard_port), "--ray-client-server-port", str(cluster.client_port)]
-    words = [*place, *ports, "--include-dashboard", "false", "--autoscaling-config", str(config)]
-    # The autoscaler imports the provider from here, and looks for demand each second.
-    starters.append(site.start_ray("head", words, PYTHONPATH=str(HERE), AUTOSCALER_UPDATE_INTERVAL_S="1"))
+    ports = ["--dashboard-port", str(cluster.dashboard_port), "--ray-client-server-port", str(cluster.client_port)]
+    more = ["--include-dashboard", "false", "--autoscaling-config", str(Path(site.folder, AUTOSCALING))]
+    variables = {
+        # The autoscaler imports the provider from here, and looks for demand each second.
+        "PYTHONPATH": str(HERE),
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        # What the control store knows outlives it.
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(Path(site.folder, "store")),
+    }
+    return site.start_ray("head", [*place, *ports, *more], **variables)
 
+
+def _wait_until_up(site: Site, starters: "list[subprocess.Popen[bytes]]") -> None:
     def up() -> bool:
         codes = [starter.poll() for starter in starters]
         assert not any(codes), "a node did not start"

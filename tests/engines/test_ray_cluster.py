@@ -110,10 +110,16 @@ def test_a_raylet_that_was_killed_is_seen_and_its_node_replaced(cluster: RayClus
     assert len(gang(cluster, 2)) == 2
 
 
-def test_nodes_outlive_their_head_and_nothing_outlives_the_cluster(cluster: RayCluster) -> None:
-    cluster.kill_head()
+def test_a_head_that_was_killed_finds_its_nodes_again(cluster: RayCluster) -> None:
     nodes = cluster.nodes()
-    assert len(nodes) == 2
+    cluster.kill_head()
+    assert cluster.nodes() == nodes
+    cluster.restart_head()
+    assert sorted(gang(cluster, 2)) == sorted(node.address for node in nodes)
+
+
+def test_nothing_outlives_the_cluster(cluster: RayCluster) -> None:
+    nodes = cluster.nodes()
     cluster.close()
     assert not any(processes_of(node.name) for node in nodes)
     named = [path.name for folder in ("/sys/class/net", "/run/netns") for path in Path(folder).iterdir()]
