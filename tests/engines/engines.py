@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
-from runyard.azureml.core.compute import AmlCompute, ComputeTarget, RayCompute, SlurmCompute
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget, RayCompute, RemoteCompute, SlurmCompute
 from runyard.client.local_server import is_running
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.session import current_server, forget_server
 from tests.engines.public_server import PublicServer, public_server
 from tests.engines.ray_cluster import RayCluster, ray_cluster
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
+from tests.engines.sshd import SshMachine, ssh_machine
 from tests.own_server import own_server
 
 #: The name of the target in each workspace.
@@ -35,6 +36,12 @@ class Engine:
     slurm: SlurmCluster | None = None
     ray: RayCluster | None = None
     server: PublicServer | None = None
+    ssh: SshMachine | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes its target has."""
+        return 1 if self.kind == "ssh" else 2
 
     def submit(self, folder: Path, script: str, *arguments: Any, **settings: Any) -> Run:
         """Submit a script of that text to the engine's target; ``settings`` are attributes of its run configuration."""
@@ -116,6 +123,14 @@ def ray_variables(ray: RayCluster) -> dict[str, str]:
     }
 
 
+def ssh_settings(ssh: SshMachine, folder: Path, **more: Any) -> AttachConfiguration:
+    """The machine as a target."""
+    asked = {"private_key_file": str(ssh.key), **more}
+    return RemoteCompute.attach_configuration(
+        ssh.username, address=ssh.address, ssh_port=ssh.port, node_folder=str(folder / "node"), **asked
+    )
+
+
 def ray_settings(ray: RayCluster, folder: Path) -> AttachConfiguration:
     """The cluster as a target of two nodes."""
     return RayCompute.attach_configuration(ray.address, max_nodes=2, node_folder=str(folder / "node"))
@@ -139,14 +154,19 @@ def make_engine(kind: str, folder: Path) -> Iterator[Engine]:
         server = None
         if ray is not None:
             server = stack.enter_context(public_server(folder / "home", ray.site.head))
+        ssh = stack.enter_context(ssh_machine(folder / "ssh")) if kind == "ssh" else None
+        if ssh is not None:
+            server = stack.enter_context(public_server(folder / "home", ssh.server_address))
         stack.enter_context(own_server(folder / "home"))
         workspace = Workspace.create("engines", exist_ok=True)
         if ray is not None:
             ComputeTarget.attach(workspace, TARGET, ray_settings(ray, folder))
+        elif ssh is not None:
+            ComputeTarget.attach(workspace, TARGET, ssh_settings(ssh, folder))
         elif slurm is None:
             config = AmlCompute.provisioning_configuration(max_nodes=2, idle_seconds_before_scaledown=600)
             ComputeTarget.create(workspace, TARGET, config)
         else:
             settings = SlurmCompute.attach_configuration("steady", node_folder=str(folder / "node"))
             ComputeTarget.attach(workspace, TARGET, settings)
-        yield Engine(kind, workspace, folder / "home", slurm, ray, server)
+        yield Engine(kind, workspace, folder / "home", slurm, ray, server, ssh)

@@ -15,6 +15,7 @@ from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguratio
 from runyard.azureml.data import OutputFileDatasetConfig
 from tests.engines.engines import Engine, make_engine, wait_until
 from tests.engines.ray_cluster import RAY
+from tests.engines.sshd import SSHD
 from tests.environments.packages import make_wheel, source_of
 from tests.own_server import log_of
 
@@ -30,6 +31,7 @@ ENGINES = [
         ],
     ),
     pytest.param("ray", marks=RAY),
+    pytest.param("ssh", marks=SSHD),
 ]
 
 
@@ -37,6 +39,13 @@ ENGINES = [
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with make_engine(request.param, tmp_path_factory.mktemp(request.param)) as found:
         yield found
+
+
+@pytest.fixture
+def two_nodes(engine: Engine) -> Engine:
+    if engine.nodes < 2:
+        pytest.skip(f"a target of {engine.kind!r} is one node")
+    return engine
 
 
 def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> None:
@@ -48,10 +57,8 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     run = engine.submit(tmp_path, script)
     run.wait_for_completion()
     assert run.get_metrics() == {"x": 1.5}
-    assert (
-        log_of(run, tmp_path)
-        == {"local": "said AmlCompute\n", "slurm": "said SlurmCompute\n", "ray": "said RayCompute\n"}[engine.kind]
-    )
+    kinds = {"local": "AmlCompute", "slurm": "SlurmCompute", "ray": "RayCompute", "ssh": "VirtualMachine"}
+    assert log_of(run, tmp_path) == f"said {kinds[engine.kind]}\n"
     run.download_file("outputs/made.txt", str(tmp_path / "made.txt"))
     assert (tmp_path / "made.txt").read_text() == "made"
 
@@ -77,12 +84,13 @@ def test_cancel_ends_a_running_script(engine: Engine, tmp_path: Path) -> None:
 def test_run_that_waits_says_what_for_and_can_be_canceled(engine: Engine, tmp_path: Path) -> None:
     go = tmp_path / "go"
     script = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
-    first = engine.submit(tmp_path, script, node_count=2, distribution=PyTorchConfiguration(node_count=2))
+    both = {"node_count": engine.nodes, "distribution": PyTorchConfiguration(node_count=engine.nodes)}
+    first = engine.submit(tmp_path, script, **both)
     try:
-        wait_until(lambda: first.get_status() == "Running", "it runs on both nodes")
+        wait_until(lambda: first.get_status() == "Running", "it runs on all nodes")
         second = engine.submit(tmp_path, "print('second')")
         third = engine.submit(tmp_path, "print('third')")
-        expected = {"local": "all 2 are busy", "slurm": "Waits in Slurm's queue", "ray": "all 2 are busy"}[engine.kind]
+        expected = "Waits in Slurm's queue" if engine.kind == "slurm" else f"all {engine.nodes} are busy"
         wait_until(lambda: expected in engine.why(third), "the last says what it waits for")
         third.cancel()
         third.wait_for_completion(raise_on_error=False)
@@ -139,9 +147,9 @@ def told(run: object, tmp_path: Path, rank: int) -> dict[str, str]:
     return found
 
 
-def test_tensorflow_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+def test_tensorflow_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
     asked = TensorflowConfiguration(worker_count=2, parameter_server_count=1)
-    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run = two_nodes.submit(tmp_path, TELLS, node_count=2, distribution=asked)
     run.wait_for_completion()
     configs = [json.loads(told(run, tmp_path, rank)["TF_CONFIG"]) for rank in range(2)]
     assert configs[0]["cluster"] == configs[1]["cluster"]
@@ -150,9 +158,9 @@ def test_tensorflow_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="tests/system-packages.sh installs Open MPI")
-def test_mpi_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+def test_mpi_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
     asked = MpiConfiguration(process_count_per_node=2, node_count=2)
-    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run = two_nodes.submit(tmp_path, TELLS, node_count=2, distribution=asked)
     run.wait_for_completion()
     found = [told(run, tmp_path, rank) for rank in range(4)]
     assert [one["OMPI_COMM_WORLD_RANK"] for one in found] == ["0", "1", "2", "3"]
@@ -160,13 +168,13 @@ def test_mpi_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
     assert sorted(run.get_metrics()["rank"]) == [0, 1, 2, 3]
 
 
-def test_pytorch_on_two_nodes(engine: Engine, tmp_path: Path) -> None:
+def test_pytorch_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
     asked = PyTorchConfiguration(process_count=4, node_count=2)
-    run = engine.submit(tmp_path, TELLS, node_count=2, distribution=asked)
+    run = two_nodes.submit(tmp_path, TELLS, node_count=2, distribution=asked)
     run.wait_for_completion()
     found = [told(run, tmp_path, rank) for rank in range(4)]
     assert [(one["RANK"], one["WORLD_SIZE"]) for one in found] == [(str(rank), "4") for rank in range(4)]
-    wait_until(lambda: engine.is_clean(run), "nothing is left")
+    wait_until(lambda: two_nodes.is_clean(run), "nothing is left")
 
 
 def test_killed_runner_is_told_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import typer
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show
-from runyard.protocol.compute import DEFAULT_VM_SIZE
+from runyard.protocol.compute import DEFAULT_VM_SIZE, EngineKind
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
+from runyard.sdk.remote_compute import from_settings
 from runyard.sdk.slurm_compute import NODES_MAX
 
 commands = typer.Typer(no_args_is_help=True, help="Clusters of this host's nodes.")
@@ -55,14 +56,15 @@ def create_cluster(
 @commands.command("attach")
 def attach_engine(
     name: str,
-    kind: Annotated[str, typer.Argument(help="What is attached: slurm.")],
+    kind: Annotated[str, typer.Argument(help="What is attached: slurm, ray or ssh.")],
     settings: Annotated[Optional[List[str]], typer.Option("--set", help="A setting, as partition=gpu.")] = None,
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
     """Make machines that are there already a compute target."""
     pairs = [one.partition("=") for one in settings or []]
-    config = AttachConfiguration(kind, {name.strip(): text.strip() for name, _, text in pairs}, NODES_MAX)
+    asked = {name.strip(): text.strip() for name, _, text in pairs}
+    config = from_settings(asked) if kind == EngineKind.SSH else AttachConfiguration(kind, asked, NODES_MAX)
     found = ComputeTarget.attach(find_workspace(workspace), name, config)
     show(found._record, as_json, ("Target", "Kind"), [(found.name, found.type)])
 

@@ -1,7 +1,8 @@
 """Which engine carries out the runs of a target: this host, or what was attached."""
 
 import threading
-from typing import Dict, Mapping, Optional, Tuple
+from dataclasses import replace
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from runyard.compute.base import Compute
 from runyard.compute.ray import RayCompute
@@ -9,6 +10,8 @@ from runyard.compute.ray import check_settings as check_ray
 from runyard.compute.remote import Reach
 from runyard.compute.slurm import SlurmCompute
 from runyard.compute.slurm import check_settings as check_slurm
+from runyard.compute.ssh import SshCompute, find_problems
+from runyard.compute.ssh import check_settings as check_ssh
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
 
@@ -28,11 +31,23 @@ class Engines:
         """The engine of a target; None: of this host."""
         if spec is None or spec.engine is None:
             return self.local
-        key = (spec.engine.kind, tuple(sorted(spec.engine.settings.items())))
+        key = (spec.engine.kind, tuple(sorted({**spec.engine.settings, **spec.engine.secrets}.items())))
         with self._lock:
             if key not in self._made:
                 self._made[key] = _make(spec.engine, self._reach)
             return self._made[key]
+
+    def find_problems(self, spec: EngineSpec) -> List[str]:
+        """What keeps runs from working on a machine that is to be attached; ComputeTargetException where none can."""
+        return find_problems(spec, self._reach)
+
+    def seal(self, spec: ClusterSpec) -> ClusterSpec:
+        """The spec as it is kept: its secrets open for this server alone."""
+        if spec.engine is None:
+            return spec
+        place = spec.engine.place
+        sealed = {name: self._reach.seal(text, place) for name, text in spec.engine.secrets.items()}
+        return replace(spec, engine=replace(spec.engine, secrets=sealed))
 
     def prepare(self) -> None:
         """Make the first start on this host a fast one."""
@@ -46,7 +61,11 @@ class Engines:
 
 def check_engine(spec: EngineSpec) -> None:
     """ComputeTargetException where an engine cannot be attached so."""
-    checks = {EngineKind.SLURM: check_slurm, EngineKind.RAY: check_ray}
+    checks = {
+        EngineKind.SLURM: lambda: check_slurm(spec.settings),
+        EngineKind.RAY: lambda: check_ray(spec.settings),
+        EngineKind.SSH: lambda: check_ssh(spec),
+    }
     if spec.kind not in checks:
         raise ComputeTargetException(
             "There is no engine {!r}; attach one of: {}.".format(spec.kind[:40], ", ".join(sorted(checks)))
@@ -54,7 +73,7 @@ def check_engine(spec: EngineSpec) -> None:
     for name, text in spec.settings.items():
         if not text.isprintable():
             raise ComputeTargetException(f"The setting {name[:80]!r} is a line of text, not {text[:80]!r}.")
-    checks[spec.kind](spec.settings)
+    checks[spec.kind]()
 
 
 def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
@@ -63,6 +82,8 @@ def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
 
 
 def _make(spec: EngineSpec, reach: Reach) -> Compute:
+    if spec.kind == EngineKind.SSH:
+        return SshCompute(spec, reach)
     makers: Mapping[str, type] = {EngineKind.SLURM: SlurmCompute, EngineKind.RAY: RayCompute}
     made: Compute = makers[spec.kind](spec.settings, reach)
     return made

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 from runyard.environments.archive import make_archive
 from runyard.errors import ServiceException
@@ -27,6 +27,11 @@ class Reach:
     mark: str
     #: An Isolation.
     isolation: str
+    #: The host keys of machines, as this server first saw them.
+    known_hosts: Path
+    #: Seals a text for a place, and opens it there; None: by another home, or for another place.
+    seal: Callable[[str, str], str]
+    unseal: Callable[[str, str], Optional[str]]
 
 
 def node_program(reach: Reach, plan: LaunchPlan, secret: str, number_variable: str, folder: str) -> str:

@@ -323,7 +323,7 @@ class Loop(threading.Thread):
         for key, seen in self._observe(rows).items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
-                self._listen(row)
+                self._listen(row, seen.detail)
             elif seen.state == ObservedState.WAITING:
                 self._say(row, seen.detail)
             elif seen.state == ObservedState.UNSEEN:
@@ -364,7 +364,7 @@ class Loop(threading.Thread):
         elif row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
             self._write(life.miss, row.id, f"{detail} It was not heard of for {silent_s} seconds.")
 
-    def _listen(self, row: Row[Any]) -> None:
+    def _listen(self, row: Row[Any], detail: str) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""
         now = _now_us()
         silent_s = _seconds(now, max(row.heard_at or 0, self._started_at))
@@ -372,7 +372,8 @@ class Loop(threading.Thread):
         others = [at for (run_id, _), at in list(self._heard.items()) if run_id == row.id]
         deaf_s = max(silent_s, _seconds(now, max(min(others, default=now), self._started_at)))
         if row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
-            self._write(life.miss, row.id, f"Its runner lives, but was not heard of for {silent_s} seconds.")
+            what = f"{detail} Its runner" if detail else "Its runner lives, but"
+            self._write(life.miss, row.id, f"{what} was not heard of for {silent_s} seconds.")
         elif row.status == RunStatus.CANCEL_REQUESTED and min(deaf_s, _seconds(now, row.reason_at)) >= DEAF_S:
             _log.warning("the runner of %s does not listen to a cancel; it is killed", row.key)
             self._engine_of(row).kill(row.key)

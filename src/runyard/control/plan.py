@@ -18,7 +18,12 @@ from runyard.protocol.workspaces import Workspace
 DEFAULT_SHM_SIZE = "2g"
 
 #: What a script is told that it runs on, in v1's manner, by EngineKind.
-TARGET_TYPES = {EngineKind.LOCAL: "AmlCompute", EngineKind.SLURM: "SlurmCompute", EngineKind.RAY: "RayCompute"}
+TARGET_TYPES = {
+    EngineKind.LOCAL: "AmlCompute",
+    EngineKind.SLURM: "SlurmCompute",
+    EngineKind.RAY: "RayCompute",
+    EngineKind.SSH: "VirtualMachine",
+}
 
 #: Properties of a run that say what was checked out where it was submitted.
 _GIT = "azureml.git."

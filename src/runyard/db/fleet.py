@@ -1,6 +1,7 @@
 """Clusters and their nodes; environment locks, which decide what a node builds."""
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -70,6 +71,14 @@ def get_cluster(connection: Connection, workspace: str, name: str) -> Cluster:
             f"ComputeTargetNotFound: compute target {name!r} does not exist in workspace {workspace!r}."
         )
     return _cluster(connection, row)
+
+
+def get_cluster_spec(connection: Connection, workspace: str, name: str) -> ClusterSpec:
+    """Its settings as they are kept, with what is sealed in them; never to be shown."""
+    get_cluster(connection, workspace, name)
+    row = _cluster_row(connection, workspace, name)
+    assert row is not None
+    return loads(ClusterSpec, row.spec)
 
 
 def list_clusters(connection: Connection, workspace: Optional[str] = None) -> List[Cluster]:
@@ -204,8 +213,13 @@ def _cluster(connection: Connection, row: Row[Any]) -> Cluster:
     ).scalar_one()
     target = min(spec.max_nodes, max(spec.min_nodes, len(here) + waiting))
     return Cluster(
-        name=row.name, workspace=row.workspace, spec=spec, created_by=row.created_by, created_at=row.created_at,
+        name=row.name, workspace=row.workspace, spec=_shown(spec), created_by=row.created_by, created_at=row.created_at,
         modified_at=row.modified_at, allocation_state="Steady" if target == len(here) else "Resizing",
         current_node_count=len(here), target_node_count=target, nodes=here, waiting_runs=waiting,
         warnings=tuple(json.loads(row.warnings)),
     )  # fmt: skip
+
+
+def _shown(spec: ClusterSpec) -> ClusterSpec:
+    """The settings without what is sealed in them."""
+    return spec if spec.engine is None else replace(spec, engine=replace(spec.engine, secrets={}))

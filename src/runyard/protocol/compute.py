@@ -4,6 +4,7 @@ from dataclasses import field, replace
 from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.record import record
+from runyard.protocol.wire import dumps
 
 #: The size of a cluster's nodes where none is named.
 DEFAULT_VM_SIZE = "STANDARD_D2_V2"
@@ -16,6 +17,8 @@ class EngineKind:
     LOCAL = "local"
     #: A Slurm cluster that was attached.
     SLURM = "slurm"
+    #: A machine that was attached, over SSH.
+    SSH = "ssh"
     #: A Ray cluster that was attached.
     RAY = "ray"
 
@@ -28,6 +31,13 @@ class EngineSpec:
     kind: str
     #: What the engine is asked with: names and texts of its own, as {"partition": "gpu"}.
     settings: Dict[str, str] = field(default_factory=dict)
+    #: What lets us in, as {"private_key": "..."}: kept sealed, and never given back.
+    secrets: Dict[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """What its secrets are sealed for: they open for no other engine."""
+        return dumps([self.kind, *(part for pair in sorted(self.settings.items()) for part in pair)])
 
 
 @record

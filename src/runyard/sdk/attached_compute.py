@@ -1,7 +1,7 @@
 """What every compute target has that was attached: an engine beside this host, which brings its own machines."""
 
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import ClusterSpec, EngineSpec
@@ -12,15 +12,23 @@ from runyard.sdk.workspace import Workspace
 class AttachConfiguration:
     """An engine as asked; kept until ``ComputeTarget.attach``."""
 
-    def __init__(self, kind: str, settings: Dict[str, Any], nodes_max: int, vm_priority: str = "dedicated") -> None:
+    def __init__(
+        self,
+        kind: str,
+        settings: Dict[str, Any],
+        nodes_max: int,
+        vm_priority: str = "dedicated",
+        secrets: Optional[Dict[str, str]] = None,
+    ) -> None:
         self.kind = kind
         self.vm_priority = vm_priority
         self.settings = {name: str(value) for name, value in settings.items() if value is not None}
         #: How many nodes Runyard's own queue gives at once; an engine with a queue of its own decides by itself.
         self.nodes_max = nodes_max
+        self._secrets = secrets or {}
 
     def _attach(self, workspace: Workspace, name: str) -> Any:
-        engine = EngineSpec(self.kind, self.settings)
+        engine = EngineSpec(self.kind, self.settings, self._secrets)
         spec = ClusterSpec(name=name, max_nodes=self.nodes_max, vm_priority=self.vm_priority, engine=engine)
         try:
             record = workspace._call("create_cluster", spec)

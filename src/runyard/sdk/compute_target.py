@@ -27,12 +27,14 @@ class ComputeTarget:
         """The target of a stored record, by its kind."""
         from runyard.sdk.aml_compute import AmlCompute
         from runyard.sdk.ray_compute import RayCompute
+        from runyard.sdk.remote_compute import RemoteCompute
         from runyard.sdk.slurm_compute import SlurmCompute
 
         kinds: Dict[str, Any] = {
             EngineKind.LOCAL: AmlCompute,
             EngineKind.SLURM: SlurmCompute,
             EngineKind.RAY: RayCompute,
+            EngineKind.SSH: RemoteCompute,
         }
         return kinds[record.spec.kind](workspace, record.name, _record=record)
 
@@ -54,7 +56,7 @@ class ComputeTarget:
         if attach is None:
             raise ComputeTargetException(
                 f"{type(attach_configuration).__name__!r} is not an attach configuration; "
-                "use SlurmCompute.attach_configuration(...)."
+                "use RemoteCompute.attach_configuration(...), or that of SlurmCompute or RayCompute."
             )
         return attach(workspace, name)
 

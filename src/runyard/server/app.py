@@ -102,13 +102,20 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     local = LocalCompute(home / "runs", facts)
     shown_url = settings.public_url or url
     mark = hashlib.sha256(f"{home}\n{socket.gethostname()}".encode()).hexdigest()[:12]
-    engines = Engines(local, Reach(lambda: shown_url, cache / "node-files", mark, settings.isolation))
+    seal = HostSeal(home / "vault.key")
+    engines = Engines(
+        local,
+        Reach(
+            lambda: shown_url, cache / "node-files", mark, settings.isolation, home / "ssh" / "known_hosts",
+            seal.seal, seal.open,
+        ),
+    )  # fmt: skip
 
     @lru_cache(maxsize=1)
     def kit() -> str:
         return make_kit(str(cache / "kits")).version_digest
 
-    sealer = Sealer(HostSeal(home / "vault.key"))
+    sealer = Sealer(seal)
     environment_files = EnvironmentFiles(home / "environment-files")
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from runyard.compute.engines import check_engine
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException
-from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, changed_spec, find_vm_size
+from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, EngineKind, changed_spec, find_vm_size
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
@@ -23,15 +23,16 @@ def create_cluster(call: Call) -> Cluster:
     spec: ClusterSpec = call.body
     check_compute_name(spec.name)
     _check(spec)
-    warnings = _shortages(spec) if spec.engine is None else _unreachable(call.parts.url)
+    warnings = _find_problems(call, spec)
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
     if warnings and workspace.tags.get("compute") == "strict":
         raise ComputeTargetException(
             f"{warnings[0]} This workspace is strict (tag compute=strict), so the cluster is refused."
         )
+    kept = call.parts.engines.seal(spec)
     cluster = call.parts.database.write(
-        lambda c: fleet.create_cluster(c, spec, call.workspace, warnings, call.user, call.now)
+        lambda c: fleet.create_cluster(c, kept, call.workspace, warnings, call.user, call.now)
     )
     call.parts.loop.ring()
     return cluster
@@ -56,7 +57,7 @@ def change_cluster(call: Call) -> Cluster:
 
     def write(connection: Connection) -> Cluster:
         # Read here, where nobody else writes: two changes at once must both hold.
-        spec = changed_spec(fleet.get_cluster(connection, call.workspace, name).spec, change)
+        spec = changed_spec(fleet.get_cluster_spec(connection, call.workspace, name), change)
         _check(spec)
         return fleet.change_cluster(connection, call.workspace, name, spec, call.now)
 
@@ -94,8 +95,19 @@ def _check(spec: ClusterSpec) -> None:
             f"Nodes go from 0 <= min_nodes <= max_nodes <= {NODES_MAX}; "
             f"min_nodes is {spec.min_nodes} and max_nodes {spec.max_nodes}."
         )
+    if spec.kind == EngineKind.SSH and spec.max_nodes != 1:
+        raise ComputeTargetException(f"A machine over SSH is one node; max_nodes is 1, not {spec.max_nodes}.")
     if spec.idle_seconds_before_scaledown < 0:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
+
+
+def _find_problems(call: Call, spec: ClusterSpec) -> List[str]:
+    """What keeps the runs of a new target from what they need, a sentence each."""
+    if spec.engine is None:
+        return _shortages(spec)
+    if spec.kind == EngineKind.SSH:
+        return call.parts.engines.find_problems(spec.engine)
+    return _unreachable(call.parts.url)
 
 
 def _unreachable(url: str) -> List[str]:

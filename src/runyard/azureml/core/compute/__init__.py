@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "ComputeTarget": "runyard.sdk.compute_target:ComputeTarget",
         "AmlCompute": "runyard.sdk.aml_compute:AmlCompute",
         "RayCompute": "runyard.sdk.ray_compute:RayCompute",
+        "RemoteCompute": "runyard.sdk.remote_compute:RemoteCompute",
         "SlurmCompute": "runyard.sdk.slurm_compute:SlurmCompute",
         "BatchAiCompute": "runyard.sdk.batch_ai_compute:BatchAiCompute",
     },
@@ -15,6 +16,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "AksCompute",
         "ComputeInstance",
         "DsvmCompute",
-        "RemoteCompute",
     ),
 )
