@@ -8,6 +8,11 @@ from runyard.protocol.plan import LaunchPlan, Observation
 class Compute(Protocol):
     """Carries out attempts. A key is ``<run id>/<attempt>``; control has stored it before it calls."""
 
+    @property
+    def fence_s(self) -> float:
+        """How long an attempt that it sees no more may live unheard of, seconds; then the attempt ends itself, or is no
+        more. 0: what it does not see is gone."""
+
     def prepare(self) -> None:
         """Make the first start a fast one; may block. Idempotent, and not needed."""
 

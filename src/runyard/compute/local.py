@@ -29,6 +29,9 @@ MESSAGE_BYTES = 65_536
 class LocalCompute:
     """The compute target of this host."""
 
+    #: A process that is not there is gone.
+    fence_s = 0.0
+
     def __init__(self, runs_folder: Path, facts: NodeFacts) -> None:
         self._runs_folder = runs_folder
         self._facts = facts

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
-from runyard.compute.remote import EngineAwayError, Reach, node_program
+from runyard.compute.remote import EngineAwayError, Reach, node_program, read_fence_s
 from runyard.compute.watch import Watch
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.plan import LaunchPlan, Observation
@@ -31,6 +31,9 @@ SETTINGS = ("address", "cpus", "gpus", "memory_gib", "resources", "token_file", 
 
 class RayCompute:
     """One attached cluster."""
+
+    #: A head that was started again knows nothing of what its nodes carry out.
+    fence_s = read_fence_s()
 
     def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
         self._settings = dict(settings)
@@ -198,7 +201,8 @@ class _Bridge:
         kept = {name: text for name, text in os.environ.items() if name in names or name.startswith("RAY_")}
         if self._token_file:
             kept.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=self._token_file)
-        return {**kept, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        # Otherwise joining a cluster that is away takes minutes.
+        return {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_NUM_REDIS_GET_RETRIES": "1", **kept}
 
     def _drop(self) -> None:
         process, self._process = self._process, None

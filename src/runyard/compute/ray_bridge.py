@@ -124,6 +124,8 @@ def _seen(name: str, facts: Dict[str, Any]) -> List[str]:
     for one in done:
         try:
             alive += bool(ray.get(one))
+        except ray.exceptions.ActorUnavailableError:
+            late.append(one)
         except ray.exceptions.RayError:
             lost += 1
     if lost:

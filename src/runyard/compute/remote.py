@@ -1,6 +1,7 @@
 """What every engine beside this host needs: the program of a node, with all that it must know of one attempt."""
 
 import json
+import os
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -9,6 +10,15 @@ from runyard.errors import ServiceException
 from runyard.protocol.plan import LaunchPlan, RemoteLaunch
 from runyard.protocol.record import record
 from runyard.protocol.wire import dumps
+
+#: Another time after which an attempt that nobody sees, and that does not reach the server, ends itself, seconds.
+FENCE_VARIABLE, FENCE_S = "RUNYARD_FENCE_SECONDS", 900.0
+
+
+def read_fence_s() -> float:
+    """That time, as the server's machine has it."""
+    text = os.environ.get(FENCE_VARIABLE, "")
+    return float(text) if text.isdigit() else FENCE_S
 
 
 class EngineAwayError(ServiceException):

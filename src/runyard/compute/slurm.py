@@ -51,6 +51,9 @@ class Job(NamedTuple):
 class SlurmCompute:
     """One attached cluster."""
 
+    #: What Slurm has given up or forgotten it ends as soon as the node answers again.
+    fence_s = 0.0
+
     def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
         self._settings = dict(settings)
         self._reach = reach

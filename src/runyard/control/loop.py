@@ -38,9 +38,8 @@ PREPARED_MAX = 32
 
 #: How long a runner that lives may say nothing (six of its signs of life), and after a cancel before it is killed.
 SILENT_S, DEAF_S = 30, 15
-#: An attempt that its engine sees no more, and that does not reach this server, ends itself after the first; this
-#: server waits for the second besides, seconds.
-FENCE_S, FENCE_GRACE_S = 900.0, 15.0
+#: How long an attempt that has to end itself, since it does not reach this server, may take for that, seconds.
+FENCE_GRACE_S = 15.0
 
 _UNPREPARED = (RunStatus.STARTING, RunStatus.PREPARING)
 
@@ -63,7 +62,6 @@ class Loop(threading.Thread):
         local_slots: int,
         allow_private_urls: bool,
         on_event: Callable[[str], None],
-        fence_s: float = FENCE_S,
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
@@ -76,7 +74,6 @@ class Loop(threading.Thread):
         self._local_slots = local_slots
         self._allow_private_urls = allow_private_urls
         self._on_event = on_event
-        self._fence_s = fence_s
         self._bell = threading.Event()
         self._is_stopping = False
         self._started_at = _now_us()
@@ -278,6 +275,9 @@ class Loop(threading.Thread):
             if spec.inputs or spec.outputs:
                 stores = {one.name: one for one in datastores.list_datastores(connection, row.workspace)}
             place = self._place_of(connection, row.workspace, spec.experiment)
+            engine = self._engine_of(row)
+            # Only where another attempt may begin is there a reason for this one to end itself.
+            fence_s = engine.fence_s if engine.fence_s and life.may_retry(connection, row) else None
         if lock is None:
             self._write(
                 life.fail, run_id, RunError("SystemError", "The lock of its environment is gone; submit again.")
@@ -287,9 +287,9 @@ class Loop(threading.Thread):
             target = self._specs.get((row.workspace, row.target))
             plan = make_plan(
                 spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
-                EngineKind.LOCAL if target is None else target.kind,
+                EngineKind.LOCAL if target is None else target.kind, fence_s,
             )  # fmt: skip
-            self._engine_of(row).start(row.key, plan, secret)
+            engine.start(row.key, plan, secret)
         except StorageFullError as error:
             _log.warning("run %s cannot be started yet: %s", run_id, error)
         except EngineAwayError as error:
@@ -326,8 +326,6 @@ class Loop(threading.Thread):
                 self._listen(row, seen.detail)
             elif seen.state == ObservedState.WAITING:
                 self._say(row, seen.detail)
-            elif seen.state == ObservedState.UNSEEN:
-                self._outlast(row, seen.detail)
             elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
             elif (
@@ -335,7 +333,7 @@ class Loop(threading.Thread):
             ):
                 self._write(life.fail, row.id, RunError("SystemError", "It was canceled before it started."))
             else:
-                self._recover(row, seen.detail)
+                self._outlast(row, seen)
 
     def _observe(self, rows: Dict[str, Row[Any]]) -> Dict[str, Observation]:
         """What each engine sees of its own attempts, by key."""
@@ -356,13 +354,15 @@ class Loop(threading.Thread):
         if row.status == RunStatus.QUEUED and row.reason != reason:
             self._write(life.explain_wait, row.id, reason)
 
-    def _outlast(self, row: Row[Any], detail: str) -> None:
-        """Nobody sees the attempt, and it may live: it is lost only when it has ended itself, or nothing was heard."""
-        silent_s = _seconds(_now_us(), max(row.heard_at or 0, self._started_at))
-        if silent_s >= self._fence_s + FENCE_GRACE_S:
-            self._recover(row, detail)
+    def _outlast(self, row: Row[Any], seen: Observation) -> None:
+        """The attempt is gone; or nobody sees it and it may live, as long as it is heard of or has not ended itself."""
+        fence_s = self._engine_of(row).fence_s
+        silent_s = _seconds(_now_us(), max(row.heard_at or row.reason_at or 0, self._started_at))
+        if seen.state == ObservedState.GONE or not fence_s or silent_s >= fence_s + FENCE_GRACE_S:
+            self._recover(row, seen.detail)
         elif row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
-            self._write(life.miss, row.id, f"{detail} It was not heard of for {silent_s} seconds.")
+            why = seen.detail or "Its compute target does not know of it."
+            self._write(life.miss, row.id, f"{why} It was not heard of for {silent_s} seconds.")
 
     def _listen(self, row: Row[Any], detail: str) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""

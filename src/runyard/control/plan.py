@@ -1,7 +1,7 @@
 """From a run as stored to the plan of one attempt. Pure: what it needs is handed in."""
 
 from dataclasses import replace
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 from runyard.protocol.compute import EngineKind
 from runyard.protocol.datasets import Dataset, Source
@@ -41,8 +41,9 @@ def make_plan(
     datastores: Dict[str, Datastore],
     allow_private_urls: bool,
     engine: str = EngineKind.LOCAL,
+    fence_s: Optional[float] = None,
 ) -> LaunchPlan:
-    """The plan of that attempt; ``engine`` is the EngineKind of its target.
+    """The plan of that attempt; ``engine`` is the EngineKind of its target, ``fence_s`` as in LaunchPlan.
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
@@ -67,6 +68,7 @@ def make_plan(
         allow_private_urls=allow_private_urls,
         node_count=spec.node_count,
         distribution=spec.distribution,
+        fence_s=fence_s,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
 

@@ -198,7 +198,7 @@ def lose(connection: Connection, run_id: str, key: str, detail: str, now: int) -
         if run.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
             run.advance(RunStatus.CANCEL_REQUESTED, now)
         _end(run, RunStatus.CANCELED, now, error=None)
-    elif _may_retry(connection, run.row):
+    elif may_retry(connection, run.row):
         _requeue(run, now)
     else:
         message = f"Its compute target lost it in attempt {run.row.attempt}. {detail}".strip()
@@ -243,7 +243,7 @@ def _stored(run: Steps, report: Report, exited: Optional[Report], now: int) -> N
         return
     row = run.row
     runs.add_artifacts(run.connection, row, report.artifacts, "run:" + row.id, now)
-    if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and _may_retry(run.connection, row):
+    if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and may_retry(run.connection, row):
         _requeue(run, now)
     elif exited.cause == ExitCause.CANCELED or (run.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
         if run.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
@@ -288,7 +288,8 @@ def _exit_report(run: Steps, batch: Sequence[Report]) -> Optional[Report]:
     return found[0] if found else None
 
 
-def _may_retry(connection: Connection, row: Row[Any]) -> bool:
+def may_retry(connection: Connection, row: Row[Any]) -> bool:
+    """May another attempt begin where the machine of this one is lost?"""
     asked = runs.get_spec(connection, row.id).max_infrastructure_retries
     allowed = RETRIES[_priority(connection, row)] if asked is None else asked
     return bool(row.retries < allowed)

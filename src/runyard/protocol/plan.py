@@ -66,6 +66,8 @@ class LaunchPlan:
     max_run_duration_s: Optional[int] = None
     #: Seconds between TERM and KILL.
     grace_s: float = 10.0
+    #: An attempt that does not reach the server for so long ends itself, since another one may begin; None: it may not.
+    fence_s: Optional[float] = None
     target: str = "local"
     target_type: str = "local"
     #: May data be fetched from loopback and private addresses?

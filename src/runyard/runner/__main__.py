@@ -20,6 +20,7 @@ from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
 from runyard.runner.container import ContainerScript, enter_container, has_container, remove_container
 from runyard.runner.destinations import Destinations
+from runyard.runner.fence import Fence
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
 from runyard.runner.meeting import NodeMeeting, NodeReporter
@@ -144,10 +145,13 @@ class Attempt:
             self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
             return
         self.reporter.add(ReportKind.STARTED)
+        fence = self._fence()
         code, cause = self._watch(script)
         script.close()
         # Without a code the script was given its grace already; its children are given no second one.
         self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
+        if fence is not None:
+            fence.close()
         self._exited(code, cause, *self._explain(code, cause, None if isinstance(script, Script) else script))
 
     def _start(self, make: Command, places: Sequence[Place]) -> Processes:
@@ -163,6 +167,19 @@ class Attempt:
         if has_container(folder):
             return ContainerScript(command, variables, folder.work, folder.log)
         return self._launch(command, variables, folder.work, folder.log)
+
+    def _fence(self) -> Optional[Fence]:
+        """Ends the script where the server is out of reach for too long; None where it may be for ever."""
+        plan = self._folder.plan
+        if plan.fence_s is None:
+            return None
+        found = Fence(plan.fence_s, plan.grace_s, lambda: self.reporter.heard_at, self._be_told)
+        found.start()
+        return found
+
+    def _be_told(self) -> None:
+        self._is_told_to_stop = True
+        self._folder.say("the server was out of reach for too long: the script is ended, since another may begin")
 
     def _gather(self) -> Sequence[Place]:
         """Where each node is, once all are ready to start; PeerFailed where one of them will not be."""

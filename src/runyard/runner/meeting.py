@@ -36,6 +36,8 @@ class NodeMeeting:
         self._over: Optional[str] = None
         self._is_closed = False
         self.cancel_requested = False
+        #: When the server last answered, by this process's clock.
+        self.heard_at = time.monotonic()
         threading.Thread(target=self._listen, name="meeting", daemon=True).start()
 
     @property
@@ -107,6 +109,7 @@ class NodeMeeting:
             with self._lock:
                 self._lock.notify_all()
             raise Superseded(str(error)) from None
+        self.heard_at = time.monotonic()
         with self._lock:
             if found.revision >= self._revision:
                 self._revision = found.revision
@@ -139,6 +142,11 @@ class NodeReporter:
     def cancel_requested(self) -> bool:
         """The user wants the run to end."""
         return self._meeting.cancel_requested
+
+    @property
+    def heard_at(self) -> float:
+        """When the server last answered, by this process's clock."""
+        return self._meeting.heard_at
 
     def find(self, kind: str) -> Optional[Report]:
         """What was said of that kind already (by a runner that is gone)."""

@@ -42,6 +42,8 @@ class Reporter:
         self._acknowledged = 0
         #: The user wants the run to end.
         self.cancel_requested = False
+        #: When the server last answered, by this process's clock.
+        self.heard_at = time.monotonic()
 
     def find(self, kind: str) -> Optional[Report]:
         """The report of that kind, if it was made already (by a runner that is gone)."""
@@ -68,6 +70,7 @@ class Reporter:
         batch = ReportBatch(tuple(self._reports[self._acknowledged :]), _now_us())
         plan = self._folder.plan
         reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
+        self.heard_at = time.monotonic()
         self._acknowledged = max(self._acknowledged, reply.acknowledged)
         self.cancel_requested = reply.cancel_requested
 
