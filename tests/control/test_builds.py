@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from runyard.compute.engines import Engines
 from runyard.compute.local import LocalCompute
+from runyard.compute.remote import Reach
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
@@ -41,8 +43,11 @@ class Stage:
             lambda: self.changes.append(time.monotonic()),
         )
         compute = LocalCompute(home / "runs", NodeFacts(str(home / "cache"), None, None, None, "", "local"))
+        seal = HostSeal(home / "vault.key")
+        reach = Reach(lambda: "", home / "node-files", "mark", "trusted", home / "hosts", seal.seal, seal.open)
+        engines = Engines(compute, reach)
         self.loop = Loop(
-            self.database, compute, self.builds, lambda: "kit", home / "logs", 2, True, lambda _run_id: None
+            self.database, engines, self.builds, lambda: "kit", home / "logs", 2, True, lambda _run_id: None
         )
         self.database.write(lambda c: workspaces.create_workspace(c, WorkspaceSpec("ws"), "ann", NOW))
         self.database.write(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", NOW))

@@ -50,7 +50,7 @@ class Application:
 
     def close(self) -> None:
         self.parts.builds.close()
-        self.parts.compute.close()
+        self.parts.engines.close()
         self.parts.database.close()
         self._loop.close()
 

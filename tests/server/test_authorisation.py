@@ -44,6 +44,7 @@ DECIDED = {
     "read_log": "rcoj",
     "report": "j",
     "meet": "j",
+    "read_node_file": "j",
     "append_log": "j",
     "add_metrics": "coj",
     "get_metrics": "rcoj",

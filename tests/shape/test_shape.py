@@ -26,6 +26,7 @@ ALLOWED_THIRD_PARTY = {
     "environments": {"packaging", "uv", "yaml"},
     "sdk": {"dask", "pandas", "pathspec", "pyarrow", "rich", "yaml"},
     "cli": {"rich", "typer", "plotext", "yaml"},
+    "compute": {"ray"},
     "db": {"sqlalchemy"},
     "runner": {"mfusepy"},
     "storage": {"azure", "botocore", "cryptography", "fsspec", "google"},

@@ -62,42 +62,52 @@ class Builds:
         self._states: Dict[str, BuildState] = {}
         self._guard = threading.Lock()
 
-    def find_ready(self, connection: Connection, key: str) -> Optional[Lock]:
-        """The lock of an environment that needs no work at all, by its spec's digest; quick."""
-        lock = fleet.find_lock(connection, key)
-        return lock if lock is not None and is_realised(lock, str(self._cache_folder)) else None
+    def find_ready(self, connection: Connection, key: str, is_here: bool = True) -> Optional[Lock]:
+        """The lock of an environment that needs no work at all, by its spec's digest; quick.
 
-    def request(self, spec: EnvironmentSpec) -> BuildState:
+        Without ``is_here`` its runs are on other machines, which build it from the lock.
+        """
+        lock = fleet.find_lock(connection, key)
+        return lock if lock is not None and (not is_here or is_realised(lock, str(self._cache_folder))) else None
+
+    def request(self, spec: EnvironmentSpec, is_here: bool = True) -> BuildState:
         """Where the spec's environment is now; begins the work at the first call. A failed one is told once a call."""
         key = spec_digest(spec)
         with self._guard:
-            state = self._states.get(key)
+            state = self._states.get(_name(key, is_here))
             if state is None:
-                state = BuildState("resolving", self._folder / (key + ".log"))
-                self._states[key] = state
+                state = BuildState("resolving", self._folder / (_name(key, is_here) + ".log"))
+                self._states[_name(key, is_here)] = state
                 # A new file from the first look on: the last build's is linked into the records of those who waited.
                 state.log_path.unlink(missing_ok=True)
-                self._pool.submit(self._work, key, spec, state.log_path)
+                self._pool.submit(self._work, key, spec, state.log_path, is_here)
             return state
 
     def forget(self, spec: EnvironmentSpec) -> None:
         """Let the next request try again: after a failure, or once the environment is in use."""
         if self._states:
             with self._guard:
-                self._states.pop(spec_digest(spec), None)
+                for is_here in (True, False):
+                    self._states.pop(_name(spec_digest(spec), is_here), None)
+
+    def open_lock(self, lock: Lock) -> Lock:
+        """The lock with its passwords, for a machine that builds it."""
+        return self._sealer.open_lock(lock)
 
     def close(self) -> None:
         """Take no more work; a build that runs goes on by itself and is found by the next server."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, key: str, spec: EnvironmentSpec, log_path: Path) -> None:
+    def _work(self, key: str, spec: EnvironmentSpec, log_path: Path, is_here: bool) -> None:
         state = BuildState("failed", log_path, None, "The build ended without a word; see the server's log.")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with open(log_path, "a", buffering=1, encoding="utf-8") as log:
                 lock = self._resolve(key, spec, lambda line: print(line, file=log))
-            self._set(key, BuildState("building", log_path, lock))
-            error = self._build(key, lock, log_path)
+            error = ""
+            if is_here:
+                self._set(_name(key, is_here), BuildState("building", log_path, lock))
+                error = self._build(key, lock, log_path)
             state = BuildState("failed" if error else "ready", log_path, lock, error)
         except AzureMLException as error:
             state = BuildState("failed", log_path, None, str(error))
@@ -107,7 +117,7 @@ class Builds:
             _append(log_path, repr(error))
             raise
         finally:
-            self._set(key, state)
+            self._set(_name(key, is_here), state)
 
     def _resolve(self, key: str, spec: EnvironmentSpec, log: Callable[[str], None]) -> Lock:
         with self._database.read() as connection:
@@ -151,6 +161,10 @@ class Builds:
         with self._guard:
             self._states[key] = state
         self._on_change()
+
+
+def _name(key: str, is_here: bool) -> str:
+    return key if is_here else key + "-elsewhere"
 
 
 def _append(path: Path, line: str) -> None:

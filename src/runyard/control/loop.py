@@ -166,12 +166,12 @@ class Loop(threading.Thread):
     def _prepare(self, rows: Sequence[Row[Any]]) -> Dict[str, str]:
         """Locks, by run, of those whose environment is ready; the others' are built, and they say so meanwhile."""
         found: Dict[str, str] = {}
-        seen: Dict[str, Tuple[EnvironmentSpec, BuildState]] = {}
+        seen: Dict[Tuple[str, bool], Tuple[EnvironmentSpec, BuildState]] = {}
         unready: List[Tuple[Row[Any], EnvironmentSpec, str]] = []
         with self._database.read() as connection:
             for row in rows:
                 spec, key = runs.get_environment(connection, row.id)
-                lock = self._builds.find_ready(connection, key)
+                lock = self._builds.find_ready(connection, key, self._is_here(row))
                 if lock is None:
                     unready.append((row, spec, key))
                     continue
@@ -180,9 +180,10 @@ class Loop(threading.Thread):
                 if len(found) == PREPARED_MAX:
                     break
         for row, spec, key in unready:
-            if key not in seen:
-                seen[key] = spec, self._builds.request(spec)
-            digest = self._follow(row, spec, seen[key][1])
+            is_here = self._is_here(row)
+            if (key, is_here) not in seen:
+                seen[key, is_here] = spec, self._builds.request(spec, is_here)
+            digest = self._follow(row, spec, seen[key, is_here][1])
             if digest:
                 found[row.id] = digest
             if len(found) >= PREPARED_MAX:
@@ -285,6 +286,8 @@ class Loop(threading.Thread):
             return
         try:
             target = self._specs.get((row.workspace, row.target))
+            # A machine that builds it needs the passwords of its indexes.
+            lock = lock if self._is_here(row) else self._builds.open_lock(lock)
             plan = make_plan(
                 spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
                 EngineKind.LOCAL if target is None else target.kind, fence_s,
@@ -348,6 +351,10 @@ class Loop(threading.Thread):
     def _engine_of(self, row: Row[Any]) -> Compute:
         """Who carries out that run."""
         return self._engines.of(self._specs.get((row.workspace, row.target)))
+
+    def _is_here(self, row: Row[Any]) -> bool:
+        """Is the run carried out on this host, where its environment is built before it starts?"""
+        return self._engine_of(row) is self._engines.local
 
     def _say(self, row: Row[Any], reason: str) -> None:
         """Let a run that has not begun tell what it waits for; a row is written where that is news."""

@@ -283,7 +283,11 @@ class Attempt:
 
     def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
-        uv = "" if is_realised(lock, facts.cache_folder) else uv_of(self._folder, self._server)
+        uv = ""
+        if not is_realised(lock, facts.cache_folder):
+            # Control has seen to it on its own host; another machine builds what it has not.
+            self._say(f"Its environment is being built on {facts.node}.")
+            uv = uv_of(self._folder, self._server)
         return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say, fetch=self._fetch)
 
     def _fetch(self, file: StoredFile) -> Iterator[bytes]:
