@@ -194,6 +194,9 @@ class SshCompute:
 
     def _speak(self, line: Line) -> None:
         """Hand over what is to begin, pass signals on, and look."""
+        if self._orders:
+            # What goes into a connection that is gone may have arrived, for all that is known.
+            line.ask({"do": "look"})
         for key in list(self._orders):
             with self._lock:
                 order = self._orders.get(key)

@@ -91,7 +91,7 @@ class Attempts:
             return {"state": "unknown"}
         if is_alive(known) or is_alive(self._runner(known)):
             return {"state": "alive"}
-        for pid in with_variable("RUNYARD_KEY=" + key):
+        for pid in marked(key):
             send(pid, signal.SIGKILL)
         why = "ended" if known["boot_id"] == boot_id() else "restarted"
         return {"state": "gone", "why": why, "said": self._said(key), "log": self._path(key, ".log")}
@@ -109,7 +109,7 @@ class Attempts:
         else:
             heads = [one["pid"] for one in (known, runner) if is_alive(one)]
             # The supervisor first: it would begin another runner.
-            found = [*heads, *descendants(heads), *with_variable("RUNYARD_KEY=" + key)]
+            found = [*heads, *descendants(heads), *marked(key)]
         for pid in found:
             send(pid, signal.SIGTERM if how == "stop" else signal.SIGKILL)
 
@@ -227,12 +227,13 @@ def descendants(heads: List[int]) -> List[int]:
     return below
 
 
-def with_variable(wanted: str) -> Iterator[int]:
-    """Processes that were started with that variable, as far as we may look."""
+def marked(key: str) -> Iterator[int]:
+    """Processes of the attempt's script, as far as we may look; its runner has put the key and a folder there."""
+    wanted = b"\0RUNYARD_KEY=" + key.encode("utf-8") + b" "
     for pid in pids():
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
-                if wanted.encode("utf-8") in file.read().split(b"\0"):
+                if wanted in b"\0" + file.read():
                     yield pid
         except OSError:
             continue

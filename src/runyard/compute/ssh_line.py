@@ -161,10 +161,10 @@ def refusal(door: Door, code: int, said: str) -> ServiceException:
             f"The private key for {door.shown} cannot be read: give the key that ssh itself takes, and its passphrase."
         )
     if "Permission denied" in said or "Too many authentication failures" in said:
-        what = "password" if "password" in door.secrets else "key"
-        return ServiceException(
-            f"{door.shown} does not let this server in with that {what}: check the user's name and the {what}."
-        )
+        what, check = "key", "name, the key and its passphrase"
+        if "password" in door.secrets:
+            what, check = "password", "name and the password"
+        return ServiceException(f"{door.shown} does not let this server in with that {what}: check the user's {check}.")
     if code != 255:
         return ServiceException(f"{door.shown} could not run python3 (exit {code}): {last or 'it said nothing'}.")
     return EngineAwayError(f"{door.shown} cannot be reached: {last or 'the connection was lost'}.")
