@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from runyard.environments.archive import make_archive
+from runyard.environments.uv import index_settings
 from runyard.errors import ServiceException
 from runyard.protocol.plan import LaunchPlan, RemoteLaunch
 from runyard.protocol.record import record
@@ -54,6 +55,7 @@ def node_program(reach: Reach, plan: LaunchPlan, secret: str, number_variable: s
         isolation=reach.isolation,
         number_variable=number_variable,
         folder=folder,
+        index_settings=index_settings(os.environ),
     )
     source = Path(__file__).with_name("bootstrap.py").read_text(encoding="utf-8")
     return f"MESSAGE = {json.dumps(dumps(launch))}\n{source}"

@@ -42,6 +42,13 @@ _FROM_PIP = (
     ("PIP_CERT", "SSL_CERT_FILE", ()),
 )
 
+#: Where packages come from, and by whose word.
+_OF_A_SITE = frozenset(
+    ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INSECURE_HOST",
+     "UV_INDEX_STRATEGY", "UV_NATIVE_TLS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_TRUSTED_HOST",
+     "PIP_CERT", "SSL_CERT_FILE", "SSL_CERT_DIR")
+)  # fmt: skip
+
 #: Settings of uv that would change what gets built, or where.
 _DROPPED = frozenset(
     ("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_COMPILE_BYTECODE",
@@ -105,6 +112,11 @@ def tool_environment(source: Mapping[str, str]) -> Dict[str, str]:
         if pip_name in kept and not any(name in kept for name in (uv_name,) + tuple(rivals)):
             kept[uv_name] = kept[pip_name]
     return kept
+
+
+def index_settings(source: Mapping[str, str]) -> Dict[str, str]:
+    """Of ``source``, where packages come from: another machine of the same site takes them from there too."""
+    return {name: text for name, text in source.items() if name in _OF_A_SITE}
 
 
 def _is_index_setting(name: str) -> bool:

@@ -207,6 +207,8 @@ class RemoteLaunch:
     number_variable: str = ""
     #: Where the node keeps runners, environments and attempts; variables in it are the node's; '': its user's cache.
     folder: str = ""
+    #: Where the server's machine takes packages from, as variables; the node's own go before them.
+    index_settings: Dict[str, str] = field(default_factory=dict)
 
 
 @record

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
 from runyard.environments.kit import make_kit
 from runyard.files.layout import attempt_folder
@@ -33,6 +33,7 @@ KEPT_S = 7 * 86_400.0
 def main(root: str) -> int:
     """Carry out this node's part; returns 0 once the server has all of it."""
     launch = loads(RemoteLaunch, sys.stdin.read())
+    take_settings(launch.index_settings)
     runs_folder = Path(root) / ("runs-" + hashlib.sha256(launch.server_url.encode()).hexdigest()[:8])
     _forget_old(runs_folder)
     folder = lay_out(launch, Path(root), runs_folder)
@@ -49,6 +50,13 @@ def main(root: str) -> int:
         sys.stderr.write(f"Runyard: the runner in {folder} is gone; another one completes its record.\n")
         sys.stderr.flush()
     return 1
+
+
+def take_settings(settings: Dict[str, str]) -> None:
+    """Take packages from where the server's machine does, unless this one says otherwise or lacks what is named."""
+    for name, text in settings.items():
+        if name not in os.environ and (not text.startswith("/") or os.path.exists(text)):
+            os.environ[name] = text
 
 
 def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
