@@ -450,3 +450,15 @@ def test_rows_to_decide_about_are_those_that_move_and_the_first_that_wait(stage:
     assert found == ["local_0", "cheap_0", "local_1", "local_2", "cheap_3", "new"]
     assert [one for one in every if one in found] == found
     assert len(every) == 9
+
+
+def test_silence_of_an_attempt_counts_from_its_own_start(stage: Stage) -> None:
+    stage.submit(max_infrastructure_retries=1)
+    stage.start()
+    stage.report(STARTED)
+    stage.do(lambda c: life.lose(c, "run", "run/1", "Gone.", NOW))
+    assert stage.do(lambda c: assign(c, "run", "", "secret-2", NOW + 500))
+    assert stage.row().heard_at == NOW + 500, "and not from what the first attempt said last"
+    row = stage.row()
+    assert stage.do(lambda c: life.start_again(c, row, "secret-3", NOW + 900))
+    assert stage.row().heard_at == NOW + 900

@@ -106,7 +106,9 @@ def _assign(run: Steps, node_ids: Sequence[str], secret: str, now: int) -> bool:
     for node_id in node_ids:
         fleet.assign_node(run.connection, node_id, row.id, now)
     key = f"{row.id}/{row.attempt}"
-    run.touch(node=node_ids[0] if node_ids else "local", key=key, reason="Its runner is starting.", reason_at=now)
+    # Its silence counts from its own start, not from the last word of the attempt before it.
+    place = node_ids[0] if node_ids else "local"
+    run.touch(node=place, key=key, reason="Its runner is starting.", reason_at=now, heard_at=now)
     _add_run_token(run.connection, row, secret, now)
     return True
 
@@ -117,6 +119,9 @@ def start_again(connection: Connection, row: Row[Any], secret: str, now: int) ->
     if found is None or (found.status, found.key, found.report_seq) != (RunStatus.QUEUED, row.key, 0):
         return False
     _add_run_token(connection, found, secret, now)
+    run = Steps(connection, found)
+    run.touch(heard_at=now)
+    run.save()
     return True
 
 

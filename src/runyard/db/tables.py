@@ -101,6 +101,7 @@ runs = _table(
     Column("event_seq", Integer, nullable=False),
     #: Reports of the present attempt that control has taken into account.
     Column("report_seq", Integer, nullable=False),
+    #: When the present attempt was heard of last, or started.
     Column("heard_at", BigInteger),
     Column("spec", Text, nullable=False),
     Column("node_count", Integer, nullable=False, server_default="1"),
