@@ -33,6 +33,8 @@ class Engine:
     kind: str
     workspace: Workspace
     home: Path
+    #: Where the nodes keep runners, environments and attempts.
+    node_folder: Path
     slurm: SlurmCluster | None = None
     ray: RayCluster | None = None
     server: PublicServer | None = None
@@ -42,6 +44,20 @@ class Engine:
     def nodes(self) -> int:
         """How many nodes its target has."""
         return 1 if self.kind == "ssh" else 2
+
+    def attach(self, workspace: Workspace) -> None:
+        """Make the engine a target of that workspace too."""
+        if self.slurm is not None:
+            asked = SlurmCompute.attach_configuration("steady", node_folder=str(self.node_folder))
+        elif self.ray is not None:
+            asked = ray_settings(self.ray, self.node_folder)
+        elif self.ssh is not None:
+            asked = ssh_settings(self.ssh, self.node_folder)
+        else:
+            config = AmlCompute.provisioning_configuration(max_nodes=2, idle_seconds_before_scaledown=600)
+            ComputeTarget.create(workspace, TARGET, config)
+            return
+        ComputeTarget.attach(workspace, TARGET, asked)
 
     def submit(self, folder: Path, script: str, *arguments: Any, **settings: Any) -> Run:
         """Submit a script of that text to the engine's target; ``settings`` are attributes of its run configuration."""
@@ -70,14 +86,14 @@ class Engine:
     def runner_pid(self, run: Run, node: int = 0) -> int:
         """The runner of a node of the run's first attempt, once it lives."""
         name = f"{run.id}/1-{node}" if node else f"{run.id}/1"
-        places = [self.home / "runs", *(self.home.parent / "node").glob("runs-*")]
+        places = [self.home / "runs", *self.node_folder.glob("runs-*")]
         found = [place / name / "runner.json" for place in places]
         wait_until(lambda: any(one.exists() for one in found), "the runner says who it is")
         return int(json.loads(next(one for one in found if one.exists()).read_bytes())["pid"])
 
     def is_clean(self, run: Run) -> bool:
         """Is nothing of the run left: no process, no folder of an attempt?"""
-        folders = [*self.home.glob(f"runs/{run.id}/*"), *(self.home.parent / "node").glob(f"runs-*/{run.id}/*")]
+        folders = [*self.home.glob(f"runs/{run.id}/*"), *self.node_folder.glob(f"runs-*/{run.id}/*")]
         return not folders and not list(with_prefix("RUNYARD_KEY", f"{run.id}/"))
 
     def restart_server(self) -> None:
@@ -123,50 +139,37 @@ def ray_variables(ray: RayCluster) -> dict[str, str]:
     }
 
 
-def ssh_settings(ssh: SshMachine, folder: Path, **more: Any) -> AttachConfiguration:
+def ssh_settings(ssh: SshMachine, node_folder: Path, **more: Any) -> AttachConfiguration:
     """The machine as a target."""
     asked = {"private_key_file": str(ssh.key), **more}
     return RemoteCompute.attach_configuration(
-        ssh.username, address=ssh.address, ssh_port=ssh.port, node_folder=str(folder / "node"), **asked
+        ssh.username, address=ssh.address, ssh_port=ssh.port, node_folder=str(node_folder), **asked
     )
 
 
-def ray_settings(ray: RayCluster, folder: Path) -> AttachConfiguration:
+def ray_settings(ray: RayCluster, node_folder: Path) -> AttachConfiguration:
     """The cluster as a target of two nodes."""
-    return RayCompute.attach_configuration(ray.address, max_nodes=2, node_folder=str(folder / "node"))
+    return RayCompute.attach_configuration(ray.address, max_nodes=2, node_folder=str(node_folder))
 
 
 @contextmanager
-def make_engine(kind: str, folder: Path) -> Iterator[Engine]:
-    """A server, and an engine of that kind attached to it."""
+def make_engine(kind: str, folder: Path, node_folder: Path | None = None, **variables: str) -> Iterator[Engine]:
+    """A server with these variables, and an engine of that kind attached, whose nodes keep all in ``node_folder``."""
+    home, node_folder = folder / "home", node_folder or folder / "node"
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         # Nodes keep nothing in the home of who runs the tests.
-        patch.setenv("XDG_CACHE_HOME", str(folder / "node"))
-        slurm = None
-        if kind == "slurm":
-            slurm = stack.enter_context(slurm_cluster(folder / "slurm"))
-            for name, text in slurm.settings.items():
-                patch.setenv(name, text)
-        ray = stack.enter_context(ray_cluster(folder / "ray", elastic=0)) if kind == "ray" else None
-        for name, text in ({} if ray is None else ray_variables(ray)).items():
+        for name, text in {"XDG_CACHE_HOME": str(folder / "node"), **variables}.items():
             patch.setenv(name, text)
-        server = None
-        if ray is not None:
-            server = stack.enter_context(public_server(folder / "home", ray.site.head))
+        slurm = stack.enter_context(slurm_cluster(folder / "slurm")) if kind == "slurm" else None
+        ray = stack.enter_context(ray_cluster(folder / "ray", elastic=0)) if kind == "ray" else None
         ssh = stack.enter_context(ssh_machine(folder / "ssh")) if kind == "ssh" else None
-        if ssh is not None:
-            server = stack.enter_context(public_server(folder / "home", ssh.server_address))
-        stack.enter_context(own_server(folder / "home"))
-        workspace = Workspace.create("engines", exist_ok=True)
-        if ray is not None:
-            ComputeTarget.attach(workspace, TARGET, ray_settings(ray, folder))
-        elif ssh is not None:
-            ComputeTarget.attach(workspace, TARGET, ssh_settings(ssh, folder))
-        elif slurm is None:
-            config = AmlCompute.provisioning_configuration(max_nodes=2, idle_seconds_before_scaledown=600)
-            ComputeTarget.create(workspace, TARGET, config)
-        else:
-            settings = SlurmCompute.attach_configuration("steady", node_folder=str(folder / "node"))
-            ComputeTarget.attach(workspace, TARGET, settings)
-        yield Engine(kind, workspace, folder / "home", slurm, ray, server, ssh)
+        needed = {**(slurm.settings if slurm else {}), **(ray_variables(ray) if ray else {})}
+        for name, text in needed.items():
+            patch.setenv(name, text)
+        reached = ray.site.head if ray else ssh.server_address if ssh else None
+        server = stack.enter_context(public_server(home, reached)) if reached else None
+        stack.enter_context(own_server(home))
+        engine = Engine(kind, Workspace.create("engines", exist_ok=True), home, node_folder, slurm, ray, server, ssh)
+        engine.attach(engine.workspace)
+        yield engine

@@ -19,13 +19,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "from-a-laptop-t
 Change = tuple[str, Callable[[Engine], str]]
 CHANGES: dict[str, list[Change]] = {
     "nodes": [],
-    "slurm": [
-        (r'partition="compute"', lambda engine: f'partition="steady", node_folder={str(engine.home.parent / "node")!r}')
-    ],
+    "slurm": [(r'partition="compute"', lambda engine: f'partition="steady", node_folder={str(engine.node_folder)!r}')],
     "ray": [
         (r'"head.example:6379"', lambda engine: repr(engine.ray.address if engine.ray else "")),
         (r"/etc/ray/token", lambda engine: str(engine.ray.site.token_file if engine.ray else "")),
-        (r"cpus=1", lambda engine: f"cpus=1, node_folder={str(engine.home.parent / 'node')!r}"),
+        (r"cpus=1", lambda engine: f"cpus=1, node_folder={str(engine.node_folder)!r}"),
     ],
 }
 NEEDS_SLURM = pytest.mark.skipif(shutil.which("slurmctld") is None, reason="tests/system-packages.sh installs Slurm")

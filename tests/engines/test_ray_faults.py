@@ -34,7 +34,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNYARD_FENCE_SECONDS", "8")
         with make_engine("ray", tmp_path_factory.mktemp("ray-faults")) as found:
-            ray, folder = ray_of(found), str(found.home.parent / "node")
+            ray, folder = ray_of(found), str(found.node_folder)
             config = RayCompute.attach_configuration(
                 ray.address, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
             )

@@ -37,7 +37,7 @@ while True:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with make_engine("slurm", tmp_path_factory.mktemp("faults")) as found:
-        folder = str(found.home.parent / "node")
+        folder = str(found.node_folder)
         for partition, priority in (("preemptable", "lowpriority"), ("cloud", "dedicated")):
             config = SlurmCompute.attach_configuration(partition, node_folder=folder, vm_priority=priority)
             ComputeTarget.attach(found.workspace, partition, config)

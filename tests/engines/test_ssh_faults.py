@@ -12,8 +12,12 @@ import pytest
 
 from runyard.azureml.core import Run
 from runyard.azureml.core.compute import ComputeTarget, RemoteCompute
+from runyard.compute.remote import Reach
+from runyard.compute.ssh import find_problems, observation
 from runyard.compute.ssh_line import Door, ssh_words
 from runyard.errors import ComputeTargetException
+from runyard.protocol.compute import EngineKind, EngineSpec
+from runyard.protocol.plan import Observation
 from runyard.protocol.wire import dumps
 from runyard.sdk.session import current_server
 from tests.engines.engines import Engine, make_engine, ssh_settings, wait_until, with_prefix
@@ -30,7 +34,7 @@ LOW = "low"
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with make_engine("ssh", tmp_path_factory.mktemp("faults")) as found:
         assert found.ssh is not None
-        config = ssh_settings(found.ssh, found.home.parent, vm_priority="lowpriority")
+        config = ssh_settings(found.ssh, found.node_folder, vm_priority="lowpriority")
         ComputeTarget.attach(found.workspace, LOW, config)
         yield found
 
@@ -229,7 +233,7 @@ def test_key_with_a_passphrase_is_used_and_neither_is_ever_given_out(
     with (machine.folder / "authorized_keys").open("a") as file:
         file.write(Path(f"{locked}.pub").read_text())
     asked = ssh_settings(
-        machine, engine.home.parent, private_key_file=str(locked), private_key_passphrase="Sesame-7531"
+        machine, engine.node_folder, private_key_file=str(locked), private_key_passphrase="Sesame-7531"
     )
     target = ComputeTarget.attach(engine.workspace, "locked", asked)
     again = ComputeTarget.attach(engine.workspace, "locked", asked)
@@ -248,6 +252,23 @@ def test_key_with_a_passphrase_is_used_and_neither_is_ever_given_out(
     with pytest.raises(ComputeTargetException, match="stays with the server"):
         target.get_credentials()
     target.detach()
+
+
+def test_machine_that_does_not_reach_the_server_is_told_of(machine: SshMachine, tmp_path: Path) -> None:
+    settings = {"address": machine.address, "username": machine.username, "ssh_port": str(machine.port)}
+    spec = EngineSpec(EngineKind.SSH, settings, {"private_key": machine.key.read_text()})
+    reach = Reach(
+        lambda: "http://127.0.0.1:9", tmp_path, "mark", "trusted", tmp_path / "known_hosts",
+        lambda text, place: text, lambda text, place: text,
+    )  # fmt: skip
+    (problem,) = find_problems(spec, reach)
+    assert problem.startswith(f"{machine.address} does not reach this server at http://127.0.0.1:9 (")
+    assert "RUNYARD_PUBLIC_URL" in problem
+
+
+def test_restarted_machine_has_lost_its_runs() -> None:
+    seen = {"state": "gone", "why": "restarted", "said": "", "log": "/x"}
+    assert observation("a/1", seen, "me@gpu7") == Observation("a/1", "gone", "me@gpu7 was restarted.")
 
 
 def test_password_is_on_no_command_line_and_in_no_variable(tmp_path: Path) -> None:

@@ -17,10 +17,15 @@ CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "run
 @contextmanager
 def warm_server(home: Path) -> Iterator[None]:
     """As ``own_server``, with uv's cache of this user: a wheel that takes minutes to compile is compiled once."""
+    with own_server(home, **warm_settings(home)):
+        yield
+
+
+def warm_settings(home: Path) -> dict[str, str]:
+    """Make a home's caches warm before its server starts; the variables that this takes."""
     cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
     shared, own = CACHES / "bytecode", Path(bytecode_folder(str(home / "cache")))
     shared.mkdir(parents=True, exist_ok=True)
     own.parent.mkdir(parents=True)
     own.symlink_to(shared)
-    with own_server(home, UV_CACHE_DIR=cache):
-        yield
+    return {"UV_CACHE_DIR": cache}
