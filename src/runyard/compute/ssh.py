@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
-from runyard.compute.remote import Reach, node_program, read_fence_s
+from runyard.compute.remote import Reach, node_program
 from runyard.compute.ssh_line import Door, Line, check_words
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.files.layout import attempt_folder
@@ -38,11 +38,8 @@ SECRETS = ("private_key", "private_key_passphrase", "password")
 class SshCompute:
     """One attached machine."""
 
-    #: An attempt that the machine does not know of, which answers, is gone.
+    #: Nothing is given up because the machine is away: no other one could take its run. What it does not know is gone.
     fence_s = 0.0
-
-    #: A machine that is away may carry its runs on.
-    fence_s = read_fence_s()
 
     def __init__(self, spec: EngineSpec, reach: Reach) -> None:
         self._spec = spec
@@ -193,7 +190,11 @@ class SshCompute:
         return door(self._spec, self._reach)
 
     def _speak(self, line: Line) -> None:
-        """Hand over what is to begin, pass signals on, and look."""
+        """Pass signals on first, so that what was given up ends before anything begins; hand over; look."""
+        for key in list(self._signals):
+            line.ask({"do": "signal", "key": key, "how": self._signals[key]})
+            with self._lock:
+                self._signals.pop(key, None)
         if self._orders:
             # What goes into a connection that is gone may have arrived, for all that is known.
             line.ask({"do": "look"})
@@ -210,10 +211,6 @@ class SshCompute:
                 if self._orders.get(key) is order:
                     del self._orders[key]
             self._learn(reply)
-        for key in list(self._signals):
-            line.ask({"do": "signal", "key": key, "how": self._signals[key]})
-            with self._lock:
-                self._signals.pop(key, None)
         if self._asked:
             self._learn(line.ask({"do": "look", "keys": sorted(self._asked)}))
 

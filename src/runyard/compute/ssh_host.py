@@ -69,6 +69,9 @@ class Attempts:
         """Begin a supervisor, unless one was begun for that key ever; ``runner``: where its runner says who it is."""
         if os.path.exists(self._path(key)):
             return
+        # No two attempts of a run go on beside each other, whatever was heard of the earlier one.
+        for other in self._attempts_of(key.rpartition("/")[0]):
+            self.signal(other, "end")
         heard, tells = os.pipe()
         if os.fork() == 0:
             try:
@@ -150,6 +153,11 @@ class Attempts:
                 return " ".join(file.read().decode("utf-8", "replace").split())[-SAID_MAX:]
         except OSError:
             return ""
+
+    def _attempts_of(self, run_id: str) -> List[str]:
+        start = urllib.parse.quote(run_id + "/", "")
+        found = [name[:-5] for name in os.listdir(self.folder) if name.startswith(start) and name.endswith(".json")]
+        return [urllib.parse.unquote(name) for name in found]
 
     def _path(self, key: str, suffix: str = ".json") -> str:
         return os.path.join(self.folder, urllib.parse.quote(key, "") + suffix)

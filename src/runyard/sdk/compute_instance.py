@@ -1,0 +1,104 @@
+"""ComputeInstance: v1's machine of one's own, here one node of this host that is always there."""
+
+from typing import Any, Dict, List, Optional
+
+from runyard.errors import ComputeTargetException
+from runyard.protocol.compute import Cluster
+from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
+from runyard.sdk.details import iso_time
+from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.workspace import Workspace
+
+
+class ComputeInstanceStatus:
+    """An instance as it is now: it runs as long as this host does."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.state = "Running"
+        self.vm_size = cluster.spec.vm_size.upper()
+        self.creation_time = iso_time(cluster.created_at)
+        self.modified_time = iso_time(cluster.modified_at)
+        self.errors: Optional[List[Any]] = None
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        return {
+            "errors": self.errors,
+            "creationTime": self.creation_time,
+            "modifiedTime": self.modified_time,
+            "state": self.state,
+            "vmSize": self.vm_size,
+        }
+
+
+class ComputeInstanceProvisioningConfiguration(AmlComputeProvisioningConfiguration):
+    """An instance as asked; kept until ``ComputeTarget.create``."""
+
+    def _create(self, workspace: Workspace, name: str) -> "ComputeInstance":
+        made = super()._create(workspace, name)
+        return ComputeInstance(workspace, name, _record=made._record)
+
+
+class ComputeInstance(AmlCompute):
+    """A cluster of one node, which stays. ``ComputeTarget(ws, name)`` shows it as the AmlCompute that it is."""
+
+    def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
+        super().__init__(workspace, name, _record)
+        spec = self._record.spec
+        if spec.engine is not None or (spec.min_nodes, spec.max_nodes) != (1, 1):
+            raise ComputeTargetException(
+                f"ComputeTargetNotFound: {name!r} is no ComputeInstance; get it with ComputeTarget(ws, {name!r})."
+            )
+
+    @staticmethod
+    def provisioning_configuration(  # type: ignore[override]
+        vm_size: str = "",
+        ssh_public_access: bool = False,
+        admin_user_ssh_public_key: Any = None,
+        vnet_resourcegroup_name: Any = None,
+        vnet_name: Any = None,
+        subnet_name: Any = None,
+        tags: Any = None,
+        description: Optional[str] = None,
+        assigned_user_object_id: Any = None,
+        assigned_user_tenant_id: Any = None,
+        **_: Any,
+    ) -> ComputeInstanceProvisioningConfiguration:
+        """Settings of an instance. Network, login and owner settings mean nothing here and are accepted."""
+        return ComputeInstanceProvisioningConfiguration(
+            vm_size=vm_size,
+            vm_priority="dedicated",
+            min_nodes=1,
+            max_nodes=1,
+            idle_seconds_before_scaledown=0,
+            tags=tags,
+            description=description,
+        )
+
+    @property
+    def type(self) -> str:
+        """v1's word for it."""
+        return "ComputeInstance"
+
+    def start(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
+        """Nothing to do: it runs already."""
+
+    def stop(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
+        """Say once that it goes on: it is a part of this host, and costs nothing while it idles."""
+        say_once("A ComputeInstance is a node of this machine and goes on; delete() takes it away.")
+
+    def restart(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
+        """Nothing to do: each run starts in processes of its own."""
+
+    def get_status(self) -> ComputeInstanceStatus:  # type: ignore[override]
+        """The instance as it is now."""
+        return ComputeInstanceStatus(self._refresh())
+
+    def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
+        """Delete it; ComputeTargetException while runs use it."""
+        super().delete()
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        found = {"id": self._name, "name": self._name, "type": self.type, "tags": self.tags}
+        return {**found, "provisioningState": self.provisioning_state, "properties": self.get_status().serialize()}
