@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azureml.core import Experiment, Run, Workspace
+from azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
 from azureml.core.compute import AmlCompute, ComputeTarget
 from azureml.core.runconfig import MpiConfiguration, TensorflowConfiguration
 from azureml.train.dnn import TensorFlow
 
 from runyard.environments.pythons import find_minor
 from tests.articles.reader import BLOCKS, OLD_ADDRESS, SCRIPTS, run_blocks
-from tests.frameworks.warm_server import warm_server
+from tests.engines.engines import TARGET, make_engine
+from tests.frameworks.warm_server import warm_server, warm_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What A0 submits and what it made, likewise A3; A0 parses TF_CONFIG and then names the cluster as it never did.
@@ -47,6 +48,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def folder(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reader's folder on this machine."""
+    return _make_folder(tmp_path, monkeypatch)
+
+
+def _make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: the workspace's config from Azure, and the sample scripts."""
     config = {"subscription_id": "1", "resource_group": "group", "workspace_name": "distributed"}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -71,14 +77,7 @@ def _log(run: Run, folder: Path, name: str) -> str:
 def test_tensorflow_article_trains_by_horovod_and_by_mirrored_workers(
     folder: Path, mnist_url: str, digits: Path
 ) -> None:
-    shutil.copy(BLOCKS / "a1_16.yml", folder / "conda_dependencies.yml")
-    script = (SCRIPTS / "tf_horovod_word2vec.py").read_text()
-    names: dict[str, Any] = {
-        "project_folder": _project(folder, "project", "tf_horovod_word2vec.py", script),
-        "source_dir": _project(folder, "source", "train.py", (SCRIPTS / "mirrored.py").read_text()),
-    }
-    shutil.copytree(digits, folder / "source" / "digits")
-    names = run_blocks("a1", (1, 2, 3, 4, 5, 7, 17), folder, names, {OLD_ADDRESS: mnist_url})
+    names = _run_article(folder, mnist_url, digits)
     experiment = Experiment(names["ws"], "tf-distributed")
     run = experiment.submit(names["src"])
     run.wait_for_completion()
@@ -100,6 +99,53 @@ def test_tensorflow_article_trains_by_horovod_and_by_mirrored_workers(
     assert min(metrics["accuracy"]) > 0.85
     assert "outputs/keras-model/saved_model.pb" in run.get_file_names()
     assert "outputs/node_1/keras-model/saved_model.pb" in run.get_file_names()
+
+
+def _run_article(folder: Path, mnist_url: str, digits: Path) -> dict[str, Any]:
+    """The article of TensorFlow up to its configuration of Horovod."""
+    shutil.copy(BLOCKS / "a1_16.yml", folder / "conda_dependencies.yml")
+    script = (SCRIPTS / "tf_horovod_word2vec.py").read_text()
+    names: dict[str, Any] = {
+        "project_folder": _project(folder, "project", "tf_horovod_word2vec.py", script),
+        "source_dir": _project(folder, "source", "train.py", (SCRIPTS / "mirrored.py").read_text()),
+    }
+    shutil.copytree(digits, folder / "source" / "digits")
+    return run_blocks("a1", (1, 2, 3, 4, 5, 7, 17), folder, names, {OLD_ADDRESS: mnist_url})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("slurm", marks=pytest.mark.skipif(shutil.which("slurmctld") is None, reason="needs Slurm")),
+        pytest.param("ray", marks=pytest.mark.skipif(shutil.which("ip") is None, reason="needs iproute2")),
+    ],
+)
+def test_distributed_blocks_run_on_two_nodes_of_another_engine(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, digits: Path
+) -> None:
+    """The target's name is all that differs; the nodes find the environment that a run on this host has left."""
+    home = tmp_path / "home"
+    with make_engine(kind, tmp_path, home / "cache", **warm_settings(home)) as engine:
+        folder = _make_folder(tmp_path, monkeypatch)
+        names = _run_article(folder, mnist_url, digits)
+        engine.attach(names["ws"])
+        experiment = Experiment(names["ws"], "elsewhere")
+        _build_here(experiment, names["src"].run_config.environment, folder)
+        for block, wanted in ((17, ("sum", [3.0, 3.0])), (18, ("workers", [2, 2]))):
+            names = run_blocks("a1", [block], folder, names, {})
+            names["src"].run_config.target = TARGET
+            run = experiment.submit(names["src"])
+            run.wait_for_completion()
+            metrics = run.get_metrics()
+            assert metrics[wanted[0]] == wanted[1]
+            assert min(metrics["accuracy"]) > 0.85
+        assert "outputs/node_1/keras-model/saved_model.pb" in run.get_file_names()
+
+
+def _build_here(experiment: Experiment, environment: Environment, folder: Path) -> None:
+    _project(folder, "nothing", "nothing.py", "")
+    config = ScriptRunConfig("nothing", "nothing.py", compute_target="local", environment=environment)
+    experiment.submit(config).wait_for_completion()
 
 
 def test_estimator_article_runs_from_top_to_end(folder: Path, mnist_url: str) -> None:
