@@ -237,6 +237,7 @@ class World:
             target=target,
             node_count=1 if target == "local" else self.chance.choice([1, 1, 1, 2, 3]),
             max_infrastructure_retries=self.chance.choice([None, None, 1]),
+            priority=self.chance.choice([0, 0, 0, 1, -1]),
         )
         self.log.append(f"{spec.run_id} asks for {spec.node_count} of {target}")
         self.write(lambda c: runs.create_run(c, spec, "ws", "ann", self.now))
@@ -401,6 +402,9 @@ class World:
             now = (row.status, row.ended_at, row.attempt, row.exit_code, row.error, row.event_seq)
             assert self._ended.setdefault(row.id, now) == now, f"{row.id} has moved after its end"
         assert row.id not in self._ended or is_over, f"{row.id} lives again"
+        started = {**self.here.attempts, **self.far.attempts}
+        skipped = [number for number in range(1, row.attempt) if f"{row.id}/{number}" not in started]
+        assert not skipped, f"{row.id} is in attempt {row.attempt} and never was in {skipped}"
         has_nodes = spec is not None and not is_ordered_elsewhere(spec) and row.key is not None and not is_over
         assert len(held) == (row.node_count if has_nodes else 0), f"{row.id} ({row.status}) holds {held}"
         if has_nodes:

@@ -17,7 +17,7 @@ from tests.control.histories import World
 STEPS = 200
 #: How often each thing happens.
 WEIGHTS = {
-    "submit": 10, "cancel": 3, "act": 40, "kill": 3, "hide": 4, "retire": 2, "resize": 1, "disturb": 2, "restart": 2,
+    "submit": 10, "cancel": 3, "act": 40, "kill": 3, "hide": 8, "retire": 2, "resize": 1, "disturb": 2, "restart": 2,
     "pass_time": 8, "tick": 25,
 }  # fmt: skip
 

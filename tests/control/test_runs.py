@@ -452,6 +452,15 @@ def test_rows_to_decide_about_are_those_that_move_and_the_first_that_wait(stage:
     assert len(every) == 9
 
 
+def test_first_that_wait_are_those_of_the_highest_priority(stage: Stage) -> None:
+    for name, priority in (("low", -1), ("usual", 0), ("high", 2)):
+        stage.submit(name, priority=priority)
+        stage.do(partial(queue, run_id=name, lock="lock", reason="waits", now=NOW))
+    with stage.database.read() as connection:
+        found = [row.id for row in runs.next_rows(connection, [(None, "local", 2)])]
+    assert sorted(found) == ["high", "usual"]
+
+
 def test_silence_of_an_attempt_counts_from_its_own_start(stage: Stage) -> None:
     stage.submit(max_infrastructure_retries=1)
     stage.start()

@@ -73,6 +73,19 @@ def test_time_limit_beside_a_run_configuration_is_kept(source: Path) -> None:
     assert limited.run_config.max_run_duration_seconds == 77
 
 
+def test_priority_of_the_run_configuration_is_the_run_s(experiment: Experiment, source: Path) -> None:
+    config = ScriptRunConfig(source, "t.py", environment=as_it_is())
+    for asked, kept in ((None, 0), (3, 3), ("-2", -2)):
+        config.run_config.priority = asked  # type: ignore[assignment]
+        run = experiment.submit(config)
+        assert run.get_details()["runDefinition"]["priority"] == kept
+        run.cancel()
+    for wrong, why in (("high", "a whole number"), (101, "from -100 to 100")):
+        config.run_config.priority = wrong  # type: ignore[assignment]
+        with pytest.raises(UserErrorException, match=why):
+            experiment.submit(config)
+
+
 def test_command_with_operators_goes_to_a_shell(experiment: Experiment, source: Path) -> None:
     command = 'python t.py --a "b c" && echo done'
     run = experiment.submit(ScriptRunConfig(source, command=command, environment=as_it_is()))

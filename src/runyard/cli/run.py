@@ -33,6 +33,7 @@ def submit(
     target: Annotated[str, typer.Option("--target", "-t", help="A compute target.")] = "local",
     tag: Annotated[Optional[list[str]], typer.Option(help="name=value; may be given again.")] = None,
     max_seconds: Annotated[Optional[int], typer.Option(help="End the run after so many seconds.")] = None,
+    priority: Annotated[int, typer.Option(help="Of the runs that wait, those of a higher one come first.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the log and wait for the end.")] = False,
     workspace: WorkspaceName = None,
     as_json: Json = False,
@@ -47,6 +48,7 @@ def submit(
         environment=_environment(place, env, env_name),
         max_run_duration_seconds=max_seconds,
     )
+    config.run_config.priority = priority
     tags = dict(one.partition("=")[::2] for one in tag or [])
     run = Experiment(place, experiment).submit(config, tags=tags)
     if as_json:

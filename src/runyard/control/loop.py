@@ -235,7 +235,10 @@ class Loop(threading.Thread):
             for workspace, one in clusters
         ]  # fmt: skip
         decision = decide(
-            [Waiting(row.id, row.workspace, row.target, row.node_count, row.reason_at or 0) for row in waiting],
+            [
+                Waiting(row.id, row.workspace, row.target, row.node_count, row.reason_at or 0, row.turn)
+                for row in waiting
+            ],
             [_view(node) for node in nodes],
             views,
             sum(1 for row in rows if row.key is not None and row.target == LOCAL),

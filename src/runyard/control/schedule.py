@@ -26,6 +26,8 @@ class Waiting(NamedTuple):
     nodes: int = 1
     #: Since when it waits for what it waits for, UTC microseconds.
     since: int = 0
+    #: Its place among the others: the smallest is the first.
+    turn: int = 0
 
 
 @record
@@ -77,11 +79,12 @@ def decide(
     local_slots: int,
     now: int,
 ) -> Decision:
-    """Runs get nodes in the order in which they were submitted; a cluster grows to its maximum on demand.
+    """Runs get nodes in their turn, and in the order given where that is the same; a cluster grows on demand.
 
     A run gets all of its nodes at once or none. While it waits for several, smaller ones behind it may start on what is
     free, for PASSED_S at the most: no run waits for ever, and no two hold nodes that the other needs.
     """
+    waiting = sorted(waiting, key=_turn)
     assigned: List[Tuple[str, Tuple[str, ...]]] = []
     reasons: Dict[str, str] = {}
     local = [run for run in waiting if run.target == LOCAL]
@@ -133,6 +136,7 @@ def _start(cluster: ClusterView, queue: List[Waiting], free: int, now: int) -> T
     """Which runs of the queue start on ``free`` nodes, and why each other one waits."""
     starting: List[Waiting] = []
     reasons: Dict[str, str] = {}
+    # Of those that are passed, whatever their turns, the one that waits for longest.
     first: Optional[Waiting] = None
     for run in queue:
         is_kept = first is not None and now - first.since >= PASSED_S * 1_000_000
@@ -141,9 +145,13 @@ def _start(cluster: ClusterView, queue: List[Waiting], free: int, now: int) -> T
             free -= run.nodes
             continue
         reasons[run.run_id] = _why(cluster, run, first if is_kept and run.nodes <= free else None)
-        if first is None and run.nodes <= cluster.max_nodes:
+        if run.nodes <= cluster.max_nodes and (first is None or run.since < first.since):
             first = run
     return starting, reasons
+
+
+def _turn(run: Waiting) -> int:
+    return run.turn
 
 
 def _why(cluster: ClusterView, run: Waiting, before: Optional[Waiting]) -> str:

@@ -30,6 +30,10 @@ STEPS = {
     ),
     3: (
         "ALTER TABLE runs ADD COLUMN node_count INTEGER NOT NULL DEFAULT '1'",
+        "ALTER TABLE runs ADD COLUMN turn BIGINT NOT NULL DEFAULT '0'",
+        "UPDATE runs SET turn = created_at WHERE ended_at IS NULL",
+        "DROP INDEX runs_active",
+        "CREATE INDEX runs_active ON runs (status, target, turn) WHERE ended_at IS NULL",
         "CREATE TABLE node_reports (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
         "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, attempt INTEGER NOT NULL, node INTEGER NOT NULL, "
         "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run_id, attempt, node))",

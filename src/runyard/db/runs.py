@@ -41,6 +41,7 @@ from runyard.protocol.runs import (
     RunPage,
     RunSpec,
     RunStatus,
+    turn_of,
 )
 from runyard.protocol.wire import dumps, from_wire, loads
 
@@ -57,7 +58,7 @@ _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspa
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
 _ACTIVE_COLUMNS = (
     "row", "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested",
-    "started_at", "heard_at", "node_count",
+    "started_at", "heard_at", "node_count", "turn",
 )  # fmt: skip
 _ACTIVE = select(*[runs.c[name] for name in _ACTIVE_COLUMNS]).where(
     runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT
@@ -72,7 +73,7 @@ _FIRST_WAITING = (
         runs.c.target == bindparam("named"),
         or_(bindparam("owner", type_=String).is_(None), runs.c.workspace == bindparam("owner")),
     )
-    .order_by(runs.c.row)
+    .order_by(runs.c.turn, runs.c.row)
     .limit(bindparam("most"))
 )
 _NEXT_NUMBER = (
@@ -154,7 +155,7 @@ def create_run(connection: Connection, spec: RunSpec, workspace: str, user: str,
         {
             **columns, "kind": spec.kind, "retries": 0, "parent": spec.parent_run_id, "warnings": "[]",
             "tags": dumps(spec.tags), "properties": dumps(spec.properties), "report_seq": 0, "spec": text,
-            "node_count": spec.node_count,
+            "node_count": spec.node_count, "turn": turn_of(now, spec.priority),
         },
     )  # fmt: skip
     return run
@@ -382,7 +383,7 @@ def active_rows(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def next_rows(connection: Connection, places: Sequence[Tuple[Optional[str], str, int]]) -> Sequence[Row[Any]]:
-    """As ``active_rows``, but of the runs that wait for a node only the first ones of each target.
+    """As ``active_rows``, but of the runs that wait for a node only those whose turn is next at each target.
 
     ``places``: (workspace, None for any; target; how many). To read a long queue costs more than to start a run.
     """

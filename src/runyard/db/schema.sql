@@ -269,10 +269,11 @@ CREATE TABLE runs (
 	heard_at BIGINT,
 	spec TEXT NOT NULL,
 	node_count INTEGER DEFAULT '1' NOT NULL,
+	turn BIGINT DEFAULT '0' NOT NULL,
 	UNIQUE (id)
 );
 
-CREATE INDEX runs_active ON runs (status) WHERE ended_at IS NULL;
+CREATE INDEX runs_active ON runs (status, target, turn) WHERE ended_at IS NULL;
 
 CREATE INDEX runs_by_experiment ON runs (workspace, experiment, "row");
 

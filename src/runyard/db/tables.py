@@ -105,13 +105,15 @@ runs = _table(
     Column("heard_at", BigInteger),
     Column("spec", Text, nullable=False),
     Column("node_count", Integer, nullable=False, server_default="1"),
+    #: Its place in the queue, as ``turn_of`` says.
+    Column("turn", BigInteger, nullable=False, server_default="0"),
     Index("runs_by_experiment", "workspace", "experiment", "row"),
     Index("runs_by_parent", "parent"),
     sqlite_autoincrement=True,
 )
 
-#: The few runs that still move; found without a scan of all that ever were.
-Index("runs_active", runs.c.status, sqlite_where=runs.c.ended_at.is_(None))
+#: The few runs that still move, and the first of those that wait; found without a scan of all that ever were.
+Index("runs_active", runs.c.status, runs.c.target, runs.c.turn, sqlite_where=runs.c.ended_at.is_(None))
 
 run_events = _table(
     "run_events",

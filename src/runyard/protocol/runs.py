@@ -10,6 +10,8 @@ from runyard.protocol.record import record
 
 #: Raised when a stored spec's shape changes; the upcaster of the older number is then added beside the decoder.
 SPEC_SCHEMA = 1
+#: A priority lies between this and its negative; each step of it counts as much as this long a wait, seconds.
+PRIORITY_MAX, PRIORITY_STEP_S = 100, 600
 #: Folders of a run's record that hold logs.
 LOG_FOLDERS = ("user_logs/", "azureml-logs/", "logs/", "system_logs/")
 
@@ -51,6 +53,15 @@ TRANSITIONS: Dict[str, FrozenSet[str]] = {
     RunStatus.FAILED: frozenset(),
     RunStatus.CANCELED: frozenset(),
 }
+
+
+def turn_of(submitted_at: int, priority: int) -> int:
+    """Where a run stands among those that wait: who has the smallest number is the first.
+
+    It is when a run of priority 0 would have been submitted to stand there. So a wait counts for as much as a priority,
+    no run waits for ever behind those that come later, and the order of two runs never changes.
+    """
+    return submitted_at - priority * PRIORITY_STEP_S * 1_000_000
 
 
 class RunKind:
@@ -106,6 +117,8 @@ class RunSpec:
     outputs: Tuple[OutputSpec, ...] = ()
     environment_variables: Dict[str, str] = field(default_factory=dict)
     node_count: int = 1
+    #: Among the runs that wait for the same target, those of a higher one come first.
+    priority: int = 0
     #: Several processes, on these nodes; None: one process on one node.
     distribution: Optional[Distribution] = None
     max_run_duration_s: Optional[int] = None

@@ -66,12 +66,13 @@ class RunConfiguration:
         self.output_data: Dict[str, Any] = {}
         #: Counts where the target is 'amlcompute'.
         self.amlcompute = AmlComputeConfiguration()
+        #: Among the runs that wait for the same target, those of a higher one come first; None is 0.
+        self.priority: Optional[int] = None
         self.auto_prepare_environment = True
         self._set_kept_sections()
 
     def _set_kept_sections(self) -> None:
         """What v1 had, is kept, and means nothing here."""
-        self.priority: Optional[int] = None
         self.history = HistoryConfiguration()
         self.spark = SparkConfiguration()
         self.hdi = HdiConfiguration()

@@ -222,6 +222,7 @@ def _definition(record: RunRecord) -> Dict[str, Any]:
         "communicator": "None",
         "target": spec.target,
         "nodeCount": spec.node_count,
+        "priority": spec.priority,
         "maxRunDurationSeconds": spec.max_run_duration_s,
         "dataReferences": {one.name: {"dataStoreName": one.datastore} for one in spec.inputs if one.datastore},
         "data": {one.name: {"datasetId": one.dataset_id} for one in spec.inputs if one.dataset_id},

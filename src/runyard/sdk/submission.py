@@ -84,9 +84,18 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
         outputs=tuple(data.outputs.values()),
         environment_variables=_variables(config, data.inputs.values()),
         node_count=node_count,
+        priority=_priority(config),
         distribution=distribution,
         max_run_duration_s=config.run_config.max_run_duration_seconds,
     )
+
+
+def _priority(config: ScriptRunConfig) -> int:
+    asked = config.run_config.priority
+    try:
+        return int(asked or 0)
+    except (TypeError, ValueError):
+        raise UserErrorException(f"A priority is a whole number, not {str(asked)[:80]!r}.") from None
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:

@@ -14,6 +14,7 @@ from runyard.errors import ComputeTargetException, NotFoundError, SnapshotExcept
 from runyard.protocol.distributed import problem, tasks_of
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
+    PRIORITY_MAX,
     SPEC_SCHEMA,
     Explanation,
     InputMode,
@@ -172,7 +173,7 @@ def _count_before(connection: Connection, run: Run) -> int:
     """How many runs come before it."""
     queue = [
         row.id
-        for row in runs.active_rows(connection)
+        for row in sorted(runs.active_rows(connection), key=lambda one: one.turn)
         if row.status == RunStatus.QUEUED
         and row.key is None
         and row.target == run.target
@@ -233,6 +234,8 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         raise UserErrorException(
             f"max_run_duration_seconds is from 1 to {DURATION_MAX_S}, not {spec.max_run_duration_s}."
         )
+    if abs(spec.priority) > PRIORITY_MAX:
+        raise UserErrorException(f"A priority is from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {spec.priority}.")
     if spec.kind == RunKind.SCRIPT:
         _check_script(call, spec)
     with call.parts.database.read() as connection:
