@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -252,6 +253,21 @@ def test_key_with_a_passphrase_is_used_and_neither_is_ever_given_out(
     with pytest.raises(ComputeTargetException, match="stays with the server"):
         target.get_credentials()
     target.detach()
+
+
+def test_machine_is_attached_at_the_command_line(engine: Engine, machine: SshMachine) -> None:
+    settings = {
+        "address": machine.address, "username": machine.username, "ssh_port": machine.port,
+        "private_key_file": machine.key,
+    }  # fmt: skip
+    pairs = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    words = [sys.executable, "-m", "runyard.cli", "compute", "attach", "typed", "ssh", *pairs]
+    subprocess.run([*words, "--workspace", engine.workspace.name], check=True, capture_output=True)
+    target = RemoteCompute(engine.workspace, "typed")
+    assert target.settings == {
+        "address": machine.address, "username": machine.username, "ssh_port": str(machine.port)
+    }  # fmt: skip
+    target.delete()
 
 
 def test_machine_that_does_not_reach_the_server_is_told_of(machine: SshMachine, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class SshCompute:
                 self._away_since, self._trouble = None, ""
                 self._wake.wait(LOOK_S)
                 self._wake.clear()
-            except ServiceException as error:
+            except (ServiceException, OSError, ValueError) as error:
                 self._away_since, self._trouble = self._away_since or time.monotonic(), str(error)
                 if line is not None:
                     line.close()

@@ -76,7 +76,7 @@ class Line:
                 raise ServiceException(f"The server has no OpenSSH client ({error.strerror}): install ssh.") from None
             try:
                 self.about = self._greet()
-            except ServiceException:
+            except BaseException:
                 self.close()
                 raise
 
@@ -128,8 +128,10 @@ class Line:
     def _line(self, ends_at: float) -> bytes:
         assert self._process.stdout is not None
         while b"\n" not in self._read:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, ends_at - time.monotonic()))
-            if not ready:
+            # select() knows no descriptor beyond 1023, which a busy server reaches.
+            poller = select.poll()
+            poller.register(self._process.stdout, select.POLLIN)
+            if not poller.poll(max(0.0, ends_at - time.monotonic()) * 1000):
                 raise EngineAwayError(f"{self._door.shown} does not answer.")
             data = os.read(self._process.stdout.fileno(), 1 << 16)
             if not data:
