@@ -30,5 +30,6 @@ def mnist_url(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = tmp_path_factory.mktemp("web")
     (root / "exdb").mkdir()
     os.symlink(digits, root / "exdb" / "mnist")
-    with serving_folder(root) as address:
+    # On every address: the nodes of a cluster ask for them too.
+    with serving_folder(root, "0.0.0.0") as address:
         yield address + "/exdb/mnist"

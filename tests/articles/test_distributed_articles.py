@@ -125,9 +125,11 @@ def test_distributed_blocks_run_on_two_nodes_of_another_engine(
 ) -> None:
     """The target's name is all that differs; the nodes find the environment that a run on this host has left."""
     home = tmp_path / "home"
-    with make_engine(kind, tmp_path, home / "cache", **warm_settings(home)) as engine:
+    variables = {"RUNYARD_ALLOW_PRIVATE_URLS": "1", **warm_settings(home)}
+    with make_engine(kind, tmp_path, home / "cache", **variables) as engine:
         folder = _make_folder(tmp_path, monkeypatch)
-        names = _run_article(folder, mnist_url, digits)
+        address = engine.ray.site.head if engine.ray is not None else "127.0.0.1"
+        names = _run_article(folder, mnist_url.replace("127.0.0.1", address), digits)
         engine.attach(names["ws"])
         experiment = Experiment(names["ws"], "elsewhere")
         _build_here(experiment, names["src"].run_config.environment, folder)

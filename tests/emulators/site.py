@@ -14,9 +14,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serving_folder(root: Path) -> Iterator[str]:
-    """The address below which the folder's files lie."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root))) as server:
+def serving_folder(root: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """The address below which the folder's files lie; ``host`` is where others may ask for them too."""
+    with http.server.ThreadingHTTPServer((host, 0), partial(_Quiet, directory=str(root))) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
