@@ -19,9 +19,9 @@ class Compute(Protocol):
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         """Begin the attempt; ``secret`` is the token of its run.
 
-        May block for some milliseconds. Idempotent: a key whose runner lives is left alone. Raises ServiceException
-        where the engine refuses; control tries again, and for a StorageFullError or an EngineAwayError as often as it
-        takes.
+        May block for some milliseconds: an engine that answers later is asked in the background, and ``poll`` says
+        what came of it. Idempotent: a key whose runner lives is left alone. Raises ServiceException where the engine
+        refuses; control tries again, and for a StorageFullError or an EngineAwayError as often as it takes.
         """
 
     def recover(self, key: str) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -72,6 +73,7 @@ def fetched(launch: Dict[str, Any], root: str) -> str:
         if not os.path.isdir(folder):
             raise
         # Another attempt was first.
+        shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

@@ -47,25 +47,24 @@ class RayCompute:
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         folder = self._settings.get("node_folder", "")
         program = node_program(self._reach, plan, secret, "RUNYARD_NODE_NUMBER", folder)
-        self._watch.expect(key)
         log = f"/tmp/runyard-ray-{key.rpartition('/')[0]}.log"
-        self._bridge.ask(
-            "start", key=key, program=program, nodes=plan.node_count, bundle=bundle_of(self._settings), log=log
-        )
+        asked = {"key": key, "program": program, "nodes": plan.node_count, "log": log}
+        self._watch.begin(key, lambda: self._bridge.ask("start", bundle=bundle_of(self._settings), **asked))
 
     def recover(self, key: str) -> bool:
         """Each node has done what can be done; what is gone from Ray is gone."""
-        self._try("remove", key=key)
+        self._watch.do(lambda: self._bridge.ask("remove", key=key))
         return False
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
         return self._watch.observe(list(keys))
 
     def stop(self, key: str) -> None:
-        self._try("signal", key=key, number=int(signal.SIGTERM))
+        self._watch.forget(key)
+        self._watch.do(lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGTERM)))
 
     def kill(self, key: str) -> None:
-        self._try("signal", key=key, number=int(signal.SIGKILL))
+        self._watch.do(lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGKILL)))
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """The nodes do that themselves; groups that nobody asks for any more go with the next look."""
@@ -77,13 +76,6 @@ class RayCompute:
     def _look(self, keys: Sequence[str]) -> Dict[str, Observation]:
         found: Dict[str, List[str]] = self._bridge.ask("look", keys=list(keys))
         return {key: Observation(key, state, detail) for key, (state, detail) in found.items()}
-
-    def _try(self, do: str, **details: Any) -> None:
-        """Ask for what is asked for again where it fails."""
-        try:
-            self._bridge.ask(do, **details)
-        except ServiceException:
-            pass
 
 
 def bundle_of(settings: Mapping[str, str]) -> Dict[str, float]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 from runyard.compute.remote import EngineAwayError, Reach, node_program
 from runyard.compute.watch import Watch
@@ -65,13 +65,15 @@ class SlurmCompute:
         """Nothing makes Slurm's first start faster."""
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
+        self._watch.begin(key, lambda: self._submit(key, plan, secret))
+
+    def _submit(self, key: str, plan: LaunchPlan, secret: str) -> None:
         if key in self._queue():
             return
         program = node_program(self._reach, plan, secret, "SLURM_NODEID", self._settings.get(FOLDER, ""))
         script = job_script(program)
         if len(script) > PROGRAM_BYTES_MAX:
             raise ServiceException(f"The run's plan has {len(script)} bytes, more than a job of Slurm may.")
-        self._watch.expect(key)
         _ask(["sbatch", *job_options(self._reach.mark, key, plan.node_count, self._settings)], script)
 
     def recover(self, key: str) -> bool:
@@ -89,16 +91,13 @@ class SlurmCompute:
         if now - self._told.get(key, -TOLD_S) < TOLD_S:
             return
         self._told[key] = now
-        job = self._find(key)
-        if job is not None:
-            # The first ends one that waits still; the second tells the runners, which need their time.
-            _try(["scancel", "--state=PENDING", job.number])
-            _try(["scancel", "--signal=TERM", job.number])
+        self._watch.forget(key)
+        # The first ends one that waits still; the second tells the runners, which need their time.
+        self._watch.do(lambda: self._cancel(key, "--state=PENDING"))
+        self._watch.do(lambda: self._cancel(key, "--signal=TERM"))
 
     def kill(self, key: str) -> None:
-        job = self._find(key)
-        if job is not None:
-            _try(["scancel", job.number])
+        self._watch.do(lambda: self._cancel(key))
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """The nodes do that themselves."""
@@ -108,17 +107,16 @@ class SlurmCompute:
 
     def _queue(self) -> Dict[str, Job]:
         """This server's jobs by key; EngineAwayError where Slurm does not answer."""
-        text = _ask(["squeue", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
+        text = _ask(["squeue", "--me", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
         return parse_queue(text, self._reach.mark)
 
     def _look(self, _keys: Sequence[str]) -> Dict[str, Observation]:
         return {key: observation(key, job) for key, job in self._queue().items()}
 
-    def _find(self, key: str) -> Optional[Job]:
-        try:
-            return self._queue().get(key)
-        except ServiceException:
-            return None  # It is told again.
+    def _cancel(self, key: str, *options: str) -> None:
+        job = self._queue().get(key)
+        if job is not None:
+            _ask(["scancel", *options, job.number], "")
 
 
 def check_settings(settings: Mapping[str, str]) -> None:
@@ -154,7 +152,12 @@ def job_options(mark: str, key: str, nodes: int, settings: Mapping[str, str]) ->
 def job_script(program: str) -> str:
     """The job: each node runs the program from its standard input."""
     end = "RUNYARD_" + hashlib.sha256(program.encode()).hexdigest()[:16]
-    return f"#!/bin/sh\nexec srun --kill-on-bad-exit=0 --wait=0 python3 - <<'{end}'\n{program}\n{end}\n"
+    # A step has one processor of the task's unless it is told, since Slurm 22.05; and our mpirun needs none of Slurm's.
+    return (
+        '#!/bin/sh\n[ -n "$SLURM_CPUS_PER_TASK" ] && export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"\n'
+        "exec srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none --mpi=none python3 - "
+        f"<<'{end}'\n{program}\n{end}\n"
+    )
 
 
 def comment(mark: str, key: str) -> str:
@@ -216,14 +219,6 @@ def _ask(words: Sequence[str], text: str) -> str:
     if re.search(r"contact|controller|connect|timed out|resolve|authentication|munge|socket", said, re.IGNORECASE):
         raise EngineAwayError(f"Slurm's {words[0]} does not reach its controller: {said}.")
     raise ServiceException(f"Slurm's {words[0]} refused: {said}.")
-
-
-def _try(words: Sequence[str]) -> None:
-    """As _ask; what is refused was over already, and who is away is asked again."""
-    try:
-        _ask(words, "")
-    except ServiceException:
-        pass
 
 
 def _environment() -> Dict[str, str]:

@@ -1,11 +1,11 @@
-"""What an engine beside this host shows of its attempts, looked at in the background: control never waits for it."""
+"""What an engine beside this host is asked, in a thread of its own: control hands over and never waits."""
 
 import threading
 import time
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 from runyard.compute.remote import EngineAwayError
-from runyard.errors import ServiceException
+from runyard.errors import ServiceException, StorageFullError
 from runyard.protocol.plan import Observation, ObservedState
 
 #: Between two looks while there is anything to see, seconds; ends come as the runners' own reports.
@@ -13,7 +13,7 @@ LOOK_S = 2.0
 
 
 class Watch:
-    """The last thing that was seen of each attempt."""
+    """What is still to be done, and the last thing that was seen of each attempt."""
 
     def __init__(self, name: str, look: Callable[[Sequence[str]], Mapping[str, Observation]]) -> None:
         """``look`` asks the engine for attempts by their keys: EngineAwayError where it does not answer.
@@ -22,7 +22,13 @@ class Watch:
         """
         self._name = name
         self._ask = look
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        #: Attempts that the engine has not taken yet, and what each of them waits for.
+        self._starts: Dict[str, Callable[[], None]] = {}
+        self._reasons: Dict[str, str] = {}
+        #: Why the engine did not take an attempt.
+        self._refused: Dict[str, str] = {}
+        self._acts: List[Callable[[], None]] = []
         self._seen: Dict[str, Observation] = {}
         #: When the look began whose result is here; 0: none yet.
         self._seen_at = 0.0
@@ -30,49 +36,109 @@ class Watch:
         self._expected: Dict[str, float] = {}
         self._keys: List[str] = []
         self._asked_at = 0.0
-        self._is_closed = threading.Event()
+        self._is_closed = False
         self._thread: Optional[threading.Thread] = None
 
-    def look(self, keys: Sequence[str]) -> Mapping[str, Observation]:
-        """Look now; EngineAwayError where the engine does not answer."""
-        at = time.monotonic()
-        found = dict(self._ask(keys))
+    def begin(self, key: str, start: Callable[[], None]) -> None:
+        """Have ``start`` called until the engine takes the attempt: it is tried again where nobody answers."""
         with self._lock:
-            if at >= self._seen_at:
-                self._seen, self._seen_at = found, at
-        return found
+            self._starts[key] = start
+            self._refused.pop(key, None)
+            self._reasons[key] = "Is being handed to its compute target."
+            self._wake()
 
-    def expect(self, key: str) -> None:
-        """That key is being started now."""
+    def do(self, act: Callable[[], None]) -> None:
+        """Have the engine asked for something that is asked for again where it fails."""
         with self._lock:
-            self._expected[key] = time.monotonic()
+            self._acts.append(act)
+            self._wake()
+
+    def forget(self, key: str) -> None:
+        """That attempt is not to start any more, unless it has."""
+        with self._lock:
+            self._starts.pop(key, None)
 
     def observe(self, keys: Sequence[str]) -> Dict[str, Observation]:
-        """Of each key, what the last look tells; nothing of one that it is too old for."""
+        """Of each key, what was seen last; nothing of one that this is too old for."""
         with self._lock:
             self._asked_at, self._keys = time.monotonic(), list(keys)
-            for key in self._expected.keys() - set(keys):
-                del self._expected[key]
-            if self._thread is None and keys:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            if not self._seen_at:
-                return {}
-            told = [key for key in keys if self._expected.get(key, 0.0) < self._seen_at]
-            return {key: self._seen.get(key, Observation(key, ObservedState.UNKNOWN)) for key in told}
+            for known in (self._expected, self._refused, self._reasons):
+                for key in known.keys() - set(keys) - self._starts.keys():
+                    del known[key]
+            if keys:
+                self._begin_thread()
+            found = {key: self._told(key) for key in keys}
+        return {key: one for key, one in found.items() if one is not None}
 
     def close(self) -> None:
-        """Look no more."""
-        self._is_closed.set()
+        """Ask no more."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
+
+    def _told(self, key: str) -> Optional[Observation]:
+        if key in self._starts:
+            return Observation(key, ObservedState.WAITING, self._reasons.get(key, ""))
+        if key in self._refused:
+            return Observation(key, ObservedState.REFUSED, self._refused[key])
+        if not self._seen_at or self._expected.get(key, 0.0) >= self._seen_at:
+            return None
+        return self._seen.get(key, Observation(key, ObservedState.UNKNOWN))
+
+    def _wake(self) -> None:
+        self._begin_thread()
+        self._lock.notify_all()
+
+    def _begin_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
-        pause_s = 0.0
-        while not self._is_closed.wait(pause_s):
-            pause_s = LOOK_S
-            if time.monotonic() - self._asked_at < 2 * LOOK_S:
-                try:
-                    self.look(self._keys)
-                except EngineAwayError:
-                    pass  # What was seen last stays: runs in flight end as their runners say.
-                except ServiceException:
-                    pass  # A refusal tells nothing of any attempt.
+        look_at = 0.0
+        while not self._is_closed:
+            self._act()
+            self._start()
+            now = time.monotonic()
+            if now >= look_at and now - self._asked_at < 2 * LOOK_S:
+                self._look()
+                look_at = time.monotonic() + LOOK_S
+            with self._lock:
+                if not self._acts and not self._is_closed:
+                    self._lock.wait(LOOK_S if self._starts else max(0.05, min(LOOK_S, look_at - time.monotonic())))
+
+    def _act(self) -> None:
+        with self._lock:
+            acts, self._acts = self._acts, []
+        for act in acts:
+            try:
+                act()
+            except ServiceException:
+                pass  # It is asked for again.
+
+    def _start(self) -> None:
+        with self._lock:
+            starts = list(self._starts.items())
+        for key, start in starts:
+            try:
+                start()
+            except (EngineAwayError, StorageFullError) as error:
+                # The others would only wait as long again to hear the same.
+                for one, _ in starts:
+                    self._reasons[one] = f"Waits for its compute target to answer: {error}"
+                return
+            except ServiceException as error:
+                self._refused[key] = str(error)
+            with self._lock:
+                self._expected[key] = time.monotonic()
+                if self._starts.get(key) is start:
+                    del self._starts[key]
+
+    def _look(self) -> None:
+        at = time.monotonic()
+        try:
+            found = dict(self._ask(self._keys))
+        except ServiceException:
+            return  # What was seen last stays: runs in flight end as their runners say.
+        with self._lock:
+            self._seen, self._seen_at = found, at

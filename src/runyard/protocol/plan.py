@@ -75,6 +75,8 @@ class LaunchPlan:
     #: None: the script runs on the node itself.
     container: Optional[ContainerPlan] = None
     node_count: int = 1
+    #: The GPUs of each node that are the run's, by number, as "0,1"; None: whichever its node has.
+    gpus: Optional[Tuple[str, ...]] = None
     #: None: one process.
     distribution: Optional[Distribution] = None
 
@@ -85,6 +87,8 @@ class ObservedState:
     UNKNOWN = "unknown"
     #: In the engine's own queue; ``Observation.detail`` says what for.
     WAITING = "waiting"
+    #: The engine did not take it, and will not; ``detail`` says why.
+    REFUSED = "refused"
     ALIVE = "alive"
     #: The engine has lost sight of it: it may live, and does as long as its runner is heard of.
     UNSEEN = "unseen"
