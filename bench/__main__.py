@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-NAMES = ("server", "track", "submit", "files", "data", "store", "environments", "tabular", "distributed")
+NAMES = ("server", "track", "submit", "files", "data", "store", "environments", "tabular", "distributed", "engines")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The page "From a laptop to a cluster", block by block: what it shows is run, on each engine that it names."""
 
 import re
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -47,6 +48,12 @@ def first_block(kind: str) -> str:
     return text.replace(package, here) if kind == "ray" else text
 
 
+def run_block(file: Path, text: str, names: dict[str, Any]) -> dict[str, Any]:
+    """The names that are left after a block of the page."""
+    file.write_text(text)
+    return runpy.run_path(str(file), init_globals=names)
+
+
 @pytest.mark.parametrize(
     ("kind", "heading"),
     [
@@ -60,13 +67,12 @@ def test_page_does_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with make_engine(kind, tmp_path) as engine:
-        names: dict[str, Any] = {}
-        exec(compile(first_block(kind), "page", "exec"), names)
+        names = run_block(tmp_path / "first.py", first_block(kind), {})
         text = block_after(heading)
         for pattern, make in CHANGES.get(kind, []):
             assert re.search(re.escape(pattern), text), pattern
             text = text.replace(pattern, make(engine))
-        exec(compile(text, "page", "exec"), names)
+        names = run_block(tmp_path / "second.py", text, names)
         assert "process 0 of 4 on" in capsys.readouterr().out
         names["run"].download_file("user_logs/std_log_process_3.txt", str(tmp_path / "log.txt"))
     assert (tmp_path / "log.txt").read_text().startswith("process 3 of 4 on")
