@@ -1,16 +1,18 @@
 """runyard compute ..."""
 
-from typing import Annotated, List, Optional
+from typing import Annotated, Dict, List, Optional
 
 import typer
 
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show
+from runyard.errors import UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, EngineKind
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
+from runyard.sdk.ray_compute import DEFAULT_MAX_NODES
 from runyard.sdk.remote_compute import from_settings
 from runyard.sdk.slurm_compute import NODES_MAX
 
@@ -57,16 +59,28 @@ def create_cluster(
 def attach_engine(
     name: str,
     kind: Annotated[str, typer.Argument(help="What is attached: slurm, ray or ssh.")],
-    settings: Annotated[Optional[List[str]], typer.Option("--set", help="A setting, as partition=gpu.")] = None,
+    settings: Annotated[
+        Optional[List[str]],
+        typer.Option("--set", help="A setting, as partition=gpu; max_nodes and vm_priority are settings of any."),
+    ] = None,
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
     """Make machines that are there already a compute target."""
     pairs = [one.partition("=") for one in settings or []]
     asked = {name.strip(): text.strip() for name, _, text in pairs}
-    config = from_settings(asked) if kind == EngineKind.SSH else AttachConfiguration(kind, asked, NODES_MAX)
+    config = from_settings(asked) if kind == EngineKind.SSH else _configuration(kind, asked)
     found = ComputeTarget.attach(find_workspace(workspace), name, config)
     show(found._record, as_json, ("Target", "Kind"), [(found.name, found.type)])
+
+
+def _configuration(kind: str, asked: Dict[str, str]) -> AttachConfiguration:
+    """Of an engine with several nodes: two of its settings are every target's."""
+    priority = asked.pop("vm_priority", "dedicated")
+    nodes = asked.pop("max_nodes", str(NODES_MAX if kind == EngineKind.SLURM else DEFAULT_MAX_NODES))
+    if not nodes.isdigit():
+        raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")
+    return AttachConfiguration(kind, asked, int(nodes), priority)
 
 
 @commands.command("evict")
