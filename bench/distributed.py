@@ -69,7 +69,8 @@ def _starts(folder: str, home: Path) -> None:
 
 
 def _decisions() -> None:
-    from runyard.control.schedule import ClusterView, NodeView, Waiting, decide
+    from runyard.control.places import ClusterView, Waiting
+    from runyard.control.schedule import NodeView, decide
 
     cluster = ClusterView("ws", "cpu", 0, 64, 60)
     nodes = [NodeView(f"ws/cpu/node-{n}", "ws", "cpu", f"busy-{n}" if n % 2 else None, 0) for n in range(64)]

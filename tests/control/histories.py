@@ -6,16 +6,14 @@ not live on, and may be killed, stopped, cut off or lost sight of at any moment,
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from runyard.compute.base import Compute
-from runyard.compute.engines import Engines, is_ordered_elsewhere
-from runyard.compute.remote import EngineAwayError, Reach
+from runyard.compute.engines import is_ordered_elsewhere
+from runyard.compute.remote import Reach
 from runyard.control import runs as life
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
@@ -25,140 +23,27 @@ from runyard.db import experiments, fleet, runs, workspaces
 from runyard.db.engine import Database
 from runyard.db.tables import nodes as node_table
 from runyard.db.tables import runs as run_table
-from runyard.errors import ConflictError, ServiceException
-from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
+from runyard.errors import ConflictError
+from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec, find_vm_size
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
-from runyard.protocol.plan import ExitCause, LaunchPlan, Observation, ObservedState, Report, ReportBatch, ReportKind
+from runyard.protocol.plan import ExitCause, ReportBatch, ReportKind
 from runyard.protocol.runs import TERMINAL, RunSpec, RunStatus
 from runyard.protocol.workspaces import WorkspaceSpec
 from runyard.storage.sealing import HostSeal
+from tests.control.recorded import FENCE_S, GPUS, Attempt, Here, Recorded, ServerKilledError, SomeGpus
 
 SECOND = 1_000_000
 LOCAL_SLOTS = 2
-#: How long an attempt of the far engine lives without a word from the server, seconds.
-FENCE_S = 60.0
 CLUSTERS = (
     ClusterSpec("cpu", max_nodes=3, idle_seconds_before_scaledown=20),
     ClusterSpec("cheap", vm_priority="lowpriority", min_nodes=1, max_nodes=4, idle_seconds_before_scaledown=5),
+    ClusterSpec("gpu", "STANDARD_NC6", "lowpriority", max_nodes=3, idle_seconds_before_scaledown=5),
+    ClusterSpec("gpus", "STANDARD_NC12", max_nodes=2, idle_seconds_before_scaledown=5),
     ClusterSpec("ray", vm_priority="lowpriority", max_nodes=3, engine=EngineSpec(EngineKind.RAY)),
     ClusterSpec("slurm", vm_priority="lowpriority", max_nodes=9, engine=EngineSpec(EngineKind.SLURM)),
 )
 _AS_IT_IS = EnvironmentSpec()
 _LOCK = Lock("0" * 64, Builder.USER_MANAGED)
-
-
-class ServerKilledError(Exception):
-    """The server died in the middle of a round."""
-
-
-@dataclass
-class Attempt:
-    """What a runner is to the server."""
-
-    key: str
-    plan: LaunchPlan
-    heard_at: int
-    is_alive: bool = True
-    #: Its part is over: nothing of it is left.
-    is_over: bool = False
-    #: It was told to end, or hears in its next reply that it must.
-    is_told: bool = False
-    is_canceled: bool = False
-    #: It is stopped, or its line to the server is cut: nothing it says arrives.
-    is_silent: bool = False
-    is_unseen: bool = False
-    was_unseen: bool = False
-    unsent: list[Report] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-
-    @property
-    def run_id(self) -> str:
-        return self.plan.run_id
-
-    def say(self, kind: str, **values: Any) -> None:
-        """Note the next report."""
-        if kind not in self.kinds:
-            self.kinds.append(kind)
-            self.unsent.append(Report(self.plan.attempt, len(self.kinds), kind, **values))
-
-
-class Recorded:
-    """An engine whose attempts do what the history says, and nothing by themselves."""
-
-    def __init__(self, world: "World", fence_s: float, can_recover: bool) -> None:
-        self._world = world
-        self.fence_s = fence_s
-        self._can_recover = can_recover
-        self.attempts: dict[str, Attempt] = {}
-        self.is_away = False
-
-    def prepare(self) -> None:
-        pass
-
-    def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
-        self._world.meanwhile()
-        if self.is_away:
-            raise EngineAwayError("It does not answer.")
-        trouble = self._world.take_trouble()
-        if trouble == "refused":
-            raise ServiceException("It refuses.")
-        if trouble == "killed before":
-            raise ServerKilledError
-        if key not in self.attempts:
-            self.attempts[key] = Attempt(key, plan, self._world.now)
-        if trouble == "killed after":
-            raise ServerKilledError
-
-    def recover(self, key: str) -> bool:
-        self._world.meanwhile()
-        one = self.attempts[key]
-        if not self._can_recover:
-            return False
-        one.is_alive, one.is_silent = True, False
-        one.heard_at = self._world.now
-        one.say(ReportKind.EXITED, message="Lost.", cause=ExitCause.RUNNER_LOST, error_code="SystemError")
-        return True
-
-    def poll(self, keys: Iterable[str]) -> dict[str, Observation]:
-        found = {} if self.is_away else {key: Observation(key, self._state(key)) for key in keys}
-        self._world.meanwhile()
-        return found
-
-    def _state(self, key: str) -> str:
-        one = self.attempts.get(key)
-        if one is None or (one.is_over and not one.is_unseen):
-            return ObservedState.UNKNOWN
-        if one.is_unseen:
-            return ObservedState.UNSEEN
-        return ObservedState.ALIVE if one.is_alive else ObservedState.GONE
-
-    def stop(self, key: str) -> None:
-        self._world.meanwhile()
-        one = self.attempts.get(key)
-        if one is not None and not one.is_silent and not self.is_away:
-            one.is_told = True
-
-    def kill(self, key: str) -> None:
-        one = self.attempts.get(key)
-        if one is not None and not one.is_unseen:
-            one.is_alive = False
-
-    def tidy(self, keys: Iterable[str], before: float) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Here(Engines):
-    """This host and one far engine for every attached target."""
-
-    def __init__(self, local: Compute, far: Compute, reach: Reach) -> None:
-        super().__init__(local, reach)
-        self.far = far
-
-    def of(self, spec: ClusterSpec | None) -> Compute:
-        return self.local if spec is None or spec.engine is None else self.far
 
 
 class World:
@@ -169,6 +54,7 @@ class World:
         #: UTC microseconds.
         self.now = 1_700_000_000 * SECOND
         self.here, self.far = Recorded(self, 0.0, True), Recorded(self, FENCE_S, False)
+        self.gpus = SomeGpus()
         self.trouble = ""
         #: What happened, for whoever reads a failure.
         self.log: list[str] = []
@@ -199,8 +85,9 @@ class World:
         )
         engines = Here(self.here, self.far, reach)
         self.loop = Loop(
-            self.database, engines, self.builds, lambda: "kit", self.home / "logs", LOCAL_SLOTS, True, lambda _: None
-        )
+            self.database, engines, self.builds, lambda: "kit", self.home / "logs", LOCAL_SLOTS, True, lambda _: None,
+            self.gpus,
+        )  # fmt: skip
 
     def close(self) -> None:
         self.builds.close()
@@ -250,7 +137,7 @@ class World:
             self.write(lambda c: life.request_cancel(c, "ws", run_id, "ann", self.now))
 
     def resize(self) -> None:
-        spec = self.chance.choice(CLUSTERS[:3])
+        spec = self.chance.choice(CLUSTERS[:5])
         bounds = sorted([self.chance.randint(0, 2), self.chance.randint(1, 4)])
         new = ClusterSpec(
             spec.name, spec.vm_size, spec.vm_priority, *bounds, spec.idle_seconds_before_scaledown, engine=spec.engine
@@ -338,6 +225,7 @@ class World:
     def disturb(self) -> None:
         self.trouble = self.chance.choice(["refused", "killed before", "killed after"])
         self.far.is_away = self.chance.random() < 0.3
+        self.gpus.held = {index for index in range(GPUS) if self.chance.random() < 0.2}
 
     def restart(self) -> None:
         """The server dies, and comes again after a while."""
@@ -392,7 +280,8 @@ class World:
             busy = sum(1 for node in here if node.run_id is not None)
             assert busy <= max(spec.max_nodes, self._busy[name]), f"{name} has more busy nodes than it may"
             self._busy[name] = busy
-        self._check_attempts(rows, held)
+        self._check_attempts(rows)
+        self._check_gpus(list(rows.values()), specs)
 
     def _check_run(self, row: Any, held: list[str], spec: ClusterSpec | None) -> None:
         is_over = row.status in TERMINAL
@@ -410,7 +299,28 @@ class World:
         if has_nodes:
             assert row.node in held
 
-    def _check_attempts(self, rows: dict[str, Any], held: dict[str, list[str]]) -> None:
+    def _check_gpus(self, rows: list[Any], specs: dict[str, ClusterSpec]) -> None:
+        """No GPU is given twice, nor is one of a cluster's run seen by a local one."""
+        given: list[str] = []
+        seen: set[str] = set()
+        for row in rows:
+            if row.key is None or row.ended_at is not None:
+                continue
+            spec = specs.get(row.target)
+            if spec is None:
+                seen |= set(row.gpus.split(",")) - {""}
+            elif spec.engine is not None:
+                assert row.gpus is None
+            else:
+                size = find_vm_size(spec.vm_size)
+                mine = [one for node in row.gpus.split(";") for one in node.split(",") if one]
+                assert size is not None
+                assert len(mine) == row.node_count * size.gpus
+                given += mine
+        assert len(given) == len(set(given)), "a GPU was given twice"
+        assert not seen & set(given), "a local run sees a GPU of another run"
+
+    def _check_attempts(self, rows: dict[str, Any]) -> None:
         """What lives is the present attempt of a run that goes on: so no node ever carries two.
 
         Only an attempt without a fence may outlive its run where its engine has lost it: nothing starts in its place.
@@ -428,11 +338,13 @@ class World:
     def drain(self) -> None:
         """Nothing goes wrong any more, and what can end does: then all is free, and soon."""
         self._has_races, self.trouble, self.far.is_away = False, "", False
+        self.gpus.held = set()
         for one in self.attempts():
             one.is_silent = one.is_unseen = False
         limits = {spec.name: spec.max_nodes for spec in self._specs()}
         for row in self.rows():
-            if row.ended_at is None and row.node_count > limits.get(row.target, 1):
+            is_too_large = row.target == "gpus" and row.node_count > GPUS // 2
+            if row.ended_at is None and (is_too_large or row.node_count > limits.get(row.target, 1)):
                 self.write(lambda c, row=row: life.request_cancel(c, "ws", row.id, "ann", self.now))
         for _ in range(200):
             for one in self.attempts():

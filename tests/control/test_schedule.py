@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runyard.control.schedule import LOCAL, PASSED_S, ClusterView, Decision, NodeView, Waiting, decide
+from runyard.control.places import PASSED_S, ClusterView, GpuView, Waiting
+from runyard.control.schedule import LOCAL, Decision, NodeView, decide
 from runyard.protocol.runs import PRIORITY_STEP_S, turn_of
 
 SECOND = 1_000_000
@@ -143,7 +144,67 @@ def test_stream_of_high_runs_lets_a_low_one_through_in_time() -> None:
     assert minute >= 3 * PRIORITY_STEP_S // 60
 
 
-def test_local_runs_share_the_places_of_this_machine() -> None:
+GPU = ClusterView("ws", "gpu", 0, 4, 60, gpus=1)
+LARGE = ClusterView("ws", "large", 0, 4, 60, gpus=2)
+FOUR = GpuView((0, 1, 2, 3))
+
+
+def _decide_gpus(waiting: list[Waiting], gpus: GpuView, *clusters: ClusterView) -> Decision:
+    return decide(waiting, [], list(clusters or (GPU, LARGE, CPU)), 0, 2, NOW, gpus)
+
+
+def test_nodes_of_all_clusters_share_the_gpus_and_none_is_given_twice() -> None:
+    waiting = [*_wait("a", target="gpu"), Waiting("b", "ws", "gpu", 2, NOW), Waiting("c", "ws", "large", 1, NOW)]
+    found = _decide_gpus([*waiting, *_wait("d")], FOUR)
+    assert found.gpus == {"a": "0", "b": "1;2", "d": ""}, "a run on a size without GPUs sees none"
+    assert found.reasons == {"c": "Waits for 2 GPUs of this machine's 4 to be free."}
+    assert _decide_gpus(_wait("c", target="large"), FOUR).gpus == {"c": "0,1"}
+
+
+def test_gpu_that_something_else_uses_is_not_given_out_and_the_reason_says_so() -> None:
+    held = GpuView((0, 1), held=((0, "process 4242"),))
+    assert _decide_gpus(_wait("a", target="gpu"), held).gpus == {"a": "1"}
+    found = _decide_gpus(_wait("a", target="large"), held)
+    assert found.reasons["a"] == (
+        "Waits for 2 GPUs of this machine's 2 to be free; GPU 0 is used by process 4242, which is no run here."
+    )
+
+
+def test_run_that_needs_more_gpus_than_there_are_waits_and_holds_nobody_up() -> None:
+    long_ago = Waiting("a", "ws", "large", 1, 0)
+    found = _decide_gpus([long_ago, *_wait("b", target="gpu")], GpuView((0,)))
+    assert found.reasons["a"].startswith("Waits for 2 GPUs, and this machine has 1: ")
+    assert found.gpus == {"b": "0"}
+
+
+def test_host_without_gpus_emulates_them_and_isolates_nothing() -> None:
+    found = _decide_gpus([*_wait("a", target="large"), *_wait("b", target=LOCAL)], GpuView())
+    assert ([run_id for run_id, _ in found.assigned], found.gpus) == (["b", "a"], {})
+
+
+def test_nodes_of_another_machine_take_none_of_this_host_s_gpus() -> None:
+    there = replace(LARGE, gpus=None)
+    assert (_decide_gpus(_wait("a", target="large"), GpuView((0,)), there).gpus) == {}
+
+
+def test_run_that_has_long_waited_for_gpus_is_kept_them_by_those_of_other_clusters() -> None:
+    gpus = GpuView((0, 1), given=frozenset((1,)))
+    for waited_s, started in ((PASSED_S - 1, {"b": "0"}), (PASSED_S, {})):
+        long = Waiting("a", "ws", "large", 1, NOW - waited_s * SECOND)
+        found = _decide_gpus([long, *_wait("b", target="gpu")], gpus)
+        assert found.gpus == started
+    assert found.reasons["b"] == "Waits behind 'a', which has long waited for GPUs."
+
+
+def test_local_runs_share_what_no_cluster_s_run_has_and_take_none_that_one_waits_for() -> None:
+    gpus = GpuView((0, 1, 2), given=frozenset((0,)))
+    assert _decide_gpus(_wait("a", "b", target=LOCAL), gpus).gpus == {"a": "1,2", "b": "1,2"}
+    seen = replace(gpus, shared=frozenset((1, 2)))
+    found = _decide_gpus([*_wait("a", target=LOCAL), *_wait("b", target="gpu")], seen)
+    assert (found.gpus, list(found.reasons)) == ({"a": ""}, ["b"])
+
+
+def test_local_runs_share_the_places_the_places_of_this_machine() -> None:
     found = _decide(_wait("a", "b", target=LOCAL), running=1)
     assert found.assigned == (("a", ()),)
     assert found.reasons == {"b": "Waits for one of this machine's 2 places for local runs."}

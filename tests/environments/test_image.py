@@ -121,6 +121,20 @@ def test_docker_runs_the_script_as_its_caller() -> None:
     ]  # fmt: skip
 
 
+def test_container_gets_the_gpus_of_its_run_alone() -> None:
+    docker, podman = replace(DOCKER, has_gpus=True), replace(PODMAN, has_gpus=True)
+    for asked in ((), ("--gpus", "all"), ("--gpus=all",)):
+        plan = ContainerPlan((*asked, "--cpus=2"))
+        words = run_arguments(docker, ASKED, plan, ["1", "3"])
+        assert words[words.index("--gpus") + 1] == '"device=1,3"'
+        assert (words.count("--gpus"), "all" in words, "--gpus=all" in words) == (1, False, False)
+        assert "--cpus=2" in words
+        assert "--gpus" not in run_arguments(docker, ASKED, plan, [])
+    words = run_arguments(podman, ASKED, ContainerPlan(), ["1", "3"])
+    assert [word for word in words if word.startswith("nvidia.com")] == ["nvidia.com/gpu=1", "nvidia.com/gpu=3"]
+    assert "nvidia.com/gpu=all" in run_arguments(podman, ASKED, ContainerPlan())
+
+
 def test_engine_without_root_maps_its_user() -> None:
     words = run_arguments(PODMAN, ASKED, ContainerPlan(("--network=none", "--ipc=host"), "2g"))
     assert words[words.index("--userns") : words.index("--mount")] == ["--userns", "keep-id", "--user", "1000:1000"]

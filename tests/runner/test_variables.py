@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from runyard.protocol.plan import ContainerPlan
 from runyard.runner.variables import expand, job_command, job_variables
 from tests.runner.conftest import MakeAttempt
 
@@ -21,6 +22,21 @@ def test_machine_s_own_environment_is_scrubbed(make_attempt: MakeAttempt, monkey
     assert found["PYTHONPATH"].endswith("/cache/kits/kit")
     assert (found["HTTPS_PROXY"], found["CUDA_VISIBLE_DEVICES"]) == ("http://proxy", "1")
     assert found["PATH"].split(os.pathsep)[0] == "/env/bin"
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [("1,3", ("1,3", "1,3")), ("", ("", "none"))])
+def test_run_sees_the_gpus_that_are_its_own_whatever_its_user_says(
+    make_attempt: MakeAttempt, gpus: str, seen: tuple[str, str]
+) -> None:
+    folder = make_attempt(gpus=(gpus,), variables={"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+    found = job_variables(folder, "/env/bin/python", {})
+    assert (found["CUDA_VISIBLE_DEVICES"], found["NVIDIA_VISIBLE_DEVICES"]) == seen
+    assert found["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_container_counts_its_own_gpus_from_zero(make_attempt: MakeAttempt) -> None:
+    folder = make_attempt(gpus=("1,3",), container=ContainerPlan())
+    assert job_variables(folder, "/env/bin/python", {})["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 def test_input_is_found_under_each_of_v1_s_names(make_attempt: MakeAttempt) -> None:

@@ -5,23 +5,25 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
 from runyard.compute.engines import Engines, is_ordered_elsewhere
+from runyard.compute.gpus import Gpus
 from runyard.compute.remote import EngineAwayError
 from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
+from runyard.control.places import ClusterView, GpuView, Waiting
 from runyard.control.plan import make_plan
-from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, ClusterView, NodeView, Waiting, decide
+from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, NodeView, decide
 from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.layout import folder_name
 from runyard.files.tails import tail_of
-from runyard.protocol.compute import ClusterSpec, EngineKind, NodeState
+from runyard.protocol.compute import ClusterSpec, EngineKind, NodeState, find_vm_size
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.experiments import Experiment
 from runyard.protocol.meeting import NodeReport, Phase
@@ -62,6 +64,7 @@ class Loop(threading.Thread):
         local_slots: int,
         allow_private_urls: bool,
         on_event: Callable[[str], None],
+        gpus: Optional[Gpus] = None,
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
@@ -74,6 +77,7 @@ class Loop(threading.Thread):
         self._local_slots = local_slots
         self._allow_private_urls = allow_private_urls
         self._on_event = on_event
+        self._gpus = gpus
         self._bell = threading.Event()
         self._is_stopping = False
         self._started_at = _now_us()
@@ -230,7 +234,7 @@ class Loop(threading.Thread):
         views = [
             ClusterView(
                 workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown,
-                is_ordered_elsewhere(one),
+                is_ordered_elsewhere(one), _gpus_of(one),
             )
             for workspace, one in clusters
         ]  # fmt: skip
@@ -244,6 +248,7 @@ class Loop(threading.Thread):
             sum(1 for row in rows if row.key is not None and row.target == LOCAL),
             self._local_slots,
             _now_us(),
+            self._see_gpus(rows, waiting) if waiting else GpuView(),
         )
         known = {row.id: row.reason for row in waiting}
         news = {run_id: why for run_id, why in decision.reasons.items() if known[run_id] != why}
@@ -260,6 +265,25 @@ class Loop(threading.Thread):
         if any(len(found) == 0 for _, found in decision.assigned):
             # More of them may wait to be handed over.
             self.ring()
+
+    def _see_gpus(self, rows: Sequence[Row[Any]], waiting: Sequence[Row[Any]]) -> GpuView:
+        """This host's GPUs as the runs that have some leave them; ``rows`` holds all that have begun."""
+        specs = [self._specs.get((row.workspace, row.target)) for row in waiting]
+        needs_none = not any(_gpus_of(spec) for spec in specs if spec is not None)
+        found = () if self._gpus is None else self._gpus.list(may_be_old=needs_none)
+        begun = [row for row in rows if row.key is not None and row.gpus]
+        given, shared = (
+            frozenset(
+                int(number)
+                for row in begun
+                if (row.target == LOCAL) == is_local
+                for number in row.gpus.replace(";", ",").split(",")
+            )
+            for is_local in (False, True)
+        )
+        taken = given | shared
+        held = tuple((one.index, one.user) for one in found if one.user and one.index not in taken)
+        return GpuView(tuple(one.index for one in found), given, shared, held)
 
     def _launch(self, run_id: str, secret: str) -> None:
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
@@ -293,7 +317,7 @@ class Loop(threading.Thread):
             lock = lock if self._is_here(row) else self._builds.open_lock(lock)
             plan = make_plan(
                 spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
-                EngineKind.LOCAL if target is None else target.kind, fence_s,
+                EngineKind.LOCAL if target is None else target.kind, fence_s, row.gpus,
             )  # fmt: skip
             engine.start(row.key, plan, secret)
         except StorageFullError as error:
@@ -332,6 +356,8 @@ class Loop(threading.Thread):
                 self._listen(row, seen.detail)
             elif seen.state == ObservedState.WAITING:
                 self._say(row, seen.detail)
+            elif seen.state == ObservedState.REFUSED:
+                self._write(life.fail, row.id, RunError("SystemError", f"It could not be started: {seen.detail}"))
             elif seen.state == ObservedState.UNKNOWN and row.status == RunStatus.QUEUED:
                 self._restart(row)
             elif (
@@ -429,6 +455,12 @@ def _view(node: Row[Any]) -> NodeView:
 def _places_of(spec: ClusterSpec) -> int:
     """How many of a target's runs can start in one round at the most."""
     return HANDED_OVER_MAX if is_ordered_elsewhere(spec) else spec.max_nodes
+
+
+def _gpus_of(spec: ClusterSpec) -> Optional[int]:
+    """How many GPUs of this host a node has; None: its nodes are not this host's."""
+    size = find_vm_size(spec.vm_size)
+    return None if spec.engine is not None else size.gpus if size is not None else 0
 
 
 def _is_waiting(row: Row[Any]) -> bool:

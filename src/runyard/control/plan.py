@@ -42,8 +42,11 @@ def make_plan(
     allow_private_urls: bool,
     engine: str = EngineKind.LOCAL,
     fence_s: Optional[float] = None,
+    gpus: Optional[str] = None,
 ) -> LaunchPlan:
     """The plan of that attempt; ``engine`` is the EngineKind of its target, ``fence_s`` as in LaunchPlan.
+
+    ``gpus`` are as the run's row has them.
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
@@ -69,8 +72,14 @@ def make_plan(
         node_count=spec.node_count,
         distribution=spec.distribution,
         fence_s=fence_s,
+        gpus=None if gpus is None else _by_node(gpus, spec.node_count),
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
+
+
+def _by_node(gpus: str, nodes: int) -> Tuple[str, ...]:
+    """The GPUs of each node; none at all are an empty text, however many nodes there are."""
+    return tuple(gpus.split(";")) if gpus else ("",) * nodes
 
 
 def _container(docker: DockerSpec) -> ContainerPlan:

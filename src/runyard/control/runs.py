@@ -7,7 +7,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 from sqlalchemy import Connection, Row
 
-from runyard.control.schedule import Decision
+from runyard.control.schedule import LOCAL, Decision
 from runyard.db import datasets, datastores, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
@@ -20,6 +20,8 @@ from runyard.protocol.wire import dumps
 
 #: A run's token works this long after the run has ended, so that its last requests get through.
 TOKEN_GRACE_US = 600 * 1_000_000
+#: What a local run is told that finds none left.
+NO_GPUS = "It sees no GPU: those of this machine are for the runs of clusters now."
 #: Infrastructure retries by default.
 RETRIES = {"dedicated": 0, "lowpriority": 3}
 
@@ -85,9 +87,16 @@ def place(
         elif run_id in reasons and run.status == RunStatus.QUEUED:
             run.say(reasons[run_id], now)
         if run_id in assigned and _assign(run, assigned[run_id], secrets[run_id], now):
+            run.touch(gpus=decision.gpus.get(run_id))
+            _warn_without_gpus(run, decision)
             started.append(run_id)
         run.save()
     return started
+
+
+def _warn_without_gpus(run: Steps, decision: Decision) -> None:
+    if run.row.target == LOCAL and decision.gpus.get(run.row.id) == "":
+        runs.add_warnings(run.connection, run.row.id, [NO_GPUS])
 
 
 def _queue(run: Steps, lock: str, reason: str, now: int) -> None:
@@ -310,7 +319,7 @@ def _priority(connection: Connection, row: Row[Any]) -> str:
 def _requeue(run: Steps, now: int) -> None:
     row = run.row
     reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
-    values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None}
+    values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None, "gpus": None}
     run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
     _free_nodes(run, now)
 

@@ -1,33 +1,18 @@
 """Which waiting run goes where, which nodes come and which leave. Pure: the same view gives the same decision."""
 
+from dataclasses import field
 from itertools import count, islice
 from statistics import median
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
+from runyard.control.places import ClusterView, GpuView, Pool, Room, Waiting
 from runyard.protocol.record import record
-
-#: How long others may take nodes that a run of several waits for, seconds; then they are kept for it.
-PASSED_S = 600
 
 #: How many runs go to an engine's own queue in one round, since each is a request of its own.
 HANDED_OVER_MAX = 8
 
 #: The target that needs no cluster; its name as a cluster here.
 LOCAL = "local"
-
-
-class Waiting(NamedTuple):
-    """A run that is ready to start but for a node; a tuple, since each round makes one of every waiting run."""
-
-    run_id: str
-    workspace: str
-    target: str
-    #: How many nodes it needs, all at once.
-    nodes: int = 1
-    #: Since when it waits for what it waits for, UTC microseconds.
-    since: int = 0
-    #: Its place among the others: the smallest is the first.
-    turn: int = 0
 
 
 @record
@@ -45,19 +30,6 @@ class NodeView:
 
 
 @record
-class ClusterView:
-    """A cluster's bounds."""
-
-    workspace: str
-    name: str
-    min_nodes: int
-    max_nodes: int
-    idle_s: int
-    #: The engine's own queue orders the runs: each goes there as soon as it is ready.
-    is_ordered_elsewhere: bool = False
-
-
-@record
 class Decision:
     """What to do, in this order: remove, add, assign, explain."""
 
@@ -69,6 +41,44 @@ class Decision:
     assigned: Tuple[Tuple[str, Tuple[str, ...]], ...]
     #: Why each other run waits. Says nothing that changes with every run that starts: each change is a row written.
     reasons: Dict[str, str]
+    #: This host's GPUs, "0,1;2,3" by node, of each that starts on it, where it has any; '': the run sees none.
+    gpus: Dict[str, str] = field(default_factory=dict)
+
+
+class _Scene:
+    """One cluster while a decision is made."""
+
+    def __init__(self, cluster: ClusterView, nodes: List[NodeView], pool: Pool, now: int) -> None:
+        self.cluster = cluster
+        here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
+        self.removed = [node.id for node in here if node.is_leaving and node.run_id is None]
+        self.added: List[Tuple[str, str, str]] = []
+        self.assigned: List[Tuple[str, Tuple[str, ...]]] = []
+        self._here = [node for node in here if node.id not in self.removed]
+        self._idle = [node.id for node in self._here if node.run_id is None]
+        # A maximum that was lowered holds for what starts from now on.
+        self.room = Room(cluster, cluster.max_nodes - (len(self._here) - len(self._idle)), pool, now)
+
+    def offer(self, run: Waiting) -> None:
+        """The run's turn has come."""
+        if not self.cluster.is_ordered_elsewhere:
+            self.room.offer(run)
+        elif len(self.assigned) < HANDED_OVER_MAX:
+            self.assigned.append((run.run_id, ()))
+        else:
+            self.room.reasons[run.run_id] = f"Waits to be handed to {self.cluster.name!r}."
+
+    def settle(self, now: int) -> None:
+        """All turns have come: which nodes come, which go, and who gets which."""
+        cluster = self.cluster
+        if cluster.is_ordered_elsewhere:
+            return
+        needed = sum(run.nodes for run in self.room.starting)
+        new = _new_nodes(cluster, self._here, needed, {*self.removed, *(node.id for node in self._here)})
+        self.added = [(node, cluster.workspace, cluster.name) for node in new]
+        free = iter(self._idle + new)
+        self.assigned = [(run.run_id, tuple(islice(free, run.nodes))) for run in self.room.starting]
+        self.removed = [*self.removed, *_leaving_nodes(cluster, self._here, needed, now)]
 
 
 def decide(
@@ -78,6 +88,7 @@ def decide(
     local_running: int,
     local_slots: int,
     now: int,
+    gpus: GpuView = GpuView(),  # noqa: B008 - nothing changes it
 ) -> Decision:
     """Runs get nodes in their turn, and in the order given where that is the same; a cluster grows on demand.
 
@@ -85,40 +96,34 @@ def decide(
     free, for PASSED_S at the most: no run waits for ever, and no two hold nodes that the other needs.
     """
     waiting = sorted(waiting, key=_turn)
+    pool = Pool(gpus, now)
+    scenes = [_Scene(cluster, nodes, pool, now) for cluster in clusters]
+    places = {(one.cluster.workspace, one.cluster.name): one for one in scenes}
     assigned: List[Tuple[str, Tuple[str, ...]]] = []
     reasons: Dict[str, str] = {}
+    # All clusters at once, since they share this host's GPUs.
+    for run in waiting:
+        scene = places.get((run.workspace, run.target))
+        if scene is not None:
+            scene.offer(run)
+        elif run.target != LOCAL:
+            reasons[run.run_id] = f"Waits for compute target {run.target!r}, which does not exist; cancel the run."
     local = [run for run in waiting if run.target == LOCAL]
     free_slots = max(0, local_slots - local_running)
     assigned.extend((run.run_id, ()) for run in local[:free_slots])
     for run in local[free_slots:]:
         reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places for local runs."
+    given = {run.run_id: pool.share() for run in local[:free_slots]} if pool.is_there else {}
     removed: List[str] = []
     added: List[Tuple[str, str, str]] = []
-    for cluster in clusters:
-        queue = [run for run in waiting if run.target == cluster.name and run.workspace == cluster.workspace]
-        if cluster.is_ordered_elsewhere:
-            assigned.extend((run.run_id, ()) for run in queue[:HANDED_OVER_MAX])
-            reasons.update((run.run_id, f"Waits to be handed to {cluster.name!r}.") for run in queue[HANDED_OVER_MAX:])
-            continue
-        here = [n for n in nodes if n.cluster == cluster.name and n.workspace == cluster.workspace]
-        gone = [node.id for node in here if node.is_leaving and node.run_id is None]
-        removed.extend(gone)
-        here = [node for node in here if node.id not in gone]
-        idle = [node.id for node in here if node.run_id is None]
-        # A maximum that was lowered holds for what starts from now on.
-        starting, why = _start(cluster, queue, cluster.max_nodes - (len(here) - len(idle)), now)
-        needed = sum(run.nodes for run in starting)
-        new = _new_nodes(cluster, here, needed, {*gone, *(node.id for node in here)})
-        added.extend((node, cluster.workspace, cluster.name) for node in new)
-        free = iter(idle + new)
-        assigned.extend((run.run_id, tuple(islice(free, run.nodes))) for run in starting)
-        reasons.update(why)
-        removed.extend(_leaving_nodes(cluster, here, needed, now))
-    known = {(cluster.workspace, cluster.name) for cluster in clusters}
-    for run in waiting:
-        if run.target != LOCAL and (run.workspace, run.target) not in known:
-            reasons[run.run_id] = f"Waits for compute target {run.target!r}, which does not exist; cancel the run."
-    return Decision(tuple(removed), tuple(added), tuple(assigned), reasons)
+    for scene in scenes:
+        scene.settle(now)
+        removed.extend(scene.removed)
+        added.extend(scene.added)
+        assigned.extend(scene.assigned)
+        reasons.update(scene.room.reasons)
+        given.update(scene.room.gpus)
+    return Decision(tuple(removed), tuple(added), tuple(assigned), reasons, given)
 
 
 def estimate_wait_s(durations_s: Sequence[float], before: int, places: int) -> Optional[float]:
@@ -130,24 +135,6 @@ def estimate_wait_s(durations_s: Sequence[float], before: int, places: int) -> O
         return None
     usual = median(durations_s)
     return usual / 2 + usual * (before // max(1, places))
-
-
-def _start(cluster: ClusterView, queue: List[Waiting], free: int, now: int) -> Tuple[List[Waiting], Dict[str, str]]:
-    """Which runs of the queue start on ``free`` nodes, and why each other one waits."""
-    starting: List[Waiting] = []
-    reasons: Dict[str, str] = {}
-    # Of those that are passed, whatever their turns, the one that waits for longest.
-    first: Optional[Waiting] = None
-    for run in queue:
-        is_kept = first is not None and now - first.since >= PASSED_S * 1_000_000
-        if run.nodes <= free and not is_kept:
-            starting.append(run)
-            free -= run.nodes
-            continue
-        reasons[run.run_id] = _why(cluster, run, first if is_kept and run.nodes <= free else None)
-        if run.nodes <= cluster.max_nodes and (first is None or run.since < first.since):
-            first = run
-    return starting, reasons
 
 
 def _turn(run: Waiting) -> int:

@@ -30,6 +30,7 @@ STEPS = {
     ),
     3: (
         "ALTER TABLE runs ADD COLUMN node_count INTEGER NOT NULL DEFAULT '1'",
+        "ALTER TABLE runs ADD COLUMN gpus TEXT",
         "ALTER TABLE runs ADD COLUMN turn BIGINT NOT NULL DEFAULT '0'",
         "UPDATE runs SET turn = created_at WHERE ended_at IS NULL",
         "DROP INDEX runs_active",

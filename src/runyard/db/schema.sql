@@ -269,6 +269,7 @@ CREATE TABLE runs (
 	heard_at BIGINT,
 	spec TEXT NOT NULL,
 	node_count INTEGER DEFAULT '1' NOT NULL,
+	gpus TEXT,
 	turn BIGINT DEFAULT '0' NOT NULL,
 	UNIQUE (id)
 );

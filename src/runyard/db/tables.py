@@ -105,6 +105,8 @@ runs = _table(
     Column("heard_at", BigInteger),
     Column("spec", Text, nullable=False),
     Column("node_count", Integer, nullable=False, server_default="1"),
+    #: This host's GPUs that the present attempt has, "0,1;2,3" by node; none: all that its host has.
+    Column("gpus", Text),
     #: Its place in the queue, as ``turn_of`` says.
     Column("turn", BigInteger, nullable=False, server_default="0"),
     Index("runs_by_experiment", "workspace", "experiment", "row"),

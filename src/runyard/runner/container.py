@@ -18,6 +18,7 @@ from runyard.protocol.record import record
 from runyard.runner.bound import BoundFolder, bound_folders
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.processes import Script
+from runyard.runner.variables import own_gpus
 
 #: "all" on the node: users may add any argument to the engine's "run", and so become root on it.
 ARGUMENTS_VARIABLE = "RUNYARD_CONTAINER_ARGUMENTS"
@@ -98,15 +99,19 @@ def enter_container(
         names=tuple(sorted(kept)),
         variables_file=str(variables_file),
     )
-    words = run_arguments(engine, asked, folder.plan.container or ContainerPlan())
+    words = run_arguments(engine, asked, folder.plan.container or ContainerPlan(), own_gpus(folder))
     with open(str(_record_of(folder)), "w", encoding="utf-8") as stream:
         json.dump({"engine": asdict(engine), "name": asked.name}, stream)
     return [engine.program, *words], {**engine_environment(os.environ), **kept}
 
 
-def run_arguments(engine: Engine, asked: Invocation, plan: ContainerPlan) -> List[str]:
-    """The engine's words for one script."""
+def run_arguments(
+    engine: Engine, asked: Invocation, plan: ContainerPlan, gpus: Optional[Sequence[str]] = None
+) -> List[str]:
+    """The engine's words for one script; ``gpus`` are the numbers of those that it may have, None: all."""
     mine = _checked(plan.arguments)
+    if gpus is not None:
+        mine = _without(mine, "--gpus")
     words = ["run", "--rm", "--init", "--name", asked.name, "--pull", "never", "--log-driver", "none"]
     words += ["--security-opt", "no-new-privileges", *_user(engine, asked.user)]
     if not _has(mine, "--network", "--net"):
@@ -115,7 +120,7 @@ def run_arguments(engine: Engine, asked: Invocation, plan: ContainerPlan) -> Lis
     if plan.shm_size and not _has(mine, "--shm-size", "--ipc"):
         words += ["--shm-size", plan.shm_size]
     if engine.has_gpus and not _has(mine, "--gpus"):
-        words += ["--gpus", "all"] if engine.kind == "docker" else ["--device", "nvidia.com/gpu=all"]
+        words += _gpu_words(engine, gpus)
     for mount in asked.mounts:
         words += ["--mount", _mount_text(mount)]
     words += ["--workdir", asked.work, "--env-file", asked.variables_file]
@@ -168,6 +173,26 @@ def _checked(arguments: Sequence[str]) -> List[str]:
                 hint=f"Leave it out, or set {ARGUMENTS_VARIABLE}=all where the runs run.",
             )
     return list(arguments)
+
+
+def _gpu_words(engine: Engine, gpus: Optional[Sequence[str]]) -> List[str]:
+    if engine.kind != "docker":
+        return [word for one in (["all"] if gpus is None else gpus) for word in ("--device", f"nvidia.com/gpu={one}")]
+    if gpus is None:
+        return ["--gpus", "all"]
+    # The engine reads this as a line of CSV.
+    return ["--gpus", '"device={}"'.format(",".join(gpus))] if gpus else []
+
+
+def _without(arguments: Sequence[str], name: str) -> List[str]:
+    """The arguments without that one and its value."""
+    kept: List[str] = []
+    is_value = False
+    for word in arguments:
+        if not is_value and word.split("=", 1)[0] != name:
+            kept.append(word)
+        is_value = not is_value and word == name
+    return kept
 
 
 def _has(arguments: Sequence[str], *names: str) -> bool:

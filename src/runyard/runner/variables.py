@@ -56,9 +56,32 @@ def job_variables(
     for short, path in [*data.items(), *((name.upper(), path) for name, path in data.items())]:
         values.setdefault(short, path)
     mine = {name: expand(text, values) for name, text in plan.variables.items()}
+    mine.update(gpu_variables(folder))
     if "PYTHONPATH" in mine:
         mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])
     return {**values, **mine}
+
+
+def gpu_variables(folder: AttemptFolder) -> Dict[str, str]:
+    """What keeps the script to the GPUs that are its own, whatever its user says; nothing where all are."""
+    mine = own_gpus(folder)
+    if mine is None:
+        return {}
+    # A container sees no others, and counts its own from 0.
+    shown = [str(place) for place in range(len(mine))] if folder.plan.container is not None else mine
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(shown),
+        "NVIDIA_VISIBLE_DEVICES": ",".join(shown) or "none",
+        # CUDA would else number them by their speed.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+
+
+def own_gpus(folder: AttemptFolder) -> Optional[List[str]]:
+    """The numbers of this node's GPUs that are the run's; None: all."""
+    if folder.plan.gpus is None:
+        return None
+    return [number for number in folder.plan.gpus[folder.node].split(",") if number]
 
 
 def _host_variables(interpreter: str) -> Dict[str, str]:

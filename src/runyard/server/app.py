@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Mapping
 
 from runyard.compute.engines import Engines
+from runyard.compute.gpus import Gpus, NvidiaGpus
 from runyard.compute.local import LocalCompute
 from runyard.compute.remote import Reach
 from runyard.control.builds import Builds
@@ -37,6 +38,7 @@ class Parts:
     database: Database
     store: ArtifactStore
     engines: Engines
+    gpus: Gpus
     loop: Loop
     builds: Builds
     sweeper: Sweeper
@@ -115,17 +117,20 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     def kit() -> str:
         return make_kit(str(cache / "kits")).version_digest
 
+    gpus = NvidiaGpus()
     sealer = Sealer(seal)
     environment_files = EnvironmentFiles(home / "environment-files")
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(
-        database, engines, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls, events.notify
-    )
+        database, engines, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls,
+        events.notify, gpus,
+    )  # fmt: skip
     return Parts(
         settings=settings,
         database=database,
         store=store,
         engines=engines,
+        gpus=gpus,
         loop=loop,
         builds=builds,
         sweeper=Sweeper(database, local, home, store),

@@ -104,7 +104,7 @@ def _check(spec: ClusterSpec) -> None:
 def _find_problems(call: Call, spec: ClusterSpec) -> List[str]:
     """What keeps the runs of a new target from what they need, a sentence each."""
     if spec.engine is None:
-        return _shortages(spec)
+        return _shortages(spec, len(call.parts.gpus.list()))
     if spec.kind == EngineKind.SSH:
         return call.parts.engines.find_problems(spec.engine)
     return _unreachable(call.parts.url)
@@ -120,11 +120,16 @@ def _unreachable(url: str) -> List[str]:
     ]
 
 
-def _shortages(spec: ClusterSpec) -> List[str]:
-    """What a node of that size has and this host has not, in one sentence."""
+def _shortages(spec: ClusterSpec, gpus: int) -> List[str]:
+    """What a node of that size has and this host has not, in one sentence; GPUs of a host that has too few: in another.
+
+    Without any, a size is emulated; otherwise its runs wait for what will never be there.
+    """
     size = find_vm_size(spec.vm_size)
     lacks = []
-    if size is not None and size.gpus and not os.path.exists("/dev/nvidia0"):
+    if size is not None and 0 < gpus < size.gpus:
+        return [f"No run can start on {spec.vm_size}: a node has {size.gpus} GPUs, and this host {gpus}."]
+    if size is not None and size.gpus and not gpus:
         lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
     if size is not None and size.cpus > (os.cpu_count() or 1):
         lacks.append(f"{size.cpus} CPUs (it has {os.cpu_count()})")
