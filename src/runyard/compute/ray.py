@@ -11,9 +11,10 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from runyard.compute.remote import EngineAwayError, Reach, node_program, read_fence_s
 from runyard.compute.watch import Watch
@@ -151,12 +152,17 @@ class _Bridge:
             return self._process
         self._drop()
         python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+        # A pipe that nobody reads would hold the process up once it is full.
+        with tempfile.TemporaryFile() as said:
+            return self._join(python, said)
+
+    def _join(self, python: str, said: IO[bytes]) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             # As text: a script's own folder would stand first where Python looks for "ray".
             [python, "-c", Path(__file__).with_name("ray_bridge.py").read_text(encoding="utf-8"), *self._names],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
             env=self._variables(),
             start_new_session=True,
             cwd="/",
@@ -165,10 +171,10 @@ class _Bridge:
         try:
             answer = self._answer(process, JOIN_S)
         except OSError:
-            process.kill()
-            said = process.stderr.read().decode("utf-8", "replace") if process.stderr is not None else ""
             self._drop()
-            raise EngineAwayError(f"The Ray cluster {self._address} cannot be joined: {_last(said)}.") from None
+            said.seek(0)
+            why = _last(said.read().decode("utf-8", "replace"))
+            raise EngineAwayError(f"The Ray cluster {self._address} cannot be joined: {why}.") from None
         if not answer["ok"]:
             raise EngineAwayError(str(answer["error"]))
         return process

@@ -1,5 +1,6 @@
 """What an engine beside this host is asked, in a thread of its own: control hands over and never waits."""
 
+import logging
 import threading
 import time
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
@@ -10,6 +11,8 @@ from runyard.protocol.plan import Observation, ObservedState
 
 #: Between two looks while there is anything to see, seconds; ends come as the runners' own reports.
 LOOK_S = 2.0
+
+_log = logging.getLogger("runyard.compute")
 
 
 class Watch:
@@ -115,6 +118,8 @@ class Watch:
                 act()
             except ServiceException:
                 pass  # It is asked for again.
+            except Exception:  # noqa: BLE001 - the thread must go on for all other attempts
+                _log.exception("%s could not be asked", self._name)
 
     def _start(self) -> None:
         with self._lock:
@@ -129,6 +134,9 @@ class Watch:
                 return
             except ServiceException as error:
                 self._refused[key] = str(error)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.exception("%s could not be handed %s", self._name, key)
+                self._refused[key] = f"{type(error).__name__}: {error}"
             with self._lock:
                 self._expected[key] = time.monotonic()
                 if self._starts.get(key) is start:
@@ -140,5 +148,8 @@ class Watch:
             found = dict(self._ask(self._keys))
         except ServiceException:
             return  # What was seen last stays: runs in flight end as their runners say.
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("what %s says is not understood", self._name)
+            return
         with self._lock:
             self._seen, self._seen_at = found, at
