@@ -1,0 +1,58 @@
+"""What Slurm is asked, and how its queue is read."""
+
+import pytest
+
+from runyard.compute.slurm import job_options, job_script, observation, parse_queue
+from runyard.protocol.plan import ObservedState
+
+QUEUE = """\
+7|RUNNING|None|n[1-2]|runyard:mine:run-1/1
+8|PENDING|Resources||runyard:mine:run-2/1
+9|PENDING|Priority||runyard:other:run-1/1
+10|FAILED|NonZeroExitCode|n1|runyard:mine:run-3/1
+11|RUNNING|None|n1|runyard:mine:run-3/1
+12|RUNNING|None|n1|(null)
+13|PENDING|JobHeldUser||somebody|s own: comment
+"""
+
+
+def test_own_jobs_are_found_by_their_keys_the_latest_of_each() -> None:
+    found = parse_queue(QUEUE, "mine")
+    assert {key: job.number for key, job in found.items()} == {"run-1/1": "7", "run-2/1": "8", "run-3/1": "11"}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "seen", "said"),
+    [
+        ("RUNNING", "None", ObservedState.ALIVE, ""),
+        ("COMPLETING", "None", ObservedState.ALIVE, ""),
+        ("PENDING", "Resources", ObservedState.WAITING, "Waits in Slurm's queue for free nodes (job 7)."),
+        ("PENDING", "BadConstraints", ObservedState.WAITING, "Waits in Slurm's queue for: BadConstraints (job 7)."),
+        ("CONFIGURING", "None", ObservedState.WAITING, "Waits for its nodes n1 of Slurm to come up (job 7)."),
+        ("COMPLETED", "None", ObservedState.GONE, "Slurm's job 7 on n1 ended as COMPLETED (None); "),
+        ("PREEMPTED", "None", ObservedState.GONE, "Slurm's job 7 on n1 ended as PREEMPTED (None); "),
+        ("A_STATE_TO_COME", "None", ObservedState.GONE, "Slurm's job 7 on n1 ended as A_STATE_TO_COME (None); "),
+    ],
+)
+def test_each_state_is_told(state: str, reason: str, seen: str, said: str) -> None:
+    (job,) = parse_queue(f"7|{state}|{reason}|n1|runyard:mine:run-1/1", "mine").values()
+    found = observation("run-1/1", job)
+    assert (found.state, found.detail.startswith(said)) == (seen, True)
+
+
+def test_options_are_words_of_their_own() -> None:
+    words = job_options(
+        "mine", "run-1/2", 3, {"partition": "gpu; rm -rf /", "exclusive": "", "node_folder": "/scratch"}
+    )
+    assert "--partition=gpu; rm -rf /" in words
+    assert "--exclusive" in words
+    assert {"--nodes=3", "--ntasks=3", "--no-requeue", "--comment=runyard:mine:run-1/2"} <= set(words)
+    assert not [word for word in words if "scratch" in word]
+
+
+def test_program_cannot_end_the_job_s_own_text() -> None:
+    program = "print(1)\nRUNYARD\nEND"
+    lines = job_script(program).splitlines()
+    end = lines[-1]
+    assert lines.count(end) == 1
+    assert f"<<'{end}'" in lines[2]
