@@ -138,6 +138,16 @@ def test_run_in_flight_ends_without_its_head_and_the_next_waits_for_it(engine: E
     late.wait_for_completion()
 
 
+def test_run_that_waits_in_ray_says_what_for_and_can_be_canceled(engine: Engine, tmp_path: Path) -> None:
+    config = RayCompute.attach_configuration(ray_of(engine).address, resources={"unheard_of": 1})
+    ComputeTarget.attach(engine.workspace, "impossible", config)
+    run = engine.submit(tmp_path, "print('never')", compute_target="impossible")
+    wait_until(lambda: engine.why(run) == "Waits in Ray for 1 node with 1 CPU, 1 unheard_of each.", "it says so")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+
+
 def test_what_cannot_be_attached_is_told(engine: Engine) -> None:
     for settings, said in (
         ({"address": "", "cpus": 1}, "needs the cluster's address"),

@@ -102,8 +102,13 @@ class Bridge:
         return found
 
     def signal(self, key: str, number: int) -> None:
-        """Send the attempt's programs a signal."""
-        for actor in _actors_of(self._prefix + key):
+        """Send the attempt's programs a signal; one that waits for its nodes waits no more."""
+        name = self._prefix + key
+        group = _group(name)
+        if group is not None and placement_group_table(group)["state"] == "PENDING":
+            _remove(name)
+            return
+        for actor in _actors_of(name):
             actor.signal.remote(number)
 
     def remove(self, key: str) -> None:
