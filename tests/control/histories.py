@@ -116,7 +116,7 @@ class World:
 
     def submit(self) -> None:
         self._count += 1
-        target = self.chance.choice(["local", *(one.name for one in CLUSTERS)])
+        target = self.chance.choice(["local", "local", *(one.name for one in CLUSTERS)])
         spec = RunSpec(
             f"run-{self._count}",
             "trial",
@@ -215,8 +215,10 @@ class World:
     def hide(self) -> None:
         """The far engine loses sight of an attempt, or an attempt of its server, or both; or they find each other."""
         alive = self.attempts()
+        # Those that were never heard of are the hardest to judge.
+        new = [one for one in alive if not one.kinds]
         if alive:
-            one = self.chance.choice(alive)
+            one = self.chance.choice(new if new and self.chance.random() < 0.5 else alive)
             one.is_silent = self.chance.random() < 0.5
             one.is_unseen = one.key in self.far.attempts and self.chance.random() < 0.7
             one.was_unseen |= one.is_unseen
