@@ -5,8 +5,10 @@ a head that dies takes no run with it. A process of its own speaks with Ray (com
 neither imports Ray nor waits for it.
 """
 
+import hashlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -26,6 +28,8 @@ PYTHON_VARIABLE = "RUNYARD_RAY_PYTHON"
 #: Joining the cluster takes a few seconds, and an answer of a busy head may; then it is away.
 JOIN_S, ANSWER_S = 40.0, 20.0
 
+#: Only these: Ray would take "local" or "auto" for a cluster that it starts or finds on this host.
+_ADDRESS = re.compile(r"^(ray://)?[A-Za-z0-9._\[\]:-]+:\d{1,5}$")
 #: What a cluster can be attached with.
 SETTINGS = ("address", "cpus", "gpus", "memory_gib", "resources", "token_file", "node_folder")
 
@@ -39,7 +43,9 @@ class RayCompute:
     def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
         self._settings = dict(settings)
         self._reach = reach
-        self._bridge = _Bridge(settings, reach.mark)
+        # Two targets of one cluster are two of these: neither may take the other's groups for its own leftovers.
+        told = hashlib.sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:8]
+        self._bridge = _Bridge(settings, f"{reach.mark}-{told}")
         self._watch = Watch("ray", self._look)
 
     def prepare(self) -> None:
@@ -98,7 +104,7 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise ComputeTargetException(
                 "A Ray target has no setting {!r}; there are: {}.".format(name[:80], ", ".join(SETTINGS))
             )
-    if not settings.get("address"):
+    if not _ADDRESS.match(settings.get("address", "")):
         raise ComputeTargetException("A Ray target needs the cluster's address, as 'host:6379' or 'ray://host:10001'.")
     try:
         bundle_of(settings)
@@ -129,8 +135,8 @@ class _Bridge:
     def ask(self, do: str, **details: Any) -> Any:
         """What the bridge answers; EngineAwayError where Ray does not, ServiceException where it refuses."""
         with self._lock:
-            process = self._joined()
             try:
+                process = self._joined()
                 assert process.stdin is not None
                 process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
                 process.stdin.flush()
@@ -183,7 +189,10 @@ class _Bridge:
         """The next line; TimeoutError or EOFError (as OSError) where none comes."""
         assert process.stdout is not None
         while b"\n" not in self._read:
-            if not select.select([process.stdout], [], [], limit_s)[0]:
+            # select() knows no descriptor beyond 1023, which a busy server reaches.
+            poller = select.poll()
+            poller.register(process.stdout, select.POLLIN)
+            if not poller.poll(limit_s * 1000):
                 raise TimeoutError(f"no answer for {limit_s:.0f} s")
             found = os.read(process.stdout.fileno(), 1 << 16)
             if not found:

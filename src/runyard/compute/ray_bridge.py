@@ -71,15 +71,16 @@ class Bridge:
         self._prefix = f"runyard:{mark}:"
 
     def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str) -> None:
-        """Ask Ray for the nodes of an attempt, each with its actor; nothing happens where they are there."""
+        """Ask Ray for the nodes of an attempt, each with its actor; what of them is there already is left alone."""
         name = self._prefix + key
-        if _group(name) is not None:
-            return
-        group = placement_group([bundle] * nodes, strategy="STRICT_SPREAD", name=name, lifetime="detached")
+        group = _group(name)
+        if group is None:
+            group = placement_group([bundle] * nodes, strategy="STRICT_SPREAD", name=name, lifetime="detached")
         for number in range(nodes):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             actor = NodeActor.options(  # type: ignore[attr-defined]
                 name=f"{name}:{number}",
+                get_if_exists=True,
                 lifetime="detached",
                 scheduling_strategy=place,
                 num_cpus=bundle.get("CPU", 0),

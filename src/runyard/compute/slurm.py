@@ -26,13 +26,17 @@ PROGRAM_BYTES_MAX = 4 << 20
 
 #: What an attached cluster may be asked with: the names of sbatch's own options, without their dashes.
 OPTIONS = (
-    "account", "clusters", "constraint", "cpus-per-task", "exclude", "exclusive", "gpus", "gpus-per-node", "gres",
+    "account", "constraint", "cpus-per-task", "exclude", "exclusive", "gpus", "gpus-per-node", "gres",
     "licenses", "mem", "mem-per-cpu", "nice", "nodelist", "partition", "prefer", "priority", "qos", "reservation",
     "time", "tmp", "wckey",
 )  # fmt: skip
 #: Not an option of sbatch: where the nodes keep runners, environments and attempts.
 FOLDER = "node_folder"
 
+#: What Slurm's own programs say where the controller, or munge, does not answer.
+_AWAY = (
+    r"unable to contact slurm|connect failure|connection (refused|reset)|timed out|munge|unable to resolve|zero bytes"
+)
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
 #: Variables of the server's own environment that Slurm's programs need, beside those that begin with its name.
@@ -74,7 +78,9 @@ class SlurmCompute:
         script = job_script(program)
         if len(script) > PROGRAM_BYTES_MAX:
             raise ServiceException(f"The run's plan has {len(script)} bytes, more than a job of Slurm may.")
-        _ask(["sbatch", *job_options(self._reach.mark, key, plan.node_count, self._settings)], script)
+        said = _ask(["sbatch", *job_options(self._reach.mark, key, plan.node_count, self._settings)], script)
+        if not said.strip().split(";")[0].isdigit():
+            raise ServiceException(f"Slurm's sbatch made no job: {said.strip()[:200]!r}.")
 
     def recover(self, key: str) -> bool:
         """Each node has done what can be done; what is gone from Slurm is gone."""
@@ -126,6 +132,10 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise ComputeTargetException(
                 "A Slurm target has no setting {!r}; there are: {}.".format(name[:80], ", ".join((*OPTIONS, FOLDER)))
             )
+    for name, text in settings.items():
+        if text == "help" or ("/" in text and name in ("exclude", "nodelist")):
+            # sbatch would print a list and submit nothing, or read the file of that name.
+            raise ComputeTargetException(f"The setting {name!r} cannot be {text[:80]!r}.")
     if shutil.which("sbatch") is None:
         raise ComputeTargetException(
             "The server finds no sbatch on its PATH: install Slurm's client there and give it the cluster's slurm.conf."
@@ -209,14 +219,21 @@ def _ask(words: Sequence[str], text: str) -> str:
     """What one of Slurm's programs prints; EngineAwayError: its controller is away. ServiceException: it refused."""
     try:
         done = subprocess.run(
-            list(words), input=text, env=_environment(), cwd="/", capture_output=True, text=True, timeout=ANSWER_S
+            list(words),
+            input=text,
+            env=_environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineAwayError(f"Slurm's {words[0]} does not answer: {error}.") from None
     if done.returncode == 0:
         return done.stdout
     said = " ".join(done.stderr.split())[-500:].rstrip(".")
-    if re.search(r"contact|controller|connect|timed out|resolve|authentication|munge|socket", said, re.IGNORECASE):
+    if re.search(_AWAY, said, re.IGNORECASE):
         raise EngineAwayError(f"Slurm's {words[0]} does not reach its controller: {said}.")
     raise ServiceException(f"Slurm's {words[0]} refused: {said}.")
 

@@ -35,6 +35,10 @@ _COMMAND = "exec python3 -u -c 'import sys; f = sys.stdin.buffer; exec(f.read(in
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "TZ")
 
 
+#: An answer is a line of some hundred bytes for each attempt, never so many.
+LINE_BYTES_MAX = 4 << 20
+
+
 @record
 class Door:
     """A machine, and what lets us in."""
@@ -137,6 +141,8 @@ class Line:
             if not data:
                 raise self._gone()
             self._read += data
+            if time.monotonic() > ends_at or len(self._read) > LINE_BYTES_MAX:
+                raise EngineAwayError(f"{self._door.shown} answers with what is no line.")
         line, _, self._read = self._read.partition(b"\n")
         return line
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from runyard.compute.remote import EngineAwayError
 from runyard.errors import ServiceException, StorageFullError
@@ -11,6 +11,9 @@ from runyard.protocol.plan import Observation, ObservedState
 
 #: Between two looks while there is anything to see, seconds; ends come as the runners' own reports.
 LOOK_S = 2.0
+
+#: While a key is being started, no look is new enough to tell of it.
+FAR_AHEAD = float("inf")
 
 _log = logging.getLogger("runyard.compute")
 
@@ -31,6 +34,8 @@ class Watch:
         self._reasons: Dict[str, str] = {}
         #: Why the engine did not take an attempt.
         self._refused: Dict[str, str] = {}
+        #: What was not to start any more before the engine took it: it knows nothing of them, whatever it says.
+        self._dropped: Set[str] = set()
         self._acts: List[Callable[[], None]] = []
         self._seen: Dict[str, Observation] = {}
         #: When the look began whose result is here; 0: none yet.
@@ -47,6 +52,7 @@ class Watch:
         with self._lock:
             self._starts[key] = start
             self._refused.pop(key, None)
+            self._dropped.discard(key)
             self._reasons[key] = "Is being handed to its compute target."
             self._wake()
 
@@ -59,7 +65,8 @@ class Watch:
     def forget(self, key: str) -> None:
         """That attempt is not to start any more, unless it has."""
         with self._lock:
-            self._starts.pop(key, None)
+            if self._starts.pop(key, None) is not None and self._expected.get(key) != FAR_AHEAD:
+                self._dropped.add(key)
 
     def observe(self, keys: Sequence[str]) -> Dict[str, Observation]:
         """Of each key, what was seen last; nothing of one that this is too old for."""
@@ -68,6 +75,7 @@ class Watch:
             for known in (self._expected, self._refused, self._reasons):
                 for key in known.keys() - set(keys) - self._starts.keys():
                     del known[key]
+            self._dropped &= set(keys)
             if keys:
                 self._begin_thread()
             found = {key: self._told(key) for key in keys}
@@ -82,6 +90,8 @@ class Watch:
     def _told(self, key: str) -> Optional[Observation]:
         if key in self._starts:
             return Observation(key, ObservedState.WAITING, self._reasons.get(key, ""))
+        if key in self._dropped:
+            return Observation(key, ObservedState.UNKNOWN)
         if key in self._refused:
             return Observation(key, ObservedState.REFUSED, self._refused[key])
         if not self._seen_at or self._expected.get(key, 0.0) >= self._seen_at:
@@ -125,9 +135,17 @@ class Watch:
         with self._lock:
             starts = list(self._starts.items())
         for key, start in starts:
+            with self._lock:
+                if self._starts.get(key) is not start:
+                    continue  # It was canceled meanwhile.
+                self._expected[key] = FAR_AHEAD
             try:
                 start()
             except (EngineAwayError, StorageFullError) as error:
+                with self._lock:
+                    self._expected.pop(key, None)
+                    if key not in self._starts:
+                        self._dropped.add(key)
                 # The others would only wait as long again to hear the same.
                 for one, _ in starts:
                     self._reasons[one] = f"Waits for its compute target to answer: {error}"
@@ -145,7 +163,10 @@ class Watch:
     def _look(self) -> None:
         at = time.monotonic()
         try:
-            found = dict(self._ask(self._keys))
+            with self._lock:
+                # What was started since control asked last is wanted too.
+                wanted = [*self._keys, *(key for key in self._expected if key not in self._keys)]
+            found = dict(self._ask(wanted))
         except ServiceException:
             return  # What was seen last stays: runs in flight end as their runners say.
         except Exception:  # noqa: BLE001 - as above

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from sqlalchemy import Connection, Row
 
@@ -69,6 +69,8 @@ class Loop(threading.Thread):
         super().__init__(name="control", daemon=True)
         self._database = database
         self._engines = engines
+        #: The engines that had attempts when they were asked last.
+        self._polled: Set[Compute] = set()
         #: Settings of each cluster, by workspace and name, as of the last round.
         self._specs: Dict[Tuple[str, str], ClusterSpec] = {}
         self._builds = builds
@@ -137,7 +139,7 @@ class Loop(threading.Thread):
         ready = self._prepare(unprepared)
         if is_full or ready or any(map(_is_waiting, rows)):
             self._schedule(rows, ready, clusters, nodes)
-        if is_full and rows:
+        if is_full and (rows or self._polled):
             self._evict(nodes, rows)
             self._poll()
 
@@ -369,9 +371,11 @@ class Loop(threading.Thread):
 
     def _observe(self, rows: Dict[str, Row[Any]]) -> Dict[str, Observation]:
         """What each engine sees of its own attempts, by key."""
-        keys: Dict[Compute, List[str]] = {}
+        # An engine that had some until now hears that it has none any more.
+        keys: Dict[Compute, List[str]] = {engine: [] for engine in self._polled}
         for key, row in rows.items():
             keys.setdefault(self._engine_of(row), []).append(key)
+        self._polled = {engine for engine, mine in keys.items() if mine}
         found: Dict[str, Observation] = {}
         for engine, mine in keys.items():
             found.update(engine.poll(mine))
@@ -422,6 +426,9 @@ class Loop(threading.Thread):
         secret = identity.new_secret("ryr")
         if self._database.write(lambda connection: life.start_again(connection, row, secret, _now_us())):
             self._launch(row.id, secret)
+        elif row.report_seq > 0:
+            # It has begun, and its engine has forgotten it.
+            self._outlast(row, Observation(row.key, ObservedState.UNKNOWN))
 
     def _recover(self, row: Row[Any], detail: str) -> None:
         """The runner is gone without having finished: another one completes its record, a few times at the most."""

@@ -32,6 +32,8 @@ def take_reports(connection: Connection, workspace: str, run_id: str, batch: Rep
     Taken in their order: those that came before count once, and what comes after a gap is sent again.
     """
     row = runs.get_row(connection, workspace, run_id)
+    if batch.attempt is not None and batch.attempt != row.attempt:
+        raise ConflictError(f"Attempt {batch.attempt} of run {row.id} is over; it is now {row.attempt}.")
     known = row.report_seq
     new = [report for report in sorted(batch.reports, key=lambda one: one.sequence) if report.sequence > known]
     in_order = [report for place, report in enumerate(new, known + 1) if report.sequence == place]

@@ -151,6 +151,8 @@ class ReportBatch:
     reports: Tuple[Report, ...]
     #: When it was sent, by the clock of its reports: how long ago each was seen is certain where no two clocks agree.
     sent_at: Optional[int] = None
+    #: Whose reports they are, also where there are none: a runner that another has replaced must hear of it.
+    attempt: Optional[int] = None
 
 
 @record

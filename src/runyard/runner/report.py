@@ -67,8 +67,8 @@ class Reporter:
     def send(self) -> None:
         """Send what is not acknowledged, or a sign of life. Raises ServiceException where the server is away."""
         self._keep()
-        batch = ReportBatch(tuple(self._reports[self._acknowledged :]), _now_us())
         plan = self._folder.plan
+        batch = ReportBatch(tuple(self._reports[self._acknowledged :]), _now_us(), plan.attempt)
         reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
         self.heard_at = time.monotonic()
         self._acknowledged = max(self._acknowledged, reply.acknowledged)

@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 
 from runyard.compute.engines import check_engine
 from runyard.db import fleet, workspaces
-from runyard.errors import ComputeTargetException
+from runyard.errors import ComputeTargetException, PermissionDeniedError
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, EngineKind, changed_spec, find_vm_size
+from runyard.protocol.routes import ROLES, Permission
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
@@ -23,6 +24,13 @@ def create_cluster(call: Call) -> Cluster:
     spec: ClusterSpec = call.body
     check_compute_name(spec.name)
     _check(spec)
+    if spec.engine is not None:
+        _check_may_attach(call)
+        check_engine(spec.engine)
+    elif find_vm_size(spec.vm_size) is None:
+        raise ComputeTargetException(
+            f"The VM size {spec.vm_size[:80]!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6."
+        )
     warnings = _find_problems(call, spec)
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
@@ -81,13 +89,17 @@ def remove_node(call: Call) -> Cluster:
     return cluster
 
 
-def _check(spec: ClusterSpec) -> None:
-    if spec.engine is not None:
-        check_engine(spec.engine)
-    elif find_vm_size(spec.vm_size) is None:
-        raise ComputeTargetException(
-            f"The VM size {spec.vm_size[:80]!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6."
+def _check_may_attach(call: Call) -> None:
+    """Only owners attach: the machines get passwords of package indexes, and the server itself speaks with them."""
+    role = "" if call.principal is None else call.principal.role
+    if Permission.ADMIN not in ROLES.get(role, frozenset()):
+        raise PermissionDeniedError(
+            f"{call.user} may not attach machines, which get what environments are built with; ask an owner to."
         )
+
+
+def _check(spec: ClusterSpec) -> None:
+    """What holds of a cluster's bounds; quick, since a change is checked within a write."""
     if spec.vm_priority not in ("dedicated", "lowpriority"):
         raise ComputeTargetException(f"vm_priority is dedicated or lowpriority, not {spec.vm_priority[:40]!r}.")
     if not 0 <= spec.min_nodes <= spec.max_nodes <= NODES_MAX or spec.max_nodes < 1:
