@@ -115,7 +115,7 @@ def with_prefix(name: str, start: str) -> Iterator[int]:
                 yield int(entry.parent.name)
 
 
-def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
     """Wait until it is so."""
     ends_at = time.monotonic() + limit_s
     while not is_so():

@@ -46,7 +46,7 @@ AUTOSCALING = "autoscaling.json"
 #: How long a node of the autoscaler may be idle, seconds.
 IDLE_S = 6
 #: Longest wait for the cluster, for a script and for an installation, seconds.
-START_LIMIT_S = 100.0
+START_LIMIT_S = 220.0
 SCRIPT_LIMIT_S = 100.0
 INSTALL_LIMIT_S = 280.0
 
