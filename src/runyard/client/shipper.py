@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
 from runyard.client.spool import write_mark
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
@@ -126,11 +126,11 @@ class LogShipper:
         self._send = send
         self._offsets: Dict[str, int] = {}
 
-    def ship(self, name: str, path: str) -> int:
-        """Send what is new in the file at ``path``; returns how many bytes the server took."""
+    def ship(self, name: str, path: Union[str, int]) -> int:
+        """Send what is new in the file at ``path``, or open as it; returns how many bytes the server took."""
         offset = start = self._offsets.get(name, 0)
         try:
-            with open(path, "rb", opener=_open_file) as file:
+            with open(path, "rb", opener=_open_file, closefd=isinstance(path, str)) as file:
                 while True:
                     file.seek(offset)
                     data = file.read(LOG_BYTES)

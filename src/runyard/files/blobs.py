@@ -107,6 +107,17 @@ class BlobStore:
             self._sync_folders(digests[path] for path in large)
         return [Stored(path, digests[path], len(small[path]) if path in small else sizes[path]) for path in files]
 
+    def put_opened(self, source: BinaryIO) -> Tuple[str, int]:
+        """Store a copy of an open file, which may change meanwhile; returns the copy's digest and size."""
+        with self._room(), ThreadPoolExecutor(HASH_THREADS) as pool:
+            path = self._copied(source)
+            try:
+                with open(path, "rb") as file:
+                    digest, size = _hash_parallel(file.fileno(), pool)
+                return self._keep(path, digest, None), size
+            finally:
+                _remove(path)
+
     def put_stream(self, pieces: Iterable[bytes], expected: Optional[str] = None) -> str:
         """Store a content that comes in pieces; IntegrityError, and nothing kept, if it is not ``expected``."""
         with self._room():

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from runyard.client.http import Server
-from runyard.client.transfer import send_blobs
+from runyard.client.transfer import send_blobs, send_bytes
 from runyard.errors import UserErrorException
-from runyard.files.blobs import BlobStore
+from runyard.files.blobs import PACKED_BELOW, BlobStore
 from runyard.files.hashing import hash_file
 from runyard.files.inside import join_inside
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.trees import PATH_MAX, check_path
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.live import opened_files
 from runyard.runner.regular import record_name, regular_files
 
 #: The script's log under its present name and under the one of older generations.
@@ -32,8 +33,20 @@ RECORDED = ("outputs", "logs")
 BATCH = 2_000
 #: A record up to this size and count of files is stored within some milliseconds.
 SMALL_BYTES, SMALL_COUNT = 1 << 20, 20
+#: Most files of a running script in one request; small ones are held in memory until then.
+LIVE_BATCH = 100
 #: A file that changed within this time is still being written; it is left for later, nanoseconds.
 QUIET_NS = 2 * 10**9
+
+
+class _Changed:
+    """Some files that a script has finished writing, on their way to the record."""
+
+    def __init__(self) -> None:
+        #: Contents that are stored together.
+        self.small: Dict[str, bytes] = {}
+        self.artifacts: List[Artifact] = []
+        self.marks: Dict[str, Tuple[int, int]] = {}
 
 
 class Outputs:
@@ -46,8 +59,6 @@ class Outputs:
         self._root = os.path.realpath(str(folder.work))
         #: Of the first node, whose files have their own names; those of another one may be taken.
         self._is_first = folder.node == 0
-        # A confined script could lead a file elsewhere between the look at it and its reading, which is done outside.
-        self._waits_for_the_end = not self._is_first or folder.is_confined
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: Digests of what an earlier attempt had written, by name.
         self._restored: Dict[str, str] = {}
@@ -90,29 +101,60 @@ class Outputs:
     def ship_changed(self) -> int:
         """While the script runs: store what it has finished writing; returns how many files.
 
-        What other nodes write waits for the end, since the first one's files come first.
+        What other nodes write waits for the end, since the first one's files come first; so do links.
         """
-        if self._waits_for_the_end:
+        if not self._is_first:
             return 0
         quiet_before = time.time_ns() - QUIET_NS
-        changed, marks = [], {}
-        for name, path in self._files():
-            seen = os.stat(path)
+        some, count = _Changed(), 0
+        for name, handle in self._opened(*RECORDED):
+            seen = os.fstat(handle)
             mark = (seen.st_size, seen.st_mtime_ns)
-            if self._seen.get(name) != mark and seen.st_mtime_ns < quiet_before:
-                changed.append((name, path))
-                marks[name] = mark
-        self._record(changed, move=False)
-        self._seen.update(marks)
-        return len(changed)
+            if self._seen.get(name) == mark or seen.st_mtime_ns >= quiet_before:
+                continue
+            some.marks[name] = mark
+            if seen.st_size < PACKED_BELOW:
+                some.small[name] = os.pread(handle, PACKED_BELOW, 0)
+            else:
+                some.artifacts.append(Artifact(name, *self._put_opened(handle)))
+            count += 1
+            if len(some.marks) >= LIVE_BATCH:
+                self._record_changed(some)
+                some = _Changed()
+        self._record_changed(some)
+        return count
 
-    def logs(self) -> Iterator[Tuple[str, str]]:
-        """(name in the record, path) of each log that the script itself writes; of other nodes only at the end."""
-        if self._waits_for_the_end:
-            return
-        for name, path in self._files("logs"):
-            if not os.path.islink(path):
-                yield name, path
+    def _record_changed(self, some: "_Changed") -> None:
+        if some.small:
+            contents = list(some.small.values())
+            if self._store is not None:
+                digests = self._store.put_many(contents)
+            else:
+                digests = send_bytes(self._server, self._folder.plan.workspace, contents)
+            found = zip(some.small, digests, contents)
+            some.artifacts += [Artifact(name, digest, len(data)) for name, digest, data in found]
+        self._send(some.artifacts)
+        self._seen.update(some.marks)
+
+    def _put_opened(self, handle: int) -> Tuple[str, int]:
+        """(digest, size) of an open file once its blob is safe, whatever its script does with it meanwhile."""
+        if self._store is not None:
+            with open(handle, "rb", closefd=False) as file:
+                return self._store.put_opened(file)
+        # The server takes nothing under another digest than its own.
+        found = hash_file(f"/proc/self/fd/{handle}")
+        send_blobs(self._server, self._folder.plan.workspace, {found[0]: f"/proc/self/fd/{handle}"})
+        return found
+
+    def logs(self) -> Iterator[Tuple[str, int]]:
+        """(name in the record, descriptor) of each log that the script writes; of other nodes only at the end."""
+        return self._opened("logs") if self._is_first else iter(())
+
+    def _opened(self, *tops: str) -> Iterator[Tuple[str, int]]:
+        for path, handle in opened_files(self._root, *tops):
+            name = record_name(path)
+            if self._is_allowed(name):
+                yield name, handle
 
     def store_files(self) -> Tuple[Artifact, ...]:
         """After the last process ended: store every file; returns what is not recorded yet, for the last report."""

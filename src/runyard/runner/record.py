@@ -66,9 +66,9 @@ class Record:
         for name, path in others:
             if name not in self._unsent:
                 self._ship_log(name, path)
-        for name, path in self._outputs.logs():
+        for name, handle in self._outputs.logs():
             if name not in self._unsent:
-                self._ship_log(name, path)
+                self._ship_log(name, handle)
         self._metrics.ship()
 
     def sync(self) -> None:
@@ -144,7 +144,7 @@ class Record:
             self._reporter.add(ReportKind.PREPARING, progress)
             self._reporter.try_send()
 
-    def _ship_log(self, name: str, path: str) -> None:
+    def _ship_log(self, name: str, path: Union[str, int]) -> None:
         """One of the script's own logs. One that the server refuses is not followed; it is stored at the end."""
         try:
             self._logs.ship(name, path)
