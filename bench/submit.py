@@ -19,22 +19,21 @@ MANY = 200
 
 def main() -> None:
     """Print the figures."""
-    with own_server() as home, tempfile.TemporaryDirectory() as folder:
+    with own_server() as home, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as outside:
         with open(os.path.join(folder, "t.py"), "w") as file:
             file.write(SCRIPT)
         with open(os.path.join(folder, "wait.py"), "w") as file:
             file.write(WAITING)
-        _measure(folder, home)
+        # Not in the home, of which a confined script sees nothing.
+        _measure(folder, home, os.path.join(outside, "out.txt"))
 
 
-def _measure(folder: str, home: Path) -> None:
+def _measure(folder: str, home: Path, out: str) -> None:
     from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
 
     experiment = Experiment(Workspace.create("bench", exist_ok=True), "submit")
     environment = Environment("bench")
     environment.python.user_managed_dependencies = True
-
-    out = str(home / "out.txt")
 
     def config(script: str = "t.py") -> ScriptRunConfig:
         found = ScriptRunConfig(folder, script, environment=environment)

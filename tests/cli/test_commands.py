@@ -70,7 +70,8 @@ def test_up_returns_with_none_of_its_callers_pipes_held(tmp_path: Path) -> None:
     assert "runs already" in again.stdout
     shown = subprocess.run([*words, "status", "--json"], env=variables, capture_output=True, text=True, check=True)
     status = json.loads(shown.stdout)
-    assert set(status) == {"running", "url", "pid", "home", "version", "store", "store_problem"}
+    facts = {"running", "url", "pid", "home", "version", "store", "store_problem", "isolation", "isolation_problem"}
+    assert set(status) == facts
     assert os.readlink(f"/proc/{status['pid']}/fd/0") == "/dev/null"
     subprocess.run([*words, "down"], env=variables, capture_output=True, timeout=60, check=True)
     down = subprocess.run([*words, "status"], env=variables, capture_output=True, text=True, check=False)

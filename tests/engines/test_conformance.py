@@ -179,7 +179,8 @@ def test_pytorch_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
 
 def test_killed_runner_is_told_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
     run = engine.submit(tmp_path, "import time\nprint('up', flush=True)\ntime.sleep(1000)")
-    wait_until(lambda: run.get_status() == "Running", "it runs")
+    # A confined script ends with its runner, whatever it has not said yet.
+    wait_until(lambda: "up" in str(run.get_details_with_logs().get("logFiles")), "it runs")
     os.kill(engine.runner_pid(run), signal.SIGKILL)
     run.wait_for_completion(raise_on_error=False)
     assert run.get_status() == "Failed"

@@ -38,6 +38,9 @@ def tell(name, text=""):
     with open(os.path.join(HERE, name + ".new"), "w") as file:
         file.write(str(text))
     os.rename(os.path.join(HERE, name + ".new"), os.path.join(HERE, name))
+def known(pid):
+    # As the test finds it: a confined script knows a process by another number than the host does.
+    return os.readlink("/proc/self/ns/pid") + f"/{pid}"
 def await_file(name):
     while not os.path.exists(os.path.join(HERE, name)):
         time.sleep(0.02)
@@ -112,6 +115,10 @@ class House:
         """What a script wrote under that name, once it is there."""
         wait_until((self.stage / name).exists, f"a script tells {name!r}")
         return (self.stage / name).read_text()
+
+    def hear_pids(self, name: str) -> list[int]:
+        """The host's pids of the ``known`` processes that a script told of."""
+        return [find_process(one) for one in self.hear(name).split()]
 
     def run(self, run_id: str) -> Run:
         found: Run = self.server.call("get_run", workspace=WORKSPACE, run_id=run_id)
@@ -218,6 +225,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def find_process(known: str) -> int:
+    """The pid here of a process that has that number in that namespace."""
+    space, number = known.split("/")
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == space:
+                words = Path(f"/proc/{entry}/status").read_text().partition("NSpid:")[2].splitlines()[0].split()
+                if words[-1] == number:
+                    return int(entry)
+    raise AssertionError(f"there is no process {known}")
 
 
 def _environments() -> Iterator[tuple[int, list[bytes]]]:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 PAIR = Distribution(DistributionKind.PYTORCH, process_count=2)
 WAITS = """
 rank = os.environ["RANK"]
-tell("up " + rank + " " + os.environ["AZ_BATCHAI_TASK_INDEX"], os.getpid())
+tell("up " + rank + " " + os.environ["AZ_BATCHAI_TASK_INDEX"], known(os.getpid()))
 os.makedirs("outputs", exist_ok=True)
 open("outputs/by-" + rank, "w").write(rank)
 await_file("go on")
@@ -61,7 +61,7 @@ def test_server_that_dies_is_waited_for_by_every_node(house: House, moment: str)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_process_is_named_and_ends_the_others(house: House, rank: int) -> None:
     run_id = _submit(house)
-    pids = [int(house.hear(f"up {one} {one}")) for one in range(2)]
+    pids = [pid for one in range(2) for pid in house.hear_pids(f"up {one} {one}")]
     kill(pids[rank])
     run = house.wait(run_id)
     assert run.error is not None
@@ -91,7 +91,7 @@ def test_killed_mpirun_is_the_runs_error(house: House) -> None:
     run_id = house.submit(
         WAITS.replace('"RANK"', '"OMPI_COMM_WORLD_RANK"'), target="pair", node_count=2, distribution=asked
     )
-    pids = [int(house.hear(f"up {one} {one}")) for one in range(2)]
+    pids = [pid for one in range(2) for pid in house.hear_pids(f"up {one} {one}")]
     kill(pids[1])
     run = house.wait(run_id)
     assert run.error is not None

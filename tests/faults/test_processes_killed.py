@@ -29,14 +29,14 @@ if os.path.exists(os.path.join(HERE, "second time")):
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
 run.log("loss", 0.5)
 print("started", flush=True)
-tell("pids", f"{os.getpid()} {child.pid}")
+tell("pids", f"{known(os.getpid())} {known(child.pid)}")
 await_file("never")
 """
 
 
 def _start(house: House, **spec: object) -> tuple[str, list[int]]:
     run_id = house.submit(FAMILY, **spec)
-    pids = [int(one) for one in house.hear("pids").split()]
+    pids = house.hear_pids("pids")
     house.wait(run_id, RunStatus.RUNNING)
     return run_id, pids
 
@@ -205,13 +205,13 @@ def test_daemon_without_its_environment_does_not_outlive_a_killed_runner(house: 
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        tell("daemon", os.getpid())
+        tell("daemon", known(os.getpid()))
         os.execve("/bin/sleep", ["sleep", "1000"], {})
     os._exit(0)
 await_file("never")
 """
     )
-    daemon = int(house.hear("daemon"))
+    (daemon,) = house.hear_pids("daemon")
     house.wait(run_id, RunStatus.RUNNING)
     kill(house.runner_pid(run_id))
     assert house.wait(run_id).status == RunStatus.FAILED

@@ -11,17 +11,22 @@ from tests.faults.house import WORKSPACE, House, is_running, kill, wait_until
 
 pytestmark = pytest.mark.e2e
 
-#: Tells which process is its runner, and which descriptors that has open.
-TELL_RUNNER = "tell('runner', os.getppid()); tell('open', len(os.listdir(f'/proc/{os.getppid()}/fd')))\n"
+#: A script that reaches its runner, which only an unconfined one does.
+TRUSTED = pytest.mark.parametrize("house", ["trusted"], indirect=True)
 
 
 def _run(house: House, code: str = "") -> tuple[int, int]:
-    """Let a run come to its end; returns its runner's pid and how many descriptors that had open."""
-    run_id = house.submit(TELL_RUNNER + code)
+    """Let a run come to its end; returns its runner's pid and how many descriptors that had open meanwhile."""
+    (house.stage / "go on").unlink(missing_ok=True)
+    run_id = house.submit(f"await_file('go on')\n{code}")
+    house.wait(run_id, RunStatus.RUNNING)
+    pid = house.runner_pid(run_id)
+    count = len(os.listdir(f"/proc/{pid}/fd"))
+    house.tell("go on")
     run = house.wait(run_id)
     assert run.status == RunStatus.COMPLETED, run.error
     wait_until(lambda: not house.attempt_folder(run_id).exists(), "the attempt's folder is gone")
-    return int(house.hear("runner")), int(house.hear("open"))
+    return pid, count
 
 
 def test_one_process_carries_out_many_attempts_and_keeps_nothing_of_them(house: House) -> None:
@@ -42,6 +47,7 @@ def test_log_and_variables_are_those_of_the_present_attempt(house: House) -> Non
         assert house.log(run_id) == f"{number} {'x' if number == 0 else None}\n"
 
 
+@TRUSTED
 @pytest.mark.parametrize(
     "change",
     [
@@ -89,8 +95,9 @@ def test_cancel_reaches_the_present_attempt_only(house: House) -> None:
 
 def test_killed_runner_that_was_used_before_leaves_no_process(house: House) -> None:
     _run(house)
-    run_id = house.submit("child = subprocess.Popen(['sleep', '1000'])\ntell('child', child.pid)\nawait_file('never')")
-    child = int(house.hear("child"))
+    code = "child = subprocess.Popen(['sleep', '1000'])\ntell('child', known(child.pid))\nawait_file('never')"
+    run_id = house.submit(code)
+    (child,) = house.hear_pids("child")
     kill(house.runner_pid(run_id))
     began = time.monotonic()
     assert house.wait(run_id).status == RunStatus.FAILED

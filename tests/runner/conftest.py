@@ -20,7 +20,7 @@ def make_attempt(tmp_path: Path) -> MakeAttempt:
     """A function that makes the folder of an attempt; its arguments are fields of the plan."""
 
     def make(**plan: Any) -> AttemptFolder:
-        home, path = tmp_path / "home", tmp_path / "home" / "runs" / "trial" / "1"
+        home, path = tmp_path / "home", tmp_path / "home" / "runs" / "trial" / str(plan.get("attempt", 1))
         path.mkdir(parents=True)
         BlobStore(home / "store")
         facts = NodeFacts(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+from runyard.protocol.plan import Isolation
 from runyard.sdk.session import current_server
 from tests.own_server import own_server
 
@@ -65,7 +67,7 @@ from azureml.core import Run
 run, home = Run.get_context(), os.environ["TEST_HOME"]
 found = [os.path.join(top, name) for top, _, names in os.walk(home) for name in names]
 tail = os.environ["AZUREML_RUN_ID"]
-run.log("others", [one for one in found if tail not in one and "/kits/" not in one])
+run.log("others", [one for one in found if not any(own in one for own in (tail, "/kits/", "/environment/"))])
 run.log("pids", len([one for one in os.listdir("/proc") if one.isdigit()]))
 def tries(do):
     try:
@@ -161,10 +163,53 @@ def test_distributed_run_is_confined_on_every_node(workspace: Workspace, tmp_pat
     script = (
         "import os\nfrom azureml.core import Run\n"
         "Run.get_context().log('rank', int(os.environ['RUNYARD_RANK']))\n"
+        "Run.get_context().log('space', os.readlink('/proc/self/ns/pid'))\n"
         "assert not os.path.exists(os.environ['TEST_HOME'] + '/runyard.db')\n"
     )
     run = run_script(workspace, tmp_path / "source", script, config=config, target="pair")
-    assert sorted(completed(run)["rank"]) == [0, 1, 2, 3]
+    found = completed(run)
+    assert sorted(found["rank"]) == [0, 1, 2, 3]
+    assert len(set(found["space"])) == 2, "a node's processes know each other, and not those of other nodes"
+
+
+def test_default_is_hidden_where_bubblewrap_works(tmp_path: Path) -> None:
+    """In a home behind a link, too."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with own_server(tmp_path / "link" / "home", RUNYARD_ISOLATION=""):
+        found = current_server().call("server_info")
+        assert (found.isolation, found.isolation_problem) == (Isolation.HIDDEN, "")
+        assert "isolation of jobs: hidden" in (tmp_path / "disk" / "home" / "server.log").read_text()
+        run = run_script(Workspace.create("apart"), tmp_path / "source", LOOKS, "1")
+        assert completed(run)["others"] == []
+
+
+def test_server_says_at_its_start_that_its_jobs_are_trusted_and_why(tmp_path: Path) -> None:
+    variables = {name: text for name, text in os.environ.items() if name != "RUNYARD_ISOLATION"}
+    variables.update(RUNYARD_HOME=str(tmp_path / "home"), PATH=str(tmp_path))
+    command = [sys.executable, "-m", "runyard.cli"]
+    up = subprocess.run([*command, "up"], env=variables, capture_output=True, text=True, check=True)
+    try:
+        why = "Jobs may do all that the server's user may: bubblewrap is not installed"
+        assert why in up.stderr
+        assert why in (tmp_path / "home" / "server.log").read_text()
+        told = subprocess.run([*command, "status"], env=variables, capture_output=True, text=True, check=True)
+        assert "trusted" in told.stdout
+        assert why in told.stderr
+        doctor = subprocess.run([*command, "doctor"], env=variables, capture_output=True, text=True, check=False)
+        assert f"warn  Isolation: trusted; {why}" in doctor.stdout
+    finally:
+        subprocess.run([*command, "down"], env=variables, capture_output=True, check=True)
+
+
+def test_server_does_not_start_hidden_where_it_cannot_be(tmp_path: Path) -> None:
+    variables = {**os.environ, "RUNYARD_HOME": str(tmp_path / "home"), "RUNYARD_ISOLATION": "hidden"}
+    command = [sys.executable, "-m", "runyard.server", "--home", str(tmp_path / "home")]
+    done = subprocess.run(command, env={**variables, "PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "runyard: RUNYARD_ISOLATION is hidden, and bubblewrap is not installed (Debian: apt install bubblewrap)."
+    )
 
 
 STEALS = """

@@ -1,7 +1,9 @@
 """Inputs from a bucket and from a container: mounted read-only, cached, shared; what breaks is said."""
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,27 +144,35 @@ def test_service_that_is_gone_is_an_error_of_the_read_and_a_sentence_in_the_log(
     assert "Input/output error" in log
 
 
+#: Reads a file, tells it, and goes on when it may.
+READS = """
+import os, sys, time
+name = os.path.join(sys.argv[1], "x")
+print(open(name).read())
+open(os.path.join(sys.argv[2], "read"), "w").close()
+while not os.path.exists(os.path.join(sys.argv[2], "go")):
+    time.sleep(0.02)
+"""
+
+
 def test_reader_outlives_the_end_of_the_process_that_serves_it(
     workspace: Workspace, home: Path, bucket: Any, tmp_path: Path
 ) -> None:
     dataset = _upload(bucket, tmp_path, "served", {"x": b"served"})
-    script = """
-import os, signal, subprocess, sys
-name = os.path.join(sys.argv[1], "x")
-print(open(name).read())
-for entry in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        words = open(f"/proc/{entry}/cmdline").read().split("\\0")
-    except OSError:
-        continue
-    if "runyard.runner.mounted" in words and sys.argv[1].startswith(words[-3]):
-        os.kill(int(entry), signal.SIGKILL)
+    script = (
+        READS
+        + """
 try:
     open(name).read()
 except OSError as error:
     print("error", error.errno)
 """
-    run = submit_here(workspace, tmp_path, script.replace("\\\\", "\\"), dataset.as_mount())
+    )
+    run = submit_here(workspace, tmp_path, script, dataset.as_mount(), str(tmp_path))
+    wait_until((tmp_path / "read").exists, "the script has read")
+    (served,) = [pid for pid, line in _processes() if "runyard.runner.mounted" in line and run.id in line]
+    os.kill(served, signal.SIGKILL)
+    (tmp_path / "go").touch()
     log = log_of(run, tmp_path)
     assert run.status == "Completed", log
     assert "served" in log
@@ -177,13 +187,19 @@ def test_mount_is_gone_after_a_run_that_was_killed(
     workspace: Workspace, home: Path, bucket: Any, tmp_path: Path
 ) -> None:
     dataset = _upload(bucket, tmp_path, "killed", {"x": b"killed"})
-    script = "import os, signal, sys; open(sys.argv[1] + '/x').read(); os.kill(os.getppid(), signal.SIGKILL)"
-    run = submit_here(workspace, tmp_path, script, dataset.as_mount())
+    run = submit_here(workspace, tmp_path, READS, dataset.as_mount(), str(tmp_path))
+    wait_until((tmp_path / "read").exists, "the script has read")
+    os.kill(int(json.loads((home / "runs" / run.id / "1" / "runner.json").read_text())["pid"]), signal.SIGKILL)
     run.wait_for_completion(raise_on_error=False)
     assert run.status == "Failed"
     assert str(home) not in Path("/proc/self/mountinfo").read_text()
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not [line for line in listed.splitlines() if "runner.mounted" in line and str(home) in line]
+    assert not [line for _, line in _processes() if "runner.mounted" in line and str(home) in line]
+
+
+def _processes() -> list[tuple[int, str]]:
+    """The processes of this host and their command lines."""
+    listed = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    return [(int(line.split()[0]), line) for line in listed.splitlines()]
 
 
 def test_dataset_is_mounted_in_the_client_for_as_long_as_it_is_wanted(

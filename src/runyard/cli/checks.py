@@ -6,7 +6,8 @@ import shutil
 import sys
 
 from runyard.client.home import home_folder
-from runyard.client.local_server import find_store_status, is_running
+from runyard.client.local_server import find_server_info, is_running
+from runyard.environments.confinement import VARIABLE, isolation_here, isolation_problem
 from runyard.environments.pythons import find_interpreters
 from runyard.environments.uv import find_uv
 from runyard.errors import RunyardError
@@ -27,7 +28,8 @@ class Check:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which a newcomer meets them."""
-    return [_python(), _uv(), _home(), _space(), _server(), *_store(), _bare_name(), _pythons(), *_systemd()]
+    server = [_server(), *_store(), _isolation()]
+    return [_python(), _uv(), _home(), _space(), *server, _bare_name(), _pythons(), *_systemd()]
 
 
 def _python() -> Check:
@@ -70,10 +72,23 @@ def _server() -> Check:
 
 
 def _store() -> list[Check]:
-    found = find_store_status() if is_running(home_folder()) else None
+    info = find_server_info() if is_running(home_folder()) else None
+    found = info.store if info else None
     if found is None:
         return []
     return [Check("fail" if found.problem else "ok", "Store", found.problem or f"files lie in {found.place}")]
+
+
+def _isolation() -> Check:
+    """What keeps jobs apart from the server: what it says itself, or would find here."""
+    info = find_server_info() if is_running(home_folder()) else None
+    asked = os.environ.get(VARIABLE, "").strip()
+    try:
+        found = info.isolation if info else isolation_here(asked)
+        problem = info.isolation_problem if info else isolation_problem(asked)
+    except RunyardError as error:
+        return Check("fail", "Isolation", str(error))
+    return Check("warn" if problem else "ok", "Isolation", found + (f"; {problem}" if problem else ""))
 
 
 def _bare_name() -> Check:

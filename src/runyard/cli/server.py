@@ -13,7 +13,7 @@ from runyard import __version__
 from runyard.cli.place import find_run, find_workspace
 from runyard.cli.shown import say, show_facts
 from runyard.client.home import home_folder, read_server_file, server_file
-from runyard.client.local_server import connect, ensure_running, find_store_status, is_running
+from runyard.client.local_server import connect, ensure_running, find_server_info, is_running
 from runyard.errors import ServerUnreachableError, UserErrorException
 
 #: How long a server may take to end, seconds.
@@ -52,11 +52,15 @@ def up(
         _check_store(store)
     what = f"started in {time.monotonic() - began:.1f} s" if started else "runs already"
     print(f"Server {what} at {found.get('url')} (home {home})")
+    info = find_server_info()
+    if info is not None and info.isolation_problem:
+        say(info.isolation_problem)
 
 
 def _check_store(store: str) -> None:
     """UserErrorException where the server that runs keeps files elsewhere."""
-    status = find_store_status()
+    found = find_server_info()
+    status = found.store if found else None
     if status is not None and status.place != store.rstrip("/"):
         raise UserErrorException(f"A server runs already, and keeps files in {status.place}; stop it: runyard down")
 
@@ -82,7 +86,8 @@ def status(as_json: Json = False) -> None:
     """Say where the server is."""
     home = home_folder()
     found = read_server_file(server_file(home)) if is_running(home) else None
-    store = find_store_status() if found else None
+    info = find_server_info() if found else None
+    store = info.store if info else None
     record = {
         "running": found is not None,
         "url": found["url"] if found else None,
@@ -91,15 +96,18 @@ def status(as_json: Json = False) -> None:
         "version": found["version"] if found else __version__,
         "store": store.place if store else None,
         "store_problem": store.problem if store else None,
+        "isolation": info.isolation if info else None,
+        "isolation_problem": info.isolation_problem if info else None,
     }
     if as_json:
         print(json.dumps(record, indent=2))
     else:
         show_facts(record, False, [("Server", "running" if found else "not running; start it with: runyard up")])
-        names = ("url", "pid", "home", "version", "store")
+        names = ("url", "pid", "home", "version", "store", "isolation")
         show_facts(record, False, [(name.capitalize(), record[name]) for name in names])
-        if store is not None and store.problem:
-            say(store.problem)
+        for problem in (store.problem if store else "", info.isolation_problem if info else ""):
+            if problem:
+                say(problem)
     if found is None:
         raise typer.Exit(3)
 

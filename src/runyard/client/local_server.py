@@ -23,7 +23,7 @@ from runyard.errors import (
 )
 from runyard.files.processes import is_alive
 from runyard.protocol.routes import PREFIX
-from runyard.protocol.server import StoreStatus
+from runyard.protocol.server import ServerInfo
 
 #: How long a new server may take to answer, seconds.
 START_TIMEOUT_S = 60.0
@@ -62,10 +62,10 @@ def is_running(home: Path) -> bool:
     return found is not None and is_alive(found) and _answers(str(found["url"]))
 
 
-def find_store_status() -> Optional[StoreStatus]:
-    """Where the home's running server keeps files, and whether it can; None where nobody tells us."""
+def find_server_info() -> Optional[ServerInfo]:
+    """What the home's running server tells of itself; None where it tells us nothing."""
     try:
-        found: Optional[StoreStatus] = connect(start=False).call("server_info").store
+        found: ServerInfo = connect(start=False).call("server_info")
     except RunyardError:
         return None
     return found

@@ -36,7 +36,7 @@ class Reach:
     files_folder: Path
     #: Tells this server's attempts from those of another one at the same engine.
     mark: str
-    #: An Isolation.
+    #: An Isolation; '': as each node can.
     isolation: str
     #: The host keys of machines, as this server first saw them.
     known_hosts: Path

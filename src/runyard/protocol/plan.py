@@ -208,6 +208,7 @@ class RemoteLaunch:
     #: Name of the archive that holds the runner, as the server gives it (environments/archive.py).
     archive: str
     plan: LaunchPlan
+    #: An Isolation; '': as the node can.
     isolation: str = "trusted"
     #: The node's variable that says which of the attempt's nodes it is, from 0; '': it is the only one.
     number_variable: str = ""

@@ -35,3 +35,7 @@ class ServerInfo:
     started_at: int
     active_runs: int
     store: Optional[StoreStatus] = None
+    #: What keeps jobs apart from this server on its own host: an Isolation.
+    isolation: str = ""
+    #: One sentence where they are not kept apart although nobody asked for that; '': as it should be.
+    isolation_problem: str = ""

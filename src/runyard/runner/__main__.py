@@ -81,6 +81,8 @@ def main(path: str, is_recovery: bool = False) -> None:
     leave(path)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     remove(path)
+    if folder.is_confined:
+        shutil.rmtree(shared_memory(folder), ignore_errors=True)
 
 
 class Attempt:
@@ -113,8 +115,6 @@ class Attempt:
         if self._meeting is not None:
             self._meeting.close()
         self._ports.close()
-        if self._folder.is_confined:
-            shutil.rmtree(shared_memory(self._folder), ignore_errors=True)
         self._server.close()
 
     def carry_out(self) -> None:

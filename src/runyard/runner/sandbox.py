@@ -7,25 +7,26 @@ runs, not the user's own files.
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from functools import lru_cache
 from glob import glob
 from hashlib import sha256
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
+from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, why_not
 from runyard.environments.kit import Kit
 from runyard.errors import ServiceException
 from runyard.files.processes import process_name
-from runyard.runner.bound import bound_folders
+from runyard.protocol.distributed import DistributionKind
+from runyard.runner.bound import BoundFolder, bound_folders
 from runyard.runner.container import exit_code
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.gang import Gang
 from runyard.runner.processes import Script, descendants, signal_process
 from runyard.runner.team import Launcher
+from runyard.runner.writable import ShownEnvironment, show_environment
 
-PROGRAM = "bwrap"
 #: Of the run's own folder, beside its data: what it writes, and what only its runner does. Logs of the runner, its
 #: reports and its identity are not there at all.
 _OWN = {"processes": "--bind", "launches": "--bind", "ranks": "--ro-bind", "bin": "--ro-bind"}
@@ -49,11 +50,20 @@ class SandboxScript(Script):
 
 def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, str]) -> Launcher:
     """Starts processes of that run in a sandbox. ServiceException where bubblewrap does not work."""
-    check_sandbox()
+    if why_not():
+        raise ServiceException(f"{VARIABLE} is hidden, and {why_not()}.")
+    prefix = _shared_environment(interpreter, folder.facts.cache_folder)
+    memory = shared_memory(folder)
+    shutil.rmtree(memory, ignore_errors=True)
+    for name in (memory, _shown_memory(folder)):
+        os.mkdir(name, 0o700)
+    programs = os.path.join(memory, "environment")
+    shown = show_environment(folder, prefix, programs) if prefix else ShownEnvironment(())
+    bound = bound_folders(folder, kit, data)
 
-    def launch(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:
-        # What lies in the run's folder by now is bound: MPI has made some of it just before.
-        words = sandbox_words(folder, interpreter, kit, data)
+    def start(command: List[str], variables: Dict[str, str], log: Path, files: Tuple[int, ...]) -> Script:
+        # MPI has made some of the run's folders just before. Where links lead was looked at when no script ran yet.
+        words = sandbox_words(folder, shown, bound)
         # The job's variables are for what is inside: outside, PATH or LD_PRELOAD would let its own code in. They go by
         # a file of no name, since everyone sees a command line.
         settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
@@ -61,64 +71,64 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
             arguments.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
             arguments.seek(0)
             number = arguments.fileno()
-            words = [*words[:-1], "--args", str(number), "--", *command]
+            words = [*words, "--args", str(number), "--", *command]
             outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
-            return SandboxScript(words, outside, work, log, (number,))
+            return SandboxScript(words, outside, folder.work, log, (number, *files))
 
-    return launch
+    def launch(command: List[str], variables: Dict[str, str], _work: Path, log: Path) -> Script:
+        return start(command, shown.complete(variables), log, ())
+
+    asked = folder.plan.distribution
+    if asked is None or asked.kind == DistributionKind.MPI or len(folder.tasks) < 2:
+        return launch
+    gang = Gang(lambda words, files: start(words, {"PATH": os.defpath}, folder.log, files), len(folder.tasks))
+    return lambda command, variables, work, log: gang(command, shown.complete(variables), work, log)
 
 
-def sandbox_words(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, str]) -> List[str]:
-    """What stands before a command, so that it runs confined."""
-    facts, memory = folder.facts, shared_memory(folder)
-    os.makedirs(memory, 0o700, exist_ok=True)
-    words = [_program(), "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL", "--bind", "/", "/"]
-    words += ["--dev", "/dev", "--bind", memory, "/dev/shm"]
+def sandbox_words(folder: AttemptFolder, shown: ShownEnvironment, data: Sequence[BoundFolder]) -> List[str]:
+    """What stands before a command and its variables, so that it runs confined."""
+    home = folder.facts.home_folder
+    words = [*basic_words(), "--bind", _shown_memory(folder), "/dev/shm"]
     for path in [one for pattern in DEVICES for one in glob(pattern)]:
         words += ["--dev-bind", path, path]
-    # Root without a capability may still write the kernel's settings.
-    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind", "/sys", "/sys"]
-    # What runners and servers are made of: changed, it would run outside of here.
-    for path in (sys.prefix, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
-        words += ["--ro-bind", path, path]
-    words += ["--tmpfs", facts.home_folder]
-    for name, bind in _OWN.items():
-        if (folder.path / name).exists():
-            words += [bind, str(folder.path / name), str(folder.path / name)]
-    for path in _environment_folder(interpreter, facts.cache_folder):
-        words += ["--ro-bind", path, path]
-    for bound in bound_folders(folder, kit, data):
-        words += ["--ro-bind" if bound.is_read_only else "--bind", bound.path, bound.path]
-    return [*words, "--chdir", str(folder.work), "--"]
+    # What runners and servers are made of: changed, it would run outside of here. A runner that a node has fetched lies
+    # in the home.
+    made_of = {sys.prefix, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))} - shown.places
+    fetched = {one for one in made_of if one.startswith(home + os.sep)}
+    for path in sorted(made_of - fetched):
+        words += ["--ro-bind", path, os.path.realpath(path)]
+    words += ["--tmpfs", os.path.realpath(home)]
+    own = [(bind, str(folder.path / name)) for name, bind in _OWN.items() if (folder.path / name).exists()]
+    found = [("--ro-bind", path, path) for path in sorted(fetched)]
+    found += [*((bind, path, path) for bind, path in own), *shown.binds]
+    for bound in data:
+        found.append(("--ro-bind" if bound.is_read_only else "--bind", bound.path, bound.path))
+    for bind, path, place in found:
+        words += [bind, path, _inside(place, home)]
+    return [*words, "--chdir", str(folder.work)]
 
 
-@lru_cache(maxsize=1)
-def check_sandbox() -> None:
-    """ServiceException, with what to do, where this host cannot confine a process so."""
-    words = [_program(), "--unshare-pid", "--cap-drop", "ALL", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    done = subprocess.run(
-        [*words, "--", "true"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode:
-        said = done.stdout.decode("utf-8", "replace").strip()
-        raise ServiceException(f"RUNYARD_ISOLATION is hidden, and bubblewrap cannot confine here: {said}.")
+def _inside(path: str, home: str) -> str:
+    """Where bubblewrap finds that path: it makes folders in the emptied home, and follows no link on its way there."""
+    if path.startswith(home + os.sep):
+        return os.path.realpath(home) + path[len(home) :]
+    return os.path.realpath(path)
 
 
 def shared_memory(folder: AttemptFolder) -> str:
-    """What the processes of this attempt on this node have as /dev/shm; its runner removes it."""
+    """What this attempt has in memory on this node; its runner removes it."""
     return "/dev/shm/runyard-" + sha256(folder.key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
-def _program() -> str:
-    """bubblewrap, by the runner's own PATH."""
-    found = shutil.which(PROGRAM)
-    if found is None:
-        raise ServiceException("RUNYARD_ISOLATION is hidden, which needs bubblewrap (Debian: bubblewrap); install it.")
-    return found
+def _shown_memory(folder: AttemptFolder) -> str:
+    """What its processes have as /dev/shm."""
+    return os.path.join(shared_memory(folder), "shm")
 
 
-def _environment_folder(interpreter: str, cache_folder: str) -> Sequence[str]:
-    """The one environment that the script runs in, where it is one of ours."""
+def _shared_environment(interpreter: str, cache_folder: str) -> str:
+    """The environment of that interpreter, where it is one of ours, or the one that runner and server run in."""
     relative = os.path.relpath(interpreter, cache_folder)
     parts = relative.split(os.sep)
-    return [] if parts[0] == os.pardir else [os.path.join(cache_folder, *parts[:2])]
+    if parts[0] != os.pardir:
+        return os.path.join(cache_folder, *parts[:2])
+    return sys.prefix if interpreter.startswith(os.path.join(sys.prefix, "")) else ""

@@ -16,6 +16,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any, Dict, List
 
+from runyard.environments.confinement import isolation_here
 from runyard.environments.kit import make_kit
 from runyard.files.layout import attempt_folder
 from runyard.files.processes import is_alive
@@ -72,7 +73,8 @@ def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
         server_url=launch.server_url,
         node=socket.gethostname(),
         home_folder=str(root),
-        isolation=launch.isolation,
+        # Where it was asked for and cannot be, the runner lets the run fail, and says why.
+        isolation=launch.isolation or isolation_here(""),
         address=own_address(launch.server_url),
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

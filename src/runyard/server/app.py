@@ -108,7 +108,7 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     engines = Engines(
         local,
         Reach(
-            lambda: shown_url, cache / "node-files", mark, settings.isolation, home / "ssh" / "known_hosts",
+            lambda: shown_url, cache / "node-files", mark, settings.asked_isolation, home / "ssh" / "known_hosts",
             seal.seal, seal.open,
         ),
     )  # fmt: skip

@@ -17,6 +17,7 @@ import uvicorn
 
 from runyard import __version__
 from runyard.db import identity
+from runyard.environments.confinement import isolation_problem
 from runyard.errors import RunyardError, ServiceException, UserErrorException
 from runyard.files.layout import write_atomically
 from runyard.files.processes import identity as process_identity
@@ -87,6 +88,8 @@ def _serve(settings: Settings, arguments: argparse.Namespace, variables: Dict[st
     host, port = listener.getsockname()[:2]
     url = _local_url(settings, host, port, bool(arguments.certificate))
     parts = make_parts(settings, url, variables)
+    problem = isolation_problem(settings.asked_isolation)
+    logging.getLogger("runyard").info("isolation of jobs: %s. %s", settings.isolation, problem)
     _ensure_owner(parts)
     config = uvicorn.Config(
         Application(parts),

@@ -1,13 +1,11 @@
 """What one server is told when it starts."""
 
 import os
-import shutil
 from dataclasses import field
 from pathlib import Path
 from typing import Tuple
 
-from runyard.errors import UserErrorException
-from runyard.protocol.plan import Isolation
+from runyard.environments.confinement import VARIABLE, isolation_here
 from runyard.protocol.record import record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -30,10 +28,15 @@ class Settings:
     #: Where contents lie: s3://bucket/prefix, az://container/prefix, gs://bucket/prefix; '': as the home says, else on
     #: its own disk (RUNYARD_STORE).
     store: str = ""
-    #: What keeps jobs apart from the server: an Isolation (RUNYARD_ISOLATION).
-    isolation: str = Isolation.TRUSTED
+    #: What keeps jobs apart from the server: an Isolation (RUNYARD_ISOLATION); '': as each node can.
+    asked_isolation: str = ""
     #: How many runs the target 'local' carries at once (RUNYARD_LOCAL_SLOTS).
     local_slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+
+    @property
+    def isolation(self) -> str:
+        """The Isolation of this host's jobs; UserErrorException where it cannot be as asked."""
+        return isolation_here(self.asked_isolation)
 
     @property
     def is_loopback(self) -> bool:
@@ -53,17 +56,7 @@ def read_settings(home: Path, host: str, port: int) -> Settings:
         allowed_hosts=hosts,
         public_url=os.environ.get("RUNYARD_PUBLIC_URL", "").rstrip("/"),
         store=os.environ.get("RUNYARD_STORE", "").strip(),
-        isolation=_isolation(os.environ.get("RUNYARD_ISOLATION", "").strip()),
+        asked_isolation=os.environ.get(VARIABLE, "").strip(),
         allow_private_urls=(host in LOOPBACK) if private is None else private == "1",
     )
     return settings if not slots.isdigit() else Settings(**{**settings.__dict__, "local_slots": max(1, int(slots))})
-
-
-def _isolation(text: str) -> str:
-    if text not in ("", Isolation.TRUSTED, Isolation.HIDDEN):
-        raise UserErrorException(f"RUNYARD_ISOLATION is trusted or hidden, not {text[:40]!r}.")
-    if text == Isolation.HIDDEN and shutil.which("bwrap") is None:
-        raise UserErrorException(
-            "RUNYARD_ISOLATION is hidden, which needs bubblewrap (Debian: bubblewrap); install it."
-        )
-    return text or Isolation.TRUSTED

@@ -1,0 +1,74 @@
+"""Whether this host can keep jobs apart from their server by bubblewrap, asked of bubblewrap itself."""
+
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from typing import List
+
+from runyard.errors import UserErrorException
+from runyard.protocol.plan import Isolation
+
+#: Names the Isolation of a host's jobs; not set: hidden where that works.
+VARIABLE = "RUNYARD_ISOLATION"
+PROGRAM = "bwrap"
+#: A host that is busy gets this time to answer, seconds.
+PROBE_TIMEOUT_S = 20.0
+
+
+def basic_words() -> List[str]:
+    """bubblewrap and what every sandbox asks of the kernel; UserErrorException where it is not installed."""
+    found = _program()
+    if not found:
+        raise UserErrorException(why_not())
+    words = [found, "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL", "--bind", "/", "/", "--dev", "/dev"]
+    words += ["--proc", "/proc", "--ro-bind", "/sys", "/sys"]
+    # Root without a capability may still write the kernel's settings.
+    return [*words, "--ro-bind", "/proc/sys", "/proc/sys"] if os.geteuid() == 0 else words
+
+
+@lru_cache(maxsize=1)
+def why_not() -> str:
+    """Why no process can be confined here; '' where it can. Tried once a process, in some milliseconds."""
+    if not _program():
+        return "bubblewrap is not installed (Debian: apt install bubblewrap)"
+    words = [*basic_words(), "--tmpfs", "/dev/shm", "--", "true"]
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PROBE_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap does not start ({error})"
+    said = done.stdout.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    return f"bubblewrap cannot confine here ({said[-1]})" if done.returncode else ""
+
+
+def isolation_here(asked: str) -> str:
+    """The Isolation of this host's jobs: hidden where nothing is asked and it works.
+
+    UserErrorException where it cannot be as asked.
+    """
+    if asked not in ("", Isolation.TRUSTED, Isolation.HIDDEN):
+        raise UserErrorException(f"{VARIABLE} is trusted or hidden, not {asked[:40]!r}.")
+    if asked == Isolation.TRUSTED:
+        return asked
+    if asked == Isolation.HIDDEN and why_not():
+        raise UserErrorException(f"{VARIABLE} is hidden, and {why_not()}.")
+    return Isolation.TRUSTED if why_not() else Isolation.HIDDEN
+
+
+def isolation_problem(asked: str) -> str:
+    """One sentence where jobs are not kept apart on this host although nobody asked for that; '' elsewhere."""
+    if asked or not why_not():
+        return ""
+    return f"Jobs may do all that the server's user may: {why_not()}."
+
+
+@lru_cache(maxsize=1)
+def _program() -> str:
+    """bubblewrap, by this process's own PATH."""
+    return shutil.which(PROGRAM) or ""
