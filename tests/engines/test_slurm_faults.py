@@ -28,7 +28,7 @@ def end(*_):
     open("outputs/checkpoint", "w").write("step 7")
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
-open("outputs/started", "w").close()
+open(os.environ["READY"], "w").close()
 while True:
     time.sleep(0.1)
 """
@@ -70,8 +70,11 @@ def test_run_in_flight_ends_without_its_controller_and_the_next_waits_for_it(
 
 
 def test_preempted_run_goes_on_from_its_checkpoint(engine: Engine, slurm: SlurmCluster, tmp_path: Path) -> None:
-    run = engine.submit(tmp_path, CHECKPOINTS, compute_target="preemptable")
-    wait_until(lambda: run.get_status() == "Running", "it runs")
+    ready = tmp_path / "ready"
+    run = engine.submit(
+        tmp_path, CHECKPOINTS, compute_target="preemptable", environment_variables={"READY": str(ready)}
+    )
+    wait_until(ready.exists, "it can write a checkpoint")
     go = tmp_path / "go"
     job = slurm.run(
         "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--chdir=/", "--output=/dev/null",

@@ -274,3 +274,17 @@ def test_rank_that_fails_is_named_with_its_traceback(workspace: Workspace, tmp_p
     )
     assert error["message"].startswith(said)
     assert "Traceback" in str(error)
+
+
+def test_daemon_that_does_not_start_on_a_node_ends_the_run(workspace: Workspace, tmp_path: Path) -> None:
+    """mpirun itself would wait for it for ever."""
+    daemon = tmp_path / "bin" / "orted"
+    daemon.parent.mkdir()
+    daemon.write_text("#!/bin/sh\necho this host is odd\nexit 3\n")
+    daemon.chmod(0o700)
+    path = os.pathsep.join([str(daemon.parent), os.environ["PATH"]])
+    run = submit(workspace, tmp_path / "source", RANKS, MpiConfiguration(node_count=2), PATH=path)
+    run.wait_for_completion(raise_on_error=False)
+    error = run.get_details()["error"]["error"]
+    assert "could not run on node 1: mpirun's daemon ended with 3" in error["message"]
+    assert "this host is odd" in str(error)

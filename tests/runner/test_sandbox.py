@@ -1,7 +1,9 @@
 """Confined jobs, by real bubblewrap: what they find of the server and of others, and that they work as any."""
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ import pytest
 from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+from runyard.files.processes import process_name
 from runyard.protocol.plan import Isolation
+from runyard.runner.processes import descendants
 from runyard.sdk.session import current_server
 from tests.own_server import own_server
 
@@ -139,6 +143,7 @@ def test_end_of_a_confined_script_is_told_as_it_was(workspace: Workspace, tmp_pa
 ENDS = """
 import signal, sys, time
 def end(*_):
+    time.sleep(0.5)
     print("told to end", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
@@ -147,15 +152,36 @@ time.sleep(100)
 """
 
 
-def test_canceled_script_hears_of_it(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.fixture
+def waiting(workspace: Workspace, tmp_path: Path) -> Run:
+    """A run whose script waits to be told to end."""
     run = run_script(workspace, tmp_path / "source", ENDS)
-    log = Path(os.environ["RUNYARD_HOME"]) / "runs" / run.id / "1" / "std_log.txt"
+    log = attempt_folder(run) / "std_log.txt"
     while not log.exists() or "started" not in log.read_text():
         assert run.get_status() not in ("Failed", "Completed"), run.get_details()
-    run.cancel()
-    run.wait_for_completion(raise_on_error=False)
-    assert run.get_status() == "Canceled"
-    assert "told to end" in run.get_details_with_logs()["logFiles"]["user_logs/std_log.txt"]
+    return run
+
+
+def attempt_folder(run: Run) -> Path:
+    return Path(os.environ["RUNYARD_HOME"]) / "runs" / run.id / "1"
+
+
+def test_canceled_script_hears_of_it(waiting: Run) -> None:
+    waiting.cancel()
+    waiting.wait_for_completion(raise_on_error=False)
+    assert waiting.get_status() == "Canceled"
+    assert "told to end" in waiting.get_details_with_logs()["logFiles"]["user_logs/std_log.txt"]
+
+
+def test_script_has_its_grace_where_everything_is_told_to_end(waiting: Run) -> None:
+    """As Slurm tells the processes of a job, and a machine that shuts down: bubblewrap too."""
+    runner = json.loads((attempt_folder(waiting) / "runner.json").read_text())["pid"]
+    found = descendants(runner)
+    assert "bwrap" in {process_name(pid) for pid in found}
+    for pid in [*found, runner]:
+        os.kill(pid, signal.SIGTERM)
+    waiting.wait_for_completion(raise_on_error=False)
+    assert "told to end" in waiting.get_details_with_logs()["logFiles"]["user_logs/std_log.txt"]
 
 
 @pytest.mark.parametrize("config", [MpiConfiguration(2, 2), PyTorchConfiguration(process_count=4, node_count=2)])

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from functools import lru_cache
-from typing import List
+from typing import List, Tuple
 
 from runyard.errors import UserErrorException
 from runyard.protocol.plan import Isolation
@@ -45,6 +45,22 @@ def why_not() -> str:
         return f"bubblewrap does not start ({error})"
     said = done.stdout.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
     return f"bubblewrap cannot confine here ({said[-1]})" if done.returncode else ""
+
+
+@lru_cache(maxsize=1)
+def deaf_words() -> Tuple[List[str], List[str]]:
+    """What goes before bubblewrap, and before its command, so that a TERM to all processes spares bubblewrap.
+
+    Slurm and a machine's shutdown send one; bubblewrap would end at once and take the script along, which has its grace
+    to write a checkpoint. Nothing where the host's env cannot do this (GNU coreutils before 8.31).
+    """
+    program = shutil.which("env") or ""
+    before, inside = [program, "--ignore-signal=TERM"], [program, "--default-signal=TERM"]
+    try:
+        done = subprocess.run([*before, *inside, "true"], stderr=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return [], []
+    return (before, inside) if done.returncode == 0 else ([], [])
 
 
 def isolation_here(asked: str) -> str:

@@ -16,6 +16,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
 from runyard.files.layout import write_atomically
+from runyard.files.processes import signal_group
 from runyard.files.tails import read_regular, tail_of
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
@@ -38,6 +39,8 @@ _DAEMONS = ("orted", "prted")
 _BLAMED = re.compile(r"Process name: \[(?:\[\d+,\d+\]|[^\],]*),\s*(\d+)\]|process rank (\d+) with PID")
 #: How often launches are looked for, seconds.
 LOOK_S = 0.02
+#: How long mpirun may take to find out by itself that another node's part has failed, seconds.
+PEER_S = 5.0
 #: Most bytes of one launch.
 LAUNCH_BYTES = 65_536
 #: How much of mpirun's own output is searched for the rank that failed, bytes.
@@ -64,6 +67,8 @@ class MpiRun:
         self.blamed: Optional[Task] = None
         self.remark = ""
         self._is_told_to_end = False
+        #: When it is ended, or killed, for another node's sake.
+        self._ends_at: Optional[float] = None
         variables = _variables(folder, places, make)
         major = find_mpirun(variables)
         # By its name: with its path, it would set that of this node on the others.
@@ -82,6 +87,7 @@ class MpiRun:
             self._pass_on()
             if code is not None:
                 return self._ended(code)
+            self._look_around()
             if time.monotonic() >= ends_at:
                 return None
 
@@ -93,6 +99,19 @@ class MpiRun:
     def close(self) -> None:
         """Forget it."""
         self._script.close()
+
+    def _look_around(self) -> None:
+        """End mpirun where another node could not do its part, and mpirun waits for that node's daemon for ever."""
+        now = time.monotonic()
+        if self._ends_at is None:
+            if self._meeting is not None and any(failed(one) for one in self._meeting.nodes[1:]):
+                self._ends_at = now + PEER_S
+        elif now >= self._ends_at and self.cause != ExitCause.PEER:
+            self.cause = ExitCause.PEER
+            self._ends_at = now + self._folder.plan.grace_s
+            self.terminate()
+        elif now >= self._ends_at:
+            signal_group(self._script.pid, signal.SIGKILL)
 
     def _pass_on(self) -> None:
         """Launches that mpirun has asked for go to their nodes, and the nodes' answers to it."""
@@ -204,21 +223,18 @@ class MpiNode:
         code = 0
         try:
             # Looked at here too: a report may be the job's own.
-            daemon = launched_words(launch.words)
-            words = [*self._named(daemon[0]), *daemon]
-            self._scripts.append(self._start(words, self._variables, self._folder.work, self._folder.log))
+            words, named = launched_words(launch.words), {}
+            if words[0] == _DAEMONS[1] and len(self._neighbours) > 1:
+                named = {mpi_daemon.VARIABLE: f"node-{self._folder.node}"}
+                words = [sys.executable, "-I", "-S", os.path.abspath(mpi_daemon.__file__), *words]
+            variables = {**self._variables, **named}
+            self._scripts.append(self._start(words, variables, self._folder.work, self._folder.log))
         except (OSError, ValueError, UserErrorException) as error:
             self._folder.note(
                 f"{' '.join(launch.words)[:80]!r} cannot be started on node {self._folder.node}: {error}."
             )
             code = 1
         self._meeting.tell(launched=(*self._meeting.own.launched, (launch.number, code)))
-
-    def _named(self, daemon: str) -> List[str]:
-        """What gives that daemon a host name of its own, where it needs one."""
-        if daemon != _DAEMONS[1] or len(self._neighbours) == 1:
-            return []
-        return [sys.executable, "-I", "-S", os.path.abspath(mpi_daemon.__file__), f"node-{self._folder.node}"]
 
     def _ended(self) -> int:
         first = self._meeting.nodes[0]

@@ -1,7 +1,6 @@
 """Becomes mpirun's daemon on one of several nodes of one host, under a host name of its own.
 
-Open MPI 5 knows a node by the name of its host. Called as ``daemon NAME WORD...``, on its own and by path; standard
-library.
+Open MPI 5 knows a node by the name of its host. Called as ``daemon WORD...``, on its own and by path; standard library.
 """
 
 import ctypes
@@ -9,15 +8,18 @@ import os
 import socket
 import sys
 
+#: Holds the name; where the job is confined, its sandbox has that name already.
+VARIABLE = "RUNYARD_HOST_NAME"
 #: unshare(2): a host name, and the rights of a user, that only this process and its children have.
 _NEW_NAME, _NEW_USER = 0x04000000, 0x10000000
 
 
 def main() -> None:
     """Take the name, and be the daemon."""
-    name, words = sys.argv[1], sys.argv[2:]
+    name, words = os.environ[VARIABLE], sys.argv[1:]
     try:
-        _take(name)
+        if socket.gethostname() != name:
+            _take(name)
     except OSError as error:
         sys.exit(
             f"Open MPI 5 needs a host name for each node, and this host does not let {name} have one: {error}. Use "

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, why_not
+from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, deaf_words, why_not
 from runyard.environments.kit import Kit
 from runyard.errors import ServiceException
 from runyard.files.processes import process_name
@@ -23,6 +23,7 @@ from runyard.runner.bound import BoundFolder, bound_folders
 from runyard.runner.container import exit_code
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.gang import Gang
+from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
 from runyard.runner.processes import Script, descendants, signal_process
 from runyard.runner.team import Launcher
 from runyard.runner.writable import ShownEnvironment, show_environment
@@ -71,7 +72,10 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
             arguments.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
             arguments.seek(0)
             number = arguments.fileno()
-            words = [*words, "--args", str(number), "--", *command]
+            if HOST_NAME in variables:
+                words += ["--unshare-uts", "--hostname", variables[HOST_NAME]]
+            outer, inner = deaf_words()
+            words = [*outer, *words, "--args", str(number), "--", *inner, *command]
             outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
             return SandboxScript(words, outside, folder.work, log, (number, *files))
 
