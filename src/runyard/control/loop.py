@@ -320,6 +320,7 @@ class Loop(threading.Thread):
             plan = make_plan(
                 spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
                 EngineKind.LOCAL if target is None else target.kind, fence_s, row.gpus,
+                None if target is None else find_vm_size(target.vm_size),
             )  # fmt: skip
             engine.start(row.key, plan, secret)
         except StorageFullError as error:

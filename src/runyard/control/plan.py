@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Dict, Optional, Tuple
 
-from runyard.protocol.compute import EngineKind
+from runyard.protocol.compute import EngineKind, VmSize
 from runyard.protocol.datasets import Dataset, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import Builder, DockerSpec, Lock
@@ -43,10 +43,11 @@ def make_plan(
     engine: str = EngineKind.LOCAL,
     fence_s: Optional[float] = None,
     gpus: Optional[str] = None,
+    size: Optional[VmSize] = None,
 ) -> LaunchPlan:
     """The plan of that attempt; ``engine`` is the EngineKind of its target, ``fence_s`` as in LaunchPlan.
 
-    ``gpus`` are as the run's row has them.
+    ``gpus`` are as the run's row has them, ``size`` is that of its cluster's nodes.
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
@@ -73,8 +74,16 @@ def make_plan(
         distribution=spec.distribution,
         fence_s=fence_s,
         gpus=None if gpus is None else _by_node(gpus, spec.node_count),
+        memory_bytes=_memory_bytes(workspace, size) if engine == EngineKind.LOCAL else None,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
+
+
+def _memory_bytes(workspace: Workspace, size: Optional[VmSize]) -> Optional[int]:
+    """What a node has, where that counts; other engines hold their nodes' jobs to what they gave them."""
+    if size is None or workspace.tags.get("compute") != "strict":
+        return None
+    return int(size.memory_gib * (1 << 30))
 
 
 def _by_node(gpus: str, nodes: int) -> Tuple[str, ...]:

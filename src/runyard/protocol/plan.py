@@ -77,6 +77,8 @@ class LaunchPlan:
     node_count: int = 1
     #: The GPUs of each node that are the run's, by number, as "0,1"; None: whichever its node has.
     gpus: Optional[Tuple[str, ...]] = None
+    #: What all processes of a node may take together; None: no limit.
+    memory_bytes: Optional[int] = None
     #: None: one process.
     distribution: Optional[Distribution] = None
 

@@ -6,8 +6,9 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
@@ -23,6 +24,8 @@ from runyard.runner.destinations import Destinations
 from runyard.runner.fence import Fence
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
 from runyard.runner.inputs import bind_inputs
+from runyard.runner.limits import PROCESSES_MAX, Group, make_group, remove_group
+from runyard.runner.limits import why_not as no_limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.mpi import MpiNode, MpiRun
@@ -99,6 +102,8 @@ class Attempt:
         if self._meeting is not None and folder.node > 0:
             self.reporter = NodeReporter(folder, self._meeting)
         self._ports = Ports()
+        #: What limits the job.
+        self._group: Optional[Group] = None
         #: How a process of the job is started: as it is, or in a sandbox.
         self._launch: Launcher = Script
         self._record = Record(folder, server, self.reporter)
@@ -116,6 +121,8 @@ class Attempt:
             self._meeting.close()
         self._ports.close()
         self._server.close()
+        if self._folder.plan.memory_bytes is not None:
+            remove_group(self._folder.key)
 
     def carry_out(self) -> None:
         """Prepare, run and watch the script; ends with an EXITED report made."""
@@ -270,9 +277,12 @@ class Attempt:
         if python.image and plan.distribution is not None:
             raise AzureMLException("A distributed run cannot start in an image yet; let uv or conda build it.")
 
+        enter = self._limit()
         if folder.is_confined:
             folder.share_server_file()
-            self._launch = confined(folder, python.interpreter, kit, data)
+            self._launch = confined(folder, python.interpreter, kit, data, enter)
+        elif enter is not None:
+            self._launch = partial(Script, enter=enter)
 
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
             values = job_variables(folder, python.interpreter, data, python.path, wired)
@@ -280,6 +290,19 @@ class Attempt:
             return enter_container(folder, python, kit, command, values, data) if python.image else (command, values)
 
         return make
+
+    def _limit(self) -> Optional[Callable[[], None]]:
+        """Make the group that holds the job to its node's memory, if that counts; returns what brings a process in.
+
+        An image's engine has limits of its own, by docker.arguments.
+        """
+        plan = self._folder.plan
+        if plan.memory_bytes is None or plan.container is not None:
+            return None
+        self._group = make_group(self._folder.key, plan.memory_bytes, PROCESSES_MAX)
+        if self._group is None:
+            self._folder.note(f"Its memory is not limited to {_gib(plan.memory_bytes)}: {no_limits()}.")
+        return None if self._group is None else self._group.enter
 
     def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
@@ -391,6 +414,9 @@ class Attempt:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
         tail = tail_of(str(log), TAIL_LINES, TAIL_BYTES)
+        if self._group is not None and self._group.is_out_of_memory():
+            text = f"{whose}{what!r} used more than {_gib(plan.memory_bytes or 0)} of memory, which its node has."
+            return text, "UserError", tail
         if team is not None and team.remark:
             return f"{whose}{what!r} {team.remark}.", "UserError", tail
         if code is not None and code < 0:
@@ -407,6 +433,10 @@ def _code(error: RunyardError) -> str:
     if isinstance(error, EnvironmentBuildError):
         return "EnvironmentError"
     return "StorageError" if isinstance(error, StorageFullError) else "DataError"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):g} GiB"
 
 
 def _signal_name(number: int) -> str:

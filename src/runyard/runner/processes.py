@@ -8,7 +8,7 @@ import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from runyard.files.processes import parents, signal_group, with_variable
 from runyard.protocol.plan import ExitCause
@@ -39,8 +39,12 @@ class Script:
         work: Path,
         log: Path,
         descriptors: Tuple[int, ...] = (),
+        enter: Optional[Callable[[], None]] = None,
     ) -> None:
-        """Start it, with these open files beside its log; OSError where the program cannot be started."""
+        """Start it, with these open files beside its log; OSError where the program cannot be started.
+
+        ``enter`` is called in the new process before it becomes the script: brief, for this process has threads.
+        """
         with open(str(log), "ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -51,6 +55,7 @@ class Script:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=descriptors,
+                preexec_fn=enter,
             )
         self._descriptor = os.pidfd_open(self._process.pid)
         self._poller = select.poll()

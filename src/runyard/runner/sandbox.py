@@ -12,7 +12,7 @@ import tempfile
 from glob import glob
 from hashlib import sha256
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, deaf_words, why_not
 from runyard.environments.kit import Kit
@@ -49,8 +49,14 @@ class SandboxScript(Script):
                 signal_process(pid, signal.SIGTERM)
 
 
-def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, str]) -> Launcher:
-    """Starts processes of that run in a sandbox. ServiceException where bubblewrap does not work."""
+def confined(
+    folder: AttemptFolder,
+    interpreter: str,
+    kit: Kit,
+    data: Dict[str, str],
+    enter: Optional[Callable[[], None]] = None,
+) -> Launcher:
+    """Starts processes of that run in a sandbox; ``enter`` as in Script. ServiceException where bubblewrap cannot."""
     if why_not():
         raise ServiceException(f"{VARIABLE} is hidden, and {why_not()}.")
     prefix = _shared_environment(interpreter, folder.facts.cache_folder)
@@ -77,7 +83,7 @@ def confined(folder: AttemptFolder, interpreter: str, kit: Kit, data: Dict[str, 
             outer, inner = deaf_words()
             words = [*outer, *words, "--args", str(number), "--", *inner, *command]
             outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
-            return SandboxScript(words, outside, folder.work, log, (number, *files))
+            return SandboxScript(words, outside, folder.work, log, (number, *files), enter)
 
     def launch(command: List[str], variables: Dict[str, str], _work: Path, log: Path) -> Script:
         return start(command, shown.complete(variables), log, ())

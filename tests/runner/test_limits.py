@@ -1,0 +1,183 @@
+"""Control groups of a job, in folders that stand in for the kernel's, and in the kernel's own where there are any."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.protocol.plan import Isolation
+from runyard.runner.limits import PROC, Group, make_group, remove_group, why_not
+from tests.own_server import own_server
+
+MANY = 1 << 30
+
+
+class Host:
+    """Files as a kernel shows them to a process of the group "own"."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.proc = top / "proc"
+        self.proc.mkdir()
+
+    def show(self, groups: str, *mounts: str) -> None:
+        (self.proc / "cgroup").write_text(groups)
+        lines = [f"{number} 1 0:{number} {mount}" for number, mount in enumerate(mounts, 30)]
+        (self.proc / "mountinfo").write_text("\n".join(["20 1 8:1 / / rw - ext4 /dev/vda rw", *lines]) + "\n")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A kernel makes a group's files with its folder; what is written into one of version 2 is watched below."""
+    found = Host(tmp_path)
+    mkdir = Path.mkdir
+
+    def make(folder: Path, *arguments: object, **options: bool) -> None:
+        mkdir(folder, *arguments, **options)  # type: ignore[arg-type]
+        offered = folder.parent / "cgroup.subtree_control"
+        if offered.is_file() and "memory" in offered.read_text():
+            for name in ("memory.max", "memory.swap.max", "pids.max"):
+                (folder / name).touch()
+
+    def remove(folder: Path) -> None:
+        for one in folder.iterdir():
+            one.unlink()
+        rmdir(folder)
+
+    rmdir = Path.rmdir
+    monkeypatch.setattr(Path, "mkdir", make)
+    monkeypatch.setattr(Path, "rmdir", remove)
+    return found
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {one.name: one.read_text() for one in folder.iterdir() if one.is_file()}
+
+
+def made(top: Path) -> list[Path]:
+    return [one for one in top.rglob("runyard-*") if one.is_dir()]
+
+
+def test_group_of_version_2_is_made_as_near_as_its_limits_hold(host: Host) -> None:
+    unified = host.top / "unified"
+    (unified / "slice" / "own").mkdir(parents=True)
+    (unified / "slice" / "cgroup.subtree_control").write_text("cpu memory pids")
+    # A group that has processes of its own takes nothing.
+    (unified / "slice" / "own" / "cgroup.subtree_control").symlink_to("/dev/full")
+    host.show("0::/slice/own\n", f"/ {unified} rw - cgroup2 cgroup2 rw")
+    group = make_group("trial/1", MANY, 100, host.proc)
+    assert group is not None
+    (folder,) = made(unified)
+    assert folder.parent == unified / "slice"
+    assert texts(folder) == {"memory.max": str(MANY), "memory.swap.max": "0", "pids.max": "100"}
+    group.enter()
+    assert (folder / "cgroup.procs").read_text() == "0"
+    assert not group.is_out_of_memory()
+    (folder / "memory.events").write_text("low 0\noom 3\noom_kill 0\n")
+    assert not group.is_out_of_memory()
+    (folder / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.is_out_of_memory()
+    remove_group("trial/1", host.proc)
+    assert not made(unified)
+
+
+def test_group_of_version_1_is_made_in_each_hierarchy(host: Host) -> None:
+    for name in ("memory", "pids"):
+        (host.top / name / "own").mkdir(parents=True)
+    host.show(
+        "4:memory:/docker/x/own\n8:pids:/own\n0::/\n",
+        f"/docker/x {host.top}/memory rw - cgroup cgroup rw,memory",
+        f"/ {host.top}/pids rw - cgroup cgroup rw,pids",
+    )
+    group = make_group("trial/1", MANY, 100, host.proc)
+    assert group is not None
+    memory, pids = made(host.top / "memory")[0], made(host.top / "pids")[0]
+    assert (memory.parent, pids.parent) == (host.top / "memory" / "own", host.top / "pids" / "own")
+    assert texts(memory) == {"memory.limit_in_bytes": str(MANY)}
+    assert texts(pids) == {"pids.max": "100"}
+    group.enter()
+    assert texts(memory)["cgroup.procs"] == texts(pids)["cgroup.procs"] == "0"
+    (memory / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    assert group.is_out_of_memory()
+    remove_group("trial/1", host.proc)
+    assert not made(host.top)
+
+
+@pytest.mark.parametrize("groups", ["", "0::/\n", "4:memory:/\n", "4:memory:/own\n0::/own\n"])
+def test_host_without_groups_has_none(host: Host, groups: str) -> None:
+    host.show(groups)
+    assert make_group("trial/1", MANY, 100, host.proc) is None
+    assert "no control group" in why_not(host.proc)
+
+
+def test_nothing_is_left_where_only_one_limit_can_be_had(host: Host) -> None:
+    (host.top / "memory").mkdir()
+    host.show("4:memory:/\n8:pids:/\n", f"/ {host.top}/memory rw - cgroup cgroup rw,memory")
+    assert make_group("trial/1", MANY, 100, host.proc) is None
+    assert not made(host.top)
+    assert make_group("trial/1", MANY, None, host.proc) is not None
+
+
+def test_no_limit_needs_no_group(host: Host) -> None:
+    host.show("")
+    assert make_group("trial/1", None, None, host.proc) is None
+
+
+REAL = pytest.mark.skipif(bool(why_not()), reason=f"on this host {why_not()}")
+GREEDY = "x = []\nwhile True:\n    x.append(bytearray(8 << 20))"
+FORKS = "import subprocess\nfor _ in range(60):\n    subprocess.Popen(['sleep', '1'])"
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    found = make_group(str(tmp_path), 128 << 20, 40, PROC)
+    assert found is not None
+    yield found
+    left = [one for one in found._folders.values() if one.exists()]
+    assert left
+    while any(one.exists() for one in left):
+        # Children of the forks end by themselves.
+        remove_group(str(tmp_path))
+
+
+@REAL
+def test_kernel_ends_what_takes_too_much_memory(group: Group) -> None:
+    modest = subprocess.run([sys.executable, "-c", "bytearray(8 << 20)"], preexec_fn=group.enter, check=False)
+    assert (modest.returncode, group.is_out_of_memory()) == (0, False)
+    greedy = subprocess.run([sys.executable, "-c", GREEDY], preexec_fn=group.enter, check=False)
+    assert (greedy.returncode, group.is_out_of_memory()) == (-9, True)
+
+
+@REAL
+def test_kernel_lets_no_more_processes_begin(group: Group) -> None:
+    limited = subprocess.run(
+        [sys.executable, "-c", FORKS], preexec_fn=group.enter, capture_output=True, text=True, check=False
+    )
+    assert "Resource temporarily unavailable" in limited.stderr
+
+
+@REAL
+@pytest.mark.e2e
+@pytest.mark.xdist_group("limits")
+@pytest.mark.parametrize("isolation", [Isolation.HIDDEN, Isolation.TRUSTED])
+def test_run_that_takes_more_than_its_node_has_is_told_so(tmp_path: Path, isolation: str) -> None:
+    if isolation == Isolation.HIDDEN and shutil.which("bwrap") is None:
+        pytest.skip("tests/system-packages.sh installs bubblewrap")
+    with own_server(tmp_path / "home", RUNYARD_ISOLATION=isolation):
+        workspace = Workspace.create("strict", tags={"compute": "strict"})
+        config = AmlCompute.provisioning_configuration(vm_size="Standard_A1_v2", max_nodes=1)
+        ComputeTarget.create(workspace, "small", config).wait_for_completion()
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "train.py").write_text(GREEDY)
+        environment = Environment("as-it-is")
+        environment.python.user_managed_dependencies = True
+        asked = ScriptRunConfig(str(tmp_path / "source"), "train.py", compute_target="small", environment=environment)
+        run = Experiment(workspace, "limits").submit(asked)
+        run.wait_for_completion(raise_on_error=False)
+        assert run.get_status() == "Failed"
+        assert "'train.py' used more than 2 GiB of memory" in str(run.get_details()["error"])
