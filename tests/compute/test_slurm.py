@@ -16,9 +16,27 @@ QUEUE = """\
 """
 
 
-def test_own_jobs_are_found_by_their_keys_the_latest_of_each() -> None:
-    found = parse_queue(QUEUE, "mine")
+def test_own_jobs_are_found_by_their_keys() -> None:
+    found, others = parse_queue(QUEUE, "mine")
+    assert not others
     assert {key: job.number for key, job in found.items()} == {"run-1/1": "7", "run-2/1": "8", "run-3/1": "11"}
+
+
+@pytest.mark.parametrize(
+    ("states", "kept", "ended"),
+    [
+        (("RUNNING", "PENDING"), "1", ["2"]),
+        (("PENDING", "RUNNING", "PENDING"), "1", ["2", "3"]),
+        (("COMPLETED", "RUNNING"), "2", []),
+        (("RUNNING", "COMPLETED"), "1", []),
+        (("FAILED", "COMPLETED"), "2", []),
+    ],
+)
+def test_job_that_was_submitted_twice_is_ended(states: tuple[str, ...], kept: str, ended: list[str]) -> None:
+    """sbatch may not answer in time although Slurm takes the job."""
+    lines = [f"{number}|{state}|None|n1|runyard:mine:run-1/1" for number, state in enumerate(states, 1)]
+    found, others = parse_queue("\n".join(reversed(lines)), "mine")
+    assert (found["run-1/1"].number, others) == (kept, ended)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +53,7 @@ def test_own_jobs_are_found_by_their_keys_the_latest_of_each() -> None:
     ],
 )
 def test_each_state_is_told(state: str, reason: str, seen: str, said: str) -> None:
-    (job,) = parse_queue(f"7|{state}|{reason}|n1|runyard:mine:run-1/1", "mine").values()
+    (job,) = parse_queue(f"7|{state}|{reason}|n1|runyard:mine:run-1/1", "mine")[0].values()
     found = observation("run-1/1", job)
     assert (found.state, found.detail.startswith(said)) == (seen, True)
 

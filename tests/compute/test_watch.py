@@ -116,10 +116,40 @@ def test_attempt_that_is_canceled_before_it_is_taken_never_starts(watch: Watch, 
 
 def test_control_never_waits_for_an_engine_that_hangs(watch: Watch) -> None:
     goes_on = threading.Event()
-    watch.do(lambda: goes_on.wait(10) and None)
+    watch.do("hang", lambda: goes_on.wait(10) and None)
     began = time.monotonic()
     watch.begin("a/1", lambda: None)
-    watch.do(lambda: None)
+    watch.do("something", lambda: None)
     assert state_of(watch, "a/1") == ObservedState.WAITING
     assert time.monotonic() - began < 5
     goes_on.set()
+
+
+def test_what_is_asked_for_again_and_again_is_done_once(watch: Watch, engine: Engine) -> None:
+    """A cancel is asked for each second, also while the engine hangs."""
+    goes_on, done = threading.Event(), []
+    watch.do("hang", lambda: goes_on.wait(10) and None)
+    for _ in range(3):
+        watch.do("stop a/1", lambda: done.append("a/1"))
+    watch.do("stop b/1", lambda: done.append("b/1"))
+    goes_on.set()
+    watch.begin("a/1", engine.start("a/1"))
+    wait_for(watch, "a/1", ObservedState.ALIVE)
+    assert done == ["a/1", "b/1"]
+
+
+def test_engine_that_is_away_is_not_asked_for_each_attempt(watch: Watch, engine: Engine) -> None:
+    asked: list[str] = []
+    goes_on = threading.Event()
+
+    def stop() -> None:
+        asked.append("stop")
+        raise EngineAwayError("It is away.")
+
+    watch.do("hang", lambda: goes_on.wait(10) and None)
+    for number in range(20):
+        watch.do(f"stop {number}", stop)
+    goes_on.set()
+    watch.begin("a/1", engine.start("a/1"))
+    wait_for(watch, "a/1", ObservedState.ALIVE)
+    assert asked == ["stop"]

@@ -69,6 +69,13 @@ def test_log_beyond_the_limit_is_cut_and_says_so_once(
     assert found == b"1234567890" + records.LOG_CUT
 
 
+def test_log_of_an_attempt_that_is_over_is_refused(app: Application, runner: str) -> None:
+    app.ask("append_log", b"first", token=runner, query="offset=0&attempt=1", **LOG)
+    reply = app.ask("append_log", b" late", token=runner, query="offset=5&attempt=2", **LOG)
+    assert (reply.status, "Attempt 2 of run run-1 is over" in reply.json["error"]["message"]) == (409, True)
+    assert app.ask("read_log", **LOG).body == b"first"
+
+
 def test_log_that_just_fits_is_not_cut(app: Application, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "LOG_MAX", 10)
     app.ask("append_log", b"1234567890", token=runner, query="offset=0", **LOG)

@@ -46,6 +46,14 @@ def node_folder(asked: str) -> str:
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.expandvars(os.path.expanduser(asked)) if asked else os.path.join(caches, "runyard", "node")
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        # Whoever may write there could have put a runner of their own in place.
+        sys.exit(
+            "Runyard: {} on node {} belongs to another user, or others may write there; name another node_folder.".format(
+                folder, os.uname()[1]
+            )
+        )
     return os.path.abspath(folder)
 
 

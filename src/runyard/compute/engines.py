@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Collection, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from runyard.compute.base import Compute
 from runyard.compute.ray import RayCompute
@@ -31,11 +31,20 @@ class Engines:
         """The engine of a target; None: of this host."""
         if spec is None or spec.engine is None:
             return self.local
-        key = (spec.engine.kind, tuple(sorted({**spec.engine.settings, **spec.engine.secrets}.items())))
+        key = _key(spec.engine)
         with self._lock:
             if key not in self._made:
                 self._made[key] = _make(spec.engine, self._reach)
             return self._made[key]
+
+    def retire(self, specs: Iterable[ClusterSpec], busy: Collection[Compute]) -> None:
+        """Close what no target needs any more and what has no attempts; in a thread, since it may be waited for."""
+        needed = {_key(one.engine) for one in specs if one.engine is not None}
+        with self._lock:
+            gone = [key for key, one in self._made.items() if key not in needed and one not in busy]
+            closing = [self._made.pop(key) for key in gone]
+        for one in closing:
+            threading.Thread(target=one.close, name="retire", daemon=True).start()
 
     def find_problems(self, spec: EngineSpec) -> List[str]:
         """What keeps runs from working on a machine that is to be attached; ComputeTargetException where none can."""
@@ -79,6 +88,10 @@ def check_engine(spec: EngineSpec) -> None:
 def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
     """Does the engine's own queue order the runs, and not this server's?"""
     return spec.kind == EngineKind.SLURM
+
+
+def _key(spec: EngineSpec) -> _Key:
+    return spec.kind, tuple(sorted({**spec.settings, **spec.secrets}.items()))
 
 
 def _make(spec: EngineSpec, reach: Reach) -> Compute:

@@ -60,7 +60,7 @@ class RayCompute:
 
     def recover(self, key: str) -> bool:
         """Each node has done what can be done; what is gone from Ray is gone."""
-        self._watch.do(lambda: self._bridge.ask("remove", key=key))
+        self._watch.do(f"remove {key}", lambda: self._bridge.ask("remove", key=key))
         return False
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
@@ -68,10 +68,10 @@ class RayCompute:
 
     def stop(self, key: str) -> None:
         self._watch.forget(key)
-        self._watch.do(lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGTERM)))
+        self._watch.do(f"stop {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGTERM)))
 
     def kill(self, key: str) -> None:
-        self._watch.do(lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGKILL)))
+        self._watch.do(f"kill {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGKILL)))
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """The nodes do that themselves; groups that nobody asks for any more go with the next look."""

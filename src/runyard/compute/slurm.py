@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from runyard.compute.remote import EngineAwayError, Reach, node_program
 from runyard.compute.watch import Watch
@@ -37,6 +37,8 @@ FOLDER = "node_folder"
 _AWAY = (
     r"unable to contact slurm|connect failure|connection (refused|reset)|timed out|munge|unable to resolve|zero bytes"
 )
+#: How they say that there are too many jobs, of this user or at all, until some have ended.
+_FULL = r"MaxSubmitJob|job submit limit|temporarily unable to accept|resource temporarily unavailable|too many jobs"
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
 #: Variables of the server's own environment that Slurm's programs need, beside those that begin with its name.
@@ -99,11 +101,11 @@ class SlurmCompute:
         self._told[key] = now
         self._watch.forget(key)
         # The first ends one that waits still; the second tells the runners, which need their time.
-        self._watch.do(lambda: self._cancel(key, "--state=PENDING"))
-        self._watch.do(lambda: self._cancel(key, "--signal=TERM"))
+        self._watch.do(f"end {key}", lambda: self._cancel(key, "--state=PENDING"))
+        self._watch.do(f"stop {key}", lambda: self._cancel(key, "--signal=TERM"))
 
     def kill(self, key: str) -> None:
-        self._watch.do(lambda: self._cancel(key))
+        self._watch.do(f"kill {key}", lambda: self._cancel(key))
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """The nodes do that themselves."""
@@ -114,7 +116,11 @@ class SlurmCompute:
     def _queue(self) -> Dict[str, Job]:
         """This server's jobs by key; EngineAwayError where Slurm does not answer."""
         text = _ask(["squeue", "--me", "--noheader", "--states=all", "--format=%A|%T|%r|%N|%k"], "")
-        return parse_queue(text, self._reach.mark)
+        found, others = parse_queue(text, self._reach.mark)
+        for number in others:
+            # Slurm took it although its sbatch had not answered in time, and so it was submitted again.
+            _ask(["scancel", number], "")
+        return found
 
     def _look(self, _keys: Sequence[str]) -> Dict[str, Observation]:
         return {key: observation(key, job) for key, job in self._queue().items()}
@@ -175,17 +181,30 @@ def comment(mark: str, key: str) -> str:
     return f"runyard:{mark}:{key}"
 
 
-def parse_queue(text: str, mark: str) -> Dict[str, Job]:
-    """Jobs by key, of ``squeue --format=%A|%T|%r|%N|%k``; of several with one key, the last that was submitted."""
+def parse_queue(text: str, mark: str) -> Tuple[Dict[str, Job], List[str]]:
+    """Jobs by key, of ``squeue --format=%A|%T|%r|%N|%k``, and the numbers of those that should not be.
+
+    Of several with one key, the first that has not ended is the one, or else the last.
+    """
     found: Dict[str, Job] = {}
+    others: List[str] = []
+    jobs: List[Tuple[str, Job]] = []
     for line in text.splitlines():
         number, state, reason, nodes, said = (line.split("|", 4) + [""] * 4)[:5]
         prefix = comment(mark, "")
         if said.startswith(prefix):
-            key = said[len(prefix) :]
-            if key not in found or int(number) > int(found[key].number):
-                found[key] = Job(number, state, reason, nodes)
-    return found
+            jobs.append((said[len(prefix) :], Job(number, state, reason, nodes)))
+    for key, job in sorted(jobs, key=lambda one: int(one[1].number)):
+        if key not in found or not _is_there(found[key]):
+            found[key] = job
+        elif _is_there(job):
+            others.append(job.number)
+    return found, others
+
+
+def _is_there(job: Job) -> bool:
+    """Does it wait, or run?"""
+    return job.state in (*_WAITING, *_ALIVE)
 
 
 def observation(key: str, job: Job) -> Observation:
@@ -235,6 +254,8 @@ def _ask(words: Sequence[str], text: str) -> str:
     said = " ".join(done.stderr.split())[-500:].rstrip(".")
     if re.search(_AWAY, said, re.IGNORECASE):
         raise EngineAwayError(f"Slurm's {words[0]} does not reach its controller: {said}.")
+    if re.search(_FULL, said, re.IGNORECASE):
+        raise EngineAwayError(f"Slurm takes no more jobs now: {said}.")
     raise ServiceException(f"Slurm's {words[0]} refused: {said}.")
 
 

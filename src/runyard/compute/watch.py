@@ -36,7 +36,7 @@ class Watch:
         self._refused: Dict[str, str] = {}
         #: What was not to start any more before the engine took it: it knows nothing of them, whatever it says.
         self._dropped: Set[str] = set()
-        self._acts: List[Callable[[], None]] = []
+        self._acts: Dict[str, Callable[[], None]] = {}
         self._seen: Dict[str, Observation] = {}
         #: When the look began whose result is here; 0: none yet.
         self._seen_at = 0.0
@@ -56,10 +56,13 @@ class Watch:
             self._reasons[key] = "Is being handed to its compute target."
             self._wake()
 
-    def do(self, act: Callable[[], None]) -> None:
-        """Have the engine asked for something that is asked for again where it fails."""
+    def do(self, what: str, act: Callable[[], None]) -> None:
+        """Have the engine asked for something that is asked for again where it fails; once, however often it is told.
+
+        ``what`` names it, its key included.
+        """
         with self._lock:
-            self._acts.append(act)
+            self._acts[what] = act
             self._wake()
 
     def forget(self, key: str) -> None:
@@ -103,7 +106,7 @@ class Watch:
         self._lock.notify_all()
 
     def _begin_thread(self) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
@@ -122,12 +125,14 @@ class Watch:
 
     def _act(self) -> None:
         with self._lock:
-            acts, self._acts = self._acts, []
-        for act in acts:
+            acts, self._acts = self._acts, {}
+        for act in acts.values():
             try:
                 act()
+            except EngineAwayError:
+                return  # The others would only wait as long again; all are asked for again.
             except ServiceException:
-                pass  # It is asked for again.
+                pass
             except Exception:  # noqa: BLE001 - the thread must go on for all other attempts
                 _log.exception("%s could not be asked", self._name)
 

@@ -142,6 +142,8 @@ class Loop(threading.Thread):
         if is_full and (rows or self._polled):
             self._evict(nodes, rows)
             self._poll()
+        if is_full:
+            self._engines.retire(self._specs.values(), self._polled)
 
     def _look(self, is_full: bool) -> Tuple[Clusters, Sequence[Row[Any]], Sequence[Row[Any]]]:
         """Clusters, nodes and the runs to decide about.
@@ -353,7 +355,10 @@ class Loop(threading.Thread):
         moving = {row.id for row in rows.values()}
         for run_id, node in [one for one in list(self._heard) if one[0] not in moving]:
             del self._heard[run_id, node]
-        for key, seen in self._observe(rows).items():
+        observed = self._observe(rows)
+        for key in rows.keys() - observed.keys():
+            self._miss(rows[key], "Its compute target says nothing of it now, and it")
+        for key, seen in observed.items():
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
                 self._listen(row, seen.detail)
@@ -398,26 +403,30 @@ class Loop(threading.Thread):
     def _outlast(self, row: Row[Any], seen: Observation) -> None:
         """The attempt is gone; or nobody sees it and it may live, as long as it is heard of or has not ended itself."""
         fence_s = self._engine_of(row).fence_s
-        silent_s = _seconds(_now_us(), max(row.heard_at or row.reason_at or 0, self._started_at))
-        if seen.state == ObservedState.GONE or not fence_s or silent_s >= fence_s + FENCE_GRACE_S:
+        if seen.state == ObservedState.GONE or not fence_s or self._silent_s(row) >= fence_s + FENCE_GRACE_S:
             self._recover(row, seen.detail)
-        elif row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
-            why = seen.detail or "Its compute target does not know of it."
-            self._write(life.miss, row.id, f"{why} It was not heard of for {silent_s} seconds.")
+        else:
+            self._miss(row, f"{seen.detail or 'Its compute target does not know of it.'} It")
 
     def _listen(self, row: Row[Any], detail: str) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""
         now = _now_us()
-        silent_s = _seconds(now, max(row.heard_at or 0, self._started_at))
         # Any node that does not hear of a cancel holds up its run, however lively the first one is.
         others = [at for (run_id, _), at in list(self._heard.items()) if run_id == row.id]
-        deaf_s = max(silent_s, _seconds(now, max(min(others, default=now), self._started_at)))
-        if row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
-            what = f"{detail} Its runner" if detail else "Its runner lives, but"
-            self._write(life.miss, row.id, f"{what} was not heard of for {silent_s} seconds.")
-        elif row.status == RunStatus.CANCEL_REQUESTED and min(deaf_s, _seconds(now, row.reason_at)) >= DEAF_S:
+        deaf_s = max(self._silent_s(row), _seconds(now, max(min(others, default=now), self._started_at)))
+        self._miss(row, f"{detail} Its runner" if detail else "Its runner lives, but")
+        if row.status == RunStatus.CANCEL_REQUESTED and min(deaf_s, _seconds(now, row.reason_at)) >= DEAF_S:
             _log.warning("the runner of %s does not listen to a cancel; it is killed", row.key)
             self._engine_of(row).kill(row.key)
+
+    def _miss(self, row: Row[Any], what: str) -> None:
+        """Say of a run that was silent for long that it does not respond; ``what`` begins the sentence."""
+        silent_s = self._silent_s(row)
+        if row.status == RunStatus.RUNNING and silent_s >= SILENT_S:
+            self._write(life.miss, row.id, f"{what} was not heard of for {silent_s} seconds.")
+
+    def _silent_s(self, row: Row[Any]) -> int:
+        return _seconds(_now_us(), max(row.heard_at or row.reason_at or 0, self._started_at))
 
     def _restart(self, row: Row[Any]) -> None:
         """The key was stored but the attempt never started: start it now, with a new token.

@@ -134,7 +134,7 @@ TABLE: Tuple[Route, ...] = (
     Route("read_node_file", "GET", _R + "/node-files/{name}", _REPORT, raw=True),
     Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
     Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),
-    Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset",)),
+    Route("append_log", "POST", _R + "/logs/{path:path}", _REPORT, None, blobs.Offset, raw=True, query=("offset", "attempt")),
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
     Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive")),
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),

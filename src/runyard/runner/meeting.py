@@ -14,6 +14,7 @@ from runyard.files.layout import write_atomically
 from runyard.protocol.meeting import PHASES, Meeting, NodeReport, Phase
 from runyard.protocol.plan import Report, ReportKind
 from runyard.protocol.wire import dumps, loads
+from runyard.runner.fence import clock
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.report import STALE, Superseded
 
@@ -36,8 +37,8 @@ class NodeMeeting:
         self._over: Optional[str] = None
         self._is_closed = False
         self.cancel_requested = False
-        #: When the server last answered, by this process's clock.
-        self.heard_at = time.monotonic()
+        #: As a Reporter's.
+        self.heard_at = clock()
         threading.Thread(target=self._listen, name="meeting", daemon=True).start()
 
     @property
@@ -100,6 +101,7 @@ class NodeMeeting:
     def _meet(self, wait_s: float) -> None:
         plan, own = self._folder.plan, self._own
         query = {"after": self._revision, "wait_s": int(wait_s)}
+        sent_at = clock()
         try:
             found: Meeting = self._server.call(
                 "meet", own, query, 60.0 + wait_s, workspace=plan.workspace, run_id=plan.run_id
@@ -109,7 +111,8 @@ class NodeMeeting:
             with self._lock:
                 self._lock.notify_all()
             raise Superseded(str(error)) from None
-        self.heard_at = time.monotonic()
+        # An answer may have been on its way for long; the server itself holds it back for no longer than that.
+        self.heard_at = min(clock(), sent_at + wait_s)
         with self._lock:
             if found.revision >= self._revision:
                 self._revision = found.revision
@@ -145,7 +148,7 @@ class NodeReporter:
 
     @property
     def heard_at(self) -> float:
-        """When the server last answered, by this process's clock."""
+        """As a Reporter's."""
         return self._meeting.heard_at
 
     def find(self, kind: str) -> Optional[Report]:

@@ -16,6 +16,7 @@ from runyard.errors import (
 from runyard.files.layout import DISK_FULL, write_atomically
 from runyard.protocol.plan import Report, ReportBatch
 from runyard.protocol.wire import dumps, loads
+from runyard.runner.fence import clock
 from runyard.runner.folder import AttemptFolder
 
 #: Pauses between tries while the server is away: from the first to the last, seconds.
@@ -42,8 +43,8 @@ class Reporter:
         self._acknowledged = 0
         #: The user wants the run to end.
         self.cancel_requested = False
-        #: When the server last answered, by this process's clock.
-        self.heard_at = time.monotonic()
+        #: When the last request that the server has answered was sent, by the fence's clock.
+        self.heard_at = clock()
 
     def find(self, kind: str) -> Optional[Report]:
         """The report of that kind, if it was made already (by a runner that is gone)."""
@@ -69,8 +70,9 @@ class Reporter:
         self._keep()
         plan = self._folder.plan
         batch = ReportBatch(tuple(self._reports[self._acknowledged :]), _now_us(), plan.attempt)
+        sent_at = clock()
         reply = ask(lambda: self._server.call("report", batch, workspace=plan.workspace, run_id=plan.run_id))
-        self.heard_at = time.monotonic()
+        self.heard_at = sent_at
         self._acknowledged = max(self._acknowledged, reply.acknowledged)
         self.cancel_requested = reply.cancel_requested
 
