@@ -50,9 +50,7 @@ def node_folder(asked: str) -> str:
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         # Whoever may write there could have put a runner of their own in place.
         sys.exit(
-            "Runyard: {} on node {} belongs to another user, or others may write there; name another node_folder.".format(
-                folder, os.uname()[1]
-            )
+            f"Runyard: {folder} on node {os.uname()[1]} belongs to another user, or others may write there; name another node_folder."
         )
     return os.path.abspath(folder)
 

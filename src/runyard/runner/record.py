@@ -44,9 +44,9 @@ class Record:
             str(folder.spool), plan.attempt, lambda body: server.call("add_metrics", body, **names).sequence
         )
         self._logs = LogShipper(
-            lambda name, offset, data: server.call(
-                "append_log", data, {"offset": offset, "attempt": plan.attempt}, path=name, **names
-            ).offset
+            lambda name, offset, data: (
+                server.call("append_log", data, {"offset": offset, "attempt": plan.attempt}, path=name, **names).offset
+            )
         )
         self._outputs = Outputs(folder, server)
         self._destinations = Destinations(folder, server)
