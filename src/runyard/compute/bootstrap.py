@@ -49,10 +49,8 @@ def node_folder(asked: str) -> str:
     found = os.stat(folder)
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         # Whoever may write there could have put a runner of their own in place.
-        sys.exit(
-            f"Runyard: {folder} on node {os.uname()[1]} belongs to another user, or others may write there: name another "
-            "node_folder."
-        )
+        where = f"{folder} on node {os.uname()[1]}"
+        sys.exit(f"Runyard: {where} belongs to another user, or others may write there: name another node_folder.")
     return os.path.abspath(folder)
 
 
