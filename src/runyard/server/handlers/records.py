@@ -18,7 +18,7 @@ from runyard.protocol.digests import check_digest
 from runyard.protocol.identity import PrincipalKind
 from runyard.protocol.metrics import MetricsReply, decode_batch, encode_read
 from runyard.protocol.plan import ReportBatch, ReportReply
-from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count, Run
+from runyard.protocol.runs import TERMINAL, Artifact, ArtifactList, Count
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server.call import Call, Content
 from runyard.server.contents import check_contents
@@ -48,7 +48,7 @@ def append_log(call: Call) -> Offset:
     """Bytes of a growing log. A part that is here already is passed over; a gap is answered with what is here."""
     run = _present_run(call)
     if call.integer("attempt", run.attempt) != run.attempt:
-        raise _over(run, call.integer("attempt", 0))
+        raise _over(run.id, call.integer("attempt", 0))
     path = _log_path(call)
     offset = call.integer("offset", 0)
     try:
@@ -141,7 +141,7 @@ def add_metrics(call: Call) -> MetricsReply:
     except ValueError as error:
         raise UserErrorException(f"These are not metrics: {error}.") from None
     if call.principal is not None and call.principal.kind == PrincipalKind.RUN and batch.attempt != run.attempt:
-        raise _over(run, batch.attempt)
+        raise _over(run.id, batch.attempt)
     mark = call.parts.database.write_bulk(
         lambda connection: metrics.add_batch(connection, run.id, run.workspace, batch, call.now)
     )
@@ -149,8 +149,8 @@ def add_metrics(call: Call) -> MetricsReply:
     return MetricsReply(mark)
 
 
-def _over(run: Run, attempt: int) -> ConflictError:
-    return ConflictError(f"Attempt {attempt} of run {run.id} is over.")
+def _over(run_id: str, attempt: int) -> ConflictError:
+    return ConflictError(f"Attempt {attempt} of run {run_id} is over.")
 
 
 def get_metrics(call: Call) -> Content:
