@@ -12,6 +12,7 @@ from tests.frameworks.trained import environment_of, said, train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("frameworks")]
 
+ROOT = Path(__file__).resolve().parents[2]
 TODAY = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -31,11 +32,16 @@ def test_workers_of_2019_share_their_steps_by_a_parameter_server(
 ) -> None:
     environment = environment_of("tensorflow-1", "tensorflow==1.13.2", python="3.7")
     config = TensorflowConfiguration(worker_count=2, parameter_server_count=1)
-    run = train(workspace, tmp_path, "parameter_server.py", environment, config, digits.as_mount())
+    page = (ROOT / "docs" / "howto" / "distributed.md").read_text()
+    (chief,) = (block.split("```")[0] for block in page.split("```python\n") if 'cluster["chief"]' in block)
+    data = digits.as_mount()
+    run = train(workspace, tmp_path, "parameter_server.py", environment, config, data, chief=chief)
     metrics = run.get_metrics()
     assert min(metrics["steps"]) > 0
     assert max(metrics["reached"]) >= 600, "the steps of both count"
     assert max(metrics["accuracy"]) > 0.85
     for worker in (0, 1):
-        assert "TensorFlow 1.13.2 variables on /job:ps/task:0" in said(run, tmp_path, worker)
-    said(run, tmp_path, "0_ps")
+        log = said(run, tmp_path, worker)
+        assert "TensorFlow 1.13.2 variables on /job:ps/task:0" in log
+        assert f"tf.estimator is {('chief 0', 'worker 0')[worker]} of 2 workers" in log
+    assert "tf.estimator is ps 0 of 2 workers" in said(run, tmp_path, "0_ps")

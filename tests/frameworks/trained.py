@@ -18,13 +18,21 @@ def environment_of(name: str, *pip: str, python: str | None = None) -> Environme
 
 
 def train(
-    workspace: Workspace, folder: Path, script: str, environment: Environment, config: Any, *arguments: Any
+    workspace: Workspace,
+    folder: Path,
+    script: str,
+    environment: Environment,
+    config: Any,
+    *arguments: Any,
+    **modules: str,
 ) -> Run:
-    """The run of a script of this folder, once it has completed."""
+    """The run of a script of this folder, with modules of those texts beside it, once it has completed."""
     source = folder / "source"
     source.mkdir()
     shutil.copy(SCRIPTS / script, source)
     shutil.copy(SCRIPTS.parents[2] / "examples" / "train" / "utils.py", source)
+    for name, text in modules.items():
+        (source / f"{name}.py").write_text(text)
     asked = ScriptRunConfig(
         str(source), script, list(arguments), compute_target="two", environment=environment,
         distributed_job_config=config,

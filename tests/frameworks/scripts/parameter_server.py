@@ -15,6 +15,21 @@ if not tf_config or tf_config == "":
 tf_config_json = json.loads(tf_config)
 job, index = tf_config_json["task"]["type"], tf_config_json["task"]["index"]
 cluster_spec = tf.train.ClusterSpec(tf_config_json.get("cluster"))
+# Read by TensorFlow itself, as the high-level code of the time did.
+from tensorflow.contrib.learn import RunConfig  # noqa: E402
+
+read = RunConfig()
+assert (read.task_type, read.task_id, read.cluster_spec.as_dict()) == (job, index, cluster_spec.as_dict())
+refused = ""
+try:
+    tf.estimator.RunConfig()
+except ValueError as error:
+    refused = str(error)
+assert 'must have one "chief" node' in refused
+import chief  # noqa: E402, F401
+
+read = tf.estimator.RunConfig()
+print("tf.estimator is", read.task_type, read.task_id, "of", read.num_worker_replicas, "workers")
 server = tf.train.Server(cluster_spec, job_name=job, task_index=index)
 if job == "ps":
     server.join()
