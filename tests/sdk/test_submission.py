@@ -1,5 +1,7 @@
 """What a submission makes of a ScriptRunConfig, against a real server of its own."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from runyard.azureml.core import (
     ScriptRunConfig,
     Workspace,
 )
+from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import UserErrorException
 from tests.own_server import log_of, own_server
 
@@ -159,3 +162,45 @@ def test_wrong_kind_of_an_option_is_one_sentence(experiment: Experiment, source:
         ScriptRunConfig(source, "t.py", compute_target=5)
     with pytest.raises(UserErrorException, match="tags is a dict"):
         experiment.submit(ScriptRunConfig(source, "t.py"), tags=[wrong])  # type: ignore[arg-type]
+
+
+#: Of any submitted run; those of several processes are in tests/protocol/test_distributed.py.
+V1_VARIABLES = {
+    "AZUREML_" + name
+    for name in (
+        "RUN_ID ARM_SUBSCRIPTION ARM_RESOURCEGROUP ARM_WORKSPACE_NAME ARM_PROJECT_NAME EXPERIMENT_ID WORKSPACE_ID "
+        "SERVICE_ENDPOINT DISCOVERY_SERVICE_ENDPOINT EXPERIMENTATION_HOST RUN_TOKEN RUN_TOKEN_EXPIRY RUN_TOKEN_RAND "
+        "RUN_TOKEN_PASS FRAMEWORK COMMUNICATOR TARGET_TYPE CR_EXECUTION_WORKING_DIR_PATH OUTPUT_DIRECTORY "
+        "LOGDIRECTORY_PATH GIT_REPOSITORY_URI GIT_BRANCH GIT_COMMIT GIT_DIRTY DATAREFERENCE_numbers "
+        "DATASET_ENVIRONMENT_VARS DATASET_FILE_OUTPUTS"
+    ).split()
+} | {"AZ_BATCHAI_JOB_TEMP", "numbers", "NUMBERS"}
+
+
+def test_script_finds_each_variable_that_v1_had(experiment: Experiment, source: Path, tmp_path: Path) -> None:
+    for words in (
+        ["init", "-q", "-b", "trunk"],
+        ["remote", "add", "origin", "https://host/team/project.git"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "begun"],
+    ):
+        subprocess.run(["git", "-C", str(source), *words], check=True)
+    (source / "t.py").write_text("import json, os\njson.dump(dict(os.environ), open('outputs/found.json', 'w'))\n")
+    workspace = experiment.workspace
+    (tmp_path / "one.txt").write_text("1")
+    store = workspace.get_default_datastore()
+    store.upload_files([str(tmp_path / "one.txt")], target_path="numbers")
+    numbers = Dataset.File.from_files((store, "numbers/one.txt")).as_named_input("numbers").as_mount()
+    made = OutputFileDatasetConfig("made")
+    run = experiment.submit(ScriptRunConfig(source, "t.py", [numbers, made], environment=as_it_is()))
+    run.wait_for_completion()
+    run.download_file("outputs/found.json", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sorted(V1_VARIABLES - set(found)) == []
+    assert found["AZUREML_RUN_ID"] == run.id
+    assert found["AZUREML_ARM_WORKSPACE_NAME"] == workspace.name
+    assert found["AZUREML_ARM_PROJECT_NAME"] == experiment.name
+    assert found["AZUREML_GIT_REPOSITORY_URI"] == "https://host/team/project.git"
+    assert found["AZUREML_GIT_BRANCH"] == "trunk"
+    assert found["AZUREML_GIT_DIRTY"] == "True"
+    assert {found[name] for name in ("numbers", "NUMBERS")} == {found["AZUREML_DATAREFERENCE_numbers"]}
+    assert "AZUREML_SECONDARY_INSTANCE" not in found

@@ -179,6 +179,8 @@ def _batch_variables(tasks: Sequence[Task], places: Sequence[Place], task: Task)
         "AZ_BATCH_MASTER_NODE": f"{places[0].address}:{places[0].ports[0]}",
         "AZ_BATCHAI_MPI_MASTER_NODE": places[0].address,
         "AZ_BATCHAI_WORKER_HOSTS": ",".join(one.address for one in places),
+        # As v1's own code asks it: any text says that this is not the process which speaks for all.
+        **({"AZUREML_SECONDARY_INSTANCE": "True"} if task.rank else {}),
     }
 
 
