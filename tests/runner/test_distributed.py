@@ -142,11 +142,13 @@ if os.environ["RUNYARD_RANK"] == "1":
 """
 
 
+@pytest.mark.parametrize("kind", [PyTorchConfiguration, MpiConfiguration])
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_process_that_hangs_after_the_others_is_killed_and_named(
-    workspace: Workspace, tmp_path: Path, nodes: int
+    workspace: Workspace, tmp_path: Path, nodes: int, kind: Any
 ) -> None:
-    config = PyTorchConfiguration(process_count=2, node_count=nodes)
+    each = {"process_count": 2} if kind is PyTorchConfiguration else {"process_count_per_node": 2 // nodes}
+    config = kind(**each, node_count=nodes)
     run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1")
     run.wait_for_completion(raise_on_error=False)
     message = run.get_details()["error"]["error"]["message"]

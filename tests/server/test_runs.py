@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import update
 
-from runyard.db import runs
+from runyard.control import runs as life
+from runyard.control.why import unblocked_by
+from runyard.db import runs, tables
+from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
+from runyard.protocol.runs import Run, RunSpec, RunStatus
 from tests.server.application import Application, now_us
 
 KEYS = ["plain", 'with "quotes"', "back\\slash", "a.b[0]", "$", "", "'", "\U0001f9e8", "%"]
@@ -106,6 +112,72 @@ def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
 def test_words_of_a_sentence_unblock_nothing(app: Application, word: str) -> None:
     _queue(app, "here", "run-1", "local", reason=f"Downloading {word}.", node="local", key="run-1/1")
     assert _why(app, "run-1") == (f"Downloading {word}.", "")
+
+
+RAY = ClusterSpec("x", engine=EngineSpec(EngineKind.RAY))
+SLURM = ClusterSpec("x", engine=EngineSpec(EngineKind.SLURM))
+SSH = ClusterSpec("x", engine=EngineSpec(EngineKind.SSH))
+FOREIGN = "Waits for 1 GPU of this machine's 2 to be free; GPU 0 is used by process 7, which is no run here."
+
+
+@pytest.mark.parametrize(
+    ("spec", "node", "reason", "says"),
+    [
+        (ClusterSpec("x"), None, FOREIGN, "the end of what else uses them"),
+        (ClusterSpec("x"), None, "Waits for 4 GPUs, and this machine has 2: take less.", "a smaller vm_size"),
+        (ClusterSpec("x"), None, "Waits for 2 GPUs of this machine's 2 to be free.", "A run with GPUs that ends."),
+        (ClusterSpec("x"), "x-1", "Its data are fetched.", ""),
+        (RAY, None, "Waits for a node.", "attached anew with a larger max_nodes"),
+        (RAY, "x-1", "Waits for nodes.", "ray status"),
+        (RAY, "x-1", "Waits for its compute target to answer: it is away.", "The answer of 'x'"),
+        (SLURM, "local", "Waits in Slurm's queue.", "squeue"),
+        (SSH, None, "Waits for its turn.", "one at a time"),
+    ],
+)
+def test_what_helps_is_what_can_be_done_there(spec: ClusterSpec, node: str | None, reason: str, says: str) -> None:
+    run = Run("run-1", "here", "trial", 1, RunStatus.QUEUED, 1, "ann", 1, RunSpec("run-1", "trial"), "x", "run-1")
+    found = unblocked_by(replace(run, node=node, reason=reason), spec)
+    assert says in found
+    assert bool(says) == bool(found)
+
+
+def test_run_that_is_handed_over_is_estimated_by_the_waits_before(app: Application) -> None:
+    assert app.ask("create_cluster", {"name": "far"}, workspace="here").status == 200
+    for number in range(3):
+        _queue(app, "here", f"old-{number}", "far")
+        _advance(app, f"old-{number}", "Queued", "Running", started_at=now_us() + 600_000_000)
+    _queue(app, "here", "run-1", "far", node="far-1", key="run-1/1")
+    found = app.ask("explain_run", workspace="here", run_id="run-1").json
+    assert found["estimate"] == "By the last 3 runs there, it may start in about 10 min."
+    assert found["since"] <= now_us()
+
+
+def test_builds_before_tell_how_long_a_build_takes(app: Application) -> None:
+    _queue(app, "here", "old", "local")
+    _advance(app, "old", "Queued", "Running", started_at=now_us())
+    app.parts.database.write(
+        lambda connection: connection.execute(
+            update(tables.runs).values(created_at=tables.runs.c.queued_at - 120_000_000)
+        )
+    )
+    app.add_run("here", "run-1")
+    _advance(app, "run-1", "Starting", "Preparing", reason="Its environment is being built.")
+    assert app.ask("explain_run", workspace="here", run_id="run-1").json["estimate"] == (
+        "The last 1 builds took about 2 min."
+    )
+
+
+def test_run_waits_since_it_is_ready_whatever_it_waits_for(app: Application) -> None:
+    """Else one whose reason changes would be passed by others for ever."""
+    _queue(app, "here", "run-1", "local")
+    since = app.ask("explain_run", workspace="here", run_id="run-1").json["since"]
+    later = now_us() + 5_000_000
+    app.parts.database.write(lambda connection: life.explain_wait(connection, "run-1", "Waits for else.", later))
+    found = app.ask("explain_run", workspace="here", run_id="run-1").json
+    assert (found["since"], found["waits_for"]) == (since, "Waits for else. It is the next one.")
+    with app.parts.database.read() as connection:
+        (row,) = runs.active_rows(connection)
+    assert (row.queued_at, row.reason_at) == (since, later)
 
 
 def test_two_inputs_of_one_name_are_refused(app: Application) -> None:

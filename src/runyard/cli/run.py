@@ -169,7 +169,7 @@ def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) ->
     if as_json:
         show(found, True)
     else:
-        print(" ".join(one for one in (found.waits_for, found.unblocked_by, found.estimate) if one))
+        print(found.text)
 
 
 def _environment(workspace: Workspace, env: str | None, env_name: str | None) -> Environment | None:

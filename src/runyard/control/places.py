@@ -16,7 +16,7 @@ class Waiting(NamedTuple):
     target: str
     #: How many nodes it needs, all at once.
     nodes: int = 1
-    #: Since when it waits for what it waits for, UTC microseconds.
+    #: Since when it is ready, UTC microseconds.
     since: int = 0
     #: Its place among the others: the smallest is the first.
     turn: int = 0
@@ -104,6 +104,15 @@ class Pool:
             return f"Waits for {wanted}, and this machine has {present}: take a smaller size, or fewer nodes."
         others = "".join(f"; GPU {number} is used by {what}, which is no run here" for number, what in self._view.held)
         return f"Waits for {wanted} of this machine's {present} to be free{others}."
+
+
+def describe_gpu_help(reason: str) -> str:
+    """What lets a run begin that waits for GPUs; '' where it waits for something else."""
+    if "and this machine has" in reason:
+        return "Cancel it, and submit it with a smaller vm_size or fewer nodes."
+    if "which is no run here" in reason:
+        return "A run with GPUs that ends, or the end of what else uses them."
+    return "A run with GPUs that ends." if "GPU" in reason else ""
 
 
 class Room:

@@ -335,13 +335,3 @@ def _end(run: Steps, status: str, now: int, **changes: Any) -> None:
 def _free_nodes(run: Steps, now: int) -> None:
     if run.row.node and run.row.node != "local":
         fleet.free_nodes(run.connection, run.row.id, now)
-
-
-def explain(run: Run) -> str:
-    """What the run waits for, in one sentence."""
-    if run.status in TERMINAL:
-        return f"Nothing: the run has ended as {run.status}."
-    return run.reason or {
-        RunStatus.RUNNING: "Its script runs.",
-        RunStatus.FINALIZING: "Its outputs are being stored.",
-    }.get(run.status, f"It is {run.status}.")

@@ -17,6 +17,8 @@ from runyard.protocol.wire import dumps, loads
 
 #: How many runs tell how long the next one may take.
 LATEST = 20
+#: A run that waited for less had its environment from the cache, microseconds.
+BUILD_US = 3_000_000
 
 _ALL_CLUSTERS = select(clusters).order_by(clusters.c.workspace, clusters.c.name)
 _ALL_NODES = select(nodes).order_by(nodes.c.id)
@@ -162,6 +164,23 @@ def recent_durations(connection: Connection, workspace: Optional[str], target: s
     )
     if workspace is not None:
         statement = statement.where(runs.c.workspace == workspace)
+    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
+
+
+def recent_waits(connection: Connection, workspace: str, target: str) -> List[int]:
+    """How long the latest runs of a target waited from the queue to their start, microseconds."""
+    statement = select(runs.c.started_at - runs.c.queued_at).where(
+        runs.c.workspace == workspace, runs.c.target == target, runs.c.started_at >= runs.c.queued_at
+    )
+    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
+
+
+def recent_builds(connection: Connection, workspace: str) -> List[int]:
+    """How long the latest runs waited for their environment where one was built, microseconds."""
+    took = runs.c.queued_at - runs.c.created_at
+    statement = select(took).where(
+        runs.c.workspace == workspace, runs.c.attempt == 1, runs.c.started_at.is_not(None), took > BUILD_US
+    )
     return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
 
 

@@ -33,6 +33,8 @@ STEPS = {
         "ALTER TABLE runs ADD COLUMN gpus TEXT",
         "ALTER TABLE runs ADD COLUMN turn BIGINT NOT NULL DEFAULT '0'",
         "UPDATE runs SET turn = created_at WHERE ended_at IS NULL",
+        "ALTER TABLE runs ADD COLUMN queued_at BIGINT",
+        "UPDATE runs SET queued_at = reason_at WHERE status = 'Queued'",
         "DROP INDEX runs_active",
         "CREATE INDEX runs_active ON runs (status, target, turn) WHERE ended_at IS NULL",
         "CREATE TABLE node_reports (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "

@@ -58,7 +58,7 @@ _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspa
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
 _ACTIVE_COLUMNS = (
     "row", "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested",
-    "started_at", "heard_at", "node_count", "turn", "gpus",
+    "started_at", "heard_at", "node_count", "turn", "gpus", "queued_at",
 )  # fmt: skip
 _ACTIVE = select(*[runs.c[name] for name in _ACTIVE_COLUMNS]).where(
     runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT
@@ -245,10 +245,12 @@ class Steps:
         """Move the run to another status; ``changes`` are further columns of it."""
         if to_status not in TRANSITIONS[self.status]:
             raise ConflictError(f"A run cannot go from {self.status} to {to_status}.")
-        ends = {"ended_at": now} if to_status in TERMINAL else {}
+        marks = {"ended_at": now} if to_status in TERMINAL else {}
+        if to_status == RunStatus.QUEUED:
+            marks["queued_at"] = now
         self.status = to_status
         self._note(changes.pop("reason", None), now, by)
-        self.touch(status=to_status, **{**ends, **changes})
+        self.touch(status=to_status, **{**marks, **changes})
 
     def say(self, reason: str, now: int) -> None:
         """Say what a waiting run waits for; readers are woken as by a change of status."""
@@ -494,5 +496,5 @@ def _run(row: Row[Any]) -> Run:
         reason=row.reason, reason_at=row.reason_at, node=row.node, cancel_requested=row.cancel_requested,
         exit_code=row.exit_code, error=loads(RunError, row.error) if row.error else None,
         warnings=tuple(json.loads(row.warnings)), tags=json.loads(row.tags), properties=json.loads(row.properties),
-        lock=row.lock, event_seq=row.event_seq,
+        lock=row.lock, event_seq=row.event_seq, queued_at=row.queued_at,
     )  # fmt: skip

@@ -271,6 +271,7 @@ CREATE TABLE runs (
 	node_count INTEGER DEFAULT '1' NOT NULL,
 	gpus TEXT,
 	turn BIGINT DEFAULT '0' NOT NULL,
+	queued_at BIGINT,
 	UNIQUE (id)
 );
 

@@ -109,6 +109,8 @@ runs = _table(
     Column("gpus", Text),
     #: Its place in the queue, as ``turn_of`` says.
     Column("turn", BigInteger, nullable=False, server_default="0"),
+    #: When its present attempt came to the queue.
+    Column("queued_at", BigInteger),
     Index("runs_by_experiment", "workspace", "experiment", "row"),
     Index("runs_by_parent", "parent"),
     sqlite_autoincrement=True,

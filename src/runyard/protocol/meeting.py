@@ -47,6 +47,8 @@ class NodeReport:
     place: Optional[Place] = None
     #: How many of its processes other than parameter servers still run, once they do.
     workers_left: int = 0
+    #: Under mpirun: which of its ranks still run.
+    ranks_left: Tuple[int, ...] = ()
     #: How its processes ended.
     end: Optional[Report] = None
     #: The rank that failed first, as far as this node knows.

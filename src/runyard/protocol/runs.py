@@ -1,6 +1,7 @@
 """A run: as asked (RunSpec), as stored (Run), the states it may have and the ways between them."""
 
 from dataclasses import field
+from datetime import datetime, timezone
 from typing import Dict, FrozenSet, Optional, Tuple
 
 from runyard.protocol.distributed import Distribution
@@ -173,6 +174,8 @@ class Run:
     lock: Optional[str] = None
     #: Sequence number of the run's latest event.
     event_seq: int = 0
+    #: When its present attempt came to the queue, UTC microseconds.
+    queued_at: Optional[int] = None
     #: Paths of its logs, where they were asked for.
     log_paths: Optional[Tuple[str, ...]] = None
 
@@ -245,3 +248,12 @@ class Explanation:
     since: Optional[int] = None
     #: How long it may take, from runs before it, in a sentence; '' where there are none to tell from.
     estimate: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it, as a person reads it."""
+        since = ""
+        if self.since is not None and self.status not in TERMINAL:
+            since = f"Since {datetime.fromtimestamp(self.since / 1e6, timezone.utc):%Y-%m-%d %H:%M:%S} UTC."
+        helps = f"What helps: {self.unblocked_by}" if self.unblocked_by else ""
+        return " ".join(one for one in (self.waits_for, since, helps, self.estimate) if one)

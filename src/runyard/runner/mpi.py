@@ -24,8 +24,9 @@ from runyard.protocol.plan import ExitCause
 from runyard.runner import mpi_agent, mpi_daemon, rank
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
+from runyard.runner.mpi_ranks import Ranks, Stragglers
 from runyard.runner.processes import Script
-from runyard.runner.team import Command, Launcher, failed
+from runyard.runner.team import Command, Launcher, failed, straggled
 
 #: What mpirun runs for each rank: the same words on every node, since each has its own paths in these variables.
 _RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
@@ -74,10 +75,13 @@ class MpiRun:
         # By its name: with its path, it would set that of this node on the others.
         words = ["mpirun", *mpirun_arguments(folder, places, major), *_RANK]
         self._variables = variables
+        asked = folder.plan.distribution
+        self._everyone = [] if asked is None else tasks_of(asked, folder.plan.node_count)
         self._start = launch
         self._script = launch(words, variables, folder.work, folder.log)
+        self._ranks, self._stragglers = Ranks(folder), Stragglers(folder)
         if meeting is not None:
-            meeting.tell(phase=Phase.RUNNING, workers_left=1)
+            meeting.tell(phase=Phase.RUNNING)
 
     def wait(self, timeout_s: float) -> Optional[int]:
         """mpirun's exit code, which is that of the rank that failed first; None after the time."""
@@ -111,6 +115,10 @@ class MpiRun:
             self._ends_at = now + self._folder.plan.grace_s
             self.terminate()
         elif now >= self._ends_at:
+            signal_group(self._script.pid, signal.SIGKILL)
+        late = self._stragglers.find(self._ranks.left(), () if self._meeting is None else self._meeting.nodes[1:])
+        if late is not None and not self._is_told_to_end:
+            self.blamed, self.remark, self._is_told_to_end = self._everyone[late], straggled(self._folder), True
             signal_group(self._script.pid, signal.SIGKILL)
 
     def _pass_on(self) -> None:
@@ -160,15 +168,13 @@ class MpiRun:
     def _blame(self) -> None:
         """Which rank mpirun says failed; if it is another node's, that node tells the run how."""
         found = _BLAMED.search(tail_of(str(self._folder.log), SAID_BYTES, SAID_BYTES))
-        asked = self._folder.plan.distribution
-        if found is None or asked is None:
+        if found is None:
             return
         number = int(found.group(1) or found.group(2))
-        everyone = tasks_of(asked, self._folder.plan.node_count)
-        if number >= len(everyone):
+        if number >= len(self._everyone):
             return
-        if everyone[number].node == self._folder.node:
-            self.blamed = everyone[number]
+        if self._everyone[number].node == self._folder.node:
+            self.blamed = self._everyone[number]
         elif self._meeting is not None:
             self.cause = ExitCause.PEER
             self._meeting.tell(blamed=number)
@@ -189,7 +195,8 @@ class MpiNode:
         self.cause = ExitCause.SCRIPT
         self.blamed: Optional[Task] = None
         self.remark = ""
-        meeting.tell(phase=Phase.RUNNING)
+        self._ranks = Ranks(folder)
+        meeting.tell(phase=Phase.RUNNING, ranks_left=self._ranks.left())
 
     def wait(self, timeout_s: float) -> Optional[int]:
         """0 once the first node has ended well; None after the time."""
@@ -201,6 +208,9 @@ class MpiNode:
             if code:
                 self.remark = f"could not run on node {self._folder.node}: mpirun's daemon ended with {code}"
                 return 1
+        left = self._ranks.left()
+        if left != self._meeting.own.ranks_left:
+            self._meeting.tell(ranks_left=left)
         done = {number for number, _ in self._meeting.own.launched}
         mine = [one for one in first.launches if one.node == self._folder.node and one.number not in done]
         for launch in mine:

@@ -5,6 +5,7 @@ that the node's runner has written: texts, each ended by a NUL, since to import 
 output goes straight to the rank's own log.
 """
 
+import fcntl
 import os
 
 
@@ -17,12 +18,21 @@ def main() -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    _show_life(os.path.join(os.environ["RUNYARD_LAUNCHES"], rank + ".rank"))
     os.chdir(work)
     for variable in rest[: int(count)]:
         name, _, text = variable.partition("=")
         os.environ[name] = text
     command = rest[int(count) :]
     os.execvp(command[0], command)
+
+
+def _show_life(path: str) -> None:
+    """Hold that file locked for as long as this process lives, whatever it becomes; runner/mpi_ranks.py looks there."""
+    handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    os.set_inheritable(handle, True)
+    os.rename(path + ".new", path)
 
 
 if __name__ == "__main__":

@@ -130,18 +130,14 @@ class Team:
             self.terminate()
         elif left == 0:
             self.terminate()
-        elif self._last_end and time.monotonic() - self._last_end > self._patience_s():
+        elif self._last_end and time.monotonic() - self._last_end > patience_s(self._folder):
             last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
-            self.remark = f"went on for {self._patience_s():.0f} s after the others had ended, and was killed"
+            self.remark = straggled(self._folder)
             self._blame(self._running[last][0], -signal.SIGKILL)
             self._kill()
 
     def _workers_of(self, node: int) -> int:
         return sum(one.role == Role.WORKER for one in self._everyone if one.node == node)
-
-    def _patience_s(self) -> float:
-        text = self._folder.plan.variables.get(STRAGGLER_VARIABLE, "")
-        return float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
 
     def _kill(self) -> None:
         for _, script in self._running.values():
@@ -150,6 +146,17 @@ class Team:
     def _tell(self, **changes: object) -> None:
         if self._meeting is not None:
             self._meeting.tell(**changes)
+
+
+def patience_s(folder: AttemptFolder) -> float:
+    """How long the last processes may go on after the others have ended."""
+    text = folder.plan.variables.get(STRAGGLER_VARIABLE, "")
+    return float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
+
+
+def straggled(folder: AttemptFolder) -> str:
+    """What is said of one that went on for longer."""
+    return f"went on for {patience_s(folder):.0f} s after the others had ended, and was killed"
 
 
 def failed(node: NodeReport) -> bool:

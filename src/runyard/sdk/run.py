@@ -316,8 +316,7 @@ class Run:
 
     def why(self) -> str:
         """What the run waits for and what would unblock it, in a sentence or two."""
-        found = self._call("explain_run")
-        return " ".join(one for one in (found.waits_for, found.unblocked_by, found.estimate) if one)
+        return str(self._call("explain_run").text)
 
     def __enter__(self) -> "Run":
         return self

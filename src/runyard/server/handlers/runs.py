@@ -7,10 +7,11 @@ from typing import Dict, List, Optional, Tuple
 from sqlalchemy import Connection
 
 from runyard.control import runs as life
-from runyard.control.schedule import LOCAL, estimate_wait_s
+from runyard.control import why
+from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
-from runyard.errors import ComputeTargetException, NotFoundError, SnapshotException, UserErrorException
+from runyard.errors import NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.distributed import problem, tasks_of
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
@@ -24,7 +25,6 @@ from runyard.protocol.runs import (
     RunKind,
     RunPage,
     RunSpec,
-    RunStatus,
 )
 from runyard.protocol.trees import check_path, decode_tree
 from runyard.server import names
@@ -155,65 +155,8 @@ def list_run_datasets(call: Call) -> List[DatasetUse]:
 def explain_run(call: Call) -> Explanation:
     """What the run waits for."""
     run = get_run(call)
-    waits_for, unblocked, estimate = life.explain(run), "", ""
-    if run.status == RunStatus.QUEUED and run.node is None:
-        with call.parts.database.read() as connection:
-            before = _count_before(connection, run)
-            waits_for += " It is the next one." if before == 0 else f" {before} come before it."
-            unblocked = _node_from(connection, run)
-            estimate = _estimate(connection, run, before, call.parts.settings.local_slots)
-    elif run.status == RunStatus.PREPARING:
-        unblocked = f"Its build; follow it with: runyard run logs {run.id} -f"
-    elif run.status == RunStatus.FINALIZING and "disk is full" in (run.reason or ""):
-        unblocked = "Free space on the disk that the sentence names."
-    return Explanation(run.id, run.status, waits_for, unblocked, run.reason_at, estimate)
-
-
-def _count_before(connection: Connection, run: Run) -> int:
-    """How many runs come before it."""
-    queue = [
-        row.id
-        for row in sorted(runs.active_rows(connection), key=lambda one: one.turn)
-        if row.status == RunStatus.QUEUED
-        and row.key is None
-        and row.target == run.target
-        # This machine's places are for every workspace; a cluster belongs to one.
-        and (run.target == LOCAL or row.workspace == run.workspace)
-    ]
-    return queue.index(run.id) if run.id in queue else 0
-
-
-def _estimate(connection: Connection, run: Run, before: int, local_slots: int) -> str:
-    """When it may start, by how long runs of its target took lately."""
-    places, workspace = local_slots, None
-    if run.target != LOCAL:
-        try:
-            cluster = fleet.get_cluster(connection, run.workspace, run.target)
-        except ComputeTargetException:
-            return ""
-        places, workspace = cluster.spec.max_nodes // run.spec.node_count, run.workspace
-    found = [one / 1e6 for one in fleet.recent_durations(connection, workspace, run.target)]
-    wait_s = estimate_wait_s(found, before, places)
-    if wait_s is None:
-        return ""
-    return f"By the last {len(found)} runs there, it may start in about {_shown_s(wait_s)}."
-
-
-def _shown_s(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _node_from(connection: Connection, run: Run) -> str:
-    """What gives a queued run its node."""
-    if run.target == LOCAL:
-        return "A local run that ends, or a cluster with more nodes."
-    try:
-        fleet.get_cluster(connection, run.workspace, run.target)
-    except ComputeTargetException:
-        return f"Cancel it, or create the compute target {run.target!r} again."
-    return f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
+    with call.parts.database.read() as connection:
+        return why.explain_run(connection, run, call.parts.settings.local_slots, call.now)
 
 
 def _check_spec(call: Call, spec: RunSpec) -> None:

@@ -1,0 +1,130 @@
+"""What a run waits for: since when, what would unblock it, and for how long, by the runs before it."""
+
+from statistics import median
+from typing import Optional, Sequence, Tuple
+
+from sqlalchemy import Connection
+
+from runyard.control.places import describe_gpu_help
+from runyard.control.schedule import LOCAL, estimate_wait_s
+from runyard.db import fleet, runs
+from runyard.errors import ComputeTargetException
+from runyard.protocol.compute import ClusterSpec, EngineKind
+from runyard.protocol.runs import TERMINAL, Explanation, Run, RunStatus
+
+
+def explain_run(connection: Connection, run: Run, local_slots: int, now: int) -> Explanation:
+    """All of it; sentences, '' where there is nothing to say."""
+    waits_for, unblocked, estimate, since = describe(run), "", "", run.reason_at
+    if run.status == RunStatus.QUEUED:
+        since = run.queued_at or run.reason_at
+        spec = _spec_of(connection, run)
+        if run.node is None:
+            before = _count_before(connection, run)
+            waits_for += " It is the next one." if before == 0 else f" {before} come before it."
+            estimate = _estimate_turn(connection, run, spec, before, local_slots)
+        else:
+            estimate = _estimate_start(connection, run, now)
+        unblocked = unblocked_by(run, spec)
+    elif run.status == RunStatus.PREPARING:
+        unblocked = f"Its build; follow it with: runyard run logs {run.id} -f"
+        estimate = _estimate_build(connection, run)
+    elif run.status == RunStatus.FINALIZING and "disk is full" in (run.reason or ""):
+        unblocked = "Free space on the disk that the sentence names."
+    return Explanation(run.id, run.status, waits_for, unblocked, since, estimate)
+
+
+def describe(run: Run) -> str:
+    """What the run waits for, in one sentence."""
+    if run.status in TERMINAL:
+        return f"Nothing: the run has ended as {run.status}."
+    return run.reason or {
+        RunStatus.RUNNING: "Its script runs.",
+        RunStatus.FINALIZING: "Its outputs are being stored.",
+    }.get(run.status, f"It is {run.status}.")
+
+
+def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
+    """What lets a queued run begin; ``spec`` of its cluster, None: it has none."""
+    if run.target == LOCAL:
+        return "A local run that ends, or a cluster with more nodes." if run.node is None else ""
+    if spec is None:
+        return f"Cancel it, or create the compute target {run.target!r} again."
+    if "does not answer" in (run.reason or "") or "to answer" in (run.reason or ""):
+        return f"The answer of {run.target!r}; nothing is lost meanwhile."
+    if spec.kind == EngineKind.SLURM:
+        return "Slurm's own queue decides: squeue shows it, and sinfo the nodes."
+    if spec.kind == EngineKind.SSH:
+        return "The run there that ends, since the machine takes one at a time." if run.node is None else ""
+    if spec.kind == EngineKind.RAY:
+        if run.node is not None:
+            return "Nodes of the Ray cluster that come up or get free: ray status shows what it lacks."
+        return f"A run of {run.target!r} that ends, or the target attached anew with a larger max_nodes."
+    if run.node is not None:
+        return ""
+    return describe_gpu_help(run.reason or "") or (
+        f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
+    )
+
+
+def _spec_of(connection: Connection, run: Run) -> Optional[ClusterSpec]:
+    if run.target == LOCAL:
+        return None
+    try:
+        return fleet.get_cluster(connection, run.workspace, run.target).spec
+    except ComputeTargetException:
+        return None
+
+
+def _count_before(connection: Connection, run: Run) -> int:
+    """How many runs come before it."""
+    queue = [
+        row.id
+        for row in sorted(runs.active_rows(connection), key=lambda one: one.turn)
+        if row.status == RunStatus.QUEUED
+        and row.key is None
+        and row.target == run.target
+        # This machine's places are for every workspace; a cluster belongs to one.
+        and (run.target == LOCAL or row.workspace == run.workspace)
+    ]
+    return queue.index(run.id) if run.id in queue else 0
+
+
+def _estimate_turn(connection: Connection, run: Run, spec: Optional[ClusterSpec], before: int, local_slots: int) -> str:
+    """When its turn may come, by how long runs of its target took lately."""
+    places, workspace = local_slots, None
+    if run.target != LOCAL:
+        if spec is None:
+            return ""
+        places, workspace = spec.max_nodes // run.spec.node_count, run.workspace
+    found = _seconds(fleet.recent_durations(connection, workspace, run.target))
+    wait_s = estimate_wait_s(found, before, places)
+    if wait_s is None:
+        return ""
+    return f"By the last {len(found)} runs there, it may start in about {_shown(wait_s)}."
+
+
+def _estimate_start(connection: Connection, run: Run, now: int) -> str:
+    """When a run that is handed over may start, by how long those before it waited in all."""
+    found = _seconds(fleet.recent_waits(connection, run.workspace, run.target))
+    if not found or run.queued_at is None:
+        return ""
+    left_s = median(found) - (now - run.queued_at) / 1e6
+    if left_s <= 0:
+        return f"The last {len(found)} runs there had waited for {_shown(median(found))} by their start."
+    return f"By the last {len(found)} runs there, it may start in about {_shown(left_s)}."
+
+
+def _estimate_build(connection: Connection, run: Run) -> str:
+    found = _seconds(fleet.recent_builds(connection, run.workspace))
+    return f"The last {len(found)} builds took about {_shown(median(found))}." if found else ""
+
+
+def _seconds(times_us: Sequence[int]) -> Tuple[float, ...]:
+    return tuple(one / 1e6 for one in times_us)
+
+
+def _shown(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
