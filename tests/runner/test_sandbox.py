@@ -44,12 +44,14 @@ def run_script(
     *arguments: Any,
     config: Any = None,
     target: str = "local",
+    interpreter: str = "",
     **variables: str,
 ) -> Run:
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(script)
     environment = Environment("plain")
     environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = interpreter or environment.python.interpreter_path
     environment.environment_variables.update({"TEST_HOME": os.environ["RUNYARD_HOME"], **variables})
     asked = ScriptRunConfig(
         str(folder), "train.py", list(arguments), compute_target=target, environment=environment,
@@ -150,6 +152,14 @@ signal.signal(signal.SIGTERM, end)
 print("started", flush=True)
 time.sleep(100)
 """
+
+
+def test_confined_interpreter_may_lie_at_any_path(workspace: Workspace, tmp_path: Path) -> None:
+    python = tmp_path / "python==3 of 'mine'"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(python)], check=True)
+    script = "import sys\nfrom azureml.core import Run\nRun.get_context().log('prefix', sys.prefix)"
+    run = run_script(workspace, tmp_path / "source", script, interpreter=str(python / "bin" / "python"))
+    assert completed(run)["prefix"] == str(python)
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def deaf_words() -> Tuple[List[str], List[str]]:
     to write a checkpoint. Nothing where the host's env cannot do this (GNU coreutils before 8.31).
     """
     program = shutil.which("env") or ""
-    before, inside = [program, "--ignore-signal=TERM"], [program, "--default-signal=TERM"]
+    before = [program, "--ignore-signal=TERM"]
+    # env itself takes a program whose path has an "=" in it for a variable.
+    inside = [program, "--default-signal=TERM", "/bin/sh", "-c", 'exec "$@"', "sh"]
     try:
         done = subprocess.run([*before, *inside, "true"], stderr=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
