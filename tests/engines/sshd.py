@@ -36,6 +36,8 @@ class SshMachine:
         self.username = getpass.getuser()
         self.port = PORT
         self.key = folder / "key"
+        #: Further lines of its configuration, from its next start on.
+        self.settings: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def make_keys(self) -> None:
@@ -54,6 +56,7 @@ class SshMachine:
             f"Port {PORT}", f"ListenAddress {self.address}", f"HostKey {self.folder}/host_key", "UsePAM no",
             f"PidFile {self.folder}/sshd.pid", f"AuthorizedKeysFile {self.folder}/authorized_keys", "StrictModes no",
             "PasswordAuthentication no", "PermitRootLogin prohibit-password", "LogLevel VERBOSE",
+            *self.settings,
         ]  # fmt: skip
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
         # Where it keeps what it gives no rights to.

@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,8 @@ from tests.own_server import log_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), *SSHD]
 
+#: What gives a process another clock.
+FAKED = glob("/usr/lib/*/faketime/libfaketime.so.1")
 #: A target of the same machine whose runs start again.
 LOW = "low"
 
@@ -295,3 +299,31 @@ def test_password_is_on_no_command_line_and_in_no_variable(tmp_path: Path) -> No
     assert said.stdout == 'it\'s "open"\n'
     assert "it's" not in repr((words, variables))
     assert "BatchMode=yes" not in words
+
+
+@pytest.mark.skipif(not FAKED, reason="tests/system-packages.sh installs faketime")
+@pytest.mark.parametrize("skew", ["+1h", "-1h"])
+def test_clock_of_a_node_may_be_an_hour_off(engine: Engine, machine: SshMachine, tmp_path: Path, skew: str) -> None:
+    """What happened when is told by the server's clock; neither is a run taken for silent, nor its token for old."""
+    machine.settings.append(f"SetEnv LD_PRELOAD={FAKED[0]} FAKETIME={skew} FAKETIME_DONT_FAKE_MONOTONIC=1")
+    machine.kill()
+    machine.start()
+    go, began = tmp_path / "go", time.time()
+    script = "from azureml.core import Run\nRun.get_context().log('a', 1)\nopen('outputs/a', 'w').close()\n" + waits(go)
+    try:
+        run = engine.submit(tmp_path, script)
+        wait_until(lambda: run.get_status() == "Running", "it runs")
+        runners = set(machine.processes(run.id)) & children(supervisor_of(machine, run))
+        assert runners
+        assert all("libfaketime" in Path(f"/proc/{pid}/maps").read_text() for pid in runners)
+        wait_until(lambda: run.get_metrics() == {"a": 1}, "its metrics come while it runs")
+        go.touch()
+        run.wait_for_completion()
+    finally:
+        machine.settings.clear()
+        machine.kill()
+        machine.start()
+    record = run._refresh()
+    assert began - 5 < record.created_at / 1e6 <= record.started_at / 1e6 <= record.ended_at / 1e6 < time.time() + 5
+    assert record.attempt == 1
+    assert "outputs/a" in run.get_file_names()
