@@ -246,3 +246,15 @@ def _environments() -> Iterator[tuple[int, list[bytes]]]:
                 yield int(entry), Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
             except OSError:
                 continue
+
+
+def pids_of(*command: str) -> list[int]:
+    """Every process of this host with exactly that command line."""
+    wanted = b"".join(os.fsencode(word) + b"\0" for word in command)
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{entry}/cmdline").read_bytes() == wanted:
+                    found.append(int(entry))
+    return found

@@ -1,5 +1,6 @@
 """How runs end: cancelled in each phase, at their time limit, and the way through every state."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from runyard.errors import ConflictError
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
+from runyard.protocol.plan import Isolation
 from runyard.protocol.runs import TRANSITIONS, Explanation, Run, RunStatus
-from tests.faults.house import WORKSPACE, House, wait_until
+from tests.faults.house import WORKSPACE, House, pids_of, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -82,6 +84,33 @@ def test_script_that_ignores_term_and_its_daemons_are_ended(house: House) -> Non
     assert len(house.script_pids()) >= 2
     _cancel(house, run_id)
     _assert_canceled(house, run_id)
+
+
+DAEMONS = """
+for number in range(150):
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.execve("/bin/sleep", ["sleep", NAME], {})
+        os._exit(0)
+tell("ready")
+"""
+
+
+@pytest.mark.parametrize("house", [Isolation.TRUSTED, Isolation.HIDDEN], indirect=True)
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "await_file('never')"])
+def test_many_daemons_are_ended_with_their_run(house: House, end: str) -> None:
+    """They have left its session, ignore TERM, and carry none of its variables."""
+    name = f"1000.{os.getpid()}"
+    run_id = house.submit(f"NAME = {name!r}\n{DAEMONS}{end}")
+    house.hear("ready")
+    if "never" in end:
+        wait_until(lambda: len(pids_of("sleep", name)) == 150, "all daemons live")
+        _cancel(house, run_id)
+    house.wait(run_id)
+    wait_until(lambda: not pids_of("sleep", name), "none of them is left")
+    wait_until(lambda: not house.runner_pids(), "nor is its runner")
 
 
 def test_script_may_tidy_up_when_it_is_cancelled(house: House) -> None:

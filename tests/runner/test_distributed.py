@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,48 @@ def test_end_of_the_workers_ends_the_parameter_servers(workspace: Workspace, tmp
     run.wait_for_completion(raise_on_error=False)
     assert run.get_status() == "Completed", run.get_details_with_logs()
     assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names()
+
+
+WORKS_ON = """
+import time
+print("started", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "of", "named"),
+    [
+        (TensorflowConfiguration(2, 1), "AZ_BATCHAI_TASK_TYPE=ps", "parameter server 0 on node 0"),
+        (TensorflowConfiguration(2, 1), "AZ_BATCHAI_TASK_TYPE=worker", "process "),
+        (MpiConfiguration(node_count=2), "OMPI_COMM_WORLD_RANK=1", "process 1 on node 1"),
+        (PyTorchConfiguration(process_count=2, node_count=2), "RANK=0", "process 0 on node 0"),
+    ],
+)
+def test_killed_process_is_named_and_ends_the_others(
+    workspace: Workspace, tmp_path: Path, config: Any, of: str, named: str
+) -> None:
+    run = submit(workspace, tmp_path / "source", WORKS_ON, config)
+    count = 3 if isinstance(config, TensorflowConfiguration) else 2
+    _wait(lambda: _all_started(run, count))
+    os.kill(_pids_with(f"AZUREML_RUN_ID={run.id}", of)[-1], signal.SIGKILL)
+    run.wait_for_completion(raise_on_error=False)
+    message = run.get_details()["error"]["error"]["message"]
+    assert message.startswith(named)
+    assert "was killed by SIGKILL" in message
+    _wait(lambda: not _pids_with(f"AZUREML_RUN_ID={run.id}", of))
+
+
+def _pids_with(*variables: str) -> list[int]:
+    """Scripts, on this host, with all of these variables."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            values = (entry / "environ").read_bytes().split(b"\0")
+            if b"train.py" in words and all(one.encode() in values for one in variables):
+                found.append(int(entry.name))
+    return sorted(found)
 
 
 HANGS = """

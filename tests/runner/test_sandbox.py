@@ -68,6 +68,7 @@ def completed(run: Run) -> dict[str, Any]:
 
 
 LOOKS = """
+import ctypes
 import os, signal, subprocess, sys
 from azureml.core import Run
 run, home = Run.get_context(), os.environ["TEST_HOME"]
@@ -82,6 +83,9 @@ def tries(do):
         return type(error).__name__
     return "worked"
 run.log("kill", tries(lambda: os.kill(int(sys.argv[1]), signal.SIGKILL)))
+run.log("trace", ctypes.CDLL(None).ptrace(16, int(sys.argv[1]), 0, 0))
+run.log("memory", tries(lambda: open("/proc/" + sys.argv[1] + "/mem", "rb")))
+run.log("secrets", tries(lambda: open("/proc/" + sys.argv[1] + "/environ", "rb")))
 run.log("disk", [name for name in os.listdir("/dev") if name.startswith(("sd", "vd", "nvme", "mem", "kmsg", "loop"))])
 run.log("kit", tries(lambda: open(os.path.join(os.environ["PYTHONPATH"], "x"), "w")))
 run.log("unmount", subprocess.run(["umount", home], stderr=subprocess.DEVNULL).returncode != 0)
@@ -98,6 +102,7 @@ def test_job_finds_nothing_of_the_server_and_of_other_runs(workspace: Workspace,
     assert found["others"] == []
     assert found["pids"] < 10
     assert found["kill"] == "ProcessLookupError"
+    assert (found["trace"], found["memory"], found["secrets"]) == (-1, "FileNotFoundError", "FileNotFoundError")
     assert found["disk"] == []
     assert found["kit"] == "OSError"
     assert found["unmount"] is True
