@@ -19,7 +19,7 @@ from azureml.train.dnn import TensorFlow
 
 from runyard.environments.pythons import find_minor
 from tests.articles.reader import BLOCKS, OLD_ADDRESS, SCRIPTS, run_blocks
-from tests.engines.engines import TARGET, make_engine
+from tests.engines.engines import TARGET, Engine, make_engine
 from tests.frameworks.warm_server import warm_server, warm_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,35 +113,78 @@ def _run_article(folder: Path, mnist_url: str, digits: Path) -> dict[str, Any]:
     return run_blocks("a1", (1, 2, 3, 4, 5, 7, 17), folder, names, {OLD_ADDRESS: mnist_url})
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         pytest.param("slurm", marks=pytest.mark.skipif(shutil.which("slurmctld") is None, reason="needs Slurm")),
         pytest.param("ray", marks=pytest.mark.skipif(shutil.which("ip") is None, reason="needs iproute2")),
     ],
 )
+def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Another engine with two nodes, which find the environments that runs on this host have left."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    variables = {"RUNYARD_ALLOW_PRIVATE_URLS": "1", **warm_settings(folder / "home")}
+    with make_engine(request.param, folder, folder / "home" / "cache", **variables) as engine:
+        yield engine
+
+
 def test_distributed_blocks_run_on_two_nodes_of_another_engine(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, digits: Path
+    elsewhere: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_url: str, digits: Path
 ) -> None:
-    """The target's name is all that differs; the nodes find the environment that a run on this host has left."""
-    home = tmp_path / "home"
-    variables = {"RUNYARD_ALLOW_PRIVATE_URLS": "1", **warm_settings(home)}
-    with make_engine(kind, tmp_path, home / "cache", **variables) as engine:
-        folder = _make_folder(tmp_path, monkeypatch)
-        address = engine.ray.site.head if engine.ray is not None else "127.0.0.1"
-        names = _run_article(folder, mnist_url.replace("127.0.0.1", address), digits)
-        engine.attach(names["ws"])
-        experiment = Experiment(names["ws"], "elsewhere")
-        _build_here(experiment, names["src"].run_config.environment, folder)
-        for block, wanted in ((17, ("sum", [3.0, 3.0])), (18, ("workers", [2, 2]))):
-            names = run_blocks("a1", [block], folder, names, {})
-            names["src"].run_config.target = TARGET
-            run = experiment.submit(names["src"])
-            run.wait_for_completion()
-            metrics = run.get_metrics()
-            assert metrics[wanted[0]] == wanted[1]
-            assert min(metrics["accuracy"]) > 0.85
-        assert "outputs/node_1/keras-model/saved_model.pb" in run.get_file_names()
+    """The target's name is all that differs."""
+    folder = _make_folder(tmp_path, monkeypatch)
+    address = elsewhere.ray.site.head if elsewhere.ray is not None else "127.0.0.1"
+    names = _run_article(folder, mnist_url.replace("127.0.0.1", address), digits)
+    elsewhere.attach(names["ws"])
+    experiment = Experiment(names["ws"], "elsewhere")
+    _build_here(experiment, names["src"].run_config.environment, folder)
+    for block, wanted in ((17, ("sum", [3.0, 3.0])), (18, ("workers", [2, 2]))):
+        names = run_blocks("a1", [block], folder, names, {})
+        names["src"].run_config.target = TARGET
+        run = experiment.submit(names["src"])
+        run.wait_for_completion()
+        metrics = run.get_metrics()
+        assert metrics[wanted[0]] == wanted[1]
+        assert min(metrics["accuracy"]) > 0.85
+    assert "outputs/node_1/keras-model/saved_model.pb" in run.get_file_names()
+
+
+def test_estimators_run_on_two_nodes_of_another_engine(
+    elsewhere: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Path
+) -> None:
+    """Horovod, parameter servers and MPI of the estimators' articles; again the target is all that differs."""
+    folder = _make_folder(tmp_path, monkeypatch)
+    names: dict[str, Any] = {
+        "MpiConfiguration": MpiConfiguration,
+        "TensorflowConfiguration": TensorflowConfiguration,
+        "project_folder": _project(folder, "project", "script.py", (SCRIPTS / "horovod_of_2019.py").read_text()),
+    }
+    names = run_blocks("a0", (1, 2, 3), folder, names, {})
+    ds = names["ws"].get_default_datastore()
+    for name, other in (("train-images-idx3-ubyte", "train-images"), ("train-labels-idx1-ubyte", "train-labels")):
+        shutil.copy(digits / f"{name}.gz", folder / f"{other}.gz")
+    ds.upload_files([str(folder / "train-images.gz"), str(folder / "train-labels.gz")])
+    elsewhere.attach(names["ws"])
+    names["compute_target"] = ComputeTarget(names["ws"], TARGET)
+    names["script_params"] = {"--data-folder": ds.as_mount(), "--batch-size": 50, "--learning-rate": 0.01}
+
+    names = run_blocks("a0", [12], folder, names, {})
+    _build_here(names["exp"], names["estimator"].run_config.environment, folder)
+    run = names["exp"].submit(names["estimator"])
+    run.wait_for_completion()
+    assert run.get_metrics()["after"] == pytest.approx([0.9, 0.9])
+
+    _project(folder, "project", "script.py", (SCRIPTS / "parameter_server.py").read_text())
+    reading = (BLOCKS / "a0_15.py.txt").read_text()
+    (folder / "project" / "article.py").write_text(reading.replace(*CLUSTER))
+    names = run_blocks("a0", [13], folder, names, ESTIMATOR)
+    names["run"].wait_for_completion()
+    assert max(names["run"].get_metrics()["reached"]) >= 600
+
+    _project(folder, "my-cntk-proj", "train.py", (SCRIPTS / "mpi_of_2018.py").read_text())
+    names = run_blocks("a3", (3, 4), folder, {**names, "experiment": names["exp"]}, CNTK)
+    names["run"].wait_for_completion()
+    assert names["run"].get_metrics()["sum"] == [3, 3]
 
 
 def _build_here(experiment: Experiment, environment: Environment, folder: Path) -> None:
