@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from runyard.control.plan import make_plan
+import pytest
+
+from runyard.control.plan import GRACE_VARIABLE, make_plan
 from runyard.protocol.datasets import Dataset, DatasetSpec, Source
 from runyard.protocol.datastores import Datastore
 from runyard.protocol.environments import EnvironmentSpec, Lock, Note
@@ -52,8 +54,8 @@ EXPERIMENT = Experiment("experiment-1", "tf-mnist", "ws", "ann", 1)
 LOCK = Lock("2" * 64, python="3.11", requirements=("six==1.17.0",), notes=(Note("keras", "keras<=2.3.1", "", "gone"),))
 
 
-def _plan() -> LaunchPlan:
-    return make_plan(SPEC, WORKSPACE, EXPERIMENT, 2, LOCK, "0.1.0-abc", DATASETS, DATASTORES, True)
+def _plan(spec: RunSpec = SPEC) -> LaunchPlan:
+    return make_plan(spec, WORKSPACE, EXPERIMENT, 2, LOCK, "0.1.0-abc", DATASETS, DATASTORES, True)
 
 
 def test_plan_is_the_golden_one() -> None:
@@ -80,3 +82,10 @@ def test_plan_says_where_the_files_of_a_datastore_are() -> None:
     plan = make_plan(spec, WORKSPACE, EXPERIMENT, 1, LOCK, "kit", DATASETS, DATASTORES, True)
     found = {one.name: (one.sources[0].is_remote, one.sources[0].root) for one in plan.inputs}
     assert found == {"workspaceblobstore": (False, None), "bucket": (True, None), "share": (False, "/srv/share")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [("120", 120), ("0", 1), ("99999999999", 3600), ("", 10), ("long", 10), ("-5", 10), ("²", 10)]
+)
+def test_grace_is_what_the_user_asks_for_within_reason(asked: str, seconds: float) -> None:
+    assert _plan(replace(SPEC, environment_variables={GRACE_VARIABLE: asked})).grace_s == seconds

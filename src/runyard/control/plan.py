@@ -30,6 +30,10 @@ _GIT = "azureml.git."
 _NO_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 
 
+#: How long its processes have after TERM, for a checkpoint say, as a variable of the run's environment; at most.
+GRACE_VARIABLE, GRACE_MAX_S = "RUNYARD_GRACE_SECONDS", 3600
+
+
 def make_plan(
     spec: RunSpec,
     workspace: Workspace,
@@ -51,6 +55,7 @@ def make_plan(
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
+    variables = {**spec.environment.variables, **spec.environment_variables}
     return LaunchPlan(
         run_id=spec.run_id,
         workspace=workspace.name,
@@ -64,7 +69,8 @@ def make_plan(
         snapshot=spec.snapshot,
         inputs=tuple(_plan_input(one, datasets, datastores) for one in spec.inputs),
         outputs=tuple(_plan_output(one, spec.run_id, datastores) for one in spec.outputs),
-        variables={**spec.environment.variables, **spec.environment_variables},
+        variables=variables,
+        grace_s=_grace_s(variables.get(GRACE_VARIABLE, "")),
         v1_variables=_v1_variables(spec, workspace, experiment),
         max_run_duration_s=spec.max_run_duration_s,
         target=spec.target,
@@ -77,6 +83,13 @@ def make_plan(
         memory_bytes=_memory_bytes(workspace, size) if engine == EngineKind.LOCAL else None,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
+
+
+def _grace_s(asked: str) -> float:
+    """What a user asks for, within reason; as it is by itself where that is no number of seconds."""
+    if not (asked.isascii() and asked.isdigit()):
+        return LaunchPlan.grace_s
+    return float(min(max(1, int(asked[:9])), GRACE_MAX_S))
 
 
 def _memory_bytes(workspace: Workspace, size: Optional[VmSize]) -> Optional[int]:

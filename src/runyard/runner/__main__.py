@@ -44,6 +44,8 @@ SHIP_S, SYNC_S, OUTPUTS_S = 0.2, 1.0, 10.0
 BRIEF_S = 0.1
 #: How long a request may look for a server that is away while the script runs, seconds.
 PATIENCE_S = 0.3
+#: How long the processes have at most that a fence ends: another attempt begins soon after.
+FENCE_GRACE_S = 10.0
 #: How many lines of the log an error shows.
 TAIL_LINES, TAIL_BYTES = 20, 16_384
 
@@ -180,7 +182,7 @@ class Attempt:
         plan = self._folder.plan
         if plan.fence_s is None:
             return None
-        found = Fence(plan.fence_s, plan.grace_s, lambda: self.reporter.heard_at, self._be_told)
+        found = Fence(plan.fence_s, min(plan.grace_s, FENCE_GRACE_S), lambda: self.reporter.heard_at, self._be_told)
         found.start()
         return found
 
@@ -409,7 +411,11 @@ class Attempt:
             text = f"It ran longer than max_run_duration_seconds ({plan.max_run_duration_s}) and was ended."
             return text, "TimeLimit", self._tail()
         if cause == ExitCause.RUNNER_LOST:
-            return "It was ended by its machine (a shutdown, say), not by a user.", "SystemError", self._tail()
+            return (
+                "It was ended by its machine (evicted, or shut down), and not by a cancel.",
+                "SystemError",
+                self._tail(),
+            )
         if cause in (ExitCause.CANCELED, ExitCause.PEER) or code == 0:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
