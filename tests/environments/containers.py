@@ -56,6 +56,9 @@ def make_image(folder: Path, variables: dict[str, str]) -> None:
     modules = [one for one in (library / "lib-dynload").glob("*.so") if "tkinter" not in one.name]
     # uv is linked with libgcc, as every distribution's base image has it.
     linked = {one for path in (*programs, *modules, _uv()) for one in _libraries(path)}
+    # What glibc's own package has beside: Open MPI's wheel is linked with it.
+    found = Path(next(one for one in linked if "/libc.so" in one)).parent
+    linked.update(str(found / f"lib{name}") for name in ("util.so.1", "rt.so.1", "dl.so.2", "pthread.so.0", "m.so.6"))
     for path in {*map(str, programs), *linked}:
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRunConfig, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.environment import DockerBuildContext
+from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
 from tests.environments.containers import IMAGE, docker_socket, make_image, podman, podman_settings
 from tests.environments.packages import make_wheel, source_of
 from tests.own_server import own_server
@@ -212,6 +214,71 @@ def test_killed_runner_s_container_is_ended_too(workspace: Workspace, source: Pa
     assert run.get_status() == "Failed"
     assert "supervised the run was killed" in str(run.get_details()["error"])
     assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+RANKS = """
+import json, os, socket, sys
+rank = os.environ["RUNYARD_RANK"]
+facts = {"made_by": os.environ["MADE_BY"], "prefix": sys.prefix, "host": socket.gethostname()}
+if os.environ.get("OMPI_COMM_WORLD_SIZE"):
+    from mpi4py import MPI
+    facts["sum"] = MPI.COMM_WORLD.allreduce(int(rank))
+facts["master"] = os.environ["AZ_BATCH_MASTER_NODE"]
+json.dump(facts, open(f"outputs/{rank}.json", "w"))
+print("said by", rank)
+if sys.argv[1:] == [rank]:
+    raise ValueError("the data of rank " + rank + " are odd")
+"""
+
+
+@pytest.fixture
+def two_nodes(workspace: Workspace, source: Path) -> Iterator[Path]:
+    config = AmlCompute.provisioning_configuration(max_nodes=2)
+    ComputeTarget.create(workspace, "pair", config).wait_for_completion()
+    (source / "train.py").write_text(RANKS)
+    yield source
+    assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+def on_two_nodes(workspace: Workspace, source: Path, config: object, *packages: str, arguments: object = None) -> Run:
+    environment = Environment.from_docker_image("small", IMAGE)
+    if packages:
+        environment.python.user_managed_dependencies = False
+        environment.python.conda_dependencies.set_python_version(HERE)
+        environment.python.conda_dependencies.set_pip_requirements(list(packages))
+    asked = ScriptRunConfig(
+        str(source), "train.py", arguments, compute_target="pair", environment=environment,
+        distributed_job_config=config,
+    )  # fmt: skip
+    run = Experiment(workspace, "boxes").submit(asked)
+    run.wait_for_completion(raise_on_error=False)
+    return run
+
+
+def test_processes_of_two_nodes_are_each_in_a_container(workspace: Workspace, two_nodes: Path, tmp_path: Path) -> None:
+    config = PyTorchConfiguration(process_count=4, node_count=2)
+    run = on_two_nodes(workspace, two_nodes, config)
+    assert run.get_status() == "Completed", run.get_details_with_logs()
+    names = {f"outputs/{rank}.json" for rank in range(4)}
+    assert names <= set(run.get_file_names())
+    run = on_two_nodes(workspace, two_nodes, config, arguments=["2"])
+    error = run.get_details()["error"]["error"]["message"]
+    assert error.startswith("process 2 on node 1: 'train.py' ended with exit code 1: ValueError")
+
+
+def test_mpirun_of_an_image_starts_ranks_on_two_nodes(workspace: Workspace, two_nodes: Path, tmp_path: Path) -> None:
+    config = MpiConfiguration(process_count_per_node=2, node_count=2)
+    run = on_two_nodes(workspace, two_nodes, config, "mpi4py", "openmpi")
+    assert run.get_status() == "Completed", str(run.get_details_with_logs())
+    for rank in range(4):
+        run.download_file(f"outputs/{rank}.json", str(tmp_path / "facts.json"))
+        facts = json.loads((tmp_path / "facts.json").read_text())
+        assert (facts["made_by"], facts["sum"]) == ("test", 6)
+
+
+def test_image_without_open_mpi_is_told_so(workspace: Workspace, two_nodes: Path) -> None:
+    run = on_two_nodes(workspace, two_nodes, MpiConfiguration(node_count=2))
+    assert "its image has none" in run.get_details()["error"]["error"]["message"]
 
 
 def log_of(run: Run) -> str:

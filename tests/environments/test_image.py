@@ -227,7 +227,7 @@ def test_engine_s_help_knows_every_flag(program: str) -> None:
         run_arguments(kind, ASKED, plan),
         build_arguments(replace(kind, can_mount=program == "podman"), "tag", "/c", "/c/Dockerfile", "/r"),
         login_command(kind, RegistrySpec("registry.example", "ann", "secret"))[1:],
-        remove_arguments(kind, "name"),
+        remove_arguments(kind, ["name"]),
         ["pull", "--quiet"],
         ["image", "inspect", "--format"],
     ):

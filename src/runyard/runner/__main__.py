@@ -19,7 +19,7 @@ from runyard.protocol.distributed import DistributionKind, Place, ports_wanted
 from runyard.protocol.environments import StoredFile
 from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
-from runyard.runner.container import ContainerScript, enter_container, has_container, remove_container
+from runyard.runner.container import contained, remove_containers
 from runyard.runner.destinations import Destinations
 from runyard.runner.fence import Fence
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
@@ -173,8 +173,6 @@ class Attempt:
         if asked is not None:
             return MpiRun(folder, self._meeting, places, make, self._launch)
         command, variables = make({})
-        if has_container(folder):
-            return ContainerScript(command, variables, folder.work, folder.log)
         return self._launch(command, variables, folder.work, folder.log)
 
     def _fence(self) -> Optional[Fence]:
@@ -216,7 +214,7 @@ class Attempt:
     def take_over(self) -> None:
         """The first runner is gone: end what it left behind, and say so."""
         self._can_raise = False
-        remove_container(self._folder)
+        remove_containers(self._folder)
         end_all(self._folder.key, 0)
         unmount_all(self._folder)
         message = "The process that supervised the run was killed, so its script was ended too."
@@ -276,20 +274,21 @@ class Attempt:
         data = {**inputs, **outputs}
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        if python.image and plan.distribution is not None:
-            raise AzureMLException("A distributed run cannot start in an image yet; let uv or conda build it.")
-
         enter = self._limit()
-        if folder.is_confined:
+        # What starts the ranks and daemons of MPI.
+        own = {"RUNYARD_PYTHON": python.interpreter if python.image else sys.executable}
+        if python.image:
+            self._launch = contained(folder, python, kit, data)
+        elif folder.is_confined:
             folder.share_server_file()
             self._launch = confined(folder, python.interpreter, kit, data, enter)
         elif enter is not None:
             self._launch = partial(Script, enter=enter)
 
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
-            values = job_variables(folder, python.interpreter, data, python.path, wired)
-            command = job_command(plan, python.interpreter, values)
-            return enter_container(folder, python, kit, command, values, data) if python.image else (command, values)
+            found = {**own, **wired} if plan.distribution is not None else wired
+            values = job_variables(folder, python.interpreter, data, python.path, found)
+            return job_command(plan, python.interpreter, values), values
 
         return make
 
@@ -381,7 +380,7 @@ class Attempt:
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
         unmount_all(self._folder)
-        remove_container(self._folder)
+        remove_containers(self._folder)
         if has_children():
             count = end_all(self._folder.key, grace_s)
             self._folder.say(f"{count} processes were still running and were ended")

@@ -8,6 +8,9 @@ from runyard.errors import AzureMLException
 from runyard.protocol.record import record
 from runyard.runner.folder import AttemptFolder
 
+#: Of the run's own folder, beside its data: what it writes, and what only its runner does. Logs of the runner, its
+#: reports and its identity are not there at all.
+_WRITTEN, _READ = ("processes", "launches"), ("ranks", "bin")
 #: Folders that links lead to; beyond this, what holds them all is bound.
 FOLDERS_MAX = 64
 
@@ -18,6 +21,12 @@ class BoundFolder:
 
     path: str
     is_read_only: bool
+
+
+def run_folders(folder: AttemptFolder) -> List[BoundFolder]:
+    """Those of its run that it has beside its data, as far as they are there: MPI makes some just before its start."""
+    found = [BoundFolder(str(folder.path / name), name in _READ) for name in (*_WRITTEN, *_READ)]
+    return [one for one in found if os.path.isdir(one.path)]
 
 
 def bound_folders(folder: AttemptFolder, kit: Kit, data: Dict[str, str]) -> List[BoundFolder]:

@@ -15,9 +15,11 @@ from runyard.environments.realise import Realised
 from runyard.errors import UserErrorException
 from runyard.protocol.plan import ContainerPlan
 from runyard.protocol.record import record
-from runyard.runner.bound import BoundFolder, bound_folders
+from runyard.runner.bound import BoundFolder, bound_folders, run_folders
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
 from runyard.runner.processes import Script
+from runyard.runner.team import Launcher
 from runyard.runner.variables import own_gpus
 
 #: "all" on the node: users may add any argument to the engine's "run", and so become root on it.
@@ -55,6 +57,8 @@ class Invocation:
     names: Tuple[str, ...]
     #: File with those that would change the client itself.
     variables_file: str
+    #: What it takes its host for; '': what it is given.
+    host_name: str = ""
 
 
 class ContainerScript(Script):
@@ -72,36 +76,52 @@ def exit_code(code: Optional[int]) -> Optional[int]:
     return _SIGNALLED - code
 
 
-def enter_container(
-    folder: AttemptFolder,
-    python: Realised,
-    kit: Kit,
-    command: Sequence[str],
-    values: Dict[str, str],
-    data: Dict[str, str],
-) -> Tuple[List[str], Dict[str, str]]:
-    """The command and the variables of the engine's client, for a script's command and variables."""
+def contained(folder: AttemptFolder, python: Realised, kit: Kit, data: Dict[str, str]) -> Launcher:
+    """Starts processes of that run, each in a container of its own; ServiceException where there is no engine."""
     engine = get_engine("The run's environment is an image")
     same = find_minor(python.python)
     if same is not None:
         # Byte code is the same for every build of a minor version.
         compile_kit(kit, same.path)
+    bound = bound_folders(folder, kit, data)
+    names: List[str] = []
+
+    def launch(command: List[str], variables: Dict[str, str], _work: Path, log: Path) -> Script:
+        names.append("runyard-{}-{}".format(hashlib.sha256(folder.key.encode("utf-8")).hexdigest()[:24], len(names)))
+        with open(str(_record_of(folder)), "w", encoding="utf-8") as stream:
+            json.dump({"engine": asdict(engine), "names": names}, stream)
+        mounts = [*run_folders(folder), *bound]
+        words, outside = _enter(folder, engine, names[-1], python.image, command, variables, mounts)
+        return ContainerScript(words, outside, folder.work, log)
+
+    return launch
+
+
+def _enter(
+    folder: AttemptFolder,
+    engine: Engine,
+    name: str,
+    image: str,
+    command: Sequence[str],
+    values: Dict[str, str],
+    mounts: Sequence[BoundFolder],
+) -> Tuple[List[str], Dict[str, str]]:
+    """The command and the variables of the engine's client, for a script's command and variables."""
     kept = {name: text for name, text in values.items() if not matters_to_engine(name)}
-    variables_file = folder.path / "container.env"
+    variables_file = folder.path / f"{name}.env"
     _write_variables(variables_file, {name: text for name, text in values.items() if name not in kept})
     asked = Invocation(
-        name="runyard-" + hashlib.sha256(folder.key.encode("utf-8")).hexdigest()[:24],
-        image=python.image,
+        name=name,
+        image=image,
         command=tuple(command),
         work=str(folder.work),
         user=f"{os.getuid()}:{os.getgid()}",
-        mounts=tuple(bound_folders(folder, kit, data)),
+        mounts=tuple(mounts),
         names=tuple(sorted(kept)),
         variables_file=str(variables_file),
+        host_name=values.get(HOST_NAME, ""),
     )
     words = run_arguments(engine, asked, folder.plan.container or ContainerPlan(), own_gpus(folder))
-    with open(str(_record_of(folder)), "w", encoding="utf-8") as stream:
-        json.dump({"engine": asdict(engine), "name": asked.name}, stream)
     return [engine.program, *words], {**engine_environment(os.environ), **kept}
 
 
@@ -121,6 +141,8 @@ def run_arguments(
         words += ["--shm-size", plan.shm_size]
     if engine.has_gpus and not _has(mine, "--gpus"):
         words += _gpu_words(engine, gpus)
+    if asked.host_name:
+        words += ["--hostname", asked.host_name]
     for mount in asked.mounts:
         words += ["--mount", _mount_text(mount)]
     words += ["--workdir", asked.work, "--env-file", asked.variables_file]
@@ -130,24 +152,19 @@ def run_arguments(
     return [*words, *mine, "--entrypoint", asked.command[0], asked.image, *asked.command[1:]]
 
 
-def has_container(folder: AttemptFolder) -> bool:
-    """Was the script of this attempt to start in a container?"""
-    return _record_of(folder).exists()
-
-
-def remove_container(folder: AttemptFolder) -> None:
-    """End the attempt's container and remove it, whoever started it; nothing happens where none is left."""
+def remove_containers(folder: AttemptFolder) -> None:
+    """End the attempt's containers and remove them, whoever started them; nothing happens where none is left."""
     try:
         found = json.loads(_record_of(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     engine = Engine(**found["engine"])
-    remove(engine, remove_arguments(engine, found["name"]), REMOVE_TIMEOUT_S)
+    remove(engine, remove_arguments(engine, found["names"]), REMOVE_TIMEOUT_S)
 
 
-def remove_arguments(engine: Engine, name: str) -> List[str]:
+def remove_arguments(engine: Engine, names: Sequence[str]) -> List[str]:
     """Ends and removes at once: the script has had its time to end. Podman would give it ten seconds more."""
-    return ["rm", "--force", *(["--time", "0"] if engine.kind == "podman" else []), name]
+    return ["rm", "--force", *(["--time", "0"] if engine.kind == "podman" else []), *names]
 
 
 def _record_of(folder: AttemptFolder) -> Path:

@@ -10,8 +10,8 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 import time
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
@@ -21,7 +21,7 @@ from runyard.files.tails import read_regular, tail_of
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
 from runyard.protocol.plan import ExitCause
-from runyard.runner import mpi_agent, mpi_daemon, rank
+from runyard.runner import mpi_daemon
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.mpi_ranks import Ranks, Stragglers
@@ -42,6 +42,8 @@ _BLAMED = re.compile(r"Process name: \[(?:\[\d+,\d+\]|[^\],]*),\s*(\d+)\]|proces
 LOOK_S = 0.02
 #: How long mpirun may take to find out by itself that another node's part has failed, seconds.
 PEER_S = 5.0
+#: How long a container takes to say which Open MPI it has, seconds.
+ASK_S = 60.0
 #: Most bytes of one launch.
 LAUNCH_BYTES = 65_536
 #: How much of mpirun's own output is searched for the rank that failed, bytes.
@@ -71,7 +73,7 @@ class MpiRun:
         #: When it is ended, or killed, for another node's sake.
         self._ends_at: Optional[float] = None
         variables = _variables(folder, places, make)
-        major = find_mpirun(variables)
+        major = find_mpirun(variables) if folder.plan.container is None else ask_mpirun(folder, variables, launch)
         # By its name: with its path, it would set that of this node on the others.
         words = ["mpirun", *mpirun_arguments(folder, places, major), *_RANK]
         self._variables = variables
@@ -233,11 +235,16 @@ class MpiNode:
         code = 0
         try:
             # Looked at here too: a report may be the job's own.
-            words, named = launched_words(launch.words), {}
+            words, variables = launched_words(launch.words), self._variables
             if words[0] == _DAEMONS[1] and len(self._neighbours) > 1:
-                named = {mpi_daemon.VARIABLE: f"node-{self._folder.node}"}
-                words = [sys.executable, "-I", "-S", os.path.abspath(mpi_daemon.__file__), *words]
-            variables = {**self._variables, **named}
+                variables = {**variables, mpi_daemon.VARIABLE: f"node-{self._folder.node}"}
+                words = [
+                    variables["RUNYARD_PYTHON"],
+                    "-I",
+                    "-S",
+                    str(self._folder.path / "bin" / "mpi_daemon.py"),
+                    *words,
+                ]
             self._scripts.append(self._start(words, variables, self._folder.work, self._folder.log))
         except (OSError, ValueError, UserErrorException) as error:
             self._folder.note(
@@ -275,6 +282,23 @@ def find_mpirun(variables: Dict[str, str]) -> int:
     if os.path.exists(os.path.join(os.path.dirname(real), "prterun")):
         return 5
     raise UserErrorException(f"{program} is not Open MPI's, which v1's MPI runs need; install Open MPI 4 or newer.")
+
+
+def ask_mpirun(folder: AttemptFolder, variables: Dict[str, str], launch: Launcher) -> int:
+    """As ``find_mpirun``, of an image: mpirun itself says so."""
+    said = folder.path / "tmp" / "mpirun.txt"
+    script = launch(["mpirun", "--version"], variables, folder.work, said)
+    script.wait(ASK_S)
+    script.close()
+    text = tail_of(str(said))
+    found = re.search(r"\(Open MPI\) (\d+)\.", text)
+    if found is None:
+        last = text.strip().splitlines()[-1:] or ["it says nothing"]
+        raise UserErrorException(
+            f"The run is started by Open MPI's mpirun, and its image has none ({last[0][:200]}); add the package "
+            "'openmpi' to the environment, or take an image that has it."
+        )
+    return int(found.group(1))
 
 
 def mpirun_arguments(folder: AttemptFolder, places: Sequence[Place], major: int) -> List[str]:
@@ -343,15 +367,17 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
     # Daemons look for it too, although only the first node's mpirun calls it.
     (binaries / _AGENT).write_text(_AGENT_TEXT)
     (binaries / _AGENT).chmod(0o700)
+    # Beside each other, where a sandbox and an image have them too.
+    for name in ("mpi_agent.py", "mpi_daemon.py", "rank.py"):
+        shutil.copyfile(str(Path(__file__).with_name(name)), str(binaries / name))
     variables = make({})[1]
     return {
         **variables,
         "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),
-        "RUNYARD_AGENT": os.path.abspath(mpi_agent.__file__),
+        "RUNYARD_AGENT": str(binaries / "mpi_agent.py"),
         "RUNYARD_LAUNCHES": str(launches),
         "RUNYARD_RANKS": str(ranks),
-        "RUNYARD_PYTHON": sys.executable,
-        "RUNYARD_RANK_PROGRAM": os.path.abspath(rank.__file__),
+        "RUNYARD_RANK_PROGRAM": str(binaries / "rank.py"),
         # A server in a container often is root, and a run starts as its server.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

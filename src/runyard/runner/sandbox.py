@@ -19,7 +19,7 @@ from runyard.environments.kit import Kit
 from runyard.errors import ServiceException
 from runyard.files.processes import process_name
 from runyard.protocol.distributed import DistributionKind
-from runyard.runner.bound import BoundFolder, bound_folders
+from runyard.runner.bound import BoundFolder, bound_folders, run_folders
 from runyard.runner.container import exit_code
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.gang import Gang
@@ -28,9 +28,6 @@ from runyard.runner.processes import Script, descendants, signal_process
 from runyard.runner.team import Launcher
 from runyard.runner.writable import ShownEnvironment, show_environment
 
-#: Of the run's own folder, beside its data: what it writes, and what only its runner does. Logs of the runner, its
-#: reports and its identity are not there at all.
-_OWN = {"processes": "--bind", "launches": "--bind", "ranks": "--ro-bind", "bin": "--ro-bind"}
 #: Devices that a job may need; of all others it has the harmless ones that bubblewrap makes.
 DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/infiniband")
 
@@ -108,10 +105,9 @@ def sandbox_words(folder: AttemptFolder, shown: ShownEnvironment, data: Sequence
     for path in sorted(made_of - fetched):
         words += ["--ro-bind", path, os.path.realpath(path)]
     words += ["--tmpfs", os.path.realpath(home)]
-    own = [(bind, str(folder.path / name)) for name, bind in _OWN.items() if (folder.path / name).exists()]
     found = [("--ro-bind", path, path) for path in sorted(fetched)]
-    found += [*((bind, path, path) for bind, path in own), *shown.binds]
-    for bound in data:
+    found += shown.binds
+    for bound in [*run_folders(folder), *data]:
         found.append(("--ro-bind" if bound.is_read_only else "--bind", bound.path, bound.path))
     for bind, path, place in found:
         words += [bind, path, _inside(place, home)]
