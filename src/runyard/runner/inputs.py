@@ -25,6 +25,7 @@ from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.mount import PATIENCE_S, mount, why_not
+from runyard.runner.user import is_open, share
 from runyard.runner.warn import warn
 
 #: How often a preparation says how far it is, seconds.
@@ -58,7 +59,7 @@ class _Binding:
 
     def make(self) -> str:
         asked = self._asked
-        if asked.is_reference and asked.mode == InputMode.MOUNT and self._is_here(asked.sources[0]):
+        if asked.is_reference and asked.mode == InputMode.MOUNT and self._is_direct(asked.sources[0]):
             return str(self._reference(asked.sources[0]))
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,10 @@ class _Binding:
     def _is_here(self, source: Source) -> bool:
         """Do the datastore's files lie on this machine's disk?"""
         return not source.is_remote and self._folder.facts.datastores_folder is not None
+
+    def _is_direct(self, source: Source) -> bool:
+        """May the script have the datastore's own folder? Not under a user of its own: it is the server's user's."""
+        return self._is_here(source) and not self._folder.has_user
 
     def _is_fetched(self, source: Source) -> bool:
         """Do its files come over the network?"""
@@ -226,7 +231,9 @@ class _Binding:
         is_linked = self._asked.mode == InputMode.MOUNT
         for one in files:
             place = self._place(one)
-            if is_linked:
+            if is_linked and self._folder.has_user and not is_open(one.origin):
+                share(one.origin, place)
+            elif is_linked:
                 os.symlink(one.origin, place)
             else:
                 shutil.copyfile(one.origin, place)

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 import time
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -236,7 +235,7 @@ class MpiNode:
             words, named = launched_words(launch.words), {}
             if words[0] == _DAEMONS[1] and len(self._neighbours) > 1:
                 named = {mpi_daemon.VARIABLE: f"node-{self._folder.node}"}
-                words = [sys.executable, "-I", "-S", os.path.abspath(mpi_daemon.__file__), *words]
+                words = [self._folder.python, "-I", "-S", self._folder.program(mpi_daemon.__file__), *words]
             variables = {**self._variables, **named}
             self._scripts.append(self._start(words, variables, self._folder.work, self._folder.log))
         except (OSError, ValueError, UserErrorException) as error:
@@ -342,16 +341,16 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
         (ranks / str(task.rank)).write_bytes(b"".join(os.fsencode(text) + b"\0" for text in texts))
     # Daemons look for it too, although only the first node's mpirun calls it.
     (binaries / _AGENT).write_text(_AGENT_TEXT)
-    (binaries / _AGENT).chmod(0o700)
+    (binaries / _AGENT).chmod(0o755)
     variables = make({})[1]
     return {
         **variables,
         "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),
-        "RUNYARD_AGENT": os.path.abspath(mpi_agent.__file__),
+        "RUNYARD_AGENT": folder.program(mpi_agent.__file__),
         "RUNYARD_LAUNCHES": str(launches),
         "RUNYARD_RANKS": str(ranks),
-        "RUNYARD_PYTHON": sys.executable,
-        "RUNYARD_RANK_PROGRAM": os.path.abspath(rank.__file__),
+        "RUNYARD_PYTHON": folder.python,
+        "RUNYARD_RANK_PROGRAM": folder.program(rank.__file__),
         # A server in a container often is root, and a run starts as its server.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
