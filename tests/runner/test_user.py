@@ -184,16 +184,16 @@ print("said")
 
 
 @pytest.mark.parametrize("mode", ["mount", "download"])
-def test_job_works_as_any_other(workspace: Workspace, tmp_path: Path, mode: str) -> None:
-    for name, text in (("a.txt", "kept"), ("b.txt", "near")):
-        (tmp_path / name).write_text(text)
+def test_job_works_as_any_other(workspace: Workspace, tmp_path: Path, home: Path, mode: str) -> None:
+    (tmp_path / "a.txt").write_text("kept")
+    (home.parent / "b.txt").write_text("near")
     store = workspace.get_default_datastore()
     store.upload_files([str(tmp_path / "a.txt")], target_path="apart", overwrite=True)
     far, near = (
         getattr(one.as_named_input(name), f"as_{mode}")()
         for name, one in (
             ("far", Dataset.File.from_files((store, "apart/a.txt"))),
-            ("near", Dataset.File.from_files(str(tmp_path / "b.txt"), validate=False)),
+            ("near", Dataset.File.from_files(str(home.parent / "b.txt"), validate=False)),
         )
     )
     output = OutputFileDatasetConfig("rows", (store, f"made/{mode}"))
@@ -256,7 +256,7 @@ def test_nothing_of_a_user_is_left_when_its_run_has_ended(workspace: Workspace, 
     user = user_of(started(run))
     completed(run)
     assert list(of_user(user)) == []
-    assert not Path(f"/tmp/left-by-{user}").exists()
+    wait_until(lambda: not Path(f"/tmp/left-by-{user}").exists(), "its file in /tmp is gone")
 
 
 def test_killed_runner_leaves_no_process_of_its_user(workspace: Workspace, tmp_path: Path) -> None:
@@ -373,6 +373,24 @@ def test_folder_that_is_roots_is_no_output(workspace: Workspace, tmp_path: Path)
     run.wait_for_completion(raise_on_error=False)
     assert "cannot be made by the job's user" in str(run.get_details()["error"])
     assert not os.path.exists("/etc/runyard-test")
+
+
+def test_folder_of_the_server_is_no_output(workspace: Workspace, tmp_path: Path, home: Path) -> None:
+    output = OutputFileDatasetConfig("stolen", (workspace.get_default_datastore(), "s"), source=str(home)).as_upload()
+    run = start(workspace, tmp_path / "source", "pass", output)
+    run.wait_for_completion(raise_on_error=False)
+    assert "is the server's own, or around it" in str(run.get_details()["error"])
+
+
+@pytest.mark.parametrize("mode", ["mount", "download"])
+def test_file_that_is_closed_to_others_is_no_input(workspace: Workspace, tmp_path: Path, home: Path, mode: str) -> None:
+    (home.parent / f"secret-{mode}").write_text("root's")
+    (home.parent / f"secret-{mode}").chmod(0o600)
+    for path, says in ((home / "token", "is the server's own"), (home.parent / f"secret-{mode}", "is closed to")):
+        one = Dataset.File.from_files(str(path), validate=False).as_named_input("stolen")
+        run = start(workspace, tmp_path / "source", "pass", getattr(one, f"as_{mode}")())
+        run.wait_for_completion(raise_on_error=False)
+        assert says in str(run.get_details()["error"])
 
 
 def test_python_that_is_closed_to_others_is_said(workspace: Workspace, tmp_path: Path, home: Path) -> None:

@@ -4,6 +4,7 @@ The permissions of the disk and the kernel's rules about processes do the rest.
 """
 
 import ctypes
+import grp
 import os
 import pwd
 import re
@@ -46,9 +47,12 @@ def user_ids() -> range:
 
 def is_somebody(user: int) -> bool:
     """Does the host know that id as a user or a group of its own?"""
+    names = []
     with suppress(KeyError):
-        return not pwd.getpwuid(user).pw_name.startswith("runyard")
-    return False
+        names.append(pwd.getpwuid(user).pw_name)
+    with suppress(KeyError):
+        names.append(grp.getgrgid(user).gr_name)
+    return any(not one.startswith("runyard") for one in names)
 
 
 def become(user: int) -> None:
@@ -94,8 +98,9 @@ def why_no_users(home: str) -> str:
     try:
         # A lock of another's making would be no lock.
         os.makedirs(LOCKS_FOLDER, 0o700, exist_ok=True)
-        if os.stat(LOCKS_FOLDER).st_uid != 0:
-            return f"{LOCKS_FOLDER} is not root's"
+        found = os.stat(LOCKS_FOLDER)
+        if found.st_uid != 0 or found.st_mode & 0o022:
+            return f"{LOCKS_FOLDER} is not root's alone"
     except OSError as error:
         return f"{LOCKS_FOLDER} cannot be made ({error.strerror})"
     return _why_not_as(user_ids()[-1], _parent(home))

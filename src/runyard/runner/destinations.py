@@ -69,6 +69,8 @@ class Destinations:
         found = {}
         for output in self._folder.plan.outputs:
             folder = self._place(output)
+            if self._is_elsewhere(output) and self._folder.is_servers(str(folder)):
+                raise UserErrorException(f"Output {output.name!r}: {str(folder)!r} is the server's own, or around it.")
             try:
                 if not self._is_elsewhere(output) or not self._folder.has_user:
                     folder.mkdir(parents=True, exist_ok=True)

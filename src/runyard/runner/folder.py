@@ -124,6 +124,13 @@ class AttemptFolder:
         """Is what is the server's out of the script's reach?"""
         return self.is_confined or self.has_user
 
+    def is_servers(self, path: str) -> bool:
+        """Is that out of a job's reach: in the home of the server or the node and not this attempt's, or around it?"""
+        if not self.is_apart or not self.facts.home_folder:
+            return False
+        home, own, real = (os.path.realpath(str(one)) for one in (self.facts.home_folder, self.path, path))
+        return os.path.commonpath([home, real]) in (home, real) and os.path.commonpath([own, real]) != own
+
     def program(self, path: str) -> str:
         """Where the job finds that file of the runner's."""
         if not self.programs:

@@ -230,15 +230,26 @@ class _Binding:
             return
         is_linked = self._asked.mode == InputMode.MOUNT
         for one in files:
+            if one.source.file is not None and self._folder.is_servers(one.origin):
+                raise UserErrorException(f"Input {self._asked.name!r}: {one.origin!r} is the server's own.")
             place = self._place(one)
-            if is_linked and self._folder.has_user and not is_open(one.origin):
-                share(one.origin, place)
+            if self._folder.has_user and not is_open(one.origin):
+                self._share(one, place)
             elif is_linked:
                 os.symlink(one.origin, place)
             else:
                 shutil.copyfile(one.origin, place)
         how = "linked to where they are on this disk" if is_linked else "copied"
         self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
+
+    def _share(self, one: DataFile, place: str) -> None:
+        """A file that the job's user may not read by its path: a datastore's comes with the datastore."""
+        if one.source.file is not None:
+            raise UserErrorException(
+                f"Input {self._asked.name!r}: {one.origin!r} is closed to the job's user; let others read it, or "
+                "upload it to a datastore."
+            )
+        share(one.origin, place)
 
     def _local_files(self, source: Source) -> List[Tuple[str, str, Optional[int]]]:
         """(absolute path, path below the mount, size if it is known) of a source's files on this disk."""

@@ -159,6 +159,9 @@ class JobUser:
         if done.returncode:
             said = done.stdout.decode("utf-8", "replace").strip()
             raise UserErrorException(f"Output {name!r}: its folder {path!r} cannot be made by the job's user: {said}.")
+        if os.lstat(path).st_uid != self.number:
+            # What others have there is theirs to read.
+            raise UserErrorException(f"Output {name!r}: its folder {path!r} is there already, and not the run's own.")
 
     def _own(self, path: str) -> None:
         os.chown(path, self.number, self.number, follow_symlinks=False)
