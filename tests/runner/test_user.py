@@ -376,10 +376,23 @@ def test_folder_that_is_roots_is_no_output(workspace: Workspace, tmp_path: Path)
 
 
 def test_folder_of_the_server_is_no_output(workspace: Workspace, tmp_path: Path, home: Path) -> None:
-    output = OutputFileDatasetConfig("stolen", (workspace.get_default_datastore(), "s"), source=str(home)).as_upload()
-    run = start(workspace, tmp_path / "source", "pass", output)
-    run.wait_for_completion(raise_on_error=False)
-    assert "is the server's own, or around it" in str(run.get_details()["error"])
+    for source in (home, home.parent, home / "datastores"):
+        store = (workspace.get_default_datastore(), "s")
+        output = OutputFileDatasetConfig("stolen", store, source=str(source)).as_upload()
+        run = start(workspace, tmp_path / "source", "pass", output)
+        run.wait_for_completion(raise_on_error=False)
+        assert "is the server's own, or around it" in str(run.get_details()["error"])
+
+
+def test_attempts_own_folder_is_the_jobs_where_the_script_works_and_nowhere_else(
+    make_attempt: MakeAttempt,
+) -> None:
+    folder = make_attempt()
+    folder.facts = replace(folder.facts, isolation=Isolation.USER, home_folder=str(folder.path.parents[2]))
+    assert not folder.is_servers(str(folder.work / "made"))
+    assert not folder.is_servers("/tmp/made")
+    for path in (folder.path, folder.processes, folder.path / "bin", folder.work / ".." / "bin", Path("/")):
+        assert folder.is_servers(str(path))
 
 
 @pytest.mark.parametrize("mode", ["mount", "download"])

@@ -125,10 +125,10 @@ class AttemptFolder:
         return self.is_confined or self.has_user
 
     def is_servers(self, path: str) -> bool:
-        """Is that out of a job's reach: in the home of the server or the node and not this attempt's, or around it?"""
+        """Is that in the home of server or node, where nothing but its working folder is a job's, or around it?"""
         if not self.is_apart or not self.facts.home_folder:
             return False
-        home, own, real = (os.path.realpath(str(one)) for one in (self.facts.home_folder, self.path, path))
+        home, own, real = (os.path.realpath(str(one)) for one in (self.facts.home_folder, self.work, path))
         return os.path.commonpath([home, real]) in (home, real) and os.path.commonpath([own, real]) != own
 
     def program(self, path: str) -> str:

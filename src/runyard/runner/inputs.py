@@ -70,6 +70,9 @@ class _Binding:
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+        for one in kept:
+            if one.source.file is not None and self._folder.is_servers(one.origin):
+                raise UserErrorException(f"Input {asked.name!r}: {one.origin!r} is the server's own.")
         if self._is_mounted(kept):
             return str(self._root)
         self._bring([one for one in kept if self._is_fetched(one.source)])
@@ -82,7 +85,8 @@ class _Binding:
         remote = [one for one in files if one.source.url is None and self._is_fetched(one.source)]
         if asked.mode != InputMode.MOUNT or asked.path_on_compute is not None or not remote:
             return False
-        if len(remote) < len(files) and any(one.source.url is not None for one in files):
+        # A mount can but link to a file of this disk, which the job's user may not be able to follow.
+        if len(remote) < len(files) and (self._folder.has_user or any(one.source.url is not None for one in files)):
             return False
         if self._are_cached(remote):
             return False
@@ -230,8 +234,6 @@ class _Binding:
             return
         is_linked = self._asked.mode == InputMode.MOUNT
         for one in files:
-            if one.source.file is not None and self._folder.is_servers(one.origin):
-                raise UserErrorException(f"Input {self._asked.name!r}: {one.origin!r} is the server's own.")
             place = self._place(one)
             if self._folder.has_user and not is_open(one.origin):
                 self._share(one, place)

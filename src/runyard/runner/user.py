@@ -115,13 +115,15 @@ class JobUser:
 
     def own_outputs(self, outputs: Dict[str, str]) -> None:
         """Give it the folders of its outputs, by name; one that lies anywhere on the disk it makes itself."""
-        top = str(self._folder.path)
+        tops = [os.path.realpath(str(one)) for one in (self._folder.work, self._folder.outputs)]
         for name, path in outputs.items():
-            if not path.startswith(top + os.sep):
+            real = os.path.realpath(path)
+            top = next((one for one in tops if real.startswith(one + os.sep) and os.path.isdir(real)), None)
+            if top is None:
                 self._make(name, path)
-            while path.startswith(top + os.sep) and path not in (str(self._folder.work), str(self._folder.outputs)):
-                self._own(path)
-                path = os.path.dirname(path)
+            while top is not None and real != top:
+                self._own(real)
+                real = os.path.dirname(real)
 
     def launcher(self, interpreter: str, enter: Optional[Callable[[], None]]) -> Tuple[str, Launcher]:
         """The interpreter as the job may run it, and what starts its processes; ``enter`` as in Script."""
