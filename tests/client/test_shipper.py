@@ -1,6 +1,7 @@
 """Spools and logs on their way: the server's word alone moves them on, whatever it says."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,21 @@ def test_log_that_became_a_pipe_or_a_link_is_not_waited_for(tmp_path: Path) -> N
         with pytest.raises(OSError, match=r"not seekable|symbolic links"):
             LogShipper(send).ship("logs/" + name, str(tmp_path / name))
     assert sent == []
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: os.symlink("victim", path), os.mkdir])
+def test_nothing_that_a_job_puts_beside_its_spools_is_followed_or_waited_for(
+    tmp_path: Path, writer: SpoolWriter, put: Callable[[str], None]
+) -> None:
+    """Whoever ships may read and write more than the job."""
+    (tmp_path / "victim").write_text("the server's")
+    taker = Taker()
+    shipper = MetricsShipper(str(tmp_path), 1, taker)
+    writer.log("loss", 0.5)
+    put(str(tmp_path / "other.spool"))
+    put(str(tmp_path / f"{writer.writer}.mark.new"))
+    assert shipper.ship() == 1
+    shipper.sync()
+    assert taker.values == [0.5]
+    assert shipper.damaged == {}
+    assert (tmp_path / "victim").read_text() == "the server's"

@@ -221,7 +221,7 @@ def test_default_is_hidden_where_bubblewrap_works(tmp_path: Path) -> None:
         found = current_server().call("server_info")
         assert (found.isolation, found.isolation_problem) == (Isolation.HIDDEN, "")
         assert "isolation of jobs: hidden" in (tmp_path / "disk" / "home" / "server.log").read_text()
-        run = run_script(Workspace.create("apart"), tmp_path / "source", LOOKS, "1")
+        run = run_script(Workspace.create("apart"), tmp_path / "source", LOOKS, str(found.pid))
         assert completed(run)["others"] == []
 
 
@@ -251,6 +251,26 @@ def test_server_does_not_start_hidden_where_it_cannot_be(tmp_path: Path) -> None
     assert done.stderr.splitlines()[-1] == (
         "runyard: RUNYARD_ISOLATION is hidden, and bubblewrap is not installed (Debian: apt install bubblewrap)."
     )
+
+
+OPENS = """
+import os, sys
+from azureml.core import Run
+path = sys.argv[1] if os.path.isfile(sys.argv[1]) else os.path.join(sys.argv[1], os.listdir(sys.argv[1])[0])
+Run.get_context().log("text", open(path).read())
+Run.get_context().log("token", os.path.exists(os.environ["TEST_HOME"] + "/token"))
+"""
+
+
+def test_file_in_a_folder_around_the_home_opens_no_more_than_itself(workspace: Workspace, tmp_path: Path) -> None:
+    home = Path(os.environ["RUNYARD_HOME"])
+    (home.parent / "beside.csv").write_text("rows")
+    beside = Dataset.File.from_files(str(home.parent / "beside.csv"), validate=False).as_named_input("d").as_mount()
+    assert completed(run_script(workspace, tmp_path / "source", OPENS, beside)) == {"text": "rows", "token": False}
+    token = Dataset.File.from_files(str(home / "token"), validate=False).as_named_input("d").as_mount()
+    run = run_script(workspace, tmp_path / "source", OPENS, token)
+    run.wait_for_completion(raise_on_error=False)
+    assert "is the server's own" in str(run.get_details()["error"])
 
 
 STEALS = """

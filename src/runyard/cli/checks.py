@@ -84,8 +84,8 @@ def _isolation() -> Check:
     info = find_server_info() if is_running(home_folder()) else None
     asked = os.environ.get(VARIABLE, "").strip()
     try:
-        found = info.isolation if info else isolation_here(asked)
-        problem = info.isolation_problem if info else isolation_problem(asked)
+        found = info.isolation if info else isolation_here(asked, str(home_folder()))
+        problem = info.isolation_problem if info else isolation_problem(asked, str(home_folder()))
     except RunyardError as error:
         return Check("fail", "Isolation", str(error))
     return Check("warn" if problem else "ok", "Isolation", found + (f"; {problem}" if problem else ""))

@@ -1,6 +1,8 @@
 """Carries spools and growing logs to the server: reads what is new, sends it, and advances only on its word."""
 
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Union
 
@@ -60,7 +62,7 @@ class MetricsShipper:
         """Hand what the spools hold to the disk."""
         for name in self._names():
             path = os.path.join(self._folder, name)
-            size = os.path.getsize(path)
+            size = os.lstat(path).st_size
             spool = self._spools.setdefault(name, _Spool(SpoolState()))
             if size > spool.synced:
                 _fsync(path)
@@ -68,15 +70,16 @@ class MetricsShipper:
 
     def _names(self) -> List[str]:
         try:
-            return sorted(name for name in os.listdir(self._folder) if name.endswith(".spool"))
+            found = sorted(name for name in os.listdir(self._folder) if name.endswith(".spool"))
         except OSError:
             return []
+        return [name for name in found if _is_regular(os.path.join(self._folder, name))]
 
     def _ship_one(self, name: str) -> int:
         writer = name[: -len(".spool")]
         spool = self._spools.setdefault(name, _Spool(SpoolState()))
         before, shipped, size = spool.state.offset, 0, SPOOL_BYTES
-        with open(os.path.join(self._folder, name), "rb") as file:
+        with open(os.path.join(self._folder, name), "rb", opener=_open_file) as file:
             while not spool.state.is_torn:
                 file.seek(spool.state.offset)
                 data = file.read(size)
@@ -103,9 +106,10 @@ class MetricsShipper:
                     spool.state = _rewind(file.name, writer, mark)
         if spool.state.is_torn:
             # The server will never have what follows, so nobody may wait for it.
-            spool.state.offset = os.path.getsize(os.path.join(self._folder, name))
+            spool.state.offset = os.lstat(os.path.join(self._folder, name)).st_size
         if spool.state.offset > before:
-            write_mark(self._folder, writer, spool.state.offset)
+            with suppress(OSError):  # a job that spoils its own folder waits in vain
+                write_mark(self._folder, writer, spool.state.offset)
         return shipped
 
     def _send_batch(self, batch: Batch) -> Optional[int]:
@@ -150,7 +154,7 @@ def _copy(state: SpoolState) -> SpoolState:
 def _rewind(path: str, writer: str, mark: int) -> SpoolState:
     """The state right after the value of sequence ``mark``: read again from the start, record by record."""
     state = SpoolState()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_file) as file:
         read_spool(file.read(len(SPOOL_MAGIC)), state, writer)
         while state.sequence < mark and not state.is_torn:
             file.seek(state.offset)
@@ -166,8 +170,16 @@ def _open_file(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
+def _is_regular(path: str) -> bool:
+    """Is it a file, and no link or pipe that a job has put there?"""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _fsync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = _open_file(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:

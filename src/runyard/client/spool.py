@@ -165,9 +165,16 @@ def read_mark(folder: str, writer: str) -> int:
 
 
 def write_mark(folder: str, writer: str, size_bytes: int) -> None:
-    """Say it: the writing process waits for this before it reads its own metrics."""
+    """Say it: the writing process waits for this before it reads its own metrics.
+
+    The folder is the job's, and whoever writes this may be root: nothing that lies there is followed.
+    """
     path = os.path.join(folder, writer + ".mark")
-    with open(path + ".new", "w") as file:
+    try:
+        os.unlink(path + ".new")
+    except FileNotFoundError:
+        pass
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as file:
         file.write(str(size_bytes))
     os.replace(path + ".new", path)
 

@@ -150,6 +150,11 @@ def _make_folder(path: Path) -> bool:
     return True
 
 
+def _for_owner(path: str, flags: int) -> int:
+    """As ``os.open``; a new file is one that only its owner reads."""
+    return os.open(path, flags, 0o600)
+
+
 def _write(path: Path, text: str) -> None:
     """A file that only its owner reads."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -210,7 +215,7 @@ class _Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(NURSERY_TIMEOUT_S)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / "nursery.log", "ab") as log:
+        with open(self._folder / "nursery.log", "ab", opener=_for_owner) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "runyard.runner.nursery", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Whether this host can keep jobs apart from their server by bubblewrap, asked of bubblewrap itself."""
+"""How this host can keep jobs apart from their server: by bubblewrap, asked of bubblewrap itself, else by user ids."""
 
 import os
 import shutil
@@ -6,10 +6,11 @@ import subprocess
 from functools import lru_cache
 from typing import List, Tuple
 
+from runyard.environments.job_users import why_no_users
 from runyard.errors import UserErrorException
 from runyard.protocol.plan import Isolation
 
-#: Names the Isolation of a host's jobs; not set: hidden where that works.
+#: Names the Isolation of a host's jobs; not set: hidden where that works, else user, else trusted.
 VARIABLE = "RUNYARD_ISOLATION"
 PROGRAM = "bwrap"
 #: A host that is busy gets this time to answer, seconds.
@@ -65,25 +66,31 @@ def deaf_words() -> Tuple[List[str], List[str]]:
     return (before, inside) if done.returncode == 0 else ([], [])
 
 
-def isolation_here(asked: str) -> str:
-    """The Isolation of this host's jobs: hidden where nothing is asked and it works.
+def isolation_here(asked: str, home: str = "/") -> str:
+    """The Isolation of the jobs of a server or node with that home: the first that works, if none is asked for.
 
     UserErrorException where it cannot be as asked.
     """
-    if asked not in ("", Isolation.TRUSTED, Isolation.HIDDEN):
-        raise UserErrorException(f"{VARIABLE} is trusted or hidden, not {asked[:40]!r}.")
+    if asked not in ("", Isolation.TRUSTED, Isolation.USER, Isolation.HIDDEN):
+        raise UserErrorException(f"{VARIABLE} is hidden, user or trusted, not {asked[:40]!r}.")
     if asked == Isolation.TRUSTED:
         return asked
-    if asked == Isolation.HIDDEN and why_not():
+    if asked != Isolation.USER and not why_not():
+        return Isolation.HIDDEN
+    if asked == Isolation.HIDDEN:
         raise UserErrorException(f"{VARIABLE} is hidden, and {why_not()}.")
-    return Isolation.TRUSTED if why_not() else Isolation.HIDDEN
+    if not why_no_users(home):
+        return Isolation.USER
+    if asked == Isolation.USER:
+        raise UserErrorException(f"{VARIABLE} is user, and {why_no_users(home)}.")
+    return Isolation.TRUSTED
 
 
-def isolation_problem(asked: str) -> str:
+def isolation_problem(asked: str, home: str = "/") -> str:
     """One sentence where jobs are not kept apart on this host although nobody asked for that; '' elsewhere."""
-    if asked or not why_not():
+    if asked or isolation_here(asked, home) != Isolation.TRUSTED:
         return ""
-    return f"Jobs may do all that the server's user may: {why_not()}."
+    return f"Jobs may do all that the server's user may: {why_not()}, and {why_no_users(home)}."
 
 
 @lru_cache(maxsize=1)

@@ -35,7 +35,8 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.chmod(name, mode)
+            # By what is open and not by its name: a job may own the folder, and put a link there.
+            os.fchmod(handle, mode)
         os.replace(name, str(path))
     except BaseException:
         try:

@@ -46,6 +46,22 @@ def with_variable(name: str, value: str) -> Iterator[int]:
             continue
 
 
+def of_user(user: int) -> Iterator[int]:
+    """Pids of processes that run under that user id, zombies left out."""
+    wanted = str(user).encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/status", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        state, ids = (text.partition(name)[2].partition(b"\n")[0].split() for name in (b"\nState:", b"\nUid:"))
+        if wanted in ids and not state[0].startswith(b"Z"):
+            yield int(entry)
+
+
 def parents() -> Dict[int, int]:
     """Every process of this host, zombies left out, and its parent."""
     found: Dict[int, int] = {}

@@ -170,6 +170,8 @@ class Isolation:
 
     #: Nothing: a job may do what its user may.
     TRUSTED = "trusted"
+    #: A user id for each attempt: what is the server's or another run's is closed to it.
+    USER = "user"
     #: bubblewrap: of the server's home a job has its own folders alone, and it sees no process but its own.
     HIDDEN = "hidden"
 

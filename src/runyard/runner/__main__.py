@@ -36,6 +36,7 @@ from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
 from runyard.runner.sandbox import confined, shared_memory
 from runyard.runner.team import Command, Launcher, Team, verdict
+from runyard.runner.user import JobUser
 from runyard.runner.variables import job_command, job_variables
 
 #: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
@@ -66,6 +67,9 @@ def main(path: str, is_recovery: bool = False) -> None:
     """Carry out the attempt in that folder; nothing of it is left in this process when it returns."""
     folder = AttemptFolder(path)
     facts = folder.facts
+    if folder.has_user:
+        # Its environment, its kit and its inputs are read by a user who is not this one.
+        os.umask(0o022)
     resolve = (
         file_resolver(Path(facts.server_file), facts.server_url) if facts.server_file else lambda: facts.server_url
     )
@@ -81,7 +85,7 @@ def main(path: str, is_recovery: bool = False) -> None:
         attempt.finish()
     except Superseded as error:
         folder.say(f"not wanted any more: {error}")
-        end_all(folder.key, 0)
+        end_all(folder.key, 0, attempt.user_number)
     attempt.close()
     leave(path)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -108,7 +112,14 @@ class Attempt:
         self._group: Optional[Group] = None
         #: How a process of the job is started: as it is, or in a sandbox.
         self._launch: Launcher = Script
+        #: Whose processes the job's are; None: this one's.
+        self._user = JobUser.find(folder)
         self._record = Record(folder, server, self.reporter)
+
+    @property
+    def user_number(self) -> Optional[int]:
+        """The user id that is the attempt's own."""
+        return None if self._user is None else self._user.number
 
     def on_terminate(self, _signal: int, _frame: Any) -> None:
         """TERM: end the script; during the preparation, end that."""
@@ -123,6 +134,8 @@ class Attempt:
             self._meeting.close()
         self._ports.close()
         self._server.close()
+        if self._user is not None:
+            self._user.close()
         if self._folder.plan.memory_bytes is not None:
             remove_group(self._folder.key)
 
@@ -215,7 +228,7 @@ class Attempt:
         """The first runner is gone: end what it left behind, and say so."""
         self._can_raise = False
         remove_containers(self._folder)
-        end_all(self._folder.key, 0)
+        end_all(self._folder.key, 0, self.user_number)
         unmount_all(self._folder)
         message = "The process that supervised the run was killed, so its script was ended too."
         self._exited(None, ExitCause.RUNNER_LOST, message, "SystemError", self._tail())
@@ -269,26 +282,29 @@ class Attempt:
         if not python.image:
             compile_kit(kit, python.interpreter)
         self._record.restore()
+        if folder.has_user:
+            self._user = JobUser.take(folder)
+            self._user.hand_over()
         inputs = bind_inputs(folder, self._server, self._say)
         outputs = Destinations(folder, self._server).make()
         data = {**inputs, **outputs}
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        enter = self._limit()
-        # What starts the ranks and daemons of MPI.
-        own = {"RUNYARD_PYTHON": python.interpreter if python.image else sys.executable}
+        enter, interpreter = self._limit(), python.interpreter
+        folder.share_server_file()
         if python.image:
             self._launch = contained(folder, python, kit, data)
         elif folder.is_confined:
-            folder.share_server_file()
-            self._launch = confined(folder, python.interpreter, kit, data, enter)
+            self._launch = confined(folder, interpreter, kit, data, enter)
+        elif self._user is not None:
+            self._user.own_outputs(outputs)
+            interpreter, self._launch = self._user.launcher(interpreter, enter)
         elif enter is not None:
             self._launch = partial(Script, enter=enter)
 
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
-            found = {**own, **wired} if plan.distribution is not None else wired
-            values = job_variables(folder, python.interpreter, data, python.path, found)
-            return job_command(plan, python.interpreter, values), values
+            values = job_variables(folder, interpreter, data, python.path, wired)
+            return job_command(plan, interpreter, values), values
 
         return make
 
@@ -382,7 +398,7 @@ class Attempt:
         unmount_all(self._folder)
         remove_containers(self._folder)
         if has_children():
-            count = end_all(self._folder.key, grace_s)
+            count = end_all(self._folder.key, grace_s, self.user_number)
             self._folder.say(f"{count} processes were still running and were ended")
 
     def _exited(

@@ -84,6 +84,9 @@ def contained(folder: AttemptFolder, python: Realised, kit: Kit, data: Dict[str,
         # Byte code is the same for every build of a minor version.
         compile_kit(kit, same.path)
     bound = bound_folders(folder, kit, data)
+    # Of the runner's own programs, the image has those that are copied here.
+    (folder.path / "bin").mkdir(exist_ok=True)
+    folder.python, folder.programs = python.interpreter, str(folder.path / "bin")
     names: List[str] = []
 
     def launch(command: List[str], variables: Dict[str, str], _work: Path, log: Path) -> Script:

@@ -1,5 +1,6 @@
 """The folders that a run's outputs are written to, and the way from there to their datastores."""
 
+import json
 import os
 import re
 import time
@@ -39,6 +40,8 @@ PIECE_BYTES = 1 << 20
 #: How long a service that does not answer is asked again, seconds.
 PATIENCE_S = 900.0
 
+#: Where outputs were when nothing of the script ran yet.
+PLACES = "places.json"
 #: A pattern's wildcards, and what they stand for: '**/' spans folders, '*' and '?' stay in one.
 _WILDCARDS = re.compile(r"\*\*/|\*\*|\*|\?")
 _MEANINGS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -66,13 +69,18 @@ class Destinations:
         found = {}
         for output in self._folder.plan.outputs:
             folder = self._place(output)
+            if self._is_elsewhere(output) and self._folder.is_servers(str(folder)):
+                raise UserErrorException(f"Output {output.name!r}: {str(folder)!r} is the server's own, or around it.")
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                if not self._is_elsewhere(output) or not self._folder.has_user:
+                    folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserErrorException(
                     f"Output {output.name!r}: its folder {str(folder)!r} cannot be made: {error.strerror}."
                 ) from None
             found[output.name] = str(folder)
+        places = {one.name: os.path.realpath(found[one.name]) for one in self._folder.plan.outputs}
+        (self._folder.path / PLACES).write_text(json.dumps(places))
         return found
 
     def has_any(self) -> bool:
@@ -101,13 +109,19 @@ class Destinations:
         """The folder that the script writes."""
         if output.source is not None:
             # An absolute one is where the script writes whatever it is told.
-            is_absolute = os.path.isabs(output.source)
+            is_absolute = self._is_elsewhere(output)
             return Path(output.source) if is_absolute else join_inside(self._folder.work, check_path(output.source))
         return self._target(output) if self._is_direct(output) else self._folder.outputs / output.name
 
+    def _is_elsewhere(self, output: OutputPlan) -> bool:
+        """Is its folder anywhere on the disk?"""
+        return output.source is not None and os.path.isabs(output.source)
+
     def _is_direct(self, output: OutputPlan) -> bool:
         """Does the script write into the datastore's own folder?"""
-        return output.mode == OutputMode.MOUNT and output.source is None and self._is_here(output)
+        # Under a user of its own it may not: that is the server's user's.
+        is_asked = output.mode == OutputMode.MOUNT and output.source is None
+        return is_asked and self._is_here(output) and not self._folder.has_user
 
     def _is_here(self, output: OutputPlan) -> bool:
         return not output.target.is_remote and self._folder.facts.datastores_folder is not None
@@ -181,6 +195,9 @@ class Destinations:
         top = os.path.realpath(str(self._place(output)))
         if not os.path.isdir(top):
             raise AzureMLException(f"The folder of output {output.name!r} is gone: the script has removed {top!r}.")
+        if self._folder.is_apart and top != self._places().get(output.name, top):
+            # What a job apart may not read, its runner may.
+            raise AzureMLException(f"The folder of output {output.name!r} leads elsewhere now, to {top!r}.")
         found = []
         for path in regular_files(top, top, self.notices):
             below = os.path.relpath(path, top)
@@ -189,6 +206,13 @@ class Destinations:
                     found.append((check_path(record_name(below)), path))
                 except UserErrorException as error:
                     self.notices[f"Output {output.name!r}: a file was left out: {error}"] = None
+        return found
+
+    def _places(self) -> Dict[str, str]:
+        try:
+            found: Dict[str, str] = json.loads((self._folder.path / PLACES).read_text())
+        except FileNotFoundError:
+            return {}
         return found
 
     def _send(self, output: OutputPlan, name: str, path: str) -> None:

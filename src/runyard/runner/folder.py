@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -53,9 +54,11 @@ class AttemptFolder:
         self.outputs = self.path / "outputs"
         self.log = self.path / "std_log.txt"
         self.reports = self.path / "reports.jsonl"
-        #: Where a confined job finds the server's address: a copy that the runner keeps up, since it sees no other.
+        #: Where a job apart finds the server's address: a copy that the runner keeps up, since it sees no other.
         self.server_file = self.path / "tmp" / "server.json"
         self._shared = b""
+        #: What programs of ours beside the job's run on, and where they are; the job may not reach the runner's own.
+        self.python, self.programs = sys.executable, ""
         #: There once the machine takes the node back; its script may watch for it.
         self.eviction = self.path / "tmp" / "eviction.json"
         #: Logs of the single processes of a distributed run.
@@ -111,16 +114,39 @@ class AttemptFolder:
         """Does the script run in a sandbox? One in an image has its container for that."""
         return self.facts.isolation == Isolation.HIDDEN and self.plan.container is None
 
+    @property
+    def has_user(self) -> bool:
+        """Does the script run under a user id of its own?"""
+        return self.facts.isolation == Isolation.USER and self.plan.container is None
+
+    @property
+    def is_apart(self) -> bool:
+        """Is what is the server's out of the script's reach?"""
+        return self.is_confined or self.has_user
+
+    def is_servers(self, path: str) -> bool:
+        """Is that in the home of server or node, where nothing but its working folder is a job's, or around it?"""
+        if not self.is_apart or not self.facts.home_folder:
+            return False
+        home, own, real = (os.path.realpath(str(one)) for one in (self.facts.home_folder, self.work, path))
+        return os.path.commonpath([home, real]) in (home, real) and os.path.commonpath([own, real]) != own
+
+    def program(self, path: str) -> str:
+        """Where the job finds that file of the runner's."""
+        if not self.programs:
+            return os.path.abspath(path)
+        return shutil.copyfile(path, os.path.join(self.programs, os.path.basename(path)))
+
     def share_server_file(self) -> None:
-        """Bring a confined job's copy of the server's address up to date."""
-        if not self.is_confined or not self.facts.server_file:
+        """Bring the copy of the server's address that a job apart has up to date."""
+        if not self.is_apart or not self.facts.server_file:
             return
         try:
             with open(self.facts.server_file, "rb") as file:
                 found = file.read()
             # What was written is remembered, and not read back: what is there now may be the job's.
             if self._shared != found:
-                write_atomically(self.server_file, found, 0o600)
+                write_atomically(self.server_file, found, 0o644 if self.has_user else 0o600)
                 self._shared = found
         except FileNotFoundError:
             pass  # The server is away; its last address stays.

@@ -25,6 +25,7 @@ from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.mount import PATIENCE_S, mount, why_not
+from runyard.runner.user import is_open, share
 from runyard.runner.warn import warn
 
 #: How often a preparation says how far it is, seconds.
@@ -58,7 +59,7 @@ class _Binding:
 
     def make(self) -> str:
         asked = self._asked
-        if asked.is_reference and asked.mode == InputMode.MOUNT and self._is_here(asked.sources[0]):
+        if asked.is_reference and asked.mode == InputMode.MOUNT and self._is_direct(asked.sources[0]):
             return str(self._reference(asked.sources[0]))
         self._root = self._target()
         self._root.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,9 @@ class _Binding:
         if not kept and not asked.is_reference:
             sought = ", ".join(map(_shown, asked.sources))
             raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+        for one in kept:
+            if one.source.file is not None and self._folder.is_servers(one.origin):
+                raise UserErrorException(f"Input {asked.name!r}: {one.origin!r} is the server's own.")
         if self._is_mounted(kept):
             return str(self._root)
         self._bring([one for one in kept if self._is_fetched(one.source)])
@@ -81,7 +85,8 @@ class _Binding:
         remote = [one for one in files if one.source.url is None and self._is_fetched(one.source)]
         if asked.mode != InputMode.MOUNT or asked.path_on_compute is not None or not remote:
             return False
-        if len(remote) < len(files) and any(one.source.url is not None for one in files):
+        # A mount can but link to a file of this disk, which the job's user may not be able to follow.
+        if len(remote) < len(files) and (self._folder.has_user or any(one.source.url is not None for one in files)):
             return False
         if self._are_cached(remote):
             return False
@@ -112,6 +117,10 @@ class _Binding:
     def _is_here(self, source: Source) -> bool:
         """Do the datastore's files lie on this machine's disk?"""
         return not source.is_remote and self._folder.facts.datastores_folder is not None
+
+    def _is_direct(self, source: Source) -> bool:
+        """May the script have the datastore's own folder? Not under a user of its own: it is the server's user's."""
+        return self._is_here(source) and not self._folder.has_user
 
     def _is_fetched(self, source: Source) -> bool:
         """Do its files come over the network?"""
@@ -226,12 +235,23 @@ class _Binding:
         is_linked = self._asked.mode == InputMode.MOUNT
         for one in files:
             place = self._place(one)
-            if is_linked:
+            if self._folder.has_user and not is_open(one.origin):
+                self._share(one, place)
+            elif is_linked:
                 os.symlink(one.origin, place)
             else:
                 shutil.copyfile(one.origin, place)
         how = "linked to where they are on this disk" if is_linked else "copied"
         self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
+
+    def _share(self, one: DataFile, place: str) -> None:
+        """A file that the job's user may not read by its path: a datastore's comes with the datastore."""
+        if one.source.file is not None:
+            raise UserErrorException(
+                f"Input {self._asked.name!r}: {one.origin!r} is closed to the job's user; let others read it, or "
+                "upload it to a datastore."
+            )
+        share(one.origin, place)
 
     def _local_files(self, source: Source) -> List[Tuple[str, str, Optional[int]]]:
         """(absolute path, path below the mount, size if it is known) of a source's files on this disk."""

@@ -354,6 +354,7 @@ def main(path: str, name: str) -> None:
     _serve(
         Mount(told, Server(resolve, folder.secret), open_cache(facts.cache_folder), folder.note),
         str(folder.inputs / name),
+        folder.has_user,
     )
 
 
@@ -371,9 +372,11 @@ def main_of_client(spec: str, cache: str, target: str) -> None:
     _serve(Mount(told, connect(start=False), open_cache(cache), print), target)
 
 
-def _serve(mount: Mount, target: str) -> None:
+def _serve(mount: Mount, target: str, is_for_others: bool = False) -> None:
+    """``is_for_others``: a user reads it who is not this one; the folder above says which."""
     _allow_many_files()
-    mfusepy.FUSE(mount, target, foreground=True, ro=True, fsname="runyard", max_read=READ_BYTES)
+    others = {"allow_other": True} if is_for_others else {}
+    mfusepy.FUSE(mount, target, foreground=True, ro=True, fsname="runyard", max_read=READ_BYTES, **others)
 
 
 def _allow_many_files() -> None:

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import time
-from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
@@ -21,7 +20,7 @@ from runyard.files.tails import read_regular, tail_of
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
 from runyard.protocol.plan import ExitCause
-from runyard.runner import mpi_daemon
+from runyard.runner import mpi_agent, mpi_daemon, rank
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.mpi_ranks import Ranks, Stragglers
@@ -238,13 +237,7 @@ class MpiNode:
             words, variables = launched_words(launch.words), self._variables
             if words[0] == _DAEMONS[1] and len(self._neighbours) > 1:
                 variables = {**variables, mpi_daemon.VARIABLE: f"node-{self._folder.node}"}
-                words = [
-                    variables["RUNYARD_PYTHON"],
-                    "-I",
-                    "-S",
-                    str(self._folder.path / "bin" / "mpi_daemon.py"),
-                    *words,
-                ]
+                words = [self._folder.python, "-I", "-S", self._folder.program(mpi_daemon.__file__), *words]
             self._scripts.append(self._start(words, variables, self._folder.work, self._folder.log))
         except (OSError, ValueError, UserErrorException) as error:
             self._folder.note(
@@ -366,18 +359,16 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
         (ranks / str(task.rank)).write_bytes(b"".join(os.fsencode(text) + b"\0" for text in texts))
     # Daemons look for it too, although only the first node's mpirun calls it.
     (binaries / _AGENT).write_text(_AGENT_TEXT)
-    (binaries / _AGENT).chmod(0o700)
-    # Beside each other, where a sandbox and an image have them too.
-    for name in ("mpi_agent.py", "mpi_daemon.py", "rank.py"):
-        shutil.copyfile(str(Path(__file__).with_name(name)), str(binaries / name))
+    (binaries / _AGENT).chmod(0o755)
     variables = make({})[1]
     return {
         **variables,
         "PATH": os.pathsep.join([str(binaries), variables.get("PATH", os.defpath)]),
-        "RUNYARD_AGENT": str(binaries / "mpi_agent.py"),
+        "RUNYARD_AGENT": folder.program(mpi_agent.__file__),
         "RUNYARD_LAUNCHES": str(launches),
         "RUNYARD_RANKS": str(ranks),
-        "RUNYARD_RANK_PROGRAM": str(binaries / "rank.py"),
+        "RUNYARD_PYTHON": folder.python,
+        "RUNYARD_RANK_PROGRAM": folder.program(rank.__file__),
         # A server in a container often is root, and a run starts as its server.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

@@ -59,6 +59,8 @@ class Outputs:
         self._root = os.path.realpath(str(folder.work))
         #: Of the first node, whose files have their own names; those of another one may be taken.
         self._is_first = folder.node == 0
+        #: A file of another user stays that user's, who may have it open somewhere; so the store gets a copy.
+        self._may_move = not folder.has_user
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: Digests of what an earlier attempt had written, by name.
         self._restored: Dict[str, str] = {}
@@ -164,8 +166,8 @@ class Outputs:
             return ()
         # Other nodes look at what is recorded before they record their own.
         if len(found) <= SMALL_COUNT and self._folder.plan.node_count == 1:
-            return tuple(self._store_some(found, move=True))
-        self._record(found, move=True)
+            return tuple(self._store_some(found, move=self._may_move))
+        self._record(found, move=self._may_move)
         return ()
 
     def own_logs(self) -> List[Tuple[str, str]]:

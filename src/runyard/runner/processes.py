@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
-from runyard.files.processes import parents, signal_group, with_variable
+from runyard.environments.job_users import become, prepare
+from runyard.files.processes import of_user, parents, signal_group, with_variable
 from runyard.protocol.plan import ExitCause
 
 #: prctl(2): orphans below us become our children, so that none escapes.
@@ -90,11 +91,12 @@ class Script:
         signal_group(self._process.pid, signal.SIGTERM)
 
 
-def end_all(key: str, grace_s: float) -> int:
+def end_all(key: str, grace_s: float, user: Optional[int] = None) -> int:
     """End whatever is left of an attempt: TERM, ``grace_s`` seconds, KILL; returns how many processes there were.
 
-    Finds children and adopted orphans of this process, and (after a runner was lost) processes that carry the
-    attempt's variable. Raises TimeoutError if one survives KILL, which only the kernel can cause.
+    Finds children and adopted orphans of this process, (after a runner was lost) processes that carry the attempt's
+    variable, and those of its ``user``, if it has one of its own. Raises TimeoutError if one survives KILL, which only
+    the kernel can cause.
     """
     seen: Set[int] = set()
     kill_at = time.monotonic() + grace_s
@@ -102,13 +104,16 @@ def end_all(key: str, grace_s: float) -> int:
     signalled = False
     while True:
         _reap()
-        left = _left_over(key)
+        left = _left_over(key, user)
         if not left:
             return len(seen)
         is_late = time.monotonic() >= kill_at
         for pid in left:
             if is_late or pid not in seen or not signalled:
                 signal_process(pid, signal.SIGKILL if is_late else signal.SIGTERM)
+        if is_late and user is not None:
+            # All at once: what forks faster than it is found has no time for that.
+            kill_user(user)
         seen.update(left)
         signalled = True
         if time.monotonic() > give_up_at:
@@ -116,9 +121,26 @@ def end_all(key: str, grace_s: float) -> int:
         time.sleep(0.02)
 
 
-def _left_over(key: str) -> Set[int]:
+def kill_user(user: int) -> None:
+    """Kill every process of that user id, by one of them."""
+    prepare()
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        become(user)
+        # As root this would be the end of the host.
+        if user > 0 and os.getresuid() == (user, user, user):
+            os.kill(-1, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _left_over(key: str, user: Optional[int]) -> Set[int]:
     me = os.getpid()
-    return (descendants(me) | set(with_variable("RUNYARD_KEY", key))) - {me}
+    found = descendants(me) | set(with_variable("RUNYARD_KEY", key))
+    return (found if user is None else found.union(of_user(user))) - {me}
 
 
 def has_children() -> bool:

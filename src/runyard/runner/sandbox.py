@@ -104,10 +104,14 @@ def sandbox_words(folder: AttemptFolder, shown: ShownEnvironment, data: Sequence
     fetched = {one for one in made_of if one.startswith(home + os.sep)}
     for path in sorted(made_of - fetched):
         words += ["--ro-bind", path, os.path.realpath(path)]
+    # A file of the user's that is an input may lie in a folder around the home, which stays empty.
+    around = [one for one in data if (home + os.sep).startswith(one.path.rstrip(os.sep) + os.sep)]
+    for bound in around:
+        words += ["--ro-bind" if bound.is_read_only else "--bind", bound.path, os.path.realpath(bound.path)]
     words += ["--tmpfs", os.path.realpath(home)]
     found = [("--ro-bind", path, path) for path in sorted(fetched)]
     found += shown.binds
-    for bound in [*run_folders(folder), *data]:
+    for bound in [*run_folders(folder), *(one for one in data if one not in around)]:
         found.append(("--ro-bind" if bound.is_read_only else "--bind", bound.path, bound.path))
     for bind, path, place in found:
         words += [bind, path, _inside(place, home)]

@@ -74,7 +74,7 @@ def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
         node=socket.gethostname(),
         home_folder=str(root),
         # Where it was asked for and cannot be, the runner lets the run fail, and says why.
-        isolation=launch.isolation or isolation_here(""),
+        isolation=launch.isolation or isolation_here("", str(root)),
         address=own_address(launch.server_url),
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

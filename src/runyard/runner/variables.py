@@ -49,7 +49,10 @@ def job_variables(
         RUNYARD_SERVER=facts.server_url,
     )
     if facts.server_file and not image_path:
-        values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_confined else facts.server_file
+        values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_apart else facts.server_file
+    if folder.has_user:
+        # The server's own home is closed to it, and no name belongs to its id.
+        values.update(HOME=str(folder.path / "home"), USER="runyard", LOGNAME="runyard")
     for name, path in data.items():
         values["AZUREML_DATAREFERENCE_" + name] = path
     # An input called "path" or "home" must not become the PATH or the HOME of the script, nor "data" the one of "DATA".

@@ -72,6 +72,41 @@ def show_environment(folder: AttemptFolder, prefix: str, memory: str) -> ShownEn
     return ShownEnvironment((("--ro-bind", prefix, elsewhere), *layers))
 
 
+def own_environment(folder: AttemptFolder, interpreter: str) -> Tuple[str, ShownEnvironment]:
+    """The interpreter as a job runs it that may not write to where it is: of a virtual environment with pip, a layer's.
+
+    Nothing can take a place here, so the layer is a place of its own, and the job's Python runs there.
+    """
+    own, prefix = folder.path / "environment", os.path.dirname(os.path.dirname(interpreter))
+    site = _site_folder(prefix)
+    if site is None or not os.path.isdir(os.path.join(prefix, site, "pip")):
+        return interpreter, ShownEnvironment(())
+    if not os.path.isfile(os.path.join(prefix, "pyvenv.cfg")):
+        os.makedirs(str(own / site), exist_ok=True)
+        return interpreter, ShownEnvironment((), str(own), _is_old(prefix, site))
+    _mirror(prefix, str(own), prefix, site)
+    _lead(str(own / "bin"), os.path.join(prefix, "bin"))
+    with open(str(own / site / SHARED_NAME), "w", encoding="ascii") as file:
+        file.write(SHARED_TEXT.format(os.path.join(prefix, site)))
+    return os.path.join(str(own), os.path.relpath(interpreter, prefix)), ShownEnvironment(())
+
+
+def _lead(programs: str, shared: str) -> None:
+    """Let copied programs that name the Python of the shared environment in their first lines name the layer's."""
+    before, after = (os.fsencode(os.path.join(one, "python")) for one in (shared, programs))
+    for name in os.listdir(programs):
+        path = os.path.join(programs, name)
+        if os.path.islink(path):
+            continue
+        with open(path, "r+b") as file:
+            text = file.read()
+            # A path that is long or has a blank stands in the second line, behind a shell's exec.
+            if text.startswith(b"#!") and before in b"".join(text.splitlines()[:2]):
+                file.seek(0)
+                file.write(text.replace(before, after, 1))
+                file.truncate()
+
+
 def _site_folder(prefix: str) -> Optional[str]:
     """Its site-packages, by the path below it; None where there is not one."""
     found = glob(os.path.join(escape(prefix), "lib", "python*", "site-packages"))

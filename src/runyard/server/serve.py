@@ -17,11 +17,13 @@ import uvicorn
 
 from runyard import __version__
 from runyard.db import identity
-from runyard.environments.confinement import isolation_problem
+from runyard.environments.confinement import VARIABLE
+from runyard.environments.job_users import open_home
 from runyard.errors import RunyardError, ServiceException, UserErrorException
 from runyard.files.layout import write_atomically
 from runyard.files.processes import identity as process_identity
 from runyard.protocol.identity import Principal, PrincipalKind
+from runyard.protocol.plan import Isolation
 from runyard.server.app import Parts, make_parts
 from runyard.server.connection import Connection
 from runyard.server.dispatch import Application
@@ -45,6 +47,7 @@ def main() -> int:
     try:
         settings = read_settings(Path(arguments.home), arguments.host, arguments.port)
         _check_binding(settings, arguments)
+        _check_isolation(settings)
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(settings.home / "server.lock", "w") as lock:
             _take(lock, settings.home)
@@ -75,6 +78,19 @@ def _check_binding(settings: Settings, arguments: argparse.Namespace) -> None:
         )
 
 
+def _check_isolation(settings: Settings) -> None:
+    """Who reaches a server may submit jobs to it: beyond this machine that they are trusted is somebody's decision."""
+    if settings.isolation == Isolation.USER:
+        # Environments and the kit are read by users who are not this one.
+        os.umask(0o022)
+    elif not settings.is_loopback and settings.isolation_problem:
+        raise UserErrorException(
+            f"Serving on {settings.host}, whoever may submit a job could do all that this server's user may: "
+            f"{settings.isolation_problem.partition(': ')[2].rstrip('.')}; install bubblewrap, or set "
+            f"{VARIABLE}=trusted if that is meant."
+        )
+
+
 def _take(lock: Any, home: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,9 +104,10 @@ def _serve(settings: Settings, arguments: argparse.Namespace, variables: Dict[st
     host, port = listener.getsockname()[:2]
     url = _local_url(settings, host, port, bool(arguments.certificate))
     parts = make_parts(settings, url, variables)
-    problem = isolation_problem(settings.asked_isolation)
-    logging.getLogger("runyard").info("isolation of jobs: %s. %s", settings.isolation, problem)
+    logging.getLogger("runyard").info("isolation of jobs: %s. %s", settings.isolation, settings.isolation_problem)
     _ensure_owner(parts)
+    if settings.isolation == Isolation.USER:
+        open_home(str(settings.home))
     config = uvicorn.Config(
         Application(parts),
         log_config=None,

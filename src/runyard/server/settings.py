@@ -5,7 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Tuple
 
-from runyard.environments.confinement import VARIABLE, isolation_here
+from runyard.environments.confinement import VARIABLE, isolation_here, isolation_problem
 from runyard.protocol.record import record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -36,7 +36,12 @@ class Settings:
     @property
     def isolation(self) -> str:
         """The Isolation of this host's jobs; UserErrorException where it cannot be as asked."""
-        return isolation_here(self.asked_isolation)
+        return isolation_here(self.asked_isolation, str(self.home))
+
+    @property
+    def isolation_problem(self) -> str:
+        """One sentence where jobs are not kept apart on this host although nobody asked for that; '' elsewhere."""
+        return isolation_problem(self.asked_isolation, str(self.home))
 
     @property
     def is_loopback(self) -> bool:

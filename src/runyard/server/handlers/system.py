@@ -5,7 +5,6 @@ import signal
 
 from runyard import __version__
 from runyard.db import identity, runs
-from runyard.environments.confinement import isolation_problem
 from runyard.errors import UserErrorException
 from runyard.protocol.identity import Principal, PrincipalKind, Ticket, Token, TokenSpec
 from runyard.protocol.routes import ROLES
@@ -26,7 +25,7 @@ def server_info(call: Call) -> ServerInfo:
     settings = call.parts.settings
     return ServerInfo(
         __version__, str(settings.home), os.getpid(), call.parts.url, call.parts.started_at, active,
-        call.parts.store.status(), settings.isolation, isolation_problem(settings.asked_isolation),
+        call.parts.store.status(), settings.isolation, settings.isolation_problem,
     )  # fmt: skip
 
 
