@@ -1,27 +1,19 @@
 """What a node runs that has nothing of Runyard but a Python: it fetches the runner and hands the attempt over to it.
 
 It goes to the node as text, on the standard input of ``python3 -``, and so imports the standard library alone. What it
-is told stands in MESSAGE, a JSON text of protocol/plan.RemoteLaunch that stands before it.
+is told stands in MESSAGE, a JSON text of protocol/plan.RemoteLaunch that stands before it. Each attempt waits for it:
+what only the first one on a node needs is imported there.
 """
 
-import hashlib
-import io
 import json
 import os
-import shutil
 import sys
-import tarfile
-import tempfile
-import urllib.parse
-import urllib.request
 from typing import Any, Dict
 
 #: The oldest Python of a node: the runner waits for processes by their descriptors.
 OLDEST = (3, 9)
 #: How long one try to fetch the runner may take, seconds.
 TIMEOUT_S = 60.0
-
-_BLOCK = 1 << 20
 
 
 def main(message: str) -> None:
@@ -30,15 +22,26 @@ def main(message: str) -> None:
         sys.exit("Runyard: python3 of this node is {}.{}; a runner needs 3.9 or newer.".format(*sys.version_info[:2]))
     launch = json.loads(message)
     root = node_folder(launch.get("folder") or "")
-    runner = fetched(launch, root)
-    # A file without a name: the token is in it.
-    with tempfile.TemporaryFile() as told:
+    runner = os.path.join(root, "runners", launch["archive"].split(".")[0])
+    if not os.path.isdir(runner):
+        fetch(launch, runner)
+    with nameless() as told:
         told.write(message.encode("utf-8"))
         told.seek(0)
         os.dup2(told.fileno(), 0)
     os.chdir("/")
     variables = {**os.environ, "PYTHONPATH": runner}
     os.execve(sys.executable, [sys.executable, "-m", "runyard.runner.supervise", root], variables)
+
+
+def nameless() -> Any:
+    """A file that nobody else finds: the token goes into it."""
+    # Python has it where it was built with a recent C library.
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("launch"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
 
 
 def node_folder(asked: str) -> str:
@@ -54,12 +57,16 @@ def node_folder(asked: str) -> str:
     return os.path.abspath(folder)
 
 
-def fetched(launch: Dict[str, Any], root: str) -> str:
-    """The folder of the runner that the launch names, fetched from the server where it is not here yet."""
-    runners = os.path.join(root, "runners")
-    folder = os.path.join(runners, launch["archive"].split(".")[0])
-    if os.path.isdir(folder):
-        return folder
+def fetch(launch: Dict[str, Any], folder: str) -> None:
+    """Put the runner that the launch names into that folder, from the server."""
+    import compileall
+    import hashlib
+    import io
+    import shutil
+    import tarfile
+    import tempfile
+
+    runners = os.path.dirname(folder)
     os.makedirs(runners, exist_ok=True)
     data = download(launch, launch["archive"])
     if hashlib.sha256(data).hexdigest() not in launch["archive"]:
@@ -72,6 +79,8 @@ def fetched(launch: Dict[str, Any], root: str) -> str:
             content = archive.extractfile(member)
             with open(path, "wb") as file:
                 file.write(content.read() if content is not None else b"")
+    # Where Python is told to write none, each attempt would compile all of it again.
+    compileall.compile_dir(made, quiet=2, stripdir=made, prependdir=folder)
     try:
         os.rename(made, folder)
     except OSError:
@@ -79,21 +88,20 @@ def fetched(launch: Dict[str, Any], root: str) -> str:
             raise
         # Another attempt was first.
         shutil.rmtree(made, ignore_errors=True)
-    return folder
 
 
 def download(launch: Dict[str, Any], name: str) -> bytes:
     """A file that the server keeps for nodes; ends this process with a sentence where it cannot be had."""
+    from urllib.parse import quote
+    from urllib.request import Request, urlopen
+
     plan = launch["plan"]
     url = "{}/api/1/workspaces/{}/runs/{}/node-files/{}".format(
-        launch["server_url"],
-        urllib.parse.quote(plan["workspace"], ""),
-        urllib.parse.quote(plan["run_id"], ""),
-        name,
+        launch["server_url"], quote(plan["workspace"], ""), quote(plan["run_id"], ""), name
     )
-    request = urllib.request.Request(url, headers={"Authorization": "Bearer " + launch["secret"]})
+    request = Request(url, headers={"Authorization": "Bearer " + launch["secret"]})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+        with urlopen(request, timeout=TIMEOUT_S) as reply:
             return bytes(reply.read())
     except OSError as error:
         sys.exit(

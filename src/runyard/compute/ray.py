@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
@@ -27,6 +28,9 @@ from runyard.protocol.plan import LaunchPlan, Observation
 PYTHON_VARIABLE = "RUNYARD_RAY_PYTHON"
 #: Joining the cluster takes a few seconds, and an answer of a busy head may; then it is away.
 JOIN_S, ANSWER_S = 40.0, 20.0
+
+#: How often a signal is repeated at the most, seconds; the second one to kill an attempt ends all of it.
+TOLD_S = 10.0
 
 #: Only these: Ray would take "local" or "auto" for a cluster that it starts or finds on this host.
 _ADDRESS = re.compile(r"^(ray://)?[A-Za-z0-9._\[\]:-]+:\d{1,5}$")
@@ -47,6 +51,9 @@ class RayCompute:
         told = hashlib.sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:8]
         self._bridge = _Bridge(settings, f"{reach.mark}-{told}")
         self._watch = Watch("ray", self._look)
+        #: When each key was told to stop, and its runner killed, for the last time.
+        self._stopped: Dict[str, float] = {}
+        self._killed: Dict[str, float] = {}
 
     def prepare(self) -> None:
         """The cluster is joined when it is first asked."""
@@ -64,14 +71,26 @@ class RayCompute:
         return False
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
-        return self._watch.observe(list(keys))
+        asked = list(keys)
+        for told in (self._stopped, self._killed):
+            for key in told.keys() - set(asked):
+                told.pop(key, None)
+        return self._watch.observe(asked)
 
     def stop(self, key: str) -> None:
         self._watch.forget(key)
-        self._watch.do(f"stop {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGTERM)))
+        if self._is_due(self._stopped, key):
+            self._watch.do(f"stop {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGTERM)))
 
     def kill(self, key: str) -> None:
-        self._watch.do(f"kill {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGKILL)))
+        """First its runner, which its supervisor replaces to complete the record; where that changes nothing, all."""
+        was_killed = key in self._killed
+        if not self._is_due(self._killed, key):
+            return
+        if was_killed:
+            self._watch.do(f"kill {key}", lambda: self._bridge.ask("end", key=key))
+        else:
+            self._watch.do(f"kill {key}", lambda: self._bridge.ask("signal", key=key, number=int(signal.SIGUSR1)))
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """The nodes do that themselves; groups that nobody asks for any more go with the next look."""
@@ -79,6 +98,14 @@ class RayCompute:
     def close(self) -> None:
         self._watch.close()
         self._bridge.close()
+
+    def _is_due(self, told: Dict[str, float], key: str) -> bool:
+        """Control asks each second: an engine that is away would hear all of it when it is back."""
+        now = time.monotonic()
+        if now - told.get(key, -TOLD_S) < TOLD_S:
+            return False
+        told[key] = now
+        return True
 
     def _look(self, keys: Sequence[str]) -> Dict[str, Observation]:
         found: Dict[str, List[str]] = self._bridge.ask("look", keys=list(keys))

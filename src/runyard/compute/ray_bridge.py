@@ -8,8 +8,10 @@ head. The interpreter may have no Runyard, so this text imports none.
 
 import json
 import os
+import signal
 import sys
-from typing import Any, Dict, List, Optional
+import time
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import ray
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
@@ -17,16 +19,30 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 #: Names of one namespace are seen by every server; a mark tells theirs apart.
 NAMESPACE = "runyard"
-#: How long actors may take to tell of their programs, seconds.
-ANSWER_S = 5.0
+#: How long actors may take to tell of their programs, seconds: whoever asks next waits as long.
+ANSWER_S = 1.0
+#: How long an attempt of several nodes may go on without one of them, seconds: the first one ends a little later.
+MISSING_S = 30.0
+#: How long the processes of an attempt that is over may take to end by themselves, and to be ended, seconds.
+LEAVE_S, END_S = 20.0, 5.0
+#: Carried by the programs that an attempt has on a node, and none of its script's processes: the attempt's name in Ray.
+MARK = "RUNYARD_RAY_ATTEMPT"
+#: What runner/supervise.py takes for the wish to have its runner replaced.
+REPLACE = signal.SIGUSR1
 
-#: Started by the actor, and gone at once: what it leaves behind is no child of a worker, which Ray would end with it.
+#: Stands before the node's program. Whoever began it goes at once: Ray would end the child of a worker with that.
 _DETACH = """
-import os, subprocess, sys
-program = subprocess.Popen(
-    [sys.executable, "-"], stdin=sys.stdin, stdout=open(sys.argv[1], "ab"), stderr=subprocess.STDOUT,
-    start_new_session=True, cwd="/")
-print(program.pid)
+import os
+pid = os.fork()
+if pid:
+    os.write(1, b"%d" % pid)
+    os._exit(0)
+os.setsid()
+os.chdir("/")
+log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+for number in (1, 2):
+    os.dup2(log, number)
+os.close(log)
 """
 
 
@@ -34,34 +50,99 @@ print(program.pid)
 class NodeActor:
     """One node's part of an attempt."""
 
-    def __init__(self, program: str, number: int, log: str) -> None:
+    def __init__(self, program: str, number: int, log: str, name: str) -> None:
         import subprocess
 
         dropped = ("RAY_", "PYTHONPATH", "VIRTUAL_ENV")
         variables = {name: text for name, text in os.environ.items() if not name.startswith(dropped)}
-        variables["RUNYARD_NODE_NUMBER"] = str(number)
-        command = [sys.executable, "-c", _DETACH, log]
         # The GPUs of its bundle stand in a variable of the worker, which the program hands down.
-        done = subprocess.run(command, input=program.encode(), stdout=subprocess.PIPE, env=variables, check=True)
+        variables.update({"RUNYARD_NODE_NUMBER": str(number), MARK: name})
+        text = _DETACH.format(log=log) + program
+        done = subprocess.run([sys.executable, "-"], input=text.encode(), stdout=subprocess.PIPE, env=variables)
+        self._name = name
         self._pid = int(done.stdout)
-        self._started = self._start_time()
+        self._started = _start_time(self._pid)
 
     def is_alive(self) -> bool:
-        """Does the program live?"""
-        return self._started is not None and self._start_time() == self._started
+        """Does anything live that carries the attempt out here? Its runner goes on without its supervisor."""
+        return self._has_supervisor() or bool(_with_variable(f"{MARK}={self._name}\0"))
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
-        if self.is_alive():
-            os.kill(self._pid, number)
+        """Send the supervisor a signal; where it is gone, all that it has left here."""
+        for pid in [self._pid] if self._has_supervisor() else _with_variable(f"{MARK}={self._name}\0"):
+            _send(pid, number)
 
-    def _start_time(self) -> Optional[str]:
+    def end(self) -> None:
+        """End all of the attempt on this node: supervisor, runner, and every process below them."""
+        gives_up_at = time.monotonic() + END_S
+        while time.monotonic() < gives_up_at:
+            heads = {self._pid} if self._has_supervisor() else set()
+            for pid in heads:
+                # As it is, it begins no other runner, and what loses its parent comes to it still.
+                _send(pid, signal.SIGSTOP)
+            # A script's processes carry the attempt's key, which a folder's path follows.
+            key = self._name.split(":", 2)[2]
+            marked = _with_variable(f"{MARK}={self._name}\0", f"RUNYARD_KEY={key} ")
+            found = (marked | _descendants(heads | marked)) - heads
+            for pid in found or heads:
+                _send(pid, signal.SIGKILL)
+            if not found and not heads:
+                return
+            time.sleep(0.02)
+
+    def _has_supervisor(self) -> bool:
+        return self._started is not None and _start_time(self._pid) == self._started
+
+
+def _start_time(pid: int) -> Optional[str]:
+    """When the process started; None if there is none, or only a zombie."""
+    found = _stat(pid)
+    return None if not found or found[0] == "Z" else found[19]
+
+
+def _stat(pid: int) -> List[str]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().decode("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _pids() -> List[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _with_variable(*beginnings: str) -> Set[int]:
+    """The living processes with a variable that begins so, as far as we may look."""
+    wanted, found = [f"\0{one}".encode() for one in beginnings], set()
+    for pid in _pids():
         try:
-            with open(f"/proc/{self._pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                variables = b"\0" + file.read()
         except OSError:
-            return None
-        return None if fields[0] == "Z" else fields[19]
+            continue
+        if any(one in variables for one in wanted):
+            found.add(pid)
+    return found
+
+
+def _descendants(heads: Set[int]) -> Set[int]:
+    """Every living process below those."""
+    stats = {pid: _stat(pid) for pid in _pids()}
+    parents = {pid: int(found[1]) for pid, found in stats.items() if found and found[0] != "Z"}
+    below: Set[int] = set()
+    level = set(heads)
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level} - below
+        below |= level
+    return below
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 class Bridge:
@@ -69,6 +150,9 @@ class Bridge:
 
     def __init__(self, mark: str) -> None:
         self._prefix = f"runyard:{mark}:"
+        #: Since when an attempt goes on without one of its nodes, or is to be over, by its name.
+        self._missing: Dict[str, float] = {}
+        self._leaving: Dict[str, float] = {}
 
     def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str) -> None:
         """Ask Ray for the nodes of an attempt, each with its actor; what of them is there already is left alone."""
@@ -86,61 +170,109 @@ class Bridge:
                 num_cpus=bundle.get("CPU", 0),
                 num_gpus=bundle.get("GPU", 0),
             )
-            actor.remote(program, number, log)
+            actor.remote(program, number, log, name)
 
     def look(self, keys: List[str]) -> Dict[str, List[str]]:
-        """[state, detail] of each key that Ray knows; what is asked for no more is removed."""
+        """[state, detail] of each key that Ray knows; what is asked for no more is removed once it has ended."""
         found = {}
-        for facts in placement_group_table().values():
-            name = facts["name"]
-            if not name.startswith(self._prefix) or facts["state"] == "REMOVED":
-                continue
+        groups = {
+            facts["name"]: facts
+            for facts in placement_group_table().values()
+            if facts["name"].startswith(self._prefix) and facts["state"] != "REMOVED"
+        }
+        for known in (self._missing, self._leaving):
+            for name in known.keys() - groups.keys():
+                del known[name]
+        for name, facts in groups.items():
             key = name[len(self._prefix) :]
             if key in keys:
-                found[key] = _seen(name, facts)
+                found[key] = self._seen(name, facts)
             else:
-                _remove(name)
+                self._let_go(name, facts)
         return found
 
     def signal(self, key: str, number: int) -> None:
         """Send the attempt's programs a signal; one that waits for its nodes waits no more."""
         name = self._prefix + key
         group = _group(name)
-        if group is not None and placement_group_table(group)["state"] == "PENDING":
-            _remove(name)
+        if group is None:
             return
-        for actor in _actors_of(name):
+        facts = placement_group_table(group)
+        if facts["state"] == "PENDING":
+            _remove(name, facts)
+            return
+        for actor in _actors_of(name, facts):
             actor.signal.remote(number)
 
+    def end(self, key: str) -> None:
+        """End all of the attempt, wherever a node of it answers."""
+        name = self._prefix + key
+        group = _group(name)
+        if group is not None:
+            _end(name, placement_group_table(group))
+
     def remove(self, key: str) -> None:
-        """Give the attempt's nodes back."""
-        _remove(self._prefix + key)
+        """End what is left of the attempt, and give its nodes back."""
+        name = self._prefix + key
+        group = _group(name)
+        if group is not None:
+            facts = placement_group_table(group)
+            _end(name, facts)
+            _remove(name, facts)
+
+    def _seen(self, name: str, facts: Dict[str, Any]) -> List[str]:
+        count = len(facts["bundles"])
+        if facts["state"] == "PENDING":
+            return ["waiting", _wait_of(facts)]
+        alive, late, lost = _ask_all(name, facts)
+        if lost:
+            return ["unseen", f"Ray has lost {lost} of its {count} nodes."]
+        if late == count:
+            return ["waiting", "Waits for Ray to start its runner."]
+        gone = count - alive - late
+        if not gone:
+            self._missing.pop(name, None)
+        elif alive + late == 0 or time.monotonic() - self._missing.setdefault(name, time.monotonic()) > MISSING_S:
+            return ["gone", f"Its supervisor on {gone} of {count} nodes is gone."]
+        return ["alive", ""]
+
+    def _let_go(self, name: str, facts: Dict[str, Any]) -> None:
+        """Remove what nobody asks for; its processes may end by themselves first, as they do once a run has ended."""
+        if facts["state"] != "PENDING":
+            alive, late, _ = _ask_all(name, facts)
+            if alive + late:
+                if time.monotonic() - self._leaving.setdefault(name, time.monotonic()) < LEAVE_S:
+                    return
+                _end(name, facts)
+        _remove(name, facts)
 
 
-def _seen(name: str, facts: Dict[str, Any]) -> List[str]:
-    count = len(facts["bundles"])
-    if facts["state"] == "PENDING":
-        bundle = next(iter(facts["bundles"].values()))
-        shape = ", ".join(f"{number:g} {what}" for what, number in sorted(bundle.items()))
-        return ["waiting", f"Waits in Ray for {count} node{'s' * (count > 1)} with {shape} each."]
-    actors = _actors_of(name)
+def _wait_of(facts: Dict[str, Any]) -> str:
+    bundle, count = next(iter(facts["bundles"].values())), len(facts["bundles"])
+    shape = ", ".join(f"{number:g} {what}" for what, number in sorted(bundle.items()))
+    return f"Waits in Ray for {count} node{'s' * (count > 1)} with {shape} each."
+
+
+def _ask_all(name: str, facts: Dict[str, Any]) -> Tuple[int, int, int]:
+    """Of how many nodes the program lives, how many have not answered, and how many Ray has lost."""
+    actors = _actors_of(name, facts)
     asked = [actor.is_alive.remote() for actor in actors]
     done, late = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    alive, lost = 0, count - len(actors)
+    alive, unsure, lost = 0, len(late), len(facts["bundles"]) - len(actors)
     for one in done:
         try:
             alive += bool(ray.get(one))
         except ray.exceptions.ActorUnavailableError:
-            late.append(one)
+            unsure += 1
         except ray.exceptions.RayError:
             lost += 1
-    if lost:
-        return ["unseen", f"Ray has lost {lost} of its {count} nodes."]
-    if late and not done:
-        return ["waiting", "Waits for Ray to start its runner."]
-    if alive + len(late) < count:
-        return ["gone", f"Its supervisor on {count - alive - len(late)} of {count} nodes is gone."]
-    return ["alive", ""]
+    return alive, unsure, lost
+
+
+def _end(name: str, facts: Dict[str, Any]) -> None:
+    asked = [actor.end.remote() for actor in _actors_of(name, facts)]
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=END_S + ANSWER_S)
 
 
 def _group(name: str) -> Any:
@@ -150,17 +282,19 @@ def _group(name: str) -> Any:
         return None
 
 
-def _actors_of(name: str) -> List[Any]:
+def _actors_of(name: str, facts: Dict[str, Any]) -> List[Any]:
+    """The actors of a group that Ray knows: one that was lost is no reason to pass those after it."""
     found: List[Any] = []
-    while True:
+    for number in range(len(facts["bundles"])):
         try:
-            found.append(ray.get_actor(f"{name}:{len(found)}", NAMESPACE))
+            found.append(ray.get_actor(f"{name}:{number}", NAMESPACE))
         except ValueError:
-            return found
+            continue
+    return found
 
 
-def _remove(name: str) -> None:
-    for actor in _actors_of(name):
+def _remove(name: str, facts: Dict[str, Any]) -> None:
+    for actor in _actors_of(name, facts):
         ray.kill(actor)
     group = _group(name)
     if group is not None:

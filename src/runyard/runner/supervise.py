@@ -9,12 +9,12 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
+import traceback
 import urllib.parse
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from runyard.environments.confinement import isolation_here
 from runyard.environments.kit import make_kit
@@ -22,11 +22,18 @@ from runyard.files.layout import attempt_folder
 from runyard.files.processes import is_alive
 from runyard.protocol.plan import LAUNCH_FILE, Launch, NodeFacts, RemoteLaunch
 from runyard.protocol.wire import dumps, loads
-from runyard.runner.folder import AttemptFolder
+from runyard.runner.__main__ import main as run_attempt
+from runyard.runner.folder import AttemptFolder, claim
 from runyard.runner.processes import adopt_orphans, end_all
 
 #: How many runners in a row may be lost before the node gives the attempt up.
 RUNNERS_MAX = 4
+#: Asks a supervisor for another runner at once: the present one does not listen.
+REPLACE = signal.SIGUSR1
+#: Told to end: its runner decides what becomes of the script.
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+#: How long a runner that completes another one's record is left alone by REPLACE, seconds.
+BEGINS_S = 10.0
 #: What an attempt left behind on a node that was lost is removed after this time, seconds.
 KEPT_S = 7 * 86_400.0
 
@@ -34,6 +41,10 @@ KEPT_S = 7 * 86_400.0
 def main(root: str) -> int:
     """Carry out this node's part; returns 0 once the server has all of it."""
     launch = loads(RemoteLaunch, sys.stdin.read())
+    # The token in it is nothing that a runner's helpers need.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     take_settings(launch.index_settings)
     runs_folder = Path(root) / ("runs-" + hashlib.sha256(launch.server_url.encode()).hexdigest()[:8])
     _forget_old(runs_folder)
@@ -44,12 +55,14 @@ def main(root: str) -> int:
     # What a killed runner leaves behind comes to this process, and goes with it.
     adopt_orphans()
     for number in range(RUNNERS_MAX):
-        _supervise([sys.executable, "-m", "runyard.runner", str(folder), *(["--recover"] if number else [])])
+        _supervise(folder, is_recovery=number > 0)
         if not (folder / LAUNCH_FILE).exists():
             end_all(key, 0)
             return 0
         sys.stderr.write(f"Runyard: the runner in {folder} is gone; another one completes its record.\n")
         sys.stderr.flush()
+    if not is_alive(_record(folder)):
+        end_all(key, 0)
     return 1
 
 
@@ -103,18 +116,47 @@ def _record(folder: Path) -> Any:
         return {}
 
 
-def _supervise(command: List[str]) -> None:
-    """Run that process to its end; whoever tells this one to end means the script, whose runner decides."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as runner:
+def _supervise(folder: Path, is_recovery: bool) -> None:
+    """Fork a runner and wait for its end; whoever tells this process to end means the script, whose runner decides."""
+    told = {*_PASSED_ON, REPLACE}
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    begun_at, runner = time.monotonic(), os.fork()
+    if runner == 0:
+        _become_runner(folder, is_recovery)
 
-        def pass_on(number: int, _frame: Any) -> None:
-            runner.send_signal(number)
+    def pass_on(number: int, _frame: Any) -> None:
+        os.kill(runner, number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, pass_on)
-        runner.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+    def replace(_number: int, _frame: Any) -> None:
+        if not is_recovery or time.monotonic() - begun_at > BEGINS_S:
+            os.kill(runner, signal.SIGKILL)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    signal.signal(REPLACE, replace)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, told)
+    # It is collected only where no handler can send anything to its number any more.
+    os.waitid(os.P_PID, runner, os.WEXITED | os.WNOWAIT)
+    for number in told:
+        signal.signal(number, signal.SIG_IGN)
+    os.waitpid(runner, 0)
+
+
+def _become_runner(folder: Path, is_recovery: bool) -> None:
+    """Be the runner from here on: this process has all of it imported already."""
+    code = 1
+    try:
+        for number in (*_PASSED_ON, REPLACE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, REPLACE})
+        claim(str(folder))
+        run_attempt(str(folder), is_recovery)
+        code = 0
+    except BaseException:  # noqa: BLE001 - a copy of the supervisor must not go on
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _forget_old(runs_folder: Path) -> None:
