@@ -17,7 +17,7 @@ from runyard.client.local_server import is_running
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.session import current_server, forget_server
 from tests.engines.public_server import PublicServer, public_server
-from tests.engines.ray_cluster import RayCluster, ray_cluster
+from tests.engines.ray_cluster import RayCluster, ray_cluster, ray_python
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.engines.sshd import SshMachine, ssh_machine
 from tests.own_server import own_server
@@ -51,6 +51,10 @@ class Engine:
             asked = SlurmCompute.attach_configuration("steady", node_folder=str(self.node_folder))
         elif self.ray is not None:
             asked = ray_settings(self.ray, self.node_folder)
+        elif self.kind == "ray-here":
+            own = RayCompute.provisioning_configuration(max_nodes=2, node_folder=str(self.node_folder))
+            ComputeTarget.create(workspace, TARGET, own)
+            return
         elif self.ssh is not None:
             asked = ssh_settings(self.ssh, self.node_folder)
         else:
@@ -152,9 +156,25 @@ def ray_settings(ray: RayCluster, node_folder: Path) -> AttachConfiguration:
     return RayCompute.attach_configuration(ray.address, max_nodes=2, node_folder=str(node_folder))
 
 
+def end_heads(engine: Engine) -> None:
+    """Take the target away with its head, which would outlive its server."""
+    for run in Experiment(engine.workspace, "engines").get_runs():
+        if run.get_status() in ("Queued", "Running"):
+            run.cancel()
+            run.wait_for_completion(raise_on_error=False)
+    for target in ComputeTarget.list(engine.workspace):
+        target.delete()
+    assert not list(engine.home.glob("ray/*/head.json"))
+
+
 @contextmanager
-def make_engine(kind: str, folder: Path, node_folder: Path | None = None, **variables: str) -> Iterator[Engine]:
-    """A server with these variables, and an engine of that kind attached, whose nodes keep all in ``node_folder``."""
+def make_engine(
+    kind: str, folder: Path, node_folder: Path | None = None, ray_nodes: tuple[int, int] = (2, 0), **variables: str
+) -> Iterator[Engine]:
+    """A server with these variables, and an engine of that kind attached, whose nodes keep all in ``node_folder``.
+
+    ``ray_nodes``: how many nodes of a Ray cluster are there from the start, and how many more come on demand.
+    """
     home, node_folder = folder / "home", node_folder or folder / "node"
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -162,8 +182,10 @@ def make_engine(kind: str, folder: Path, node_folder: Path | None = None, **vari
         for name, text in {"XDG_CACHE_HOME": str(folder / "node"), **variables}.items():
             patch.setenv(name, text)
         slurm = stack.enter_context(slurm_cluster(folder / "slurm")) if kind == "slurm" else None
-        ray = stack.enter_context(ray_cluster(folder / "ray", elastic=0)) if kind == "ray" else None
+        ray = stack.enter_context(ray_cluster(folder / "ray", *ray_nodes)) if kind == "ray" else None
         ssh = stack.enter_context(ssh_machine(folder / "ssh")) if kind == "ssh" else None
+        if kind == "ray-here":
+            patch.setenv("RUNYARD_RAY_PYTHON", str(ray_python()))
         needed = {**(slurm.settings if slurm else {}), **(ray_variables(ray) if ray else {})}
         for name, text in needed.items():
             patch.setenv(name, text)
@@ -172,4 +194,8 @@ def make_engine(kind: str, folder: Path, node_folder: Path | None = None, **vari
         stack.enter_context(own_server(home))
         engine = Engine(kind, Workspace.create("engines", exist_ok=True), home, node_folder, slurm, ray, server, ssh)
         engine.attach(engine.workspace)
-        yield engine
+        try:
+            yield engine
+        finally:
+            if kind == "ray-here":
+                end_heads(engine)

@@ -36,6 +36,9 @@ RAY = [
     pytest.mark.timeout(420),
 ]
 
+#: For a test of a Ray that the server starts.
+RAY_HERE = [pytest.mark.e2e, pytest.mark.xdist_group("ray"), pytest.mark.timeout(420)]
+
 HERE = Path(__file__).resolve().parent
 #: Ray takes 350 MB: an environment of its own, made once for each checkout.
 RAY_FOLDER = HERE.parents[1] / ".venv-ray"

@@ -14,7 +14,7 @@ from runyard.azureml.core import Dataset, Environment
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from tests.engines.engines import Engine, make_engine, wait_until
-from tests.engines.ray_cluster import RAY
+from tests.engines.ray_cluster import RAY, RAY_HERE
 from tests.engines.sshd import SSHD
 from tests.environments.packages import make_wheel, source_of
 from tests.own_server import log_of
@@ -31,6 +31,8 @@ ENGINES = [
         ],
     ),
     pytest.param("ray", marks=RAY),
+    # A Ray that the server starts by itself.
+    pytest.param("ray-here", marks=RAY_HERE),
     pytest.param("ssh", marks=SSHD),
 ]
 
@@ -57,7 +59,13 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     run = engine.submit(tmp_path, script)
     run.wait_for_completion()
     assert run.get_metrics() == {"x": 1.5}
-    kinds = {"local": "AmlCompute", "slurm": "SlurmCompute", "ray": "RayCompute", "ssh": "VirtualMachine"}
+    kinds = {
+        "local": "AmlCompute",
+        "slurm": "SlurmCompute",
+        "ray": "RayCompute",
+        "ray-here": "RayCompute",
+        "ssh": "VirtualMachine",
+    }
     assert log_of(run, tmp_path) == f"said {kinds[engine.kind]}\n"
     run.download_file("outputs/made.txt", str(tmp_path / "made.txt"))
     assert (tmp_path / "made.txt").read_text() == "made"

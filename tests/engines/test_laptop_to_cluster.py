@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engines.engines import Engine, make_engine
-from tests.engines.ray_cluster import RAY
+from tests.engines.ray_cluster import RAY, RAY_HERE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -32,7 +32,7 @@ NEEDS_SLURM = pytest.mark.skipif(shutil.which("slurmctld") is None, reason="test
 
 def block_after(heading: str) -> str:
     """The first block of Python below a heading of the page."""
-    found = re.search(rf"^## {heading}$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^##+ {heading}$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None, heading
     return found.group(1)
 
@@ -60,6 +60,7 @@ def run_block(file: Path, text: str, names: dict[str, Any]) -> dict[str, Any]:
         pytest.param("local", "Nodes of this machine", marks=pytest.mark.xdist_group("engine-local")),
         pytest.param("slurm", "Slurm", marks=[pytest.mark.xdist_group("slurm"), NEEDS_SLURM]),
         pytest.param("ray", "Ray", marks=RAY),
+        pytest.param("ray-here", "A Ray on the server's own machine", marks=RAY_HERE),
     ],
 )
 def test_page_does_what_it_says(

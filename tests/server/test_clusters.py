@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from runyard.compute.ray import bundle_of
 from runyard.protocol.compute import ClusterChange, ClusterSpec, VmSize, changed_spec, find_vm_size
+from runyard.protocol.identity import Principal, PrincipalKind
 from tests.server.application import Application
 
 #: More CPUs than the host of these tests has, which is told that it has two.
@@ -55,3 +57,37 @@ def test_change_leaves_what_it_does_not_name() -> None:
     spec = ClusterSpec("one", min_nodes=1, max_nodes=3, description="ours", tags={"a": "b"})
     changed = changed_spec(spec, ClusterChange(min_nodes=0))
     assert changed == ClusterSpec("one", min_nodes=0, max_nodes=3, description="ours", tags={"a": "b"})
+
+
+def test_only_owners_make_a_ray_of_the_servers_own(app: Application) -> None:
+    token = app.add_token(Principal(PrincipalKind.USER, "ben", "contributor"))
+    asked = {"name": "ray", "engine": {"kind": "ray", "settings": {"address": "local"}}}
+    reply = app.ask("create_cluster", asked, token=token, workspace="lenient")
+    assert (reply.status, "ask an owner to" in reply.error["message"]) == (403, True)
+    assert not (app.home / "ray").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cpus": "nan"},
+        {"cpus": "inf"},
+        {"gpus": "-1"},
+        {"cpus": "0"},
+        {"memory_gib": "1e300"},
+        {"resources": "[1]"},
+        {"resources": '{"big": 1e999}'},
+        {"resources": '{"big": null}'},
+        {"cpus": "1e9"},
+    ],
+)
+def test_what_no_node_can_have_is_one_sentence(app: Application, wrong: dict[str, str]) -> None:
+    asked = {"name": "ray", "engine": {"kind": "ray", "settings": {"address": "local", **wrong}}}
+    reply = app.ask("create_cluster", asked, workspace="lenient")
+    assert (reply.status, "are numbers that a node can have" in reply.error["message"]) == (400, True)
+
+
+def test_ray_takes_its_nodes_from_a_size() -> None:
+    assert bundle_of({"vm_size": "STANDARD_NC12"}) == {"CPU": 12, "GPU": 2}
+    assert bundle_of({"vm_size": "nc6", "cpus": "2", "resources": '{"pool": 1}'}) == {"CPU": 2, "GPU": 1, "pool": 1}
+    assert bundle_of({}) == {"CPU": 1}

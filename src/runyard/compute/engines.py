@@ -2,17 +2,19 @@
 
 import threading
 from dataclasses import replace
-from typing import Collection, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from runyard.compute.base import Compute
-from runyard.compute.ray import RayCompute
+from runyard.compute.ray import RayCompute, find_head
 from runyard.compute.ray import check_settings as check_ray
+from runyard.compute.ray import settled as settled_ray
+from runyard.compute.ray_head import NAME, OWN, RayHead
 from runyard.compute.remote import Reach
 from runyard.compute.slurm import SlurmCompute
 from runyard.compute.slurm import check_settings as check_slurm
 from runyard.compute.ssh import SshCompute, find_problems
 from runyard.compute.ssh import check_settings as check_ssh
-from runyard.errors import ComputeTargetException
+from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
 
 _Key = Tuple[str, Tuple[Tuple[str, str], ...]]
@@ -58,14 +60,61 @@ class Engines:
         sealed = {name: self._reach.seal(text, place) for name, text in spec.engine.secrets.items()}
         return replace(spec, engine=replace(spec.engine, secrets=sealed))
 
+    def begin(self, spec: ClusterSpec) -> None:
+        """Start what a new target has of its own; ComputeTargetException where that fails. May take a minute."""
+        if self._find_own(spec) is None or spec.engine is None:
+            return
+        # Not the one that runs go to: no target has that yet, so that it could be retired meanwhile.
+        made = _make(spec.engine, self._reach)
+        try:
+            made.prepare()
+        except ServiceException as error:
+            raise ComputeTargetException(str(error)) from None
+        finally:
+            made.close()
+
+    def end(self, spec: ClusterSpec) -> None:
+        """End what a target had of its own. Absent: fine."""
+        head = self._find_own(spec)
+        if head is None or spec.engine is None:
+            return
+        with self._lock:
+            made = self._made.pop(_key(spec.engine), None)
+        if made is not None:
+            made.close()
+        head.end()
+
+    def end_others(self, specs: Sequence[ClusterSpec]) -> None:
+        """End what no target of those has: a server that was killed has left it."""
+        folder = self._reach.heads_folder
+        kept = {spec.engine.settings.get(NAME) for spec in specs if spec.engine is not None}
+        for one in folder.glob("*/head.json"):
+            if one.parent.name not in kept:
+                RayHead(one.parent).end()
+
     def prepare(self) -> None:
         """Make the first start on this host a fast one."""
         self.local.prepare()
+
+    def _find_own(self, spec: ClusterSpec) -> Optional[RayHead]:
+        if spec.engine is None or not is_here(spec.engine):
+            return None
+        return find_head(spec.engine.settings, self._reach)
 
     def close(self) -> None:
         """End what works in the background; attempts go on."""
         for one in (self.local, *self._made.values()):
             one.close()
+
+
+def settled(spec: ClusterSpec, workspace: str, cpus: int) -> ClusterSpec:
+    """A new target as it is kept; ``cpus`` are this host's."""
+    return settled_ray(spec, workspace, cpus)
+
+
+def is_here(spec: EngineSpec) -> bool:
+    """Are the engine's nodes this host?"""
+    return spec.settings.get("address") == OWN and spec.kind == EngineKind.RAY
 
 
 def check_engine(spec: EngineSpec) -> None:

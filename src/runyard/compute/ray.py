@@ -7,39 +7,36 @@ neither imports Ray nor waits for it.
 
 import hashlib
 import json
-import os
+import math
 import re
-import select
 import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
-from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from dataclasses import replace
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
-from runyard.compute.remote import EngineAwayError, Reach, node_program, read_fence_s
+from runyard.compute.ray_head import CPUS, NAME, OWN, RayHead
+from runyard.compute.ray_line import Place, RayLine
+from runyard.compute.remote import Reach, node_program, read_fence_s
 from runyard.compute.watch import Watch
 from runyard.errors import ComputeTargetException, ServiceException
+from runyard.protocol.compute import ClusterSpec, EngineKind, find_vm_size
 from runyard.protocol.plan import LaunchPlan, Observation
-
-#: The interpreter that has Ray; '': the server's own (pip install "runyard[ray]").
-PYTHON_VARIABLE = "RUNYARD_RAY_PYTHON"
-#: Joining the cluster takes a few seconds, and an answer of a busy head may; then it is away.
-JOIN_S, ANSWER_S = 40.0, 20.0
+from runyard.protocol.wire import dumps
 
 #: How often a signal is repeated at the most, seconds; the second one to kill an attempt ends all of it.
 TOLD_S = 10.0
 
-#: Only these: Ray would take "local" or "auto" for a cluster that it starts or finds on this host.
+#: No node has as much of anything, bytes of memory apart.
+UNITS_MAX = 1e6
+
+#: Only these: Ray would take "auto" for a cluster that it finds on this host.
 _ADDRESS = re.compile(r"^(ray://)?[A-Za-z0-9._\[\]:-]+:\d{1,5}$")
 #: What a cluster can be attached with.
-SETTINGS = ("address", "cpus", "gpus", "memory_gib", "resources", "token_file", "node_folder")
+SETTINGS = ("address", "vm_size", "cpus", "gpus", "memory_gib", "resources", "token_file", "node_folder")
 
 
 class RayCompute:
-    """One attached cluster."""
+    """One cluster."""
 
     #: A head that was started again knows nothing of what its nodes carry out.
     fence_s = read_fence_s()
@@ -47,23 +44,33 @@ class RayCompute:
     def __init__(self, settings: Mapping[str, str], reach: Reach) -> None:
         self._settings = dict(settings)
         self._reach = reach
+        self._head = find_head(settings, reach)
         # Two targets of one cluster are two of these: neither may take the other's groups for its own leftovers.
         told = hashlib.sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:8]
-        self._bridge = _Bridge(settings, f"{reach.mark}-{told}")
+        self._bridge = RayLine(self._find, f"{reach.mark}-{told}")
         self._watch = Watch("ray", self._look)
         #: When each key was told to stop, and its runner killed, for the last time.
         self._stopped: Dict[str, float] = {}
         self._killed: Dict[str, float] = {}
 
     def prepare(self) -> None:
-        """The cluster is joined when it is first asked."""
+        """Join the cluster, whose head is started first where that is the server's own."""
+        self._bridge.ask("look", keys=[])
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
-        folder = self._settings.get("node_folder", "")
-        program = node_program(self._reach, plan, secret, "RUNYARD_NODE_NUMBER", folder)
-        log = f"/tmp/runyard-ray-{key.rpartition('/')[0]}.log"
-        asked = {"key": key, "program": program, "nodes": plan.node_count, "log": log}
-        self._watch.begin(key, lambda: self._bridge.ask("start", bundle=bundle_of(self._settings), **asked))
+        program = node_program(
+            self._reach, plan, secret, "RUNYARD_NODE_NUMBER", self._node_folder(), self._head is not None
+        )
+        asked = {
+            "key": key,
+            "program": program,
+            "nodes": plan.node_count,
+            "log": f"/tmp/runyard-ray-{key.rpartition('/')[0]}.log",
+            "bundle": bundle_of(self._settings),
+            # This host is all the nodes of a head of the server's own.
+            "strategy": "STRICT_SPREAD" if self._head is None else "PACK",
+        }
+        self._watch.begin(key, lambda: self._bridge.ask("start", **asked))
 
     def recover(self, key: str) -> bool:
         """Each node has done what can be done; what is gone from Ray is gone."""
@@ -99,6 +106,16 @@ class RayCompute:
         self._watch.close()
         self._bridge.close()
 
+    def _find(self) -> Place:
+        if self._head is None:
+            return Place(self._settings.get("address", ""), self._settings.get("token_file", ""))
+        address, serial = self._head.begin(self._settings)
+        return Place(address, str(self._head.token_file), serial)
+
+    def _node_folder(self) -> str:
+        asked = self._settings.get("node_folder", "")
+        return asked or ("" if self._head is None else str(self._reach.heads_folder / "node"))
+
     def _is_due(self, told: Dict[str, float], key: str) -> bool:
         """Control asks each second: an engine that is away would hear all of it when it is back."""
         now = time.monotonic()
@@ -112,15 +129,39 @@ class RayCompute:
         return {key: Observation(key, state, detail) for key, (state, detail) in found.items()}
 
 
+def find_head(settings: Mapping[str, str], reach: Reach) -> Optional[RayHead]:
+    """The head that the server starts for a target; None: its cluster is somebody else's."""
+    return RayHead(reach.heads_folder / settings[NAME]) if settings.get("address") == OWN else None
+
+
+def settled(spec: ClusterSpec, workspace: str, cpus: int) -> ClusterSpec:
+    """A target as it is kept: one whose head is the server's own gets a name for that, and what it offers.
+
+    As many runs fit as the target has nodes, whatever this host's ``cpus`` are: they share them.
+    """
+    engine = spec.engine
+    if engine is None or engine.kind != EngineKind.RAY or engine.settings.get("address") != OWN:
+        return spec
+    name = hashlib.sha256(f"{workspace}\n{dumps(spec)}".encode()).hexdigest()[:12]
+    offered = max(cpus, math.ceil(bundle_of(engine.settings)["CPU"] * spec.max_nodes))
+    return replace(spec, engine=replace(engine, settings={**engine.settings, NAME: name, CPUS: str(offered)}))
+
+
 def bundle_of(settings: Mapping[str, str]) -> Dict[str, float]:
-    """What a node of a run needs, in Ray's own names."""
-    found = {"CPU": float(settings.get("cpus") or 1)}
-    if float(settings.get("gpus") or 0):
-        found["GPU"] = float(settings["gpus"])
+    """What a node of a run needs, in Ray's own names; ValueError where no node can have that."""
+    size = find_vm_size(settings["vm_size"]) if settings.get("vm_size") else None
+    found = {"CPU": float(settings.get("cpus") or (1 if size is None else size.cpus))}
+    gpus = float(settings.get("gpus") or (0 if size is None else size.gpus))
+    if gpus:
+        found["GPU"] = gpus
     if settings.get("memory_gib"):
         found["memory"] = float(settings["memory_gib"]) * (1 << 30)
     for name, number in json.loads(settings.get("resources") or "{}").items():
         found[str(name)] = float(number)
+    most = {"memory": UNITS_MAX * (1 << 30)}
+    # NaN is within no bounds.
+    if not all(0 <= number <= most.get(name, UNITS_MAX) for name, number in found.items()) or not any(found.values()):
+        raise ValueError("no node has that")
     return found
 
 
@@ -131,120 +172,29 @@ def check_settings(settings: Mapping[str, str]) -> None:
             raise ComputeTargetException(
                 "A Ray target has no setting {!r}; there are: {}.".format(name[:80], ", ".join(SETTINGS))
             )
-    if not _ADDRESS.match(settings.get("address", "")):
-        raise ComputeTargetException("A Ray target needs the cluster's address, as 'host:6379' or 'ray://host:10001'.")
+    address = settings.get("address", "")
+    if address != OWN and not _ADDRESS.match(address):
+        raise ComputeTargetException(
+            "A Ray target needs the cluster's address, as 'host:6379' or 'ray://host:10001', or 'local' for one that "
+            "the server starts."
+        )
+    if settings.get("vm_size") and find_vm_size(settings["vm_size"]) is None:
+        raise ComputeTargetException(f"The VM size {settings['vm_size'][:80]!r} is not known.")
     try:
         bundle_of(settings)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError):
         raise ComputeTargetException(
-            'cpus, gpus and memory_gib are numbers, and resources is JSON, as {"big": 1}.'
+            'cpus, gpus and memory_gib are numbers that a node can have, and resources is JSON of such, as {"big": 1}.'
         ) from None
-    bridge = _Bridge(settings, "check")
+    if address != OWN:
+        _check_answer(Place(address, settings.get("token_file", "")))
+
+
+def _check_answer(place: Place) -> None:
+    line = RayLine(lambda: place, "check")
     try:
-        bridge.ask("look", keys=[])
+        line.ask("look", keys=[])
     except ServiceException as error:
         raise ComputeTargetException(str(error)) from None
     finally:
-        bridge.close()
-
-
-class _Bridge:
-    """The process that speaks with Ray; made anew when it is gone or silent."""
-
-    def __init__(self, settings: Mapping[str, str], mark: str) -> None:
-        self._address = settings.get("address", "")
-        self._names = (self._address, mark)
-        self._token_file = settings.get("token_file", "")
-        self._lock = threading.Lock()
-        self._process: Optional[subprocess.Popen[bytes]] = None
-        self._read = b""
-
-    def ask(self, do: str, **details: Any) -> Any:
-        """What the bridge answers; EngineAwayError where Ray does not, ServiceException where it refuses."""
-        with self._lock:
-            try:
-                process = self._joined()
-                assert process.stdin is not None
-                process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
-                process.stdin.flush()
-                answer = self._answer(process, ANSWER_S)
-            except OSError as error:
-                self._drop()
-                raise EngineAwayError(f"The Ray cluster {self._address} does not answer: {error}.") from None
-        if not answer["ok"]:
-            raise ServiceException(f"Ray refused: {str(answer['error'])[:500]}.")
-        return answer.get("value")
-
-    def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._drop()
-
-    def _joined(self) -> "subprocess.Popen[bytes]":
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        self._drop()
-        python = os.environ.get(PYTHON_VARIABLE) or sys.executable
-        # A pipe that nobody reads would hold the process up once it is full.
-        with tempfile.TemporaryFile() as said:
-            return self._join(python, said)
-
-    def _join(self, python: str, said: IO[bytes]) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            # As text: a script's own folder would stand first where Python looks for "ray".
-            [python, "-c", Path(__file__).with_name("ray_bridge.py").read_text(encoding="utf-8"), *self._names],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=self._variables(),
-            start_new_session=True,
-            cwd="/",
-        )
-        self._process, self._read = process, b""
-        try:
-            answer = self._answer(process, JOIN_S)
-        except OSError:
-            self._drop()
-            said.seek(0)
-            why = _last(said.read().decode("utf-8", "replace"))
-            raise EngineAwayError(f"The Ray cluster {self._address} cannot be joined: {why}.") from None
-        if not answer["ok"]:
-            raise EngineAwayError(str(answer["error"]))
-        return process
-
-    def _answer(self, process: "subprocess.Popen[bytes]", limit_s: float) -> Dict[str, Any]:
-        """The next line; TimeoutError or EOFError (as OSError) where none comes."""
-        assert process.stdout is not None
-        while b"\n" not in self._read:
-            # select() knows no descriptor beyond 1023, which a busy server reaches.
-            poller = select.poll()
-            poller.register(process.stdout, select.POLLIN)
-            if not poller.poll(limit_s * 1000):
-                raise TimeoutError(f"no answer for {limit_s:.0f} s")
-            found = os.read(process.stdout.fileno(), 1 << 16)
-            if not found:
-                raise ConnectionResetError("its process has ended")
-            self._read += found
-        line, _, self._read = self._read.partition(b"\n")
-        answer: Dict[str, Any] = json.loads(line)
-        return answer
-
-    def _variables(self) -> Dict[str, str]:
-        """Of the server's own environment: what Ray is told, and no token of Runyard."""
-        names = ("PATH", "HOME", "USER", "LANG", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
-        kept = {name: text for name, text in os.environ.items() if name in names or name.startswith("RAY_")}
-        if self._token_file:
-            kept.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=self._token_file)
-        # Otherwise joining a cluster that is away takes minutes.
-        return {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_NUM_REDIS_GET_RETRIES": "1", **kept}
-
-    def _drop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else "it says no reason").rstrip(".")[-400:]
+        line.close()

@@ -154,12 +154,12 @@ class Bridge:
         self._missing: Dict[str, float] = {}
         self._leaving: Dict[str, float] = {}
 
-    def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str) -> None:
+    def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str, strategy: str) -> None:
         """Ask Ray for the nodes of an attempt, each with its actor; what of them is there already is left alone."""
         name = self._prefix + key
         group = _group(name)
         if group is None:
-            group = placement_group([bundle] * nodes, strategy="STRICT_SPREAD", name=name, lifetime="detached")
+            group = placement_group([bundle] * nodes, strategy=strategy, name=name, lifetime="detached")
         for number in range(nodes):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             actor = NodeActor.options(  # type: ignore[attr-defined]

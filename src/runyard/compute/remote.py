@@ -43,10 +43,19 @@ class Reach:
     #: Seals a text for a place, and opens it there; None: by another home, or for another place.
     seal: Callable[[str, str], str]
     unseal: Callable[[str, str], Optional[str]]
+    #: Where this server writes down its address, for nodes that are this host.
+    server_file: Path = Path()
+    #: Holds the Rays that this server starts on this host.
+    heads_folder: Path = Path()
 
 
-def node_program(reach: Reach, plan: LaunchPlan, secret: str, number_variable: str, folder: str) -> str:
-    """The text that a node runs as ``python3 -``; the token in it is on no command line."""
+def node_program(
+    reach: Reach, plan: LaunchPlan, secret: str, number_variable: str, folder: str, is_here: bool = False
+) -> str:
+    """The text that a node runs as ``python3 -``; the token in it is on no command line.
+
+    ``is_here``: the node is this host, where a server that is started again is found at whatever address it has then.
+    """
     launch = RemoteLaunch(
         server_url=reach.url(),
         secret=secret,
@@ -56,6 +65,7 @@ def node_program(reach: Reach, plan: LaunchPlan, secret: str, number_variable: s
         number_variable=number_variable,
         folder=folder,
         index_settings=index_settings(os.environ),
+        server_file=str(reach.server_file) if is_here else None,
     )
     source = Path(__file__).with_name("bootstrap.py").read_text(encoding="utf-8")
     return f"MESSAGE = {json.dumps(dumps(launch))}\n{source}"

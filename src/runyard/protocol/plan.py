@@ -220,6 +220,8 @@ class RemoteLaunch:
     folder: str = ""
     #: Where the server's machine takes packages from, as variables; the node's own go before them.
     index_settings: Dict[str, str] = field(default_factory=dict)
+    #: Where a server on this very node writes down its address, which may be another one after a start.
+    server_file: Optional[str] = None
 
 
 @record

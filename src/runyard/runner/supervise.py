@@ -82,7 +82,7 @@ def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
         cache_folder=str(root),
         store_folder=None,
         datastores_folder=None,
-        server_file=None,
+        server_file=launch.server_file,
         server_url=launch.server_url,
         node=socket.gethostname(),
         home_folder=str(root),

@@ -18,6 +18,7 @@ from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
 from runyard.control.sealing import Sealer
 from runyard.control.sweep import Sweeper
+from runyard.db import fleet
 from runyard.db.engine import Database
 from runyard.environments.kit import make_kit
 from runyard.protocol.plan import NodeFacts
@@ -109,9 +110,10 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         local,
         Reach(
             lambda: shown_url, cache / "node-files", mark, settings.asked_isolation, home / "ssh" / "known_hosts",
-            seal.seal, seal.open,
+            seal.seal, seal.open, home / "server.json", home / "ray",
         ),
     )  # fmt: skip
+    _end_left(engines, database)
 
     @lru_cache(maxsize=1)
     def kit() -> str:
@@ -142,3 +144,10 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         started_at=time.time_ns() // 1000,
         url=shown_url,
     )
+
+
+def _end_left(engines: Engines, database: Database) -> None:
+    """End what a server that was killed has started for a target that is not there."""
+    with database.read() as connection:
+        specs = [spec for _, spec in fleet.read_fleet(connection)[0]]
+    engines.end_others(specs)

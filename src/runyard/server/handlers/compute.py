@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
-from runyard.compute.engines import check_engine
+from runyard.compute.engines import check_engine, is_here, settled
 from runyard.db import fleet, workspaces
-from runyard.errors import ComputeTargetException, PermissionDeniedError
+from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
 from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, EngineKind, changed_spec, find_vm_size
 from runyard.protocol.routes import ROLES, Permission
 from runyard.server.call import Call
@@ -38,10 +38,16 @@ def create_cluster(call: Call) -> Cluster:
         raise ComputeTargetException(
             f"{warnings[0]} This workspace is strict (tag compute=strict), so the cluster is refused."
         )
-    kept = call.parts.engines.seal(spec)
-    cluster = call.parts.database.write(
-        lambda c: fleet.create_cluster(c, kept, call.workspace, warnings, call.user, call.now)
-    )
+    kept = call.parts.engines.seal(settled(spec, call.workspace, os.cpu_count() or 1))
+    call.parts.engines.begin(kept)
+    try:
+        cluster = call.parts.database.write(
+            lambda c: fleet.create_cluster(c, kept, call.workspace, warnings, call.user, call.now)
+        )
+    except ConflictError:
+        # The other target has others of its own.
+        call.parts.engines.end(kept)
+        raise
     call.parts.loop.ring()
     return cluster
 
@@ -75,8 +81,15 @@ def change_cluster(call: Call) -> Cluster:
 
 
 def delete_cluster(call: Call) -> None:
-    """Delete it, unless a run uses it."""
-    call.parts.database.write(lambda c: fleet.delete_cluster(c, call.workspace, call.path["name"]))
+    """Delete it, unless a run uses it, with what it has of its own."""
+    name = call.path["name"]
+
+    def write(connection: Connection) -> ClusterSpec:
+        spec = fleet.get_cluster_spec(connection, call.workspace, name)
+        fleet.delete_cluster(connection, call.workspace, name)
+        return spec
+
+    call.parts.engines.end(call.parts.database.write(write))
 
 
 def remove_node(call: Call) -> Cluster:
@@ -119,6 +132,8 @@ def _find_problems(call: Call, spec: ClusterSpec) -> List[str]:
         return _shortages(spec, len(call.parts.gpus.list()))
     if spec.kind == EngineKind.SSH:
         return call.parts.engines.find_problems(spec.engine)
+    if is_here(spec.engine):
+        return []
     return _unreachable(call.parts.url)
 
 
