@@ -144,7 +144,9 @@ def test_run_that_waits_in_ray_says_what_for_and_can_be_canceled(engine: Engine,
     config = RayCompute.attach_configuration(ray_of(engine).address, resources={"unheard_of": 1})
     ComputeTarget.attach(engine.workspace, "impossible", config)
     run = engine.submit(tmp_path, "print('never')", compute_target="impossible")
-    wait_until(lambda: engine.why(run) == "Waits in Ray for 1 node with 1 CPU, 1 unheard_of each.", "it says so")
+    wait_until(
+        lambda: engine.why(run) == "Waits for 1 node with 1 CPU, 1 unheard_of each to come up in Ray.", "it says so"
+    )
     run.cancel()
     run.wait_for_completion(raise_on_error=False)
     assert run.get_status() == "Canceled"

@@ -248,9 +248,23 @@ class Bridge:
 
 
 def _wait_of(facts: Dict[str, Any]) -> str:
+    """What an attempt waits for: nodes that are not there, which an autoscaler may bring, or busy ones."""
     bundle, count = next(iter(facts["bundles"].values())), len(facts["bundles"])
-    shape = ", ".join(f"{number:g} {what}" for what, number in sorted(bundle.items()))
-    return f"Waits in Ray for {count} node{'s' * (count > 1)} with {shape} each."
+    shape = ", ".join(f"{_amount(what, number)} {what}" for what, number in sorted(bundle.items()))
+    nodes = f"{count} node{'s' * (count > 1)} with {shape} each"
+    fitting = sum(
+        all(node["Resources"].get(what, 0) >= number for what, number in bundle.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    if fitting < count:
+        there = f"; {fitting} {'is' if fitting == 1 else 'are'} there" if fitting else ""
+        return f"Waits for {nodes} to come up in Ray{there}."
+    return f"Waits in Ray for {nodes} to be free."
+
+
+def _amount(what: str, number: float) -> str:
+    return f"{number / (1 << 30):g} GiB" if what == "memory" else f"{number:g}"
 
 
 def _ask_all(name: str, facts: Dict[str, Any]) -> Tuple[int, int, int]:
