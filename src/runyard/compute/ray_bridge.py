@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 #: Names of one namespace are seen by every server; a mark tells theirs apart.
 NAMESPACE = "runyard"
-#: How long actors may take to tell of their programs, seconds: whoever asks next waits as long.
-ANSWER_S = 1.0
+#: How long actors may take to tell of their programs, seconds: the next start waits as long.
+ANSWER_S = 0.3
 #: How long an attempt of several nodes may go on without one of them, seconds: the first one ends a little later.
 MISSING_S = 30.0
 #: How long the processes of an attempt that is over may take to end by themselves, and to be ended, seconds.

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from functools import lru_cache
 from pathlib import Path
 from typing import List, Tuple
 
@@ -19,13 +20,19 @@ def make_archive(folder: Path) -> str:
 
     The same files give the same bytes, whoever makes them and when.
     """
-    data = _packed(package_files((*PARTS, *RUNNER_PARTS)))
-    name = f"runner-{hashlib.sha256(data).hexdigest()}.tar.gz"
+    name, data = _archive()
     path = folder / name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     return name
+
+
+@lru_cache(maxsize=1)
+def _archive() -> Tuple[str, bytes]:
+    """Name and bytes; packing takes a fifth of a second, which no attempt should wait for again."""
+    data = _packed(package_files((*PARTS, *RUNNER_PARTS)))
+    return f"runner-{hashlib.sha256(data).hexdigest()}.tar.gz", data
 
 
 def _packed(files: List[Tuple[str, bytes]]) -> bytes:

@@ -77,7 +77,8 @@ def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
     """Make the attempt's folder with all that its runner is told; None: a runner of it lives already."""
     node = int(os.environ.get(launch.number_variable) or 0) if launch.number_variable else 0
     folder = attempt_folder(runs_folder, launch.plan.run_id, launch.plan.attempt, node)
-    make_kit(str(root / "kits"))
+    if not (root / "kits" / launch.plan.kit).is_dir():
+        make_kit(str(root / "kits"))
     facts = NodeFacts(
         cache_folder=str(root),
         store_folder=None,
