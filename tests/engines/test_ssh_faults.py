@@ -55,16 +55,9 @@ def waits(go: Path) -> str:
     return f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
 
 
-def supervisor_of(machine: SshMachine, run: Run) -> int:
-    """The process on the machine that supervises the run's runner; there is one."""
-    runners = set(machine.processes(run.id))
-    (found,) = [pid for pid in machine.processes("runyard.runner.supervise") if children(pid) & runners]
-    return found
-
-
-def children(pid: int) -> set[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return {int(one) for one in found.split()}
+def supervisor_of(engine: Engine, run: Run) -> int:
+    """The process on the machine that supervises the run's runner."""
+    return int(Path(f"/proc/{engine.runner_pid(run)}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_run_ends_without_the_connection_and_the_next_waits_for_it(
@@ -107,7 +100,7 @@ def test_run_goes_on_through_a_cut_network(engine: Engine, machine: SshMachine, 
     go = tmp_path / "go"
     run = engine.submit(tmp_path, waits(go), compute_target=LOW)
     wait_until(lambda: run.get_status() == "Running", "it runs")
-    supervisor = supervisor_of(machine, run)
+    supervisor = supervisor_of(engine, run)
     machine.cut()
     try:
         wait_until(lambda: run.get_status() == "NotResponding", "it is missed", 90)
@@ -127,7 +120,7 @@ def test_runner_without_its_supervisor_completes_its_run(engine: Engine, machine
     go = tmp_path / "go"
     run = engine.submit(tmp_path, waits(go), compute_target=LOW)
     wait_until(lambda: run.get_status() == "Running", "it runs")
-    os.kill(supervisor_of(machine, run), signal.SIGKILL)
+    os.kill(supervisor_of(engine, run), signal.SIGKILL)
     first = engine.submit(tmp_path, "print('looked at since')")
     first.wait_for_completion()
     go.touch()
@@ -143,7 +136,7 @@ def test_run_whose_processes_are_killed_is_told_or_starts_again(
     run = engine.submit(tmp_path, script, compute_target=target)
     wait_until(lambda: run.get_status() == "Running", "it runs")
     assert list(with_prefix("RUNYARD_KEY", f"{run.id}/1 "))
-    os.kill(supervisor_of(machine, run), signal.SIGKILL)
+    os.kill(supervisor_of(engine, run), signal.SIGKILL)
     os.kill(engine.runner_pid(run), signal.SIGKILL)
     run.wait_for_completion(raise_on_error=False)
     wait_until(lambda: not list(with_prefix("RUNYARD_KEY", f"{run.id}/1 ")), "nothing of it goes on")
@@ -313,8 +306,7 @@ def test_clock_of_a_node_may_be_an_hour_off(engine: Engine, machine: SshMachine,
     try:
         run = engine.submit(tmp_path, script)
         wait_until(lambda: run.get_status() == "Running", "it runs")
-        runners = set(machine.processes(run.id)) & children(supervisor_of(machine, run))
-        assert runners
+        runners = {engine.runner_pid(run)}
         assert all("libfaketime" in Path(f"/proc/{pid}/maps").read_text() for pid in runners)
         wait_until(lambda: run.get_metrics() == {"a": 1}, "its metrics come while it runs")
         go.touch()
