@@ -27,6 +27,10 @@ MISSING_S = 30.0
 LEAVE_S, END_S = 20.0, 5.0
 #: Carried by the programs that an attempt has on a node, and none of its script's processes: the attempt's name in Ray.
 MARK = "RUNYARD_RAY_ATTEMPT"
+#: Of the program on a node: it lives; it has done its part; it is gone and has not.
+ALIVE, ENDED, GONE = "alive", "ended", "gone"
+#: Where runner/supervise.py says that its part is done: the number of a descriptor.
+DONE = "RUNYARD_DONE"
 #: What runner/supervise.py takes for the wish to have its runner replaced.
 REPLACE = signal.SIGUSR1
 
@@ -57,15 +61,29 @@ class NodeActor:
         variables = {name: text for name, text in os.environ.items() if not name.startswith(dropped)}
         # The GPUs of its bundle stand in a variable of the worker, which the program hands down.
         variables.update({"RUNYARD_NODE_NUMBER": str(number), MARK: name})
+        # A supervisor that has done its part says so there; nobody else would know from one that was killed.
+        self._said, saying = os.pipe()
+        os.set_blocking(self._said, False)
+        variables[DONE] = str(saying)
         text = _DETACH.format(log=log) + program
-        done = subprocess.run([sys.executable, "-"], input=text.encode(), stdout=subprocess.PIPE, env=variables)
+        done = subprocess.run(
+            [sys.executable, "-"], input=text.encode(), stdout=subprocess.PIPE, env=variables, pass_fds=(saying,)
+        )
+        os.close(saying)
+        self._is_done = False
         self._name = name
         self._pid = int(done.stdout)
         self._started = _start_time(self._pid)
 
-    def is_alive(self) -> bool:
+    def state(self) -> str:
         """Does anything live that carries the attempt out here? Its runner goes on without its supervisor."""
-        return self._has_supervisor() or bool(_with_variable(f"{MARK}={self._name}\0"))
+        if self._has_supervisor() or _with_variable(f"{MARK}={self._name}\0"):
+            return ALIVE
+        try:
+            self._is_done = self._is_done or bool(os.read(self._said, 1))
+        except BlockingIOError:
+            pass
+        return ENDED if self._is_done else GONE
 
     def signal(self, number: int) -> None:
         """Send the supervisor a signal; where it is gone, all that it has left here."""
@@ -224,22 +242,23 @@ class Bridge:
         count = len(facts["bundles"])
         if facts["state"] == "PENDING":
             return ["waiting", _wait_of(facts)]
-        alive, late, lost = _ask_all(name, facts)
+        alive, late, lost, ended = _ask_all(name, facts)
         if lost:
             return ["unseen", f"Ray has lost {lost} of its {count} nodes."]
         if late == count:
             return ["waiting", "Waits for Ray to start its runner."]
-        gone = count - alive - late
-        if not gone:
+        gone = count - alive - late - ended
+        # One node stores after the other: those that have done their part wait for nobody.
+        if not gone and alive + late:
             self._missing.pop(name, None)
         elif alive + late == 0 or time.monotonic() - self._missing.setdefault(name, time.monotonic()) > MISSING_S:
-            return ["gone", f"Its supervisor on {gone} of {count} nodes is gone."]
+            return ["gone", f"Its supervisor on {count - alive - late} of {count} nodes is gone."]
         return ["alive", ""]
 
     def _let_go(self, name: str, facts: Dict[str, Any]) -> None:
         """Remove what nobody asks for; its processes may end by themselves first, as they do once a run has ended."""
         if facts["state"] != "PENDING":
-            alive, late, _ = _ask_all(name, facts)
+            alive, late, *_ = _ask_all(name, facts)
             if alive + late:
                 if time.monotonic() - self._leaving.setdefault(name, time.monotonic()) < LEAVE_S:
                     return
@@ -267,20 +286,21 @@ def _amount(what: str, number: float) -> str:
     return f"{number / (1 << 30):g} GiB" if what == "memory" else f"{number:g}"
 
 
-def _ask_all(name: str, facts: Dict[str, Any]) -> Tuple[int, int, int]:
-    """Of how many nodes the program lives, how many have not answered, and how many Ray has lost."""
+def _ask_all(name: str, facts: Dict[str, Any]) -> Tuple[int, int, int, int]:
+    """Of how many nodes the program lives, how many have not answered, how many Ray has lost, how many are done."""
     actors = _actors_of(name, facts)
-    asked = [actor.is_alive.remote() for actor in actors]
+    asked = [actor.state.remote() for actor in actors]
     done, late = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    alive, unsure, lost = 0, len(late), len(facts["bundles"]) - len(actors)
+    alive, unsure, lost, ended = 0, len(late), len(facts["bundles"]) - len(actors), 0
     for one in done:
         try:
-            alive += bool(ray.get(one))
+            state = ray.get(one)
+            alive, ended = alive + (state == ALIVE), ended + (state == ENDED)
         except ray.exceptions.ActorUnavailableError:
             unsure += 1
         except ray.exceptions.RayError:
             lost += 1
-    return alive, unsure, lost
+    return alive, unsure, lost, ended
 
 
 def _end(name: str, facts: Dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 import urllib.parse
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from runyard.environments.confinement import isolation_here
 from runyard.environments.kit import make_kit
@@ -26,6 +27,8 @@ from runyard.runner.__main__ import main as run_attempt
 from runyard.runner.folder import AttemptFolder, claim
 from runyard.runner.processes import adopt_orphans, end_all
 
+#: Holds a descriptor that hears once this node's part is done.
+DONE = "RUNYARD_DONE"
 #: How many runners in a row may be lost before the node gives the attempt up.
 RUNNERS_MAX = 4
 #: Asks a supervisor for another runner at once: the present one does not listen.
@@ -168,5 +171,19 @@ def _forget_old(runs_folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def tell_done(descriptor: Optional[str]) -> None:
+    """Say to whoever asked for it that this node's part is done, by a byte; compute/ray_bridge.py does."""
+    if descriptor is not None:
+        with suppress(OSError, ValueError):  # Nobody may be left to hear it.
+            os.write(int(descriptor), b".")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    # The job's processes have nothing to say there.
+    asked = os.environ.pop(DONE, None)
+    if asked is not None:
+        os.set_inheritable(int(asked), False)
+    code = main(sys.argv[1])
+    if code == 0:
+        tell_done(asked)
+    sys.exit(code)
