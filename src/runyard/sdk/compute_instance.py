@@ -40,12 +40,11 @@ class ComputeInstanceProvisioningConfiguration(AmlComputeProvisioningConfigurati
 
 
 class ComputeInstance(AmlCompute):
-    """A cluster of one node, which stays. ``ComputeTarget(ws, name)`` shows it as the AmlCompute that it is."""
+    """A cluster of one node, which stays."""
 
     def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
         super().__init__(workspace, name, _record)
-        spec = self._record.spec
-        if spec.engine is not None or (spec.min_nodes, spec.max_nodes) != (1, 1):
+        if not self._record.spec.is_instance:
             raise ComputeTargetException(
                 f"ComputeTargetNotFound: {name!r} is no ComputeInstance; get it with ComputeTarget(ws, {name!r})."
             )
@@ -71,6 +70,7 @@ class ComputeInstance(AmlCompute):
             min_nodes=1,
             max_nodes=1,
             idle_seconds_before_scaledown=0,
+            is_instance=True,
             tags=tags,
             description=description,
         )
