@@ -84,18 +84,18 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
         outputs=tuple(data.outputs.values()),
         environment_variables=_variables(config, data.inputs.values()),
         node_count=node_count,
-        priority=_priority(config),
+        priority=_whole("A priority", config.run_config.priority) or 0,
         distribution=distribution,
         max_run_duration_s=config.run_config.max_run_duration_seconds,
+        max_infrastructure_retries=_whole("max_infrastructure_retries", config.run_config.max_infrastructure_retries),
     )
 
 
-def _priority(config: ScriptRunConfig) -> int:
-    asked = config.run_config.priority
+def _whole(what: str, asked: Any) -> Optional[int]:
     try:
-        return int(asked or 0)
+        return None if asked is None else int(asked)
     except (TypeError, ValueError):
-        raise UserErrorException(f"A priority is a whole number, not {str(asked)[:80]!r}.") from None
+        raise UserErrorException(f"{what} is a whole number, not {str(asked)[:80]!r}.") from None
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:
