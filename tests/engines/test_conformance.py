@@ -243,7 +243,7 @@ def test_bounds_of_a_target_change_as_its_messages_say(engine: Engine, tmp_path:
     can_grow = engine.kind in ("local", "ray")
     assert (f"update(max_nodes={nodes})" in str(refused.value)) == can_grow
     if not can_grow:
-        with pytest.raises(ComputeTargetException, match="one machine|own queue"):
+        with pytest.raises(ComputeTargetException, match=r"one machine|own queue"):
             target.update(max_nodes=nodes)
         return
     target.update(max_nodes=nodes)
