@@ -25,7 +25,8 @@ from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
-from runyard.sdk.run_sections import DataConfiguration, DataReferenceConfiguration
+from runyard.sdk.run_sections import DataConfiguration, DataPath, DataReferenceConfiguration
+from runyard.sdk.run_sections import Dataset as SectionDataset
 from runyard.sdk.run_target import target_of
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.session import current_server, is_in_run
@@ -217,7 +218,7 @@ class RunData:
 
     def bound_of_section(self, name: str, one: Any) -> Any:
         """An entry of a section, which may be as a file has it."""
-        if isinstance(one, (DataReferenceConfiguration, DataConfiguration)):
+        if isinstance(one, (DataReferenceConfiguration, DataConfiguration, DataPath, SectionDataset)):
             one = one._bound(name, self._workspace)
         return self.bound(one)
 
