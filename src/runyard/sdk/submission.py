@@ -17,6 +17,7 @@ from runyard.errors import ExperimentExecutionException, SnapshotException, User
 from runyard.protocol.environments import EnvironmentSpec, without_credentials
 from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
+from runyard.sdk import notebook_script
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment, variable_texts
@@ -72,14 +73,17 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
     _check_run_folders(config, snapshot)
     distribution, node_count = config.run_config._distribution()
     script = _script(config, snapshot)
+    environment = _environment(config)
     command, arguments = _command_line(config, data)
+    if script is not None and script.endswith(notebook_script.SUFFIX):
+        command = notebook_script.command_of(script, environment)
     return RunSpec(
         run_id=run_id,
         experiment=experiment,
         script=script,
         command=command,
         arguments=arguments,
-        environment=_environment(config),
+        environment=environment,
         snapshot=snapshot.digest,
         inputs=tuple(data.inputs.values()),
         outputs=tuple(data.outputs.values()),
