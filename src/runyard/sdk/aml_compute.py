@@ -14,6 +14,8 @@ from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
 DEFAULT_MAX_NODES = 4
+#: v1's default time after which an idle node leaves, seconds.
+DEFAULT_IDLE_S = 1800
 #: Between two looks at a cluster that is being waited for, seconds.
 LOOK_S = 0.2
 
@@ -26,7 +28,9 @@ class AmlComputeProvisioningConfiguration:
         self.vm_priority = settings["vm_priority"]
         self.min_nodes = settings["min_nodes"]
         self.max_nodes = DEFAULT_MAX_NODES if settings["max_nodes"] is None else settings["max_nodes"]
-        self.idle_seconds_before_scaledown = settings["idle_seconds_before_scaledown"]
+        idle_s = settings["idle_seconds_before_scaledown"]
+        # None was its default before there was one.
+        self.idle_seconds_before_scaledown = DEFAULT_IDLE_S if idle_s is None else idle_s
         self.is_instance = bool(settings.get("is_instance"))
         self.description = settings["description"]
         self.tags = settings["tags"]
@@ -61,7 +65,7 @@ class AmlCompute(ComputeTarget):
         vm_priority: str = "dedicated",
         min_nodes: int = 0,
         max_nodes: Optional[int] = None,
-        idle_seconds_before_scaledown: int = 1800,
+        idle_seconds_before_scaledown: Optional[int] = DEFAULT_IDLE_S,
         admin_username: Any = None,
         admin_user_password: Any = None,
         admin_user_ssh_key: Any = None,
