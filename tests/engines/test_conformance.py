@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runyard.azureml.core import Dataset, Environment
-from runyard.azureml.core.compute import ComputeTarget
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import ComputeTargetException, UserErrorException
@@ -215,6 +215,9 @@ def test_server_that_is_started_again_loses_no_run(engine: Engine, tmp_path: Pat
 
 def test_target_answers_what_code_asks_of_any_target_of_v1(engine: Engine, tmp_path: Path) -> None:
     target = ComputeTarget(engine.workspace, TARGET)
+    other = SlurmCompute if engine.kind == "local" else AmlCompute
+    with pytest.raises(ComputeTargetException, match=f"is no {other.__name__}"):
+        other(engine.workspace, TARGET)
     target.wait_for_completion(show_output=True, min_node_count=0, timeout_in_minutes=20)
     target.wait_for_completion(is_delete_operation=True)
     wait_until(lambda: not list(target.get_active_runs()), "no run uses it")

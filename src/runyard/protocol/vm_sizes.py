@@ -1,4 +1,4 @@
-"""Azure's VM sizes: what each offers, from the public tables, and what the name alone says of one that is not there."""
+"""Azure's VM sizes: what each offers, from the public tables, and what a name alone says of one that is not there."""
 
 import re
 from dataclasses import replace
@@ -11,7 +11,7 @@ CPUS_MAX = 1_000
 #: Standard_E16-4ds_v5 as Azure spells names: family, CPUs, those of them that are there, features, version.
 _SHAPE = re.compile(
     r"(?P<tier>STANDARD|BASIC)_(?P<family>[A-Z]{1,2})(?P<cpus>[0-9]{1,3})(-(?P<here>[0-9]{1,3}))?"
-    r"(?P<features>[A-Z]{0,6})(?P<card>_[A-Z]+[0-9]+)?(?P<version>_V[0-9]{1,2})?"
+    r"(?P<features>[A-Z]{0,6})(?P<card>_[A-Z]+[0-9]+[A-Z]?)?(?P<version>_V[0-9]{1,2})?"
 )
 
 
@@ -140,7 +140,7 @@ _SINGLE: Tuple[Tuple[str, int, float, int], ...] = (
     ("NC40ADS_H100_V5", 40, 320, 1), ("NC80ADIS_H100_V5", 80, 640, 2),
     ("ND6S", 6, 112, 1), ("ND12S", 12, 224, 2), ("ND24S", 24, 448, 4), ("ND24RS", 24, 448, 4),
     ("ND40RS_V2", 40, 672, 8), ("ND96ASR_V4", 96, 900, 8), ("ND96AMSR_A100_V4", 96, 1900, 8),
-    ("ND96ISR_H100_V5", 96, 1900, 8),
+    ("ND96ISR_H100_V5", 96, 1900, 8), ("ND96ISR_H200_V5", 96, 1850, 8), ("ND96ISR_MI300X_V5", 96, 1850, 8),
     ("NV6", 6, 56, 1), ("NV12", 12, 112, 2), ("NV24", 24, 224, 4), ("NV6S_V2", 6, 112, 1), ("NV12S_V2", 12, 224, 2),
     ("NV24S_V2", 24, 448, 4), ("NV12S_V3", 12, 112, 1), ("NV24S_V3", 24, 224, 2), ("NV48S_V3", 48, 448, 4),
     ("NV4AS_V4", 4, 14, 1), ("NV8AS_V4", 8, 28, 1), ("NV16AS_V4", 16, 56, 1), ("NV32AS_V4", 32, 112, 1),

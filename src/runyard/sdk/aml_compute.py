@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
-from runyard.errors import ComputeTargetException, ConflictError, UserErrorException
+from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec
 from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
@@ -49,7 +49,7 @@ class AmlComputeProvisioningConfiguration:
         )
         try:
             cluster = workspace._call("create_cluster", spec)
-        except (UserErrorException, ConflictError) as error:
+        except UserErrorException as error:
             raise ComputeTargetException(error.message) from None
         for warning in cluster.warnings:
             print("Warning: " + warning, file=sys.stderr)

@@ -3,7 +3,7 @@
 import sys
 from typing import Any, Dict, Optional
 
-from runyard.errors import ComputeTargetException, ConflictError, UserErrorException
+from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import ClusterSpec, EngineSpec
 from runyard.sdk.aml_compute_status import AttachedStatus
 from runyard.sdk.compute_target import ComputeTarget
@@ -33,7 +33,7 @@ class AttachConfiguration:
         spec = ClusterSpec(name=name, max_nodes=self.nodes_max, vm_priority=self.vm_priority, engine=engine)
         try:
             record = workspace._call("create_cluster", spec)
-        except (UserErrorException, ConflictError) as error:
+        except UserErrorException as error:
             raise ComputeTargetException(error.message) from None
         for warning in record.warnings:
             print("Warning: " + warning, file=sys.stderr)

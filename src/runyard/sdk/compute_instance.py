@@ -2,7 +2,6 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import Cluster
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
 from runyard.sdk.details import iso_time
@@ -41,13 +40,6 @@ class ComputeInstanceProvisioningConfiguration(AmlComputeProvisioningConfigurati
 
 class ComputeInstance(AmlCompute):
     """A cluster of one node, which stays."""
-
-    def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
-        super().__init__(workspace, name, _record)
-        if not self._record.spec.is_instance:
-            raise ComputeTargetException(
-                f"ComputeTargetNotFound: {name!r} is no ComputeInstance; get it with ComputeTarget(ws, {name!r})."
-            )
 
     @staticmethod
     def provisioning_configuration(  # type: ignore[override]

@@ -26,6 +26,10 @@ class ComputeTarget:
     @staticmethod
     def _of(workspace: Workspace, record: Any) -> Any:
         """The target of a stored record, by its kind."""
+        return ComputeTarget._class_of(record)(workspace, record.name, _record=record)
+
+    @staticmethod
+    def _class_of(record: Any) -> Any:
         from runyard.sdk.aml_compute import AmlCompute
         from runyard.sdk.compute_instance import ComputeInstance
         from runyard.sdk.ray_compute import RayCompute
@@ -38,7 +42,7 @@ class ComputeTarget:
             EngineKind.RAY: RayCompute,
             EngineKind.SSH: RemoteCompute,
         }
-        return kinds[record.spec.kind](workspace, record.name, _record=record)
+        return kinds[record.spec.kind]
 
     @staticmethod
     def create(workspace: Workspace, name: str, provisioning_configuration: Any) -> Any:
@@ -72,6 +76,10 @@ class ComputeTarget:
         self._workspace = workspace
         self._record: Cluster = _record or workspace._call("get_cluster", name=name)
         self._name = name
+        if not issubclass(ComputeTarget._class_of(self._record), type(self)):
+            raise ComputeTargetException(
+                f"ComputeTargetNotFound: {name!r} is no {type(self).__name__}; get it with ComputeTarget(ws, {name!r})."
+            )
 
     @property
     def name(self) -> str:
