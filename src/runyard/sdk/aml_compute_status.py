@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.protocol.compute import Cluster, EngineKind, Node, NodeState
+from runyard.protocol.compute import Cluster, Node, NodeState
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.details import iso_time
 
@@ -70,8 +70,9 @@ class AmlComputeStatus:
         self.provisioning_state = "Succeeded"
         self.current_node_count = cluster.current_node_count
         self.target_node_count = cluster.target_node_count
+        size = spec.vm_size if spec.engine is None else spec.engine.settings.get("vm_size")
         #: None: the machines of what is attached are as they are.
-        self.vm_size = spec.vm_size.upper() if spec.kind == EngineKind.LOCAL else None
+        self.vm_size = None if size is None else size.upper()
         self.vm_priority = "LowPriority" if spec.vm_priority == "lowpriority" else "Dedicated"
         #: None where there is none.
         self.errors: Optional[List[Dict[str, Any]]] = _errors(cluster) or None

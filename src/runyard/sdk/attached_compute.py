@@ -55,8 +55,9 @@ class AttachedCompute(ComputeTarget):
         return {} if engine is None else dict(engine.settings)
 
     @property
-    def vm_size(self) -> None:
-        """None: its machines are as they are."""
+    def vm_size(self) -> Optional[str]:
+        """The size that its runs' nodes were asked to have; None: the machines are as they are."""
+        return self.settings.get("vm_size")
 
     def get_status(self) -> AttachedStatus:
         """The target as it is now: ``Succeeded``, with an AmlCompute's attributes beside it."""
