@@ -50,9 +50,11 @@ def runyard(folder: Path) -> Iterator[Run]:
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
-    run("workspace", "create", "terminal")
+    assert _json(run("workspace", "create", "terminal", "--json"))["config"] == ".azureml/config.json"
+    assert _json(run("up", "--json"))["started"] is False
     yield run
-    run("down")
+    assert _json(run("down", "--json"))["stopped"] is True
+    assert _json(run("down", "--json"))["stopped"] is False
 
 
 def _json(done: "subprocess.CompletedProcess[str]") -> Any:
@@ -88,8 +90,11 @@ def test_submitted_run_is_followed_listed_shown_and_downloaded(runyard: Run, fol
     assert shown["metrics"] == {"accuracy": 0.5}
     assert "outputs/result.txt" in shown["files"]
     assert "words" in runyard("run", "logs", listed["id"][:-4]).stdout
-    runyard("run", "download", "latest", "--prefix", "outputs", "--to", "got")
-    runyard("run", "snapshot", "latest", "--to", "source-again")
+    got = _json(runyard("run", "download", "latest", "--prefix", "outputs", "--to", "got", "--json"))
+    assert got == {"run": listed["id"], "folder": "got"}
+    sent = _json(runyard("run", "snapshot", "latest", "--to", "source-again", "--json"))
+    assert sent == {"run": listed["id"], "folder": "source-again", "files": 1}
+    assert _json(runyard("run", "cancel", "latest", "--json"))["status"] == "Completed"
     assert (folder / "source-again" / "train.py").read_bytes() == (folder / "src" / "train.py").read_bytes()
     assert (folder / "got" / "outputs" / "result.txt").read_text() == "result"
     assert "exists already" in runyard("run", "snapshot", "latest", "--to", "source-again", code=1).stderr
@@ -124,8 +129,31 @@ def test_clusters_are_made_listed_and_deleted(runyard: Run) -> None:
     runyard("compute", "create", "small", "--max-nodes", "2")
     (cluster,) = _json(runyard("compute", "list", "--json"))
     assert (cluster["name"], cluster["spec"]["max_nodes"]) == ("small", 2)
-    runyard("compute", "delete", "small")
+    assert _json(runyard("compute", "delete", "small", "--json")) == {"name": "small", "deleted": True}
     assert _json(runyard("compute", "list", "--json")) == []
+
+
+def test_cluster_of_low_priority_is_changed_and_loses_a_node(runyard: Run) -> None:
+    """By its other name, ``runyard cluster``."""
+    spec = _json(runyard("cluster", "create", "spot", "--priority", "lowpriority", "--min-nodes", "1", "--json"))[
+        "spec"
+    ]
+    assert (spec["vm_priority"], spec["max_nodes"]) == ("lowpriority", 4)
+    assert (
+        "vm_priority is dedicated or lowpriority"
+        in runyard("compute", "create", "x", "--priority", "no", code=1).stderr
+    )
+    words = ("--max-nodes", "2", "--idle-seconds", "60", "--json")
+    spec = _json(runyard("compute", "update", "spot", *words))["spec"]
+    found = [spec[name] for name in ("min_nodes", "max_nodes", "idle_seconds_before_scaledown")]
+    assert found == [1, 2, 60], "what was not named is as it was"
+    assert "Say what changes" in runyard("compute", "update", "spot", code=1).stderr
+    ends_at = time.monotonic() + 30
+    while not (nodes := _json(runyard("compute", "show", "spot", "--json"))["nodes"]):
+        assert time.monotonic() < ends_at
+    node = nodes[0]["id"].rpartition("/")[2]
+    assert _json(runyard("cluster", "drain", "spot", node, "--json"))["name"] == "spot"
+    runyard("cluster", "delete", "spot")
 
 
 def test_datasets_environments_and_models_are_listed(runyard: Run, folder: Path) -> None:
@@ -186,6 +214,22 @@ def test_every_command_stands_in_the_reference() -> None:
         below = getattr(command, "commands", None)
         names += [f"runyard {name} {one}" for one in below] if below else [f"runyard {name}"]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_command_prints_json_but_those_that_print_a_text() -> None:
+    from typer.main import get_command
+
+    from runyard.cli.__main__ import app
+
+    without = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None) or {"": command}
+        without += [
+            f"{name} {one}".strip()
+            for one, each in below.items()
+            if not any("--json" in option.opts for option in each.params)
+        ]
+    assert sorted(without) == ["open", "run logs"]
 
 
 def test_conda_file_is_solved_built_and_compared(runyard: Run, folder: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from runyard.azureml.core import Dataset, Environment
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
-from tests.engines.engines import Engine, make_engine, wait_until
+from runyard.azureml.exceptions import ComputeTargetException, UserErrorException
+from tests.engines.engines import TARGET, Engine, make_engine, wait_until
 from tests.engines.ray_cluster import RAY, RAY_HERE
 from tests.engines.sshd import SSHD
 from tests.environments.packages import make_wheel, source_of
@@ -209,3 +211,47 @@ def test_server_that_is_started_again_loses_no_run(engine: Engine, tmp_path: Pat
     go.touch()
     run.wait_for_completion()
     assert (run.get_metrics(), run.get_details()["attempt"]) == ({"x": 1}, 1)
+
+
+def test_target_answers_what_code_asks_of_any_target_of_v1(engine: Engine, tmp_path: Path) -> None:
+    target = ComputeTarget(engine.workspace, TARGET)
+    other = SlurmCompute if engine.kind == "local" else AmlCompute
+    with pytest.raises(ComputeTargetException, match=f"is no {other.__name__}"):
+        other(engine.workspace, TARGET)
+    target.wait_for_completion(show_output=True, min_node_count=0, timeout_in_minutes=20)
+    target.wait_for_completion(is_delete_operation=True)
+    wait_until(lambda: not list(target.get_active_runs()), "no run uses it")
+    run = engine.submit(tmp_path, "import time\ntime.sleep(600)\n")
+    wait_until(lambda: run.get_status() == "Running", "the script runs")
+    status = target.get_status()
+    assert status.serialize()["provisioningState"] == status.provisioning_state == "Succeeded"
+    # Slurm's nodes are Slurm's own.
+    busy = 0 if engine.kind == "slurm" else 1
+    assert status.node_state_counts.running_node_count == busy
+    assert [one["runId"] for one in target.list_nodes() if one["runId"]] == [run.id] * busy
+    assert all(
+        {"nodeId", "port", "publicIpAddress", "privateIpAddress", "nodeState"} < set(n) for n in target.list_nodes()
+    )
+    assert (target.vm_size is None) == (engine.kind != "local")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+
+
+def test_bounds_of_a_target_change_as_its_messages_say(engine: Engine, tmp_path: Path) -> None:
+    """What a message names can be done; where nothing can, the message says what else helps."""
+    target = ComputeTarget(engine.workspace, TARGET)
+    nodes = 2000 if engine.kind == "slurm" else 3
+    with pytest.raises(UserErrorException) as refused:
+        engine.submit(tmp_path, "pass", distribution=PyTorchConfiguration(node_count=nodes))
+    can_grow = engine.kind in ("local", "ray", "ray-here")
+    assert (f"update(max_nodes={nodes})" in str(refused.value)) == can_grow
+    if not can_grow:
+        with pytest.raises(ComputeTargetException, match=r"one machine|own queue"):
+            target.update(max_nodes=nodes)
+        return
+    target.update(max_nodes=nodes)
+    assert target.get_status().scale_settings.maximum_node_count == nodes
+    target.update(max_nodes=2)
+    if engine.kind != "local":
+        with pytest.raises(ComputeTargetException, match="max_nodes alone"):
+            target.update(min_nodes=1)

@@ -1,5 +1,7 @@
 """Compute targets of v1 beside AmlCompute: an instance of one's own, and Azure's services."""
 
+import re
+
 import pytest
 
 from runyard.azureml.core import Workspace, compute
@@ -33,15 +35,52 @@ def test_instance_is_a_cluster_of_one_node_that_stays(capsys: pytest.CaptureFixt
     instance.restart()
     assert capsys.readouterr().err.count("is a node of this machine and goes on") == 1
     assert ComputeInstance(workspace, "mine").serialize()["properties"]["state"] == "Running"
-    assert isinstance(ComputeTarget(workspace, "mine"), AmlCompute)
+    for found in (ComputeTarget(workspace, "mine"), workspace.compute_targets["mine"], *ComputeTarget.list(workspace)):
+        assert (type(found), found.type, found.get_status().state) == (ComputeInstance, "ComputeInstance", "Running")
+    with pytest.raises(ComputeTargetException, match="it is a ComputeInstance, one node that stays"):
+        ComputeTarget(workspace, "mine").update(max_nodes=2)
     instance.delete()
 
 
 def test_cluster_is_no_instance() -> None:
     workspace = Workspace.create("instances", exist_ok=True)
-    ComputeTarget.create(workspace, "many", AmlCompute.provisioning_configuration(max_nodes=2))
+    ComputeTarget.create(workspace, "many", AmlCompute.provisioning_configuration(min_nodes=1, max_nodes=1))
+    assert type(ComputeTarget(workspace, "many")) is AmlCompute
     with pytest.raises(ComputeTargetException, match=r"is no ComputeInstance; get it with ComputeTarget\(ws, 'many'\)"):
         ComputeInstance(workspace, "many")
+
+
+def test_name_that_is_taken_with_other_settings_is_v1s_exception() -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=2))
+    ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=2))
+    with pytest.raises(ComputeTargetException, match="'taken' exists with other settings; update or delete it"):
+        ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=3))
+
+
+def test_cluster_has_v1s_other_members(capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace.create("members", exist_ok=True)
+    config = AmlCompute.provisioning_configuration(min_nodes=1, max_nodes=3, identity_type="SystemAssigned")
+    assert "identity_type 'SystemAssigned' is not used" in capsys.readouterr().err
+    cluster = ComputeTarget.create(workspace, "cpu", config)
+    cluster.wait_for_completion(timeout_in_minutes=1)
+    assert cluster.get().name == AmlCompute.deserialize(workspace, cluster.serialize()).name == "cpu"
+    (node,) = cluster.list_nodes()
+    assert (node["nodeState"], node["runId"], node["privateIpAddress"]) == ("idle", None, "127.0.0.1")
+    (usage,) = AmlCompute.list_usages(workspace)
+    assert (usage["name"]["value"], usage["currentValue"], usage["limit"]) == ("cpu", 1, 3)
+    assert AmlCompute.list_quotas(workspace) == []
+    refusals = {
+        "delete() takes it away": cluster.detach,
+        "what its datastore was registered with": lambda: cluster.add_identity("SystemAssigned"),
+        "'cpu' has no identity": cluster.remove_identity,
+        "max_nodes bounds it": lambda: AmlCompute.update_quotas(workspace, "D"),
+        "is no ComputeInstance": lambda: ComputeInstance.deserialize(workspace, cluster.serialize()),
+        "cannot be a compute target's name": lambda: AmlCompute.deserialize(workspace, {}),
+    }
+    for sentence, call in refusals.items():
+        with pytest.raises(ComputeTargetException, match=re.escape(sentence)):
+            call()
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -318,7 +318,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (Estimator, {"pip_requirements_file": "a", "pip_requirements_file_path": "b"}, "two names of one parameter"),
     (Estimator, {"use_docker": False, "custom_docker_image": "a"}, "use_docker=False contradicts the image 'a'"),
     (Estimator, {"entry_script": None}, "needs entry_script"),
-    (Estimator, {"entry_script": "a.ipynb"}, "nbconvert"),
+    (Estimator, {"entry_script": "absent.py"}, "The entry_script 'absent.py' is not in "),
+    (Estimator, {"entry_script": "absent.ipynb"}, "The entry_script 'absent.ipynb' is not in "),
     (Estimator, {"script_params": ["--a"]}, "script_params is a dict"),
     (Estimator, {"inputs": "data"}, "inputs is a list"),
     (Estimator, {"inputs": [3]}, "inputs holds data references"),
@@ -331,6 +332,32 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 def test_what_contradicts_itself_is_refused(kind: Any, given: dict[str, Any], sentence: str, source: Path) -> None:
     with pytest.raises(TrainingException, match=sentence):
         kind(source, **{"compute_target": "gpu", "entry_script": "t.py", **given})
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [("/nope", "The source_directory '/nope' is no folder here"), (7, "is the path of a folder")],
+)
+def test_folder_that_is_not_there_is_refused_at_once(folder: Any, sentence: str) -> None:
+    with pytest.raises(TrainingException, match=sentence):
+        Estimator(folder, compute_target="gpu", entry_script="t.py")
+
+
+def test_no_folder_is_the_current_one(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(source)
+    assert Estimator(None, compute_target="gpu", entry_script="t.py").source_directory == "."
+
+
+@pytest.mark.parametrize("version", ["1.10", "1.12"])
+def test_version_that_no_run_can_have_is_the_nearest_with_a_warning(
+    version: str, source: Path, spec_of: Callable[..., RunSpec], capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimator = TensorFlow(source, compute_target="gpu", entry_script="t.py", framework_version=version)
+    assert (
+        f"TensorFlow {version} has no build for a Python that a run can use: TensorFlow 1.13" in capsys.readouterr().err
+    )
+    assert estimator.framework_version == version
+    assert "tensorflow==1.13.2" in pip_of(spec_of(estimator))
 
 
 def test_packages_for_an_interpreter_of_ones_own_are_a_users_error(

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from runyard.azureml.core import Dataset, Environment, Experiment, RunConfiguration, ScriptRunConfig, Workspace
+from runyard.azureml.core import (
+    Dataset,
+    Environment,
+    Experiment,
+    RunConfiguration,
+    ScriptRunConfig,
+    Workspace,
+    runconfig,
+)
 from runyard.azureml.core.compute import AmlCompute, BatchAiCompute, ComputeTarget
 from runyard.azureml.core.runconfig import (
     ContainerRegistry,
@@ -247,19 +255,25 @@ def test_run_of_a_loaded_file_reads_its_data(experiment: Experiment, tmp_path: P
         "import os, sys\n"
         "print(sys.argv[1], [os.listdir(os.environ['AZUREML_DATAREFERENCE_' + one]) for one in sys.argv[2:]])\n"
     )
-    config = RunConfiguration("t.py", [store.path("mnist").as_mount(), "raw", "workspaceblobstore_mnist", "table"])
+    config = RunConfiguration(
+        "t.py",
+        [store.path("mnist").as_mount(), "raw", "workspaceblobstore_mnist", "table", "section", "named", "folder"],
+    )
     config.environment.python.user_managed_dependencies = True
     config.data_references["raw"] = DataReferenceConfiguration(path_on_datastore="mnist", mode="download")
     config.data["table"] = dataset.as_named_input("table").as_mount()
+    config.data["section"] = runconfig.Dataset(dataset_id=dataset.id)
     config.save(str(source), "mine")
 
     loaded = RunConfiguration.load(str(source), "mine")
+    loaded.data["named"] = runconfig.Dataset(dataset_name="words", dataset_version=dataset.version)
+    loaded.data["folder"] = runconfig.DataPath("workspaceblobstore", "mnist")
     run = experiment.submit(ScriptRunConfig(str(source), run_config=loaded))
     run.wait_for_completion()
     details: dict[str, Any] = run.get_details()
     assert details["runDefinition"]["script"] == "t.py"
     run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
-    assert (tmp_path / "log.txt").read_text().splitlines()[-1].endswith("[['words.txt'], ['words.txt'], ['words.txt']]")
+    assert (tmp_path / "log.txt").read_text().splitlines()[-1].endswith(str([["words.txt"]] * 6))
 
 
 @pytest.mark.e2e
@@ -269,6 +283,13 @@ def test_what_a_file_cannot_name_is_refused(experiment: Experiment, tmp_path: Pa
     config.data["words"] = unsaved.as_named_input("words").as_mount()
     with pytest.raises(RunConfigurationException, match="The dataset 'words' is stored nowhere"):
         config.save(str(tmp_path), "mine")
+    for section, sentence in (
+        (runconfig.Dataset(dataset_name="words"), "names a dataset by its id, which 'words' lacks"),
+        (runconfig.DataPath("store", "a/b"), "'a/b' among data_references"),
+    ):
+        config.data = {"words": section}
+        with pytest.raises(RunConfigurationException, match=sentence):
+            config.save(str(tmp_path), "mine")
     config.data = {}
     config.output_data["model"] = OutputFileDatasetConfig("model")
     with pytest.raises(RunConfigurationException, match="cannot hold the outputs model"):

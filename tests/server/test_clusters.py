@@ -31,9 +31,44 @@ def test_size_of_any_case_has_its_processors_memory_and_cards(name: str) -> None
     assert find_vm_size(name) == VmSize("STANDARD_NC6", cpus=6, memory_gib=56, gpus=1)
 
 
-def test_size_that_azure_never_had_is_refused(app: Application) -> None:
-    reply = app.ask("create_cluster", {"name": "odd", "vm_size": "STANDARD_NC7"}, workspace="lenient")
-    assert (reply.status, "'STANDARD_NC7' is not known" in reply.error["message"]) == (400, True)
+@pytest.mark.parametrize(
+    ("name", "cpus", "memory_gib", "gpus"),
+    [
+        ("Standard_D8s_v4", 8, 32, 0), ("STANDARD_D4_V4", 4, 16, 0), ("Standard_D4ds_v4", 4, 16, 0),
+        ("Standard_D4as_v5", 4, 16, 0), ("Standard_D16a_v4", 16, 64, 0), ("Standard_E16_v3", 16, 128, 0),
+        ("Standard_E64_v3", 64, 432, 0), ("Standard_E20ds_v4", 20, 160, 0), ("Standard_F72s_v2", 72, 144, 0),
+        ("Standard_F4", 4, 8, 0), ("Standard_B2s", 2, 4, 0), ("Standard_B4ms", 4, 16, 0), ("Standard_A2_v2", 2, 4, 0),
+        ("Basic_A1", 1, 1.75, 0), ("Standard_DS12_v2", 4, 28, 0), ("Standard_DS13-2_v2", 2, 56, 0),
+        ("Standard_E64-16s_v3", 16, 432, 0), ("Standard_L8s_v2", 8, 64, 0), ("Standard_M64s", 64, 1024, 0),
+        ("Standard_G3", 8, 112, 0), ("Standard_H16mr", 16, 224, 0), ("STANDARD_NC6_PROMO", 6, 56, 1),
+        ("Standard_NC16as_T4_v3", 16, 110, 1), ("Standard_NV12s_v3", 12, 112, 1), ("Standard_NV48s_v3", 48, 448, 4),
+        ("Standard_NV36ads_A10_v5", 36, 440, 1), ("Standard_ND96amsr_A100_v4", 96, 1900, 8),
+        ("Standard_NC40ads_H100_v5", 40, 320, 1), ("Standard_DC4as_v5", 4, 16, 0),
+    ],
+)  # fmt: skip
+def test_size_of_each_family_is_known(name: str, cpus: int, memory_gib: float, gpus: int) -> None:
+    found = find_vm_size(name)
+    assert found is not None
+    assert (found.cpus, found.memory_gib, found.gpus, found.is_guess) == (cpus, memory_gib, gpus, False)
+
+
+def test_size_that_is_in_no_table_is_told_from_its_name(app: Application) -> None:
+    made = app.ask("create_cluster", {"name": "new", "vm_size": "Standard_E2x_v9"}, workspace="lenient").json
+    assert made["warnings"] == [
+        "Standard_E2x_v9 is not in the table of sizes: its number is taken for 2 CPUs, and 16 GiB from its family."
+    ]
+    assert find_vm_size("nc12ads_b900_v9") == VmSize("STANDARD_NC12ADS_B900_V9", 12, 108, 1, is_guess=True)
+
+
+@pytest.mark.parametrize("name", ["STANDARD_GIANT", "large", "Standard_Q4_v2", "D0_v3", "Standard_D2_v3_x", "E4-8s_v3"])
+def test_what_is_no_sizes_name_is_refused(app: Application, name: str) -> None:
+    reply = app.ask("create_cluster", {"name": "odd", "vm_size": name}, workspace="lenient")
+    assert (reply.status, f"{name!r} is no name of a VM size" in reply.error["message"]) == (400, True)
+
+
+def test_instance_is_one_node(app: Application) -> None:
+    reply = app.ask("create_cluster", {"name": "mine", "max_nodes": 2, "is_instance": True}, workspace="lenient")
+    assert (reply.status, "A ComputeInstance is one node" in reply.error["message"]) == (400, True)
 
 
 def test_what_the_host_lacks_is_said_and_emulated(app: Application) -> None:

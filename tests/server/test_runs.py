@@ -127,11 +127,12 @@ FOREIGN = "Waits for 1 GPU of this machine's 2 to be free; GPU 0 is used by proc
         (ClusterSpec("x"), None, "Waits for 4 GPUs, and this machine has 2: take less.", "a smaller vm_size"),
         (ClusterSpec("x"), None, "Waits for 2 GPUs of this machine's 2 to be free.", "A run with GPUs that ends."),
         (ClusterSpec("x"), "x-1", "Its data are fetched.", ""),
-        (RAY, None, "Waits for a node.", "attached anew with a larger max_nodes"),
+        (RAY, None, "Waits for a node.", "more nodes: update(max_nodes=...)"),
         (RAY, "x-1", "Waits for nodes.", "ray status"),
         (RAY, "x-1", "Waits for its compute target to answer: it is away.", "The answer of 'x'"),
         (SLURM, "local", "Waits in Slurm's queue.", "squeue"),
         (SSH, None, "Waits for its turn.", "one at a time"),
+        (ClusterSpec("x", max_nodes=1, is_instance=True), None, "Waits for a node.", "a ComputeInstance is one node"),
     ],
 )
 def test_what_helps_is_what_can_be_done_there(spec: ClusterSpec, node: str | None, reason: str, says: str) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
-from runyard.cli.shown import show
+from runyard.cli.shown import show, tell
 from runyard.errors import UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, EngineKind
 from runyard.sdk.aml_compute import AmlCompute
@@ -44,15 +44,42 @@ def create_cluster(
     min_nodes: Annotated[int, typer.Option()] = 0,
     max_nodes: Annotated[int, typer.Option()] = 4,
     idle_seconds: Annotated[int, typer.Option(help="An idle node leaves after so many seconds.")] = 1800,
+    priority: Annotated[
+        str, typer.Option(help="dedicated, or lowpriority: runs start again when their machine is lost.")
+    ] = "dedicated",
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
     """Make a cluster."""
     config = AmlCompute.provisioning_configuration(
-        vm_size=size, min_nodes=min_nodes, max_nodes=max_nodes, idle_seconds_before_scaledown=idle_seconds
+        vm_size=size,
+        vm_priority=priority,
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        idle_seconds_before_scaledown=idle_seconds,
     )
     found = ComputeTarget.create(find_workspace(workspace), name, config)
-    show(found._record, as_json, ("Cluster", "Size"), [(found.name, found.vm_size)])
+    rows = [(found.name, found.vm_size, found._record.spec.vm_priority)]
+    show(found._record, as_json, ("Cluster", "Size", "Priority"), rows)
+
+
+@commands.command("update")
+def update_cluster(
+    name: str,
+    min_nodes: Annotated[Optional[int], typer.Option(help="So many nodes stay.")] = None,
+    max_nodes: Annotated[Optional[int], typer.Option(help="So many nodes come at the most.")] = None,
+    idle_seconds: Annotated[Optional[int], typer.Option(help="An idle node leaves after so many seconds.")] = None,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Change a cluster's bounds; what is not named stays as it is."""
+    if min_nodes is None and max_nodes is None and idle_seconds is None:
+        raise UserErrorException("Say what changes: --min-nodes, --max-nodes or --idle-seconds.")
+    found = ComputeTarget(find_workspace(workspace), name)
+    found.update(min_nodes, max_nodes, idle_seconds)
+    spec = found._record.spec
+    rows = [(found.name, f"{spec.min_nodes}..{spec.max_nodes}", spec.idle_seconds_before_scaledown)]
+    show(found._record, as_json, ("Target", "Nodes", "Idle seconds"), rows)
 
 
 @commands.command("attach")
@@ -84,21 +111,21 @@ def _configuration(kind: str, asked: Dict[str, str]) -> AttachConfiguration:
 
 
 @commands.command("evict")
-def evict_node(name: str, node: str, workspace: WorkspaceName = None) -> None:
+def evict_node(name: str, node: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Take a node away now, as a cloud does with one of low priority: its run ends, and starts again if it may."""
-    find_workspace(workspace)._call("remove_node", None, {"evict": 1}, name=name, node=node)
-    print(f"{node} of {name} is taken away.")
+    found = find_workspace(workspace)._call("remove_node", None, {"evict": 1}, name=name, node=node)
+    tell(found, as_json, f"{node} of {name} is taken away.")
 
 
 @commands.command("drain")
-def drain_node(name: str, node: str, workspace: WorkspaceName = None) -> None:
+def drain_node(name: str, node: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Give a node no further run; it leaves when its present one has ended."""
-    find_workspace(workspace)._call("remove_node", name=name, node=node)
-    print(f"{node} of {name} leaves when its run has ended.")
+    found = find_workspace(workspace)._call("remove_node", name=name, node=node)
+    tell(found, as_json, f"{node} of {name} leaves when its run has ended.")
 
 
 @commands.command("delete")
-def delete_cluster(name: str, workspace: WorkspaceName = None) -> None:
+def delete_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Delete a cluster that no run uses."""
     ComputeTarget(find_workspace(workspace), name).delete()
-    print(f"{name} deleted.")
+    tell({"name": name, "deleted": True}, as_json, f"{name} deleted.")

@@ -6,7 +6,7 @@ import typer
 
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
-from runyard.cli.shown import show, shown_time
+from runyard.cli.shown import show, shown_time, tell
 from runyard.sdk.model import Model
 
 commands = typer.Typer(no_args_is_help=True, help="Registered models.")
@@ -39,13 +39,16 @@ def download_model(
     version: Annotated[Optional[int], typer.Option(help="Else the latest.")] = None,
     to: Annotated[str, typer.Option(help="The folder.")] = ".",
     workspace: WorkspaceName = None,
+    as_json: Json = False,
 ) -> None:
     """Download a model."""
-    print(Model(find_workspace(workspace), name, version=version).download(to, exist_ok=True))
+    found = Model(find_workspace(workspace), name, version=version)
+    path = found.download(to, exist_ok=True)
+    tell({"model": found.name, "version": found.version, "path": path}, as_json, path)
 
 
 @commands.command("delete")
-def delete_model(name: str, version: int, workspace: WorkspaceName = None) -> None:
+def delete_model(name: str, version: int, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Delete one version; its number is not given again."""
     Model(find_workspace(workspace), name, version=version).delete()
-    print(f"{name}:{version} deleted.")
+    tell({"model": name, "version": version, "deleted": True}, as_json, f"{name}:{version} deleted.")

@@ -7,7 +7,7 @@ import typer
 
 from runyard.cli.place import find_run, find_workspace
 from runyard.cli.server import Json, WorkspaceName
-from runyard.cli.shown import say, show, show_facts, shown_time
+from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.environment import Environment
@@ -34,6 +34,10 @@ def submit(
     tag: Annotated[Optional[list[str]], typer.Option(help="name=value; may be given again.")] = None,
     max_seconds: Annotated[Optional[int], typer.Option(help="End the run after so many seconds.")] = None,
     priority: Annotated[int, typer.Option(help="Of the runs that wait, those of a higher one come first.")] = 0,
+    max_infrastructure_retries: Annotated[
+        Optional[int],
+        typer.Option(help="Start again so often when the machine is lost; else as the target's priority says."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the log and wait for the end.")] = False,
     workspace: WorkspaceName = None,
     as_json: Json = False,
@@ -49,6 +53,7 @@ def submit(
         max_run_duration_seconds=max_seconds,
     )
     config.run_config.priority = priority
+    config.run_config.max_infrastructure_retries = max_infrastructure_retries
     tags = dict(one.partition("=")[::2] for one in tag or [])
     run = Experiment(place, experiment).submit(config, tags=tags)
     if as_json:
@@ -96,6 +101,7 @@ def show_run(run: RunName, workspace: WorkspaceName = None, as_json: Json = Fals
         ("Status", record.status),
         ("Waits for", record.reason if record.ended_at is None else ""),
         ("Target", record.target),
+        ("Attempt", record.attempt if record.attempt > 1 else ""),
         ("Submitted", shown_time(record.created_at)),
         ("Took", _seconds(record)),
         ("Error", record.error.message if record.error else ""),
@@ -128,11 +134,11 @@ def logs(
 
 
 @commands.command()
-def cancel(run: RunName, workspace: WorkspaceName = None) -> None:
+def cancel(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Ask a run to end."""
     found = find_run(find_workspace(workspace), run)
     found.cancel()
-    print(f"{found.id}: {found.status}")
+    tell(found._known(), as_json, f"{found.id}: {found.status}")
 
 
 @commands.command()
@@ -141,12 +147,13 @@ def download(
     prefix: Annotated[Optional[str], typer.Option(help="Only files below it, as outputs/model.")] = None,
     to: Annotated[Optional[str], typer.Option(help="The folder; else one named as the run.")] = None,
     workspace: WorkspaceName = None,
+    as_json: Json = False,
 ) -> None:
     """Download a run's files."""
     found = find_run(find_workspace(workspace), run)
     folder = to or found.id
     found.download_files(prefix=prefix, output_directory=folder)
-    print(folder)
+    tell({"run": found.id, "folder": folder}, as_json, folder)
 
 
 @commands.command()
@@ -155,12 +162,13 @@ def snapshot(
     to: Annotated[Optional[str], typer.Option(help="The folder; else one named as the run.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files that are there.")] = False,
     workspace: WorkspaceName = None,
+    as_json: Json = False,
 ) -> None:
     """Download the source folder that a run was submitted with."""
     found = find_run(find_workspace(workspace), run)
     folder = to or found.id
     count = download_snapshot(found, folder, overwrite)
-    print(f"{folder}: {count} files")
+    tell({"run": found.id, "folder": folder, "files": count}, as_json, f"{folder}: {count} files")
 
 
 def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:

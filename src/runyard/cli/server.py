@@ -11,7 +11,7 @@ import typer
 
 from runyard import __version__
 from runyard.cli.place import find_run, find_workspace
-from runyard.cli.shown import say, show_facts
+from runyard.cli.shown import say, show_facts, tell
 from runyard.client.home import home_folder, read_server_file, server_file
 from runyard.client.local_server import connect, ensure_running, find_server_info, is_running
 from runyard.errors import ServerUnreachableError, UserErrorException
@@ -34,6 +34,7 @@ def up(
         Optional[str],
         typer.Option(help="Where files lie: s3://bucket/prefix, az://container/prefix, gs://bucket/prefix; kept."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Start this home's server, unless it runs; returns once it answers."""
     home = home_folder()
@@ -50,8 +51,10 @@ def up(
     found = read_server_file(server_file(home)) or {}
     if not started and store is not None:
         _check_store(store)
-    what = f"started in {time.monotonic() - began:.1f} s" if started else "runs already"
-    print(f"Server {what} at {found.get('url')} (home {home})")
+    seconds = round(time.monotonic() - began, 1)
+    what = f"started in {seconds} s" if started else "runs already"
+    record = {"started": started, "seconds": seconds, "url": found.get("url"), "home": str(home)}
+    tell(record, as_json, f"Server {what} at {found.get('url')} (home {home})")
     info = find_server_info()
     if info is not None and info.isolation_problem:
         say(info.isolation_problem)
@@ -65,11 +68,11 @@ def _check_store(store: str) -> None:
         raise UserErrorException(f"A server runs already, and keeps files in {status.place}; stop it: runyard down")
 
 
-def down() -> None:
+def down(as_json: Json = False) -> None:
     """Stop this home's server. Runs go on, and the next server finds them."""
     home = home_folder()
     if not is_running(home):
-        print(f"No server runs for {home}.")
+        tell({"stopped": False, "active_runs": 0, "home": str(home)}, as_json, f"No server runs for {home}.")
         return
     server = connect(start=False)
     active = server.call("server_info").active_runs
@@ -79,7 +82,8 @@ def down() -> None:
         if time.monotonic() > ends_at:
             raise ServerUnreachableError(f"The server has not ended within {DOWN_TIMEOUT_S:.0f} s.")
         time.sleep(0.05)
-    print("Server stopped." + (f" {active} runs go on without it." if active else ""))
+    record = {"stopped": True, "active_runs": active, "home": str(home)}
+    tell(record, as_json, "Server stopped." + (f" {active} runs go on without it." if active else ""))
 
 
 def status(as_json: Json = False) -> None:

@@ -36,6 +36,14 @@ def show(value: Any, as_json: bool, columns: Sequence[str] = (), rows: Iterable[
         print("None yet.")
 
 
+def tell(value: Any, as_json: bool, sentence: str) -> None:
+    """Print what was done, as JSON or as a sentence."""
+    if as_json:
+        show(value, True)
+    else:
+        print(sentence)
+
+
 def show_facts(value: Any, as_json: bool, facts: Iterable[tuple[str, Any]]) -> None:
     """Print ``value`` as JSON, or facts as aligned lines."""
     if as_json:

@@ -59,9 +59,11 @@ def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
     if spec.kind == EngineKind.RAY:
         if run.node is not None:
             return "Nodes of the Ray cluster that come up or get free: ray status shows what it lacks."
-        return f"A run of {run.target!r} that ends, or the target attached anew with a larger max_nodes."
+        return f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
     if run.node is not None:
         return ""
+    if spec.is_instance:
+        return f"The run of {run.target!r} that ends: a ComputeInstance is one node."
     return describe_gpu_help(run.reason or "") or (
         f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
     )

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
-from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
+from runyard.protocol.compute import Cluster, ClusterSpec, EngineKind, Node, NodeState
 from runyard.protocol.environments import Lock
 from runyard.protocol.runs import RunStatus
 from runyard.protocol.wire import dumps, loads
@@ -224,19 +224,48 @@ def _uses(workspace: str, name: str) -> Any:
 def _cluster(connection: Connection, row: Row[Any]) -> Cluster:
     spec = loads(ClusterSpec, row.spec)
     found = connection.execute(
-        select(nodes).where(nodes.c.workspace == row.workspace, nodes.c.cluster == row.name).order_by(nodes.c.id)
+        select(nodes.c.id, nodes.c.state, nodes.c.run_id, nodes.c.since, runs.c.status)
+        .join_from(nodes, runs, nodes.c.run_id == runs.c.id, isouter=True)
+        .where(nodes.c.workspace == row.workspace, nodes.c.cluster == row.name)
+        .order_by(nodes.c.id)
     )
-    here = tuple(Node(n.id, n.state, n.run_id, n.since) for n in found)
+    here = tuple(Node(n.id, n.state, n.run_id, n.since, n.status) for n in found)
     waiting = connection.execute(
         select(func.count()).select_from(_uses(row.workspace, row.name).where(runs.c.node.is_(None)).subquery())
     ).scalar_one()
-    target = min(spec.max_nodes, max(spec.min_nodes, len(here) + waiting))
+    target = _target(spec, here, _wanted_nodes(connection, row, spec) if waiting else ())
     return Cluster(
         name=row.name, workspace=row.workspace, spec=_shown(spec), created_by=row.created_by, created_at=row.created_at,
         modified_at=row.modified_at, allocation_state="Steady" if target == len(here) else "Resizing",
         current_node_count=len(here), target_node_count=target, nodes=here, waiting_runs=waiting,
         warnings=tuple(json.loads(row.warnings)),
     )  # fmt: skip
+
+
+def _wanted_nodes(connection: Connection, row: Row[Any], spec: ClusterSpec) -> Sequence[int]:
+    """How many nodes each run wants that is ready for them, in their turns; as many runs as can ever start at once."""
+    queued = select(runs.c.node_count).where(
+        runs.c.workspace == row.workspace, runs.c.target == row.name, runs.c.status == RunStatus.QUEUED,
+        runs.c.ended_at.is_(None), runs.c.node.is_(None),
+    )  # fmt: skip
+    return connection.execute(queued.order_by(runs.c.turn, runs.c.row).limit(spec.max_nodes)).scalars().all()
+
+
+def _target(spec: ClusterSpec, here: Sequence[Node], wanted: Sequence[int]) -> int:
+    """How many nodes the cluster is on its way to: those that stay, and those that come for runs that find none idle.
+
+    The same as control's own decision, but for GPUs; nodes that have idled too long are counted until they leave.
+    """
+    if spec.kind == EngineKind.SLURM:
+        return len(here)
+    staying = [node for node in here if node.state in (NodeState.IDLE, NodeState.RUNNING)]
+    idle = sum(1 for node in staying if node.run_id is None)
+    free = spec.max_nodes - (len(staying) - idle)
+    needed = 0
+    for count in wanted:
+        if count <= free - needed:
+            needed += count
+    return min(spec.max_nodes, max(spec.min_nodes, len(staying) + max(0, needed - idle)))
 
 
 def _shown(spec: ClusterSpec) -> ClusterSpec:

@@ -1,10 +1,15 @@
-"""Clusters, their nodes, and the table of Azure VM sizes."""
+"""Clusters and their nodes."""
 
 from dataclasses import field, replace
 from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.record import record
+from runyard.protocol.vm_sizes import VmSize as VmSize
+from runyard.protocol.vm_sizes import find_vm_size as find_vm_size
 from runyard.protocol.wire import dumps
+
+#: How a warning begins that is an error: the target is there, and none of its runs can ever start.
+NO_RUN_STARTS = "No run can start"
 
 #: The size of a cluster's nodes where none is named.
 DEFAULT_VM_SIZE = "STANDARD_D2_V2"
@@ -54,6 +59,8 @@ class ClusterSpec:
     tags: Dict[str, str] = field(default_factory=dict)
     #: None: this host.
     engine: Optional[EngineSpec] = None
+    #: v1's ComputeInstance: one node that stays.
+    is_instance: bool = False
 
     @property
     def kind(self) -> str:
@@ -100,6 +107,8 @@ class Node:
     state: str
     run_id: Optional[str]
     since: int
+    #: The state of that run, a RunStatus: a node is told by what its run is.
+    run_status: Optional[str] = None
 
 
 @record
@@ -121,52 +130,7 @@ class Cluster:
     #: What this host lacks of the size, if anything.
     warnings: Tuple[str, ...] = ()
 
-
-@record
-class VmSize:
-    """What an Azure VM size offers. Source: the public tables of VM sizes."""
-
-    name: str
-    cpus: int
-    memory_gib: float
-    gpus: int = 0
-
-
-def find_vm_size(name: str) -> Optional[VmSize]:
-    """The size of that name in any case, with or without the 'Standard_' prefix; None if unknown."""
-    key = name.upper()
-    return _SIZES.get(key if key.startswith(("STANDARD_", "BASIC_")) else "STANDARD_" + key)
-
-
-def list_vm_sizes() -> Tuple[VmSize, ...]:
-    """Every size that is known, by name."""
-    return tuple(_SIZES[name] for name in sorted(_SIZES))
-
-
-def _table() -> Dict[str, VmSize]:
-    rows = (
-        ("A1_V2", 1, 2, 0), ("A2_V2", 2, 4, 0), ("A4_V2", 4, 8, 0), ("A8_V2", 8, 16, 0),
-        ("D1", 1, 3.5, 0), ("D2", 2, 7, 0), ("D3", 4, 14, 0), ("D4", 8, 28, 0),
-        ("D1_V2", 1, 3.5, 0), ("D2_V2", 2, 7, 0), ("D3_V2", 4, 14, 0), ("D4_V2", 8, 28, 0), ("D5_V2", 16, 56, 0),
-        ("D11_V2", 2, 14, 0), ("D12_V2", 4, 28, 0), ("D13_V2", 8, 56, 0), ("D14_V2", 16, 112, 0),
-        ("DS1_V2", 1, 3.5, 0), ("DS2_V2", 2, 7, 0), ("DS3_V2", 4, 14, 0), ("DS4_V2", 8, 28, 0), ("DS5_V2", 16, 56, 0),
-        ("DS11_V2", 2, 14, 0), ("DS12_V2", 4, 28, 0), ("DS13_V2", 8, 56, 0), ("DS14_V2", 16, 112, 0),
-        ("D2_V3", 2, 8, 0), ("D4_V3", 4, 16, 0), ("D8_V3", 8, 32, 0), ("D16_V3", 16, 64, 0), ("D32_V3", 32, 128, 0),
-        ("D2S_V3", 2, 8, 0), ("D4S_V3", 4, 16, 0), ("D8S_V3", 8, 32, 0), ("D16S_V3", 16, 64, 0),
-        ("D32S_V3", 32, 128, 0), ("D64S_V3", 64, 256, 0),
-        ("E2S_V3", 2, 16, 0), ("E4S_V3", 4, 32, 0), ("E8S_V3", 8, 64, 0), ("E16S_V3", 16, 128, 0),
-        ("F2S_V2", 2, 4, 0), ("F4S_V2", 4, 8, 0), ("F8S_V2", 8, 16, 0), ("F16S_V2", 16, 32, 0), ("F32S_V2", 32, 64, 0),
-        ("H8", 8, 56, 0), ("H16", 16, 112, 0), ("HB60RS", 60, 228, 0),
-        ("NC6", 6, 56, 1), ("NC12", 12, 112, 2), ("NC24", 24, 224, 4), ("NC24R", 24, 224, 4),
-        ("NC6S_V2", 6, 112, 1), ("NC12S_V2", 12, 224, 2), ("NC24S_V2", 24, 448, 4), ("NC24RS_V2", 24, 448, 4),
-        ("NC6S_V3", 6, 112, 1), ("NC12S_V3", 12, 224, 2), ("NC24S_V3", 24, 448, 4), ("NC24RS_V3", 24, 448, 4),
-        ("NC4AS_T4_V3", 4, 28, 1), ("NC8AS_T4_V3", 8, 56, 1), ("NC16AS_T4_V3", 16, 110, 1),
-        ("NC64AS_T4_V3", 64, 440, 4), ("NC24ADS_A100_V4", 24, 220, 1), ("NC48ADS_A100_V4", 48, 440, 2),
-        ("NC96ADS_A100_V4", 96, 880, 4), ("ND6S", 6, 112, 1), ("ND12S", 12, 224, 2), ("ND24S", 24, 448, 4),
-        ("ND24RS", 24, 448, 4), ("ND40RS_V2", 40, 672, 8), ("ND96ASR_V4", 96, 900, 8),
-        ("NV6", 6, 56, 1), ("NV12", 12, 112, 2), ("NV24", 24, 224, 4),
-    )  # fmt: skip
-    return {"STANDARD_" + row[0]: VmSize("STANDARD_" + row[0], row[1], float(row[2]), row[3]) for row in rows}
-
-
-_SIZES = _table()
+    @property
+    def errors(self) -> Tuple[str, ...]:
+        """Those of the warnings that no run gets past."""
+        return tuple(one for one in self.warnings if one.startswith(NO_RUN_STARTS))

@@ -2,77 +2,22 @@
 
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, Cluster, ClusterChange, ClusterSpec, list_vm_sizes
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec
+from runyard.protocol.vm_sizes import list_vm_sizes
+from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
-from runyard.sdk.details import iso_time
+from runyard.sdk.estimator_notice import say_once
 from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
 DEFAULT_MAX_NODES = 4
+#: v1's default time after which an idle node leaves, seconds.
+DEFAULT_IDLE_S = 1800
 #: Between two looks at a cluster that is being waited for, seconds.
 LOOK_S = 0.2
-
-
-class ScaleSettings:
-    """How far a cluster grows and how long its nodes idle."""
-
-    def __init__(self, min_node_count: int, max_node_count: int, idle_seconds: int) -> None:
-        self.minimum_node_count = min_node_count
-        self.maximum_node_count = max_node_count
-        self.idle_seconds_before_scaledown = idle_seconds
-
-    def serialize(self) -> Dict[str, Any]:
-        """Plain data in v1's keys."""
-        return {
-            "minNodeCount": self.minimum_node_count,
-            "maxNodeCount": self.maximum_node_count,
-            "nodeIdleTimeBeforeScaleDown": f"PT{self.idle_seconds_before_scaledown}S",
-        }
-
-
-class AmlComputeStatus:
-    """A cluster as it is now."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        spec = cluster.spec
-        running = sum(1 for node in cluster.nodes if node.run_id is not None)
-        self.allocation_state = cluster.allocation_state
-        self.provisioning_state = "Succeeded"
-        self.current_node_count = cluster.current_node_count
-        self.target_node_count = cluster.target_node_count
-        self.vm_size = spec.vm_size.upper()
-        self.vm_priority = "LowPriority" if spec.vm_priority == "lowpriority" else "Dedicated"
-        self.errors: Optional[List[Any]] = None
-        self.creation_time = iso_time(cluster.created_at)
-        self.modified_time = iso_time(cluster.modified_at)
-        self.scale_settings = ScaleSettings(spec.min_nodes, spec.max_nodes, spec.idle_seconds_before_scaledown)
-        self.node_state_counts = {
-            "preparingNodeCount": 0,
-            "runningNodeCount": running,
-            "idleNodeCount": cluster.current_node_count - running,
-            "unusableNodeCount": 0,
-            "leavingNodeCount": 0,
-            "preemptedNodeCount": 0,
-        }
-
-    def serialize(self) -> Dict[str, Any]:
-        """Plain data in v1's keys."""
-        return {
-            "currentNodeCount": self.current_node_count,
-            "targetNodeCount": self.target_node_count,
-            "nodeStateCounts": dict(self.node_state_counts),
-            "allocationState": self.allocation_state,
-            "creationTime": self.creation_time,
-            "modifiedTime": self.modified_time,
-            "errors": self.errors,
-            "provisioningState": self.provisioning_state,
-            "scaleSettings": self.scale_settings.serialize(),
-            "vmPriority": self.vm_priority,
-            "vmSize": self.vm_size,
-        }
 
 
 class AmlComputeProvisioningConfiguration:
@@ -83,7 +28,10 @@ class AmlComputeProvisioningConfiguration:
         self.vm_priority = settings["vm_priority"]
         self.min_nodes = settings["min_nodes"]
         self.max_nodes = DEFAULT_MAX_NODES if settings["max_nodes"] is None else settings["max_nodes"]
-        self.idle_seconds_before_scaledown = settings["idle_seconds_before_scaledown"]
+        idle_s = settings["idle_seconds_before_scaledown"]
+        # None was its default before there was one.
+        self.idle_seconds_before_scaledown = DEFAULT_IDLE_S if idle_s is None else idle_s
+        self.is_instance = bool(settings.get("is_instance"))
         self.description = settings["description"]
         self.tags = settings["tags"]
 
@@ -97,6 +45,7 @@ class AmlComputeProvisioningConfiguration:
             idle_seconds_before_scaledown=_whole("idle_seconds_before_scaledown", self.idle_seconds_before_scaledown),
             description=self.description or "",
             tags={str(key): str(value) for key, value in (self.tags or {}).items()},
+            is_instance=self.is_instance,
         )
         try:
             cluster = workspace._call("create_cluster", spec)
@@ -116,7 +65,7 @@ class AmlCompute(ComputeTarget):
         vm_priority: str = "dedicated",
         min_nodes: int = 0,
         max_nodes: Optional[int] = None,
-        idle_seconds_before_scaledown: int = 1800,
+        idle_seconds_before_scaledown: Optional[int] = DEFAULT_IDLE_S,
         admin_username: Any = None,
         admin_user_password: Any = None,
         admin_user_ssh_key: Any = None,
@@ -131,7 +80,9 @@ class AmlCompute(ComputeTarget):
         location: Any = None,
         **_: Any,
     ) -> AmlComputeProvisioningConfiguration:
-        """Settings of a cluster. Network, login and identity settings mean nothing here and are accepted."""
+        """Settings of a cluster. Network and login settings mean nothing here and are accepted; so is an identity."""
+        if identity_type is not None:
+            say_once(f"identity_type {identity_type!r} is not used: {_NO_IDENTITY}")
         return AmlComputeProvisioningConfiguration(
             vm_size=vm_size,
             vm_priority=vm_priority,
@@ -175,7 +126,7 @@ class AmlCompute(ComputeTarget):
             for one in list_vm_sizes()
         ]
 
-    def wait_for_completion(
+    def wait_for_completion(  # type: ignore[override]
         self,
         show_output: bool = False,
         min_node_count: Optional[int] = None,
@@ -206,22 +157,52 @@ class AmlCompute(ComputeTarget):
         """The cluster as it is now."""
         return AmlComputeStatus(self._refresh())
 
-    def update(
-        self,
-        min_nodes: Optional[int] = None,
-        max_nodes: Optional[int] = None,
-        idle_seconds_before_scaledown: Optional[int] = None,
-    ) -> None:
-        """Change its bounds."""
-        change = ClusterChange(min_nodes, max_nodes, idle_seconds_before_scaledown)
-        try:
-            self._record = self._workspace._call("change_cluster", change, name=self._name)
-        except UserErrorException as error:
-            raise ComputeTargetException(error.message) from None
+    def get(self) -> "AmlCompute":
+        """The cluster, looked at again."""
+        self._refresh()
+        return self
 
-    def list_nodes(self) -> List[Dict[str, Any]]:
-        """Its nodes, and the run of each."""
-        return [{"nodeId": node.id, "nodeState": node.state, "runId": node.run_id} for node in self._refresh().nodes]
+    def detach(self) -> None:
+        """ComputeTargetException: what was made here is deleted."""
+        raise ComputeTargetException(f"{self._name!r} was not attached but made here; delete() takes it away.")
+
+    def add_identity(self, identity_type: str, identity_id: Any = None) -> NoReturn:
+        """ComputeTargetException: nodes here have no identity of Azure's."""
+        raise ComputeTargetException(f"{self._name!r} takes no identity: {_NO_IDENTITY}")
+
+    def remove_identity(self, identity_id: Any = None) -> NoReturn:
+        """ComputeTargetException: nodes here have no identity of Azure's."""
+        raise ComputeTargetException(f"{self._name!r} has no identity: {_NO_IDENTITY}")
+
+    @staticmethod
+    def list_usages(workspace: Workspace, show_all: bool = False, location: Optional[str] = None) -> List[Any]:
+        """Each cluster's nodes and how many it may have, in v1's keys; idle clusters too with ``show_all``."""
+        return [
+            {
+                "id": one.name,
+                "type": "Microsoft.MachineLearningServices/workspaces/computes/usages",
+                "unit": "Count",
+                "currentValue": one.current_node_count,
+                "limit": one.spec.max_nodes,
+                "name": {"value": one.name, "localizedValue": f"Nodes of {one.name}"},
+            }
+            for one in workspace._call("list_clusters")
+            if one.spec.engine is None and (show_all or one.nodes)
+        ]
+
+    @staticmethod
+    def list_quotas(workspace: Workspace, location: Optional[str] = None) -> List[Any]:
+        """None: there are no quotas here; a cluster's ``max_nodes`` bounds it."""
+        return []
+
+    @staticmethod
+    def update_quotas(
+        workspace: Workspace, vm_family: Any, limit: Optional[int] = None, location: Optional[str] = None
+    ) -> NoReturn:
+        """ComputeTargetException: there are no quotas."""
+        raise ComputeTargetException(
+            "There are no quotas here; a cluster's max_nodes bounds it: update(max_nodes=...)."
+        )
 
     def serialize(self) -> Dict[str, Any]:
         """Plain data in v1's keys."""
@@ -233,6 +214,10 @@ class AmlCompute(ComputeTarget):
             "provisioningState": self.provisioning_state,
             "properties": {"vmSize": self.vm_size, "scaleSettings": self.get_status().scale_settings.serialize()},
         }
+
+
+#: Why an identity is of no use, and what is.
+_NO_IDENTITY = "nodes here have none of Azure's. Storage is reached by what its datastore was registered with."
 
 
 def _whole(name: str, value: Any) -> int:

@@ -5,6 +5,7 @@ from typing import Any, Dict, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import ClusterSpec, EngineSpec
+from runyard.sdk.aml_compute_status import AttachedStatus
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.workspace import Workspace
 
@@ -48,20 +49,37 @@ class AttachedCompute(ComputeTarget):
         return self.__class__.__name__
 
     @property
-    def provisioning_state(self) -> str:
-        """What is attached is there."""
-        return "Succeeded"
-
-    @property
     def settings(self) -> Dict[str, str]:
         """What its engine is asked with."""
         engine = self._record.spec.engine
         return {} if engine is None else dict(engine.settings)
 
-    def wait_for_completion(self, show_output: bool = False) -> None:
-        """Return at once: attaching is done when ``attach`` returns."""
-        if show_output:
-            print("Succeeded", flush=True)
+    @property
+    def vm_size(self) -> Optional[str]:
+        """The size that its runs' nodes were asked to have; None: the machines are as they are."""
+        return self.settings.get("vm_size")
+
+    def get_status(self) -> AttachedStatus:
+        """The target as it is now: ``Succeeded``, with an AmlCompute's attributes beside it."""
+        return AttachedStatus(self._refresh())
+
+    def wait_for_completion(  # type: ignore[override]
+        self,
+        show_output: bool = False,
+        min_node_count: Optional[int] = None,
+        timeout_in_minutes: float = 25,
+        is_delete_operation: bool = False,
+    ) -> None:
+        """Return at once: attaching is done when ``attach`` returns, and nodes come with the runs.
+
+        ComputeTargetException where it never has ``min_node_count`` nodes.
+        """
+        nodes_max = self._record.spec.max_nodes
+        if min_node_count is not None and min_node_count > nodes_max:
+            raise ComputeTargetException(
+                f"{self._name!r} never has {min_node_count} nodes: it has {nodes_max} at the most."
+            )
+        super().wait_for_completion(show_output, is_delete_operation)
 
     def detach(self) -> None:
         """Forget it; the machines stay as they are. ComputeTargetException while runs use it."""

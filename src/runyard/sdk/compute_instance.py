@@ -2,7 +2,6 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import Cluster
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
 from runyard.sdk.details import iso_time
@@ -40,15 +39,7 @@ class ComputeInstanceProvisioningConfiguration(AmlComputeProvisioningConfigurati
 
 
 class ComputeInstance(AmlCompute):
-    """A cluster of one node, which stays. ``ComputeTarget(ws, name)`` shows it as the AmlCompute that it is."""
-
-    def __init__(self, workspace: Workspace, name: str, _record: Optional[Cluster] = None) -> None:
-        super().__init__(workspace, name, _record)
-        spec = self._record.spec
-        if spec.engine is not None or (spec.min_nodes, spec.max_nodes) != (1, 1):
-            raise ComputeTargetException(
-                f"ComputeTargetNotFound: {name!r} is no ComputeInstance; get it with ComputeTarget(ws, {name!r})."
-            )
+    """A cluster of one node, which stays."""
 
     @staticmethod
     def provisioning_configuration(  # type: ignore[override]
@@ -71,6 +62,7 @@ class ComputeInstance(AmlCompute):
             min_nodes=1,
             max_nodes=1,
             idle_seconds_before_scaledown=0,
+            is_instance=True,
             tags=tags,
             description=description,
         )

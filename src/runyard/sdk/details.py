@@ -1,6 +1,6 @@
-"""A dict whose keys are attributes too: the oldest scripts write ``run.get_details().status``."""
+"""Dicts of which the oldest scripts ask more: ``run.get_details().status``, ``workspace.compute_targets()``."""
 
-from typing import Any
+from typing import Any, Dict
 
 
 class Details(dict):  # type: ignore[type-arg]
@@ -11,6 +11,14 @@ class Details(dict):  # type: ignore[type-arg]
             return self[name]
         except KeyError:
             raise AttributeError("the details have no {!r}; they have {}".format(name, ", ".join(self))) from None
+
+
+class Listing(Dict[str, Any]):
+    """A dict by name; the scripts of 2018 call it, as ``workspace.compute_targets()``."""
+
+    def __call__(self) -> "Listing":
+        """Itself."""
+        return self
 
 
 def iso_time(at: int) -> str:

@@ -9,6 +9,7 @@ from runyard.sdk.conda_dependencies import CondaDependencies, read_file
 from runyard.sdk.container_registry import ContainerRegistry, DockerBuildContext
 
 #: v1's default images, by name; kept with a run, used by a docker builder.
+DEFAULT_MMLSPARK_CPU_IMAGE = "microsoft/mmlspark:0.12"
 DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"
 DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi3.1.2-cuda10.1-cudnn7-ubuntu18.04"
 

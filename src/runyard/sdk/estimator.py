@@ -72,7 +72,7 @@ class Estimator:
     ) -> None:
         self._refuse_unknown(dict(locals()), switches)
         self._announce()
-        self._source_directory = str(os.fspath(source_directory))
+        self._source_directory = _checked_folder(source_directory)
         self._script_params = _checked_params(script_params)
         processes = ProcessWish(
             node_count,
@@ -105,7 +105,7 @@ class Estimator:
         self._resume_words = resume_words(resume_from)
         self._config = ScriptRunConfig(
             self._source_directory,
-            _checked_script(entry_script),
+            _checked_script(entry_script, self._source_directory),
             _words(self._script_params) + self._resume_words,
             compute_target="amlcompute" if compute_target is None else compute_target,
             environment=environment_of(wish, framework, isinstance(distribution, MpiConfiguration)),
@@ -174,14 +174,22 @@ class Estimator:
         return f"{type(self).__name__}(source_directory={self._source_directory!r}, script={self._config.script!r})"
 
 
-def _checked_script(entry_script: Any) -> str:
-    if entry_script is None:
+def _checked_folder(source_directory: Any) -> str:
+    """The folder; None is the current one, as in v1."""
+    if source_directory is not None and not isinstance(source_directory, (str, os.PathLike)):
+        raise TrainingException(f"source_directory is the path of a folder, not {source_directory!r}.")
+    folder = str(os.fspath(source_directory or "."))
+    if not os.path.isdir(folder):
+        raise TrainingException(f"The source_directory {folder!r} is no folder here.")
+    return folder
+
+
+def _checked_script(entry_script: Any, folder: str) -> str:
+    if not isinstance(entry_script, (str, os.PathLike)) or not os.fspath(entry_script):
         raise TrainingException("An estimator needs entry_script, the script's path in source_directory.")
     name = str(os.fspath(entry_script))
-    if name.endswith(".ipynb"):
-        raise TrainingException(
-            f"The entry_script {name!r} is a notebook; write it out with 'jupyter nbconvert --to script' first."
-        )
+    if not os.path.isfile(os.path.join(folder, name)):
+        raise TrainingException(f"The entry_script {name!r} is not in {folder!r}.")
     return name
 
 

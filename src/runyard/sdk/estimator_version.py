@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import TrainingException
 from runyard.protocol.record import record
+from runyard.sdk.estimator_notice import say_once
 
 
 @record
@@ -48,6 +49,13 @@ def find_version(framework: str, version: Optional[str]) -> FrameworkVersion:
             f"framework_version {version!r} is none that the {framework} estimator knows: it is one of "
             f"{', '.join(entries)}; for another one name the package in the environment of a ScriptRunConfig."
         )
+    instead = entries[asked].get("instead")
+    if instead is not None:
+        say_once(
+            f"{framework} {asked} has no build for a Python that a run can use: {framework} {instead}, the nearest "
+            "that has, is taken."
+        )
+        return find_version(framework, instead)
     fields: Dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entries[asked].items()
     }

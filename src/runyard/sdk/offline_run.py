@@ -30,6 +30,11 @@ class OfflineRun:
         return self.status
 
     @property
+    def attempt(self) -> int:
+        """It never starts again."""
+        return 1
+
+    @property
     def experiment(self) -> Any:
         """It belongs to none: RunEnvironmentException."""
         raise RunEnvironmentException(

@@ -38,6 +38,9 @@ class RemoteCompute(AttachedCompute):
         nobody. ``node_folder`` is where the machine keeps environments; variables in it are the machine's. With
         ``vm_priority="lowpriority"`` a run that is lost with the machine starts again, three times at the most.
         """
+        if not address and subscription_id and not (resource_group or vm_name or resource_id):
+            # The second argument was the address, until machines of Azure's came before it.
+            address = subscription_id
         if not address:
             given = subscription_id or resource_group or vm_name or resource_id
             raise ComputeTargetException(

@@ -72,6 +72,12 @@ class Run:
         return self._known().number
 
     @property
+    def attempt(self) -> int:
+        """Which attempt it is, or ended, in: from 1, and one more each time it starts again on another machine."""
+        record = self._known()
+        return record.attempt if record.ended_at is not None else self._refresh().attempt
+
+    @property
     def type(self) -> str:
         """v1's word for how the run came to be."""
         return "azureml.scriptrun" if self._known().spec.kind == "script" else "azureml.run"

@@ -68,6 +68,8 @@ class RunConfiguration:
         self.amlcompute = AmlComputeConfiguration()
         #: Among the runs that wait for the same target, those of a higher one come first; None is 0.
         self.priority: Optional[int] = None
+        #: How often the run may start again after its machines are lost; None: as the target's priority says.
+        self.max_infrastructure_retries: Optional[int] = None
         self.auto_prepare_environment = True
         self._set_kept_sections()
 

@@ -26,6 +26,7 @@ _PLAIN = {
     "maxRunDurationSeconds": "max_run_duration_seconds",
     "nodeCount": "node_count",
     "priority": "priority",
+    "maxInfrastructureRetries": "max_infrastructure_retries",
     "environmentVariables": "environment_variables",
     "sourceDirectoryDataStore": "source_directory_data_store",
     "datacaches": "datacaches",

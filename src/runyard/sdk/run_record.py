@@ -16,6 +16,7 @@ from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
 from runyard.sdk.details import Details, iso_time
+from runyard.sdk.run_definition import definition_of
 from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def details(run: "Run", known: Optional[RunRecord] = None) -> Details:
         properties={**record.properties, "ContentSnapshotId": record.spec.snapshot or ""},
         inputDatasets=[_input(one) for one in record.spec.inputs if one.dataset_id is not None],
         outputDatasets=_outputs(run, record),
-        runDefinition=_definition(record),
+        runDefinition=definition_of(record.spec),
         logFiles=_log_urls(run, record),
         submittedBy=record.created_by,
         attempt=record.attempt,
@@ -207,39 +208,6 @@ def _error(record: RunRecord) -> Dict[str, Any]:
             "message": error.message,
             "details": [{"message": error.details}] if error.details else [],
         }
-    }
-
-
-def _definition(record: RunRecord) -> Dict[str, Any]:
-    spec = record.spec
-    environment = spec.environment
-    return {
-        "script": spec.script,
-        "command": " ".join(spec.command),
-        "useAbsolutePath": False,
-        "arguments": list(spec.arguments),
-        "framework": "Python",
-        "communicator": "None",
-        "target": spec.target,
-        "nodeCount": spec.node_count,
-        "priority": spec.priority,
-        "maxRunDurationSeconds": spec.max_run_duration_s,
-        "dataReferences": {one.name: {"dataStoreName": one.datastore} for one in spec.inputs if one.datastore},
-        "data": {one.name: {"datasetId": one.dataset_id} for one in spec.inputs if one.dataset_id},
-        "outputData": {
-            one.name: {
-                "outputLocation": {"dataPath": {"datastoreName": one.datastore, "relativePath": one.path}},
-                "mechanism": one.mode.capitalize(),
-            }
-            for one in spec.outputs
-        },
-        "environment": {
-            "name": environment.name,
-            "version": environment.version,
-            "environmentVariables": dict(environment.variables),
-        },
-        "environmentVariables": dict(spec.environment_variables),
-        "history": {"outputCollection": True, "directoriesToWatch": ["logs"]},
     }
 
 

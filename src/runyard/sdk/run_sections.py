@@ -86,6 +86,49 @@ class DataConfiguration:
         return DatasetConsumptionConfig(name, dataset, self.mechanism, self.path_on_compute)
 
 
+class Dataset:
+    """A registered dataset, by its id or name; an entry of ``run_config.data``, which mounts it."""
+
+    def __init__(
+        self,
+        dataset_id: Optional[str] = None,
+        dataset_name: Optional[str] = None,
+        dataset_version: Any = None,
+    ) -> None:
+        self.id = dataset_id
+        self.name = dataset_name
+        self.version = dataset_version
+
+    def _written(self) -> Dict[str, Any]:
+        if not self.id:
+            raise RunConfigurationException(f"A file names a dataset by its id, which {self.name!r} lacks.")
+        return DataConfiguration(self.id)._written()
+
+    def _bound(self, name: str, workspace: Any) -> DatasetConsumptionConfig:
+        from runyard.sdk.dataset import Dataset as Registered
+
+        if self.id:
+            return DatasetConsumptionConfig(name, Registered.get_by_id(workspace, self.id), "mount")
+        version = "latest" if self.version is None else self.version
+        return DatasetConsumptionConfig(name, Registered.get_by_name(workspace, str(self.name), version), "mount")
+
+
+class DataPath:
+    """A path of a datastore, by the datastore's name; an entry of ``run_config.data``, which mounts it."""
+
+    def __init__(self, datastore_name: Optional[str] = None, relative_path: Optional[str] = None) -> None:
+        self.datastore_name = datastore_name
+        self.relative_path = relative_path
+
+    def _written(self) -> Dict[str, Any]:
+        raise RunConfigurationException(
+            f"A file names the path {self.relative_path!r} among data_references: use a DataReferenceConfiguration."
+        )
+
+    def _bound(self, name: str, workspace: Any) -> DataReference:
+        return DataReferenceConfiguration(self.datastore_name, "mount", self.relative_path)._bound(name, workspace)
+
+
 class AmlComputeConfiguration:
     """The cluster that is found or made for a run whose target is 'amlcompute'."""
 

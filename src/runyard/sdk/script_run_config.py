@@ -32,6 +32,7 @@ class ScriptRunConfig:
         max_run_duration_seconds: Optional[int] = MAX_DURATION_SECONDS_DEFAULT,
         command: Any = None,
         docker_runtime_config: Any = None,
+        max_infrastructure_retries: Optional[int] = None,
         **_: Any,
     ) -> None:
         if script is not None and command is not None:
@@ -61,10 +62,21 @@ class ScriptRunConfig:
             self.run_config.max_run_duration_seconds = max_run_duration_seconds
         if distributed_job_config is not None:
             self.run_config._distribute(distributed_job_config)
+        if max_infrastructure_retries is not None:
+            self.run_config.max_infrastructure_retries = max_infrastructure_retries
         if docker_runtime_config is not None:
             self.run_config.docker = docker_runtime_config
         if not self.script and not self.command:
             raise UserErrorException("A ScriptRunConfig needs a script or a command.")
+
+    @property
+    def max_infrastructure_retries(self) -> Optional[int]:
+        """How often the run may start again after its machines are lost; None: as the target's priority says."""
+        return self.run_config.max_infrastructure_retries
+
+    @max_infrastructure_retries.setter
+    def max_infrastructure_retries(self, count: Optional[int]) -> None:
+        self.run_config.max_infrastructure_retries = count
 
 
 def _words(arguments: Any) -> List[Any]:

@@ -17,6 +17,7 @@ from runyard.errors import ExperimentExecutionException, SnapshotException, User
 from runyard.protocol.environments import EnvironmentSpec, without_credentials
 from runyard.protocol.outputs import OutputMode, OutputSpec
 from runyard.protocol.runs import InputMode, InputSpec, RunKind, RunSpec
+from runyard.sdk import notebook_script
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment, variable_texts
@@ -25,7 +26,8 @@ from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
 from runyard.sdk.run import Run
-from runyard.sdk.run_sections import DataConfiguration, DataReferenceConfiguration
+from runyard.sdk.run_sections import DataConfiguration, DataPath, DataReferenceConfiguration
+from runyard.sdk.run_sections import Dataset as SectionDataset
 from runyard.sdk.run_target import target_of
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.session import current_server, is_in_run
@@ -71,31 +73,34 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
     _check_run_folders(config, snapshot)
     distribution, node_count = config.run_config._distribution()
     script = _script(config, snapshot)
+    environment = _environment(config)
     command, arguments = _command_line(config, data)
+    if script is not None and script.endswith(notebook_script.SUFFIX):
+        command = notebook_script.command_of(script, environment)
     return RunSpec(
         run_id=run_id,
         experiment=experiment,
         script=script,
         command=command,
         arguments=arguments,
-        environment=_environment(config),
+        environment=environment,
         snapshot=snapshot.digest,
         inputs=tuple(data.inputs.values()),
         outputs=tuple(data.outputs.values()),
         environment_variables=_variables(config, data.inputs.values()),
         node_count=node_count,
-        priority=_priority(config),
+        priority=_whole("A priority", config.run_config.priority) or 0,
         distribution=distribution,
         max_run_duration_s=config.run_config.max_run_duration_seconds,
+        max_infrastructure_retries=_whole("max_infrastructure_retries", config.run_config.max_infrastructure_retries),
     )
 
 
-def _priority(config: ScriptRunConfig) -> int:
-    asked = config.run_config.priority
+def _whole(what: str, asked: Any) -> Optional[int]:
     try:
-        return int(asked or 0)
+        return None if asked is None else int(asked)
     except (TypeError, ValueError):
-        raise UserErrorException(f"A priority is a whole number, not {str(asked)[:80]!r}.") from None
+        raise UserErrorException(f"{what} is a whole number, not {str(asked)[:80]!r}.") from None
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:
@@ -217,7 +222,7 @@ class RunData:
 
     def bound_of_section(self, name: str, one: Any) -> Any:
         """An entry of a section, which may be as a file has it."""
-        if isinstance(one, (DataReferenceConfiguration, DataConfiguration)):
+        if isinstance(one, (DataReferenceConfiguration, DataConfiguration, DataPath, SectionDataset)):
             one = one._bound(name, self._workspace)
         return self.bound(one)
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol import workspaces
-from runyard.sdk.details import Details, iso_time
+from runyard.sdk.details import Details, Listing, iso_time
 from runyard.sdk.session import current_server
 
 #: Where v1 looked for a config, in this order, in the folder and then in each of its parents.
@@ -173,14 +173,15 @@ class Workspace:
         """Experiments by name."""
         from runyard.sdk.experiment import Experiment
 
-        return {one.name: Experiment(self, one.name, _create_in_cloud=False) for one in self._call("list_experiments")}
+        found = {one.name: Experiment(self, one.name, _create_in_cloud=False) for one in self._call("list_experiments")}
+        return Listing(found)
 
     @property
     def compute_targets(self) -> Dict[str, Any]:
         """Compute targets by name."""
         from runyard.sdk.compute_target import ComputeTarget
 
-        return {one.name: one for one in ComputeTarget.list(self)}
+        return Listing({one.name: one for one in ComputeTarget.list(self)})
 
     @property
     def models(self) -> Dict[str, Any]:

@@ -1,6 +1,7 @@
 """Clusters of this host: made, listed, resized, deleted."""
 
 import os
+from dataclasses import replace
 from typing import List
 from urllib.parse import urlsplit
 
@@ -9,7 +10,16 @@ from sqlalchemy import Connection
 from runyard.compute.engines import check_engine, is_here, settled
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
-from runyard.protocol.compute import Cluster, ClusterChange, ClusterSpec, EngineKind, changed_spec, find_vm_size
+from runyard.protocol.compute import (
+    NO_RUN_STARTS,
+    Cluster,
+    ClusterChange,
+    ClusterSpec,
+    EngineKind,
+    VmSize,
+    changed_spec,
+    find_vm_size,
+)
 from runyard.protocol.routes import ROLES, Permission
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
@@ -29,7 +39,7 @@ def create_cluster(call: Call) -> Cluster:
         check_engine(spec.engine)
     elif find_vm_size(spec.vm_size) is None:
         raise ComputeTargetException(
-            f"The VM size {spec.vm_size[:80]!r} is not known; examples are STANDARD_D2_V2 and STANDARD_NC6."
+            f"{spec.vm_size[:80]!r} is no name of a VM size; examples are STANDARD_D2_V2 and STANDARD_NC6."
         )
     warnings = _find_problems(call, spec)
     with call.parts.database.read() as connection:
@@ -71,7 +81,9 @@ def change_cluster(call: Call) -> Cluster:
 
     def write(connection: Connection) -> Cluster:
         # Read here, where nobody else writes: two changes at once must both hold.
-        spec = changed_spec(fleet.get_cluster_spec(connection, call.workspace, name), change)
+        before = fleet.get_cluster_spec(connection, call.workspace, name)
+        spec = changed_spec(before, change)
+        _check_change(before, spec)
         _check(spec)
         return fleet.change_cluster(connection, call.workspace, name, spec, call.now)
 
@@ -111,6 +123,21 @@ def _check_may_attach(call: Call) -> None:
         )
 
 
+def _check_change(before: ClusterSpec, after: ClusterSpec) -> None:
+    """What of a target of that kind can change; a sentence says what else helps."""
+    if before == after or (before.kind == EngineKind.LOCAL and not before.is_instance):
+        return
+    if before.kind == EngineKind.RAY and replace(before, max_nodes=after.max_nodes) == after:
+        return
+    instead = {
+        EngineKind.LOCAL: "it is a ComputeInstance, one node that stays; make an AmlCompute for more",
+        EngineKind.SSH: "it is one machine, for one run at a time; attach each further machine under a name of its own",
+        EngineKind.SLURM: "Slurm's own queue says how many nodes a run gets, and its partition how many there are",
+        EngineKind.RAY: "of a Ray cluster max_nodes alone can: Ray itself brings its nodes and takes them away",
+    }
+    raise ComputeTargetException(f"{before.name!r} cannot be changed so: {instead[before.kind]}.")
+
+
 def _check(spec: ClusterSpec) -> None:
     """What holds of a cluster's bounds; quick, since a change is checked within a write."""
     if spec.vm_priority not in ("dedicated", "lowpriority"):
@@ -122,6 +149,8 @@ def _check(spec: ClusterSpec) -> None:
         )
     if spec.kind == EngineKind.SSH and spec.max_nodes != 1:
         raise ComputeTargetException(f"A machine over SSH is one node; max_nodes is 1, not {spec.max_nodes}.")
+    if spec.is_instance and (spec.min_nodes, spec.max_nodes) != (1, 1):
+        raise ComputeTargetException("A ComputeInstance is one node; min_nodes and max_nodes are 1.")
     if spec.idle_seconds_before_scaledown < 0:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
 
@@ -153,13 +182,26 @@ def _shortages(spec: ClusterSpec, gpus: int) -> List[str]:
     Without any, a size is emulated; otherwise its runs wait for what will never be there.
     """
     size = find_vm_size(spec.vm_size)
-    lacks = []
-    if size is not None and 0 < gpus < size.gpus:
-        return [f"No run can start on {spec.vm_size}: a node has {size.gpus} GPUs, and this host {gpus}."]
-    if size is not None and size.gpus and not gpus:
-        lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
-    if size is not None and size.cpus > (os.cpu_count() or 1):
-        lacks.append(f"{size.cpus} CPUs (it has {os.cpu_count()})")
-    if not lacks:
+    if size is None:
         return []
-    return ["{} is emulated: this host lacks {}; runs use what it has.".format(spec.vm_size, " and ".join(lacks))]
+    found = [_guess(spec.vm_size, size)] if size.is_guess else []
+    if 0 < gpus < size.gpus:
+        return [*found, f"{NO_RUN_STARTS} on {spec.vm_size}: a node has {size.gpus} GPUs, and this host {gpus}."]
+    lacks = []
+    if size.gpus and not gpus:
+        lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
+    if size.cpus > (os.cpu_count() or 1):
+        lacks.append(f"{size.cpus} CPUs (it has {os.cpu_count()})")
+    if lacks:
+        missing = " and ".join(lacks)
+        found.append(f"{spec.vm_size} is emulated: this host lacks {missing}; runs use what it has.")
+    return found
+
+
+def _guess(name: str, size: VmSize) -> str:
+    """What was taken for a size that is in no table of ours."""
+    cards = f" and {size.gpus} GPU" if size.gpus else ""
+    return (
+        f"{name} is not in the table of sizes: its number is taken for {size.cpus} CPUs, "
+        f"and {size.memory_gib:g} GiB{cards} from its family."
+    )

@@ -12,6 +12,7 @@ from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
+from runyard.protocol.compute import ClusterSpec, EngineKind
 from runyard.protocol.distributed import problem, tasks_of
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
@@ -40,6 +41,8 @@ WAIT_MAX_S = 60
 WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
 #: Most nodes and processes of a run.
 NODES_MAX, TASKS_MAX = 1_000, 10_000
+#: How often a run may start again, at the most, after faults of its machines.
+RETRIES_MAX = 100
 #: Longest time limit of a run: ten years, in seconds.
 DURATION_MAX_S = 10 * 366 * 86_400
 
@@ -159,6 +162,24 @@ def explain_run(call: Call) -> Explanation:
         return why.explain_run(connection, run, call.parts.settings.local_slots, call.now)
 
 
+def _check_fits(spec: RunSpec, cluster: ClusterSpec) -> None:
+    """UserErrorException where the target can never have so many nodes at once; it says what can."""
+    if spec.node_count <= cluster.max_nodes:
+        return
+    if cluster.kind == EngineKind.SSH or cluster.is_instance:
+        raise UserErrorException(
+            f"Compute target {cluster.name!r} is one node, not {spec.node_count}: "
+            "a run of several nodes goes to an AmlCompute, or to an attached Slurm or Ray cluster."
+        )
+    lacks = f"Compute target {cluster.name!r} has at most {cluster.max_nodes} nodes, not {spec.node_count}"
+    if cluster.kind == EngineKind.SLURM:
+        raise UserErrorException(f"{lacks}.")
+    more = f"--max-nodes {spec.node_count}"
+    raise UserErrorException(
+        f"{lacks}; update(max_nodes={spec.node_count}), or runyard compute update {cluster.name} {more}, allows more."
+    )
+
+
 def _check_spec(call: Call, spec: RunSpec) -> None:
     names.check_run_id(spec.run_id)
     names.check_experiment_name(spec.experiment)
@@ -177,6 +198,9 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         raise UserErrorException(
             f"max_run_duration_seconds is from 1 to {DURATION_MAX_S}, not {spec.max_run_duration_s}."
         )
+    retries = spec.max_infrastructure_retries
+    if retries is not None and not 0 <= retries <= RETRIES_MAX:
+        raise UserErrorException(f"max_infrastructure_retries is from 0 to {RETRIES_MAX}, not {retries}.")
     if abs(spec.priority) > PRIORITY_MAX:
         raise UserErrorException(f"A priority is from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {spec.priority}.")
     if spec.kind == RunKind.SCRIPT:
@@ -187,11 +211,7 @@ def _check_spec(call: Call, spec: RunSpec) -> None:
         if spec.target != LOCAL:
             names.check_compute_name(spec.target)
             cluster = fleet.get_cluster(connection, call.workspace, spec.target)
-            if spec.node_count > cluster.spec.max_nodes:
-                raise UserErrorException(
-                    f"Compute target {spec.target!r} has at most {cluster.spec.max_nodes} nodes, "
-                    f"not {spec.node_count}; update(max_nodes={spec.node_count}) allows more."
-                )
+            _check_fits(spec, cluster.spec)
         _check_inputs(connection, call, spec)
         check_outputs(connection, call, spec)
 

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "AmlCompute": "runyard.sdk.aml_compute:AmlCompute",
         "AmlComputeProvisioningConfiguration": "runyard.sdk.aml_compute:AmlComputeProvisioningConfiguration",
-        "AmlComputeStatus": "runyard.sdk.aml_compute:AmlComputeStatus",
-        "ScaleSettings": "runyard.sdk.aml_compute:ScaleSettings",
+        "AmlComputeStatus": "runyard.sdk.aml_compute_status:AmlComputeStatus",
+        "ScaleSettings": "runyard.sdk.aml_compute_status:ScaleSettings",
     },
 )

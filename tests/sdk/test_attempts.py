@@ -1,0 +1,79 @@
+"""How often a run starts again when its machine is taken away: the user says, or the target's priority."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.azureml.core import Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
+from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.azureml.exceptions import UserErrorException
+from tests.engines.engines import wait_until
+from tests.own_server import own_server
+
+pytestmark = pytest.mark.e2e
+
+#: Waits to be evicted in its first attempt, and is done in the next.
+SCRIPT = """
+import os, time
+if os.environ["AZUREML_RUN_ATTEMPT"] == "1":
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with own_server(tmp_path_factory.mktemp("attempts-home")):
+        found = Workspace.create("attempts", exist_ok=True)
+        for name in ("dedicated", "lowpriority"):
+            config = AmlCompute.provisioning_configuration(vm_priority=name, max_nodes=2)
+            ComputeTarget.create(found, name, config)
+        yield found
+
+
+def _config(folder: Path, target: str, **settings: Any) -> ScriptRunConfig:
+    (folder / "script.py").write_text(SCRIPT)
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    environment.python.interpreter_path = sys.executable
+    return ScriptRunConfig(str(folder), "script.py", compute_target=target, environment=environment, **settings)
+
+
+def _evicted(workspace: Workspace, config: ScriptRunConfig) -> Run:
+    """The run as it has ended, after an eviction in its first attempt."""
+    run = Experiment(workspace, "attempts").submit(config)
+    wait_until(lambda: run.get_status() == "Running", "the script runs")
+    assert run.attempt == 1
+    target = ComputeTarget(workspace, run.get_details()["target"])
+    (node,) = [one["nodeId"] for one in target.list_nodes() if one["runId"] == run.id]
+    workspace._call("remove_node", None, {"evict": 1}, name=target.name, node=node.rpartition("/")[2])
+    run.wait_for_completion(raise_on_error=False)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("target", "retries", "status", "attempt"),
+    [("dedicated", 1, "Completed", 2), ("lowpriority", 0, "Failed", 1), ("dedicated", None, "Failed", 1)],
+)
+def test_evicted_run_starts_again_as_often_as_the_user_says(
+    workspace: Workspace, tmp_path: Path, target: str, retries: int | None, status: str, attempt: int
+) -> None:
+    run = _evicted(workspace, _config(tmp_path, target, max_infrastructure_retries=retries))
+    assert (run.get_status(), run.attempt) == (status, attempt)
+
+
+def test_retries_are_an_attribute_of_both_configurations_and_stand_in_the_file(tmp_path: Path) -> None:
+    config = _config(tmp_path, "dedicated")
+    assert config.max_infrastructure_retries is None
+    config.max_infrastructure_retries = 4
+    assert config.run_config.max_infrastructure_retries == 4
+    config.run_config.save(str(tmp_path), "kept")
+    assert RunConfiguration.load(str(tmp_path), "kept").max_infrastructure_retries == 4
+
+
+@pytest.mark.parametrize(("asked", "says"), [(-1, "from 0 to 100, not -1"), ("often", "a whole number, not 'often'")])
+def test_retries_that_are_no_count_are_refused(workspace: Workspace, tmp_path: Path, asked: Any, says: str) -> None:
+    with pytest.raises(UserErrorException, match=says):
+        Experiment(workspace, "attempts").submit(_config(tmp_path, "dedicated", max_infrastructure_retries=asked))
