@@ -177,12 +177,17 @@ def test_estimators_run_on_two_nodes_of_another_engine(
     _project(folder, "project", "script.py", (SCRIPTS / "parameter_server.py").read_text())
     reading = (BLOCKS / "a0_15.py.txt").read_text()
     (folder / "project" / "article.py").write_text(reading.replace(*CLUSTER))
+    # Nodes of the test's cluster reach no index of packages.
+    alone = TensorFlow("project", compute_target=names["compute_target"], entry_script="article.py")
+    _build_here(names["exp"], alone.run_config.environment, folder)
     names = run_blocks("a0", [13], folder, names, ESTIMATOR)
     names["run"].wait_for_completion()
     assert max(names["run"].get_metrics()["reached"]) >= 600
 
     _project(folder, "my-cntk-proj", "train.py", (SCRIPTS / "mpi_of_2018.py").read_text())
-    names = run_blocks("a3", (3, 4), folder, {**names, "experiment": names["exp"]}, CNTK)
+    names = run_blocks("a3", [3], folder, {**names, "experiment": names["exp"]}, CNTK)
+    _build_here(names["exp"], names["estimator"].run_config.environment, folder)
+    names = run_blocks("a3", [4], folder, names, CNTK)
     names["run"].wait_for_completion()
     assert names["run"].get_metrics()["sum"] == [3, 3]
 
