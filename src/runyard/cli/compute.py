@@ -1,5 +1,6 @@
 """runyard compute ..."""
 
+import time
 from typing import Annotated, Dict, List, Optional
 
 import typer
@@ -8,13 +9,17 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
 from runyard.errors import UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, EngineKind
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.ray_compute import DEFAULT_MAX_NODES
 from runyard.sdk.remote_compute import from_settings
 from runyard.sdk.slurm_compute import NODES_MAX
+from runyard.sdk.workspace import Workspace
+
+#: Between two looks at what is waited for, seconds.
+LOOK_S = 1.0
 
 commands = typer.Typer(no_args_is_help=True, help="Clusters of this host's nodes.")
 
@@ -119,13 +124,70 @@ def evict_node(name: str, node: str, workspace: WorkspaceName = None, as_json: J
 
 @commands.command("drain")
 def drain_node(name: str, node: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
-    """Give a node no further run; it leaves when its present one has ended."""
+    """Give a node no further run; it leaves when its present one has ended. A whole cluster: runyard compute stop."""
     found = find_workspace(workspace)._call("remove_node", name=name, node=node)
     tell(found, as_json, f"{node} of {name} leaves when its run has ended.")
 
 
+@commands.command("stop")
+def stop_cluster(
+    name: str,
+    now: Annotated[bool, typer.Option("--now", help="Take its nodes away now, as evict does.")] = False,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Let no further run begin there; nodes leave as their runs end."""
+    found = find_workspace(workspace)
+    cluster = found._call("change_cluster", ClusterChange(is_stopped=True), name=name)
+    busy = [one for one in cluster.nodes if one.run_id is not None]
+    for node in busy if now else []:
+        cluster = found._call("remove_node", None, {"evict": 1}, name=name, node=node.id.rpartition("/")[2])
+    left = f"{len(busy)} nodes {'are taken away' if now else 'leave when their runs have ended'}" if busy else "idle"
+    tell(cluster, as_json, f"{name} is stopped ({left}). Start it again: runyard compute start {name}")
+
+
+@commands.command("start")
+def start_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
+    """Let runs begin there again."""
+    found = find_workspace(workspace)._call("change_cluster", ClusterChange(is_stopped=False), name=name)
+    tell(found, as_json, f"{name} is started.")
+
+
 @commands.command("delete")
-def delete_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
-    """Delete a cluster that no run uses."""
-    ComputeTarget(find_workspace(workspace), name).delete()
+def delete_cluster(
+    name: str,
+    drain: Annotated[bool, typer.Option("--drain", help="Stop it, and wait until the runs there have ended.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Cancel the runs that use it or wait for it.")] = False,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a cluster; one that runs use only with --drain or --force."""
+    found = find_workspace(workspace)
+    if drain and not force:
+        drain_cluster(found, name)
+    told = ""
+    while True:
+        left = found._call("delete_cluster", None, {"force": int(force)}, name=name).count
+        if not left:
+            break
+        told = _say(f"{name} is deleted once {left} canceled runs have ended.", told)
+        time.sleep(LOOK_S)
     tell({"name": name, "deleted": True}, as_json, f"{name} deleted.")
+
+
+def drain_cluster(workspace: Workspace, name: str) -> None:
+    """Stop it, and return once no run is there; those that only wait for it stay."""
+    cluster = workspace._call("change_cluster", ClusterChange(is_stopped=True), name=name)
+    told = ""
+    while any(one.run_id is not None for one in cluster.nodes):
+        runs = ", ".join(sorted({str(one.run_id) for one in cluster.nodes if one.run_id is not None}))
+        told = _say(f"{name} is stopped; waits for {runs}.", told)
+        time.sleep(LOOK_S)
+        cluster = workspace._call("get_cluster", name=name)
+
+
+def _say(text: str, before: str) -> str:
+    """Say what is waited for, where that is news."""
+    if text != before:
+        typer.echo(text, err=True)
+    return text

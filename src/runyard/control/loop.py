@@ -237,8 +237,9 @@ class Loop(threading.Thread):
         waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
         views = [
             ClusterView(
-                workspace, one.name, one.min_nodes, one.max_nodes, one.idle_seconds_before_scaledown,
-                is_ordered_elsewhere(one), _gpus_of(one),
+                workspace, one.name, 0 if one.is_stopped else one.min_nodes, one.max_nodes,
+                0 if one.is_stopped else one.idle_seconds_before_scaledown,
+                is_ordered_elsewhere(one), _gpus_of(one), one.is_stopped,
             )
             for workspace, one in clusters
         ]  # fmt: skip

@@ -35,6 +35,8 @@ class ClusterView:
     is_ordered_elsewhere: bool = False
     #: How many of this host's GPUs a node has; None: its nodes are not this host's.
     gpus: Optional[int] = 0
+    #: No run begins there, and idle nodes leave.
+    is_stopped: bool = False
 
 
 @record

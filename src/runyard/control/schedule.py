@@ -61,7 +61,9 @@ class _Scene:
 
     def offer(self, run: Waiting) -> None:
         """The run's turn has come."""
-        if not self.cluster.is_ordered_elsewhere:
+        if self.cluster.is_stopped:
+            self.room.reasons[run.run_id] = f"Waits for {self.cluster.name!r}, which is stopped, to be started."
+        elif not self.cluster.is_ordered_elsewhere:
             self.room.offer(run)
         elif len(self.assigned) < HANDED_OVER_MAX:
             self.assigned.append((run.run_id, ()))
@@ -139,19 +141,6 @@ def estimate_wait_s(durations_s: Sequence[float], before: int, places: int) -> O
 
 def _turn(run: Waiting) -> int:
     return run.turn
-
-
-def _why(cluster: ClusterView, run: Waiting, before: Optional[Waiting]) -> str:
-    if before is not None:
-        return f"Waits behind {before.run_id!r}, which has long waited for {before.nodes} nodes at once."
-    if run.nodes > cluster.max_nodes:
-        return (
-            f"Waits for {run.nodes} nodes of {cluster.name!r}, which may have {cluster.max_nodes}: "
-            "update(max_nodes=...)."
-        )
-    if run.nodes > 1:
-        return f"Waits for {run.nodes} of the {cluster.max_nodes} nodes of {cluster.name!r} to be free at once."
-    return f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
 
 
 def _new_nodes(cluster: ClusterView, here: List[NodeView], needed: int, taken: Set[str]) -> List[str]:

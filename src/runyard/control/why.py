@@ -50,6 +50,8 @@ def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
         return "A local run that ends, or a cluster with more nodes." if run.node is None else ""
     if spec is None:
         return f"Cancel it, or create the compute target {run.target!r} again."
+    if spec.is_stopped and run.node is None:
+        return f"Its start: runyard compute start {spec.name}"
     if "does not answer" in (run.reason or "") or "to answer" in (run.reason or ""):
         return f"The answer of {run.target!r}; nothing is lost meanwhile."
     if spec.kind == EngineKind.SLURM:

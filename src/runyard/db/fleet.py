@@ -53,7 +53,7 @@ def create_cluster(
     """A new cluster; one of that name with the same spec is returned, with another spec is a ConflictError."""
     row = _cluster_row(connection, workspace, spec.name)
     if row is not None:
-        if loads(ClusterSpec, row.spec) != spec:
+        if replace(loads(ClusterSpec, row.spec), is_stopped=False) != spec:
             raise ConflictError(f"Compute target {spec.name!r} exists with other settings; update or delete it.")
         return get_cluster(connection, workspace, spec.name)
     connection.execute(
@@ -215,6 +215,11 @@ def _cluster_row(connection: Connection, workspace: str, name: str) -> Optional[
     return connection.execute(
         select(clusters).where(clusters.c.workspace == workspace, clusters.c.name == name)
     ).first()
+
+
+def list_uses(connection: Connection, workspace: str, name: str) -> List[str]:
+    """The runs that have not ended and are, or will be, there."""
+    return [str(one) for one in connection.execute(_uses(workspace, name)).scalars()]
 
 
 def _uses(workspace: str, name: str) -> Any:

@@ -61,6 +61,8 @@ class ClusterSpec:
     engine: Optional[EngineSpec] = None
     #: v1's ComputeInstance: one node that stays.
     is_instance: bool = False
+    #: No run begins there until it is started again.
+    is_stopped: bool = False
 
     @property
     def kind(self) -> str:
@@ -75,6 +77,7 @@ class ClusterChange:
     min_nodes: Optional[int] = None
     max_nodes: Optional[int] = None
     idle_seconds_before_scaledown: Optional[int] = None
+    is_stopped: Optional[bool] = None
 
 
 def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
@@ -83,6 +86,7 @@ def changed_spec(spec: ClusterSpec, change: ClusterChange) -> ClusterSpec:
         "min_nodes": change.min_nodes,
         "max_nodes": change.max_nodes,
         "idle_seconds_before_scaledown": change.idle_seconds_before_scaledown,
+        "is_stopped": change.is_stopped,
     }
     return replace(spec, **{name: value for name, value in asked.items() if value is not None})
 

@@ -262,7 +262,7 @@ TABLE: Tuple[Route, ...] = (
     Route("list_clusters", "GET", _W + "/clusters", _READ, None, compute.Cluster, many=True),
     Route("get_cluster", "GET", _W + "/clusters/{name}", _READ, None, compute.Cluster),
     Route("change_cluster", "PATCH", _W + "/clusters/{name}", _WRITE, compute.ClusterChange, compute.Cluster),
-    Route("delete_cluster", "DELETE", _W + "/clusters/{name}", _WRITE),
+    Route("delete_cluster", "DELETE", _W + "/clusters/{name}", _WRITE, None, runs.Count, query=("force",)),
     Route(
         "remove_node",
         "DELETE",

@@ -2,18 +2,17 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.protocol.compute import Cluster
+from runyard.protocol.compute import Cluster, ClusterChange
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
 from runyard.sdk.details import iso_time
-from runyard.sdk.estimator_notice import say_once
 from runyard.sdk.workspace import Workspace
 
 
 class ComputeInstanceStatus:
-    """An instance as it is now: it runs as long as this host does."""
+    """An instance as it is now."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.state = "Running"
+        self.state = "Stopped" if cluster.spec.is_stopped else "Running"
         self.vm_size = cluster.spec.vm_size.upper()
         self.creation_time = iso_time(cluster.created_at)
         self.modified_time = iso_time(cluster.modified_at)
@@ -73,14 +72,19 @@ class ComputeInstance(AmlCompute):
         return "ComputeInstance"
 
     def start(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
-        """Nothing to do: it runs already."""
+        """Let runs begin there again."""
+        self._set_stopped(False)
 
     def stop(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
-        """Say once that it goes on: it is a part of this host, and costs nothing while it idles."""
-        say_once("A ComputeInstance is a node of this machine and goes on; delete() takes it away.")
+        """Let no further run begin there; one that runs goes on to its end."""
+        self._set_stopped(True)
 
     def restart(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
-        """Nothing to do: each run starts in processes of its own."""
+        """Let runs begin there: each starts in processes of its own, so nothing else has to start anew."""
+        self._set_stopped(False)
+
+    def _set_stopped(self, is_stopped: bool) -> None:
+        self._record = self._workspace._call("change_cluster", ClusterChange(is_stopped=is_stopped), name=self._name)
 
     def get_status(self) -> ComputeInstanceStatus:  # type: ignore[override]
         """The instance as it is now."""

@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import replace
-from typing import List
+from typing import List, Tuple
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
 from runyard.compute.engines import check_engine, is_here, settled
+from runyard.control import runs as life
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
 from runyard.protocol.compute import (
@@ -21,6 +22,7 @@ from runyard.protocol.compute import (
     find_vm_size,
 )
 from runyard.protocol.routes import ROLES, Permission
+from runyard.protocol.runs import Count
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
@@ -92,16 +94,31 @@ def change_cluster(call: Call) -> Cluster:
     return cluster
 
 
-def delete_cluster(call: Call) -> None:
-    """Delete it, unless a run uses it, with what it has of its own."""
-    name = call.path["name"]
+def delete_cluster(call: Call) -> Count:
+    """Delete it, with what it has of its own, unless a run uses it; returns for how many runs it waits: 0, it is gone.
 
-    def write(connection: Connection) -> ClusterSpec:
+    With ``force`` it is stopped and its runs are canceled; whoever asks again once they have ended finds it gone.
+    """
+    name, is_forced = call.path["name"], bool(call.integer("force", 0, 0, 1))
+
+    def write(connection: Connection) -> Tuple[ClusterSpec, int]:
         spec = fleet.get_cluster_spec(connection, call.workspace, name)
+        if is_forced:
+            for run_id in fleet.list_uses(connection, call.workspace, name):
+                life.request_cancel(connection, call.workspace, run_id, call.user, call.now)
+            left = fleet.list_uses(connection, call.workspace, name)
+            if left:
+                fleet.change_cluster(connection, call.workspace, name, replace(spec, is_stopped=True), call.now)
+                return spec, len(left)
         fleet.delete_cluster(connection, call.workspace, name)
-        return spec
+        return spec, 0
 
-    call.parts.engines.end(call.parts.database.write(write))
+    spec, left = call.parts.database.write(write)
+    if left:
+        call.parts.loop.ring()
+    else:
+        call.parts.engines.end(spec)
+    return Count(left)
 
 
 def remove_node(call: Call) -> Cluster:
@@ -125,7 +142,9 @@ def _check_may_attach(call: Call) -> None:
 
 def _check_change(before: ClusterSpec, after: ClusterSpec) -> None:
     """What of a target of that kind can change; a sentence says what else helps."""
-    if before == after or (before.kind == EngineKind.LOCAL and not before.is_instance):
+    if replace(before, is_stopped=after.is_stopped) == after:
+        return
+    if before.kind == EngineKind.LOCAL and not before.is_instance:
         return
     if before.kind == EngineKind.RAY and replace(before, max_nodes=after.max_nodes) == after:
         return
