@@ -15,6 +15,8 @@ from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import ComputeTargetException, UserErrorException
+from runyard.environments.confinement import why_not
+from runyard.sdk.session import current_server
 from tests.engines.engines import TARGET, Engine, make_engine, wait_until
 from tests.engines.ray_cluster import RAY, RAY_HERE
 from tests.engines.sshd import SSHD
@@ -255,3 +257,58 @@ def test_bounds_of_a_target_change_as_its_messages_say(engine: Engine, tmp_path:
     if engine.kind != "local":
         with pytest.raises(ComputeTargetException, match="max_nodes alone"):
             target.update(min_nodes=1)
+
+
+HIDDEN = """
+import os, sys
+from azureml.core import Run
+run = Run.get_context()
+found = [os.path.join(top, name) for top, _, names in os.walk(sys.argv[1]) for name in names]
+run.log("foreign", sum(name.endswith("secret") for name in found))
+run.log("pids", len([one for one in os.listdir("/proc") if one.isdigit()]))
+"""
+
+
+@pytest.mark.skipif(bool(why_not()), reason="bubblewrap does not work here")
+def test_job_finds_nothing_of_others_on_its_node(engine: Engine, tmp_path: Path) -> None:
+    """Where nobody has asked for anything."""
+    folder = engine.home if engine.kind == "local" else engine.node_folder
+    others = [folder / name / "secret" for name in ("runs-1/other/1", "envs/other", "store")]
+    for one in others:
+        one.parent.mkdir(parents=True, exist_ok=True)
+        one.write_text("of somebody else")
+    run = engine.submit(tmp_path, HIDDEN, str(folder))
+    run.wait_for_completion()
+    assert run.get_metrics()["foreign"] == 0
+    assert run.get_metrics()["pids"] < 10
+
+
+EVICTED = """
+import os, signal, sys, time
+if os.path.exists("outputs/checkpoint"):
+    print("found", open("outputs/checkpoint").read(), "in attempt", os.environ["AZUREML_RUN_ATTEMPT"])
+    sys.exit(0)
+def end(*_):
+    with open("outputs/checkpoint", "w") as file:
+        file.write("step 7, told by " + str(os.path.exists(os.environ["AZUREML_EVICTION_NOTICE"])))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1], "w").close()
+time.sleep(1000)
+"""
+
+
+def test_evicted_run_goes_on_from_its_checkpoint(engine: Engine, tmp_path: Path) -> None:
+    if engine.kind == "slurm":
+        pytest.skip("Slurm takes nodes away itself: test_slurm_faults.py")
+    ready = tmp_path / "ready"
+    run = engine.submit(tmp_path, EVICTED, str(ready), max_infrastructure_retries=1)
+    wait_until(ready.exists, "it can write a checkpoint")
+    target = ComputeTarget(engine.workspace, TARGET)
+    (node,) = [one for one in target.list_nodes() if one["runId"] == run.id]
+    names = {"workspace": engine.workspace.name, "name": target.name}
+    current_server().call("remove_node", None, {"evict": 1}, node=node["nodeId"].rpartition("/")[2], **names)
+    run.wait_for_completion()
+    run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
+    assert (tmp_path / "log.txt").read_text().endswith("found step 7, told by True in attempt 2\n")
+    assert run.attempt == 2
