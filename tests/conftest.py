@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runyard.client.local_server import connect, is_running
 from tests.emulators.servers import S3, Azurite, start_azurite, start_s3
 
 #: Where a test may connect to, apart from Unix sockets; the last is the network of the tests' own Ray clusters.
@@ -44,6 +45,11 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         patch.setenv("RUNYARD_ENGINE", "none")
         patch.setattr(socket.socket, "connect", _connect_on_this_machine)
         yield home
+        if is_running(home):
+            # Some test has called it without a home of its own.
+            found = connect()
+            found.call("stop_server")
+            found.close()
 
 
 @pytest.fixture(scope="session")
