@@ -12,7 +12,16 @@ from typing import Any
 from bench.measure import median_s, own_server, say
 
 SCRIPT = "import os, time\nopen(os.environ['OUT'], 'a').write('%f\\n' % time.time())\n"
-PROCESSES, TRIES, WAITING = 4, 9, 1_000
+#: Computes for some seconds, and says from when to when.
+BUSY = """
+import os, time
+began = time.time()
+found = 0
+for number in range(60_000_000):
+    found += number
+open(os.environ["OUT"], "a").write("%f %f\\n" % (began, time.time()))
+"""
+PROCESSES, TRIES, WAITING, WORK_TRIES = 4, 9, 1_000, 5
 
 
 def main() -> None:
@@ -64,6 +73,30 @@ def _starts(folder: str, home: Path) -> None:
     say("submit -> all of 4 ranks run, two fresh nodes", f"{mpi:.0f} ms", "-", beside)
     torch = median(start_s, "local", PyTorchConfiguration(process_count=PROCESSES))
     say("submit -> all of 4 processes of PyTorch's kind run", f"{torch:.0f} ms", "-")
+    busy = Path(folder) / "busy.py"
+    busy.write_text(BUSY)
+
+    def works_s(is_bare: bool) -> float:
+        """From the first rank's first step to the last one's last; two ranks, since this is what the host can give."""
+        out.unlink(missing_ok=True)
+        if is_bare:
+            words = ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", sys.executable, str(busy)]
+            root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OUT": str(out)}
+            subprocess.run(words, env={**os.environ, **root}, check=True)
+        else:
+            config = MpiConfiguration(process_count_per_node=2)
+            asked = ScriptRunConfig(
+                folder, "busy.py", compute_target="local", environment=environment, distributed_job_config=config
+            )
+            asked.run_config.environment_variables = {"OUT": str(out)}
+            Experiment(workspace, "distributed").submit(asked).wait_for_completion()
+        times = [tuple(map(float, line.split())) for line in out.read_text().splitlines()]
+        return max(end for _, end in times) - min(begin for begin, _ in times)
+
+    pairs = [(works_s(False), works_s(True)) for _ in range(WORK_TRIES)]
+    ours, alone = (statistics.median(times) for times in zip(*pairs, strict=True))
+    shown = f"{(ours / alone - 1) * 100:+.1f} %"
+    say("wall time of two ranks that compute, beside bare mpirun", shown, "1 %", f"bare {alone:.1f} s")
     fresh = median(start_s, "pair", None)
     say("demand -> script on a fresh local node", f"{fresh:.0f} ms", "300 ms")
 
