@@ -14,7 +14,7 @@ from tests.runner.conftest import MakeAttempt
 
 
 def _outputs(folder: AttemptFolder) -> Outputs:
-    return Outputs(folder, Server(lambda: "http://127.0.0.1:1", "secret"))
+    return Outputs(folder, Server(lambda: "http://127.0.0.1:1", "secret", 0.2))
 
 
 def _store(folder: AttemptFolder) -> BlobStore:

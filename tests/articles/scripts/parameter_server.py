@@ -1,6 +1,7 @@
 """Workers that share their steps by a parameter server; the article's own block, article.py, reads TF_CONFIG."""
 
 import argparse
+import time
 
 import tensorflow as tf
 from article import cluster_spec, tf_config_json
@@ -26,6 +27,9 @@ with tf.device(tf.train.replica_device_setter(worker_device=f"/job:worker/task:{
     train = tf.train.GradientDescentOptimizer(args.learning_rate).minimize(loss, global_step=step)
 
 reached, hooks, chief = 0, [tf.train.StopAtStepHook(last_step=600)], index == 0
+if index:
+    # A worker that finds nothing made yet looks again after thirty seconds.
+    time.sleep(3)
 # Without it, a session waits at its end for a worker that has ended already.
 alone = tf.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{index}"])
 with tf.train.MonitoredTrainingSession(server.target, chief, hooks=hooks, config=alone) as session:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 import tensorflow as tf
 from azureml.core import Run
@@ -47,6 +48,9 @@ on_servers = sorted({one.device for one in tf.global_variables()})
 
 own, reached = 0, 0
 hooks = [tf.train.StopAtStepHook(last_step=LAST_STEP)]
+if index:
+    # A worker that finds nothing made yet looks again after thirty seconds.
+    time.sleep(3)
 # Without it, a session waits at its end for a worker that has ended already.
 alone = tf.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{index}"])
 with tf.train.MonitoredTrainingSession(server.target, index == 0, hooks=hooks, config=alone) as session:
@@ -54,6 +58,9 @@ with tf.train.MonitoredTrainingSession(server.target, index == 0, hooks=hooks, c
         start = own * 50 % len(images)
         batch = {some: images[start : start + 50], wanted: labels[start : start + 50]}
         right = session.run(accuracy, {some: test_images, wanted: test_labels}) if own % 100 == 99 else None
+        if session.should_stop():
+            # The other worker took the last step meanwhile.
+            break
         reached, _ = session.run([step, train], batch)
         own += 1
         if right is not None:
