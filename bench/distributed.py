@@ -73,6 +73,16 @@ def _starts(folder: str, home: Path) -> None:
     say("submit -> all of 4 ranks run, two fresh nodes", f"{mpi:.0f} ms", "-", beside)
     torch = median(start_s, "local", PyTorchConfiguration(process_count=PROCESSES))
     say("submit -> all of 4 processes of PyTorch's kind run", f"{torch:.0f} ms", "-")
+    fresh = median(start_s, "pair", None)
+    say("demand -> script on a fresh local node", f"{fresh:.0f} ms", "300 ms")
+    _overhead(folder, out, workspace, environment)
+
+
+def _overhead(folder: str, out: Path, workspace: Any, environment: Any) -> None:
+    """What Runyard costs ranks while they compute."""
+    from runyard.azureml.core import Experiment, ScriptRunConfig
+    from runyard.azureml.core.runconfig import MpiConfiguration
+
     busy = Path(folder) / "busy.py"
     busy.write_text(BUSY)
 
@@ -97,8 +107,6 @@ def _starts(folder: str, home: Path) -> None:
     ours, alone = (statistics.median(times) for times in zip(*pairs, strict=True))
     shown = f"{(ours / alone - 1) * 100:+.1f} %"
     say("wall time of two ranks that compute, beside bare mpirun", shown, "1 %", f"bare {alone:.1f} s")
-    fresh = median(start_s, "pair", None)
-    say("demand -> script on a fresh local node", f"{fresh:.0f} ms", "300 ms")
 
 
 def _decisions() -> None:
