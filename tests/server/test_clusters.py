@@ -126,3 +126,10 @@ def test_ray_takes_its_nodes_from_a_size() -> None:
     assert bundle_of({"vm_size": "STANDARD_NC12"}) == {"CPU": 12, "GPU": 2}
     assert bundle_of({"vm_size": "nc6", "cpus": "2", "resources": '{"pool": 1}'}) == {"CPU": 2, "GPU": 1, "pool": 1}
     assert bundle_of({}) == {"CPU": 1}
+
+
+def test_stopped_target_is_on_its_way_to_no_node(app: Application) -> None:
+    assert app.ask("create_cluster", {"name": "small", "min_nodes": 1, "max_nodes": 3}, workspace="lenient").status == 200
+    assert app.ask("get_cluster", workspace="lenient", name="small").json["target_node_count"] == 1
+    found = app.ask("change_cluster", {"is_stopped": True}, workspace="lenient", name="small").json
+    assert (found["target_node_count"], found["allocation_state"]) == (0, "Steady")

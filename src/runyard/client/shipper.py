@@ -1,13 +1,13 @@
 """Carries spools and growing logs to the server: reads what is new, sends it, and advances only on its word."""
 
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Union
 
 from runyard.client.spool import write_mark
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
+from runyard.files.tails import is_regular
 from runyard.protocol.metrics import (
     HEADER,
     MAX_TEXT_BYTES,
@@ -73,7 +73,7 @@ class MetricsShipper:
             found = sorted(name for name in os.listdir(self._folder) if name.endswith(".spool"))
         except OSError:
             return []
-        return [name for name in found if _is_regular(os.path.join(self._folder, name))]
+        return [name for name in found if is_regular(os.path.join(self._folder, name))]
 
     def _ship_one(self, name: str) -> int:
         writer = name[: -len(".spool")]
@@ -168,14 +168,6 @@ def _rewind(path: str, writer: str, mark: int) -> SpoolState:
 def _open_file(path: str, flags: int) -> int:
     """As ``os.open``, but never through a link, and never waiting for the other end of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
-
-
-def _is_regular(path: str) -> bool:
-    """Is it a file, and no link or pipe that a job has put there?"""
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _fsync(path: str) -> None:

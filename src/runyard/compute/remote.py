@@ -22,6 +22,10 @@ def read_fence_s() -> float:
     return float(text) if text.isdigit() else FENCE_S
 
 
+#: How a run says that it waits for an engine; the reason follows.
+WAITS_FOR_ANSWER = "Waits for its compute target to answer: "
+
+
 class EngineAwayError(ServiceException):
     """The engine does not answer now: control tries again as often as it takes, and the run says what it waits for."""
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
-from runyard.compute.remote import Reach, node_program
+from runyard.compute.remote import WAITS_FOR_ANSWER, Reach, node_program
 from runyard.compute.ssh_line import Door, Line, check_words
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.files.layout import attempt_folder
@@ -135,7 +135,7 @@ class SshCompute:
         if away_since is None:
             return self._seen.get(key)
         if key in self._orders:
-            return Observation(key, ObservedState.WAITING, f"Waits for its compute target to answer: {self._trouble}")
+            return Observation(key, ObservedState.WAITING, WAITS_FOR_ANSWER + self._trouble)
         if key in self._stopped and now - max(away_since, self._stopped[key]) > GIVEN_UP_S:
             # Should it live after all, it is ended as soon as the machine answers.
             self._signals[key] = "end"

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
 
-from runyard.compute.remote import EngineAwayError
+from runyard.compute.remote import WAITS_FOR_ANSWER, EngineAwayError
 from runyard.errors import ServiceException, StorageFullError
 from runyard.protocol.plan import Observation, ObservedState
 
@@ -153,7 +153,7 @@ class Watch:
                         self._dropped.add(key)
                 # The others would only wait as long again to hear the same.
                 for one, _ in starts:
-                    self._reasons[one] = f"Waits for its compute target to answer: {error}"
+                    self._reasons[one] = f"{WAITS_FOR_ANSWER}{error}"
                 return
             except ServiceException as error:
                 self._refused[key] = str(error)

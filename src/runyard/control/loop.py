@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from runyard.compute.base import Compute
 from runyard.compute.engines import Engines, is_ordered_elsewhere
 from runyard.compute.gpus import Gpus
-from runyard.compute.remote import EngineAwayError
+from runyard.compute.remote import WAITS_FOR_ANSWER, EngineAwayError
 from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
 from runyard.control.places import ClusterView, GpuView, Waiting
@@ -237,7 +237,7 @@ class Loop(threading.Thread):
         waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
         views = [
             ClusterView(
-                workspace, one.name, 0 if one.is_stopped else one.min_nodes, one.max_nodes,
+                workspace, one.name, one.lasting_nodes, one.max_nodes,
                 0 if one.is_stopped else one.idle_seconds_before_scaledown,
                 is_ordered_elsewhere(one), _gpus_of(one), one.is_stopped,
             )
@@ -329,7 +329,7 @@ class Loop(threading.Thread):
         except StorageFullError as error:
             _log.warning("run %s cannot be started yet: %s", run_id, error)
         except EngineAwayError as error:
-            self._say(row, f"Waits for its compute target to answer: {error}")
+            self._say(row, f"{WAITS_FOR_ANSWER}{error}")
         except (AzureMLException, OSError) as error:
             self._starts[row.key] += 1
             _log.warning("run %s could not be started: %s", run_id, error)

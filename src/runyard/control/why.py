@@ -5,6 +5,7 @@ from typing import Optional, Sequence, Tuple
 
 from sqlalchemy import Connection
 
+from runyard.compute.remote import WAITS_FOR_ANSWER
 from runyard.control.places import describe_gpu_help
 from runyard.control.schedule import LOCAL, estimate_wait_s
 from runyard.db import fleet, runs
@@ -52,7 +53,7 @@ def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
         return f"Cancel it, or create the compute target {run.target!r} again."
     if spec.is_stopped and run.node is None:
         return f"Its start: runyard compute start {spec.name}"
-    if "does not answer" in (run.reason or "") or "to answer" in (run.reason or ""):
+    if "does not answer" in (run.reason or "") or (run.reason or "").startswith(WAITS_FOR_ANSWER):
         return f"The answer of {run.target!r}; nothing is lost meanwhile."
     if spec.kind == EngineKind.SLURM:
         return "Slurm's own queue decides: squeue shows it, and sinfo the nodes."

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, List, Optional, Sequence, Tuple
 
-from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
@@ -164,7 +164,7 @@ def recent_durations(connection: Connection, workspace: Optional[str], target: s
     )
     if workspace is not None:
         statement = statement.where(runs.c.workspace == workspace)
-    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
+    return _latest(connection, statement)
 
 
 def recent_waits(connection: Connection, workspace: str, target: str) -> List[int]:
@@ -172,7 +172,7 @@ def recent_waits(connection: Connection, workspace: str, target: str) -> List[in
     statement = select(runs.c.started_at - runs.c.queued_at).where(
         runs.c.workspace == workspace, runs.c.target == target, runs.c.started_at >= runs.c.queued_at
     )
-    return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
+    return _latest(connection, statement)
 
 
 def recent_builds(connection: Connection, workspace: str) -> List[int]:
@@ -181,6 +181,11 @@ def recent_builds(connection: Connection, workspace: str) -> List[int]:
     statement = select(took).where(
         runs.c.workspace == workspace, runs.c.attempt == 1, runs.c.started_at.is_not(None), took > BUILD_US
     )
+    return _latest(connection, statement)
+
+
+def _latest(connection: Connection, statement: "Select[Tuple[Any]]") -> List[int]:
+    """What the statement finds in the latest runs."""
     return [int(one) for one in connection.execute(statement.order_by(runs.c.row.desc()).limit(LATEST)).scalars()]
 
 
@@ -238,7 +243,7 @@ def _cluster(connection: Connection, row: Row[Any]) -> Cluster:
     waiting = connection.execute(
         select(func.count()).select_from(_uses(row.workspace, row.name).where(runs.c.node.is_(None)).subquery())
     ).scalar_one()
-    target = _target(spec, here, _wanted_nodes(connection, row, spec) if waiting else ())
+    target = _target(spec, here, _wanted_nodes(connection, row, spec) if waiting and not spec.is_stopped else ())
     return Cluster(
         name=row.name, workspace=row.workspace, spec=_shown(spec), created_by=row.created_by, created_at=row.created_at,
         modified_at=row.modified_at, allocation_state="Steady" if target == len(here) else "Resizing",
@@ -270,7 +275,7 @@ def _target(spec: ClusterSpec, here: Sequence[Node], wanted: Sequence[int]) -> i
     for count in wanted:
         if count <= free - needed:
             needed += count
-    return min(spec.max_nodes, max(spec.min_nodes, len(staying) + max(0, needed - idle)))
+    return min(spec.max_nodes, max(spec.lasting_nodes, len(staying) + max(0, needed - idle)))
 
 
 def _shown(spec: ClusterSpec) -> ClusterSpec:

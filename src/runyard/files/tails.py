@@ -16,6 +16,14 @@ def tail_of(path: str, lines: int = TAIL_LINES, most_bytes: int = TAIL_BYTES) ->
     return "\n".join(found.decode("utf-8", "replace").replace("\0", "").splitlines()[-lines:])
 
 
+def is_regular(path: str) -> bool:
+    """Is it a file, and no link or pipe that a job has put in its place?"""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def read_regular(path: str, most_bytes: int, from_end: bool = False) -> bytes:
     """A regular file's first bytes, or its last ones; OSError for a link, or a pipe that would be waited for."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

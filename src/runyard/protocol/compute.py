@@ -65,6 +65,11 @@ class ClusterSpec:
     is_stopped: bool = False
 
     @property
+    def lasting_nodes(self) -> int:
+        """How many nodes stay without a run: none of a target that is stopped."""
+        return 0 if self.is_stopped else self.min_nodes
+
+    @property
     def kind(self) -> str:
         """An EngineKind."""
         return EngineKind.LOCAL if self.engine is None else self.engine.kind

@@ -1,6 +1,5 @@
 """The script's process inside a container: the engine's command line, its mounts and variables, and its end."""
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from runyard.errors import UserErrorException
 from runyard.protocol.plan import ContainerPlan
 from runyard.protocol.record import record
 from runyard.runner.bound import BoundFolder, bound_folders, run_folders
-from runyard.runner.folder import AttemptFolder
+from runyard.runner.folder import AttemptFolder, host_name_of
 from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
 from runyard.runner.processes import Script
 from runyard.runner.team import Launcher
@@ -90,7 +89,7 @@ def contained(folder: AttemptFolder, python: Realised, kit: Kit, data: Dict[str,
     names: List[str] = []
 
     def launch(command: List[str], variables: Dict[str, str], _work: Path, log: Path) -> Script:
-        names.append("runyard-{}-{}".format(hashlib.sha256(folder.key.encode("utf-8")).hexdigest()[:24], len(names)))
+        names.append(f"{host_name_of(folder.key)}-{len(names)}")
         with open(str(_record_of(folder)), "w", encoding="utf-8") as stream:
             json.dump({"engine": asdict(engine), "names": names}, stream)
         mounts = [*run_folders(folder), *bound]

@@ -1,6 +1,7 @@
 """The folder of one attempt: what lies where, and how its source tree gets there."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -162,6 +163,11 @@ class AttemptFolder:
             os.write(2, (text + "\n").encode("utf-8", "replace"))
         except OSError:
             pass
+
+
+def host_name_of(key: str) -> str:
+    """The name of what the attempt of that key has on its host outside its folder: memory, a group, containers."""
+    return "runyard-" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def claim(folder: str) -> int:

@@ -2,9 +2,10 @@
 
 import os
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
+
+from runyard.runner.folder import host_name_of
 
 #: Where processes find their groups, and what is mounted.
 PROC = Path("/proc/self")
@@ -54,7 +55,7 @@ def make_group(
         folders: Dict[str, Path] = {}
         for controller in wanted:
             same = folders.get("memory") if version == 2 else None
-            made = same or _make(version, controller, wanted, _name(key), proc)
+            made = same or _make(version, controller, wanted, host_name_of(key), proc)
             if made is not None:
                 folders[controller] = made
         if len(folders) == len(wanted) and _limit(version, folders, limits):
@@ -68,7 +69,7 @@ def remove_group(key: str, proc: Path = PROC) -> None:
     for version, controller in ((2, "memory"), (1, "memory"), (1, "pids")):
         for parent in _parents(version, controller, proc):
             with suppress(OSError):
-                (parent / _name(key)).rmdir()
+                (parent / host_name_of(key)).rmdir()
 
 
 def why_not(proc: Path = PROC) -> str:
@@ -78,10 +79,6 @@ def why_not(proc: Path = PROC) -> str:
         return "this user may make no control group that limits memory"
     remove_group(key, proc)
     return ""
-
-
-def _name(key: str) -> str:
-    return "runyard-" + sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def _make(version: int, controller: str, wanted: List[str], name: str, proc: Path) -> Optional[Path]:

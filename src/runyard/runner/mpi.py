@@ -25,7 +25,7 @@ from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.mpi_ranks import Ranks, Stragglers
 from runyard.runner.processes import Script
-from runyard.runner.team import Command, Launcher, failed, straggled
+from runyard.runner.team import Command, Launcher, failed
 
 #: What mpirun runs for each rank: the same words on every node, since each has its own paths in these variables.
 _RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
@@ -80,7 +80,7 @@ class MpiRun:
         self._everyone = [] if asked is None else tasks_of(asked, folder.plan.node_count)
         self._start = launch
         self._script = launch(words, variables, folder.work, folder.log)
-        self._ranks, self._stragglers = Ranks(folder), Stragglers(folder)
+        self._stragglers = Stragglers(folder, self._everyone)
         if meeting is not None:
             meeting.tell(phase=Phase.RUNNING)
 
@@ -107,9 +107,9 @@ class MpiRun:
 
     def _look_around(self) -> None:
         """End mpirun where another node could not do its part, and mpirun waits for that node's daemon for ever."""
-        now = time.monotonic()
+        now, others = time.monotonic(), () if self._meeting is None else self._meeting.nodes[1:]
         if self._ends_at is None:
-            if self._meeting is not None and any(failed(one) for one in self._meeting.nodes[1:]):
+            if any(failed(one) for one in others):
                 self._ends_at = now + PEER_S
         elif now >= self._ends_at and self.cause != ExitCause.PEER:
             self.cause = ExitCause.PEER
@@ -117,9 +117,9 @@ class MpiRun:
             self.terminate()
         elif now >= self._ends_at:
             signal_group(self._script.pid, signal.SIGKILL)
-        late = self._stragglers.find(self._ranks.left(), () if self._meeting is None else self._meeting.nodes[1:])
+        late = self._stragglers.find(others)
         if late is not None and not self._is_told_to_end:
-            self.blamed, self.remark, self._is_told_to_end = self._everyone[late], straggled(self._folder), True
+            self.blamed, self.remark, self._is_told_to_end = late, self._stragglers.remark, True
             signal_group(self._script.pid, signal.SIGKILL)
 
     def _pass_on(self) -> None:

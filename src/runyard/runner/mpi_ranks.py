@@ -3,12 +3,12 @@
 import fcntl
 import os
 import time
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
-from runyard.protocol.distributed import tasks_of
-from runyard.protocol.meeting import NodeReport, Phase
+from runyard.protocol.distributed import Task
+from runyard.protocol.meeting import NodeReport
 from runyard.runner.folder import AttemptFolder
-from runyard.runner.team import patience_s
+from runyard.runner.team import Patience, is_under_way
 
 #: How often they are looked at, seconds.
 LOOK_S = 0.5
@@ -47,27 +47,34 @@ class Ranks:
 class Stragglers:
     """On the first node: finds ranks that go on for long after the others have ended, which mpirun never does."""
 
-    def __init__(self, folder: AttemptFolder) -> None:
-        self._folder = folder
-        asked = folder.plan.distribution
-        assert asked is not None
-        self._everyone = tasks_of(asked, folder.plan.node_count)
-        self._count = len(self._everyone)
-        self._last_end: Optional[float] = None
+    def __init__(self, folder: AttemptFolder, everyone: Sequence[Task]) -> None:
+        self._node = folder.node
+        self._own = Ranks(folder)
+        self._everyone = everyone
+        self._patience = Patience(folder, len(everyone))
+        self._look_at = 0.0
 
-    def find(self, own: Sequence[int], others: Sequence[NodeReport]) -> Optional[int]:
-        """The first rank that has had its time since the last end of another one; None where there is none."""
-        left: List[int] = list(own)
-        for one in self._everyone:
-            if one.node != self._folder.node and _may_run(one.node, one.rank, others):
-                left.append(one.rank)
-        if len(left) < self._count:
-            self._count, self._last_end = len(left), time.monotonic()
-        is_late = self._last_end is not None and time.monotonic() - self._last_end > patience_s(self._folder)
-        return min(left) if left and is_late else None
+    @property
+    def remark(self) -> str:
+        """What is said of one."""
+        return self._patience.remark
+
+    def find(self, nodes: Sequence[NodeReport]) -> Optional[Task]:
+        """The first rank that has had its time since the last end of another one; None where there is none, or where
+        it is too soon to look again."""
+        if time.monotonic() < self._look_at:
+            return None
+        self._look_at = time.monotonic() + LOOK_S
+        own, told = self._own.left(), {one.node: one for one in nodes}
+        left = [
+            one
+            for one in self._everyone
+            if (one.rank in own if one.node == self._node else _may_run(one, told.get(one.node)))
+        ]
+        is_late = self._patience.is_over(len(left))
+        return left[0] if left and is_late else None
 
 
-def _may_run(node: int, rank: int, others: Sequence[NodeReport]) -> bool:
+def _may_run(task: Task, told: Optional[NodeReport]) -> bool:
     """Is that rank of another node not known to have ended?"""
-    told = next((one for one in others if one.node == node), None)
-    return told is None or told.phase not in (Phase.RUNNING, Phase.ENDED, Phase.STORED) or rank in told.ranks_left
+    return told is None or not is_under_way(told) or task.rank in told.ranks_left

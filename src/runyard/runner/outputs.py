@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import time
 from dataclasses import replace
 from hashlib import sha256
@@ -15,6 +14,7 @@ from runyard.errors import UserErrorException
 from runyard.files.blobs import PACKED_BELOW, BlobStore
 from runyard.files.hashing import hash_file
 from runyard.files.inside import join_inside
+from runyard.files.tails import is_regular
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.trees import PATH_MAX, check_path
 from runyard.runner.folder import AttemptFolder
@@ -174,7 +174,7 @@ class Outputs:
         """(name in the record, path) of the log, and of each single process of a distributed run."""
         name = STD_LOG if self._is_first else NODE_LOG.format(self._folder.node)
         found = [(one.log_name, str(self._folder.process_log(one))) for one in self._folder.tasks]
-        return [(name, str(self._folder.log)), *(one for one in found if _is_regular(one[1]))]
+        return [(name, str(self._folder.log)), *(one for one in found if is_regular(one[1]))]
 
     def store_log(self) -> Tuple[Artifact, ...]:
         """Store the script's log, under both of its names, and those of single processes."""
@@ -251,14 +251,6 @@ class Outputs:
             plan = self._folder.plan
             body = ArtifactList(tuple(artifacts))
             self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
-
-
-def _is_regular(path: str) -> bool:
-    """Is it a file, and no link or pipe that the job has put in its place?"""
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _write(target: Path, pieces: Iterable[bytes]) -> None:

@@ -10,7 +10,6 @@ import signal
 import sys
 import tempfile
 from glob import glob
-from hashlib import sha256
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -21,7 +20,7 @@ from runyard.files.processes import process_name
 from runyard.protocol.distributed import DistributionKind
 from runyard.runner.bound import BoundFolder, bound_folders, run_folders
 from runyard.runner.container import exit_code
-from runyard.runner.folder import AttemptFolder
+from runyard.runner.folder import AttemptFolder, host_name_of
 from runyard.runner.gang import Gang
 from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
 from runyard.runner.processes import Script, descendants, signal_process
@@ -127,7 +126,7 @@ def _inside(path: str, home: str) -> str:
 
 def shared_memory(folder: AttemptFolder) -> str:
     """What this attempt has in memory on this node; its runner removes it."""
-    return "/dev/shm/runyard-" + sha256(folder.key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return "/dev/shm/" + host_name_of(folder.key)
 
 
 def _shown_memory(folder: AttemptFolder) -> str:

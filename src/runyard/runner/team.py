@@ -45,8 +45,6 @@ class Team:
         self._running: Dict[int, Tuple[Task, Script]] = {}
         self._workers_left = 0
         self._ending_until: Optional[float] = None
-        #: When a worker ended last, here or elsewhere; how many were left then.
-        self._last_end, self._left_of_all = 0.0, 0
         self._code = 0
         #: The process that failed first of those here.
         self.blamed: Optional[Task] = None
@@ -85,8 +83,8 @@ class Team:
             log = self._folder.process_log(task)
             self._running[task.rank] = task, launch(command, variables, self._folder.work, log)
         self._everyone = everyone
+        self._patience = Patience(self._folder, sum(one.role == Role.WORKER for one in everyone))
         self._workers_left = self._workers_of(self._folder.node)
-        self._left_of_all = sum(one.role == Role.WORKER for one in everyone)
         self._tell(phase=Phase.RUNNING, workers_left=self._workers_left)
 
     def _sleep(self, timeout_s: float) -> None:
@@ -120,19 +118,17 @@ class Team:
         if self._ending_until is not None:
             return
         others = [] if self._meeting is None else [one for one in self._meeting.nodes if one.node != self._folder.node]
-        left = self._workers_left + sum(one.workers_left for one in others if _is_under_way(one))
-        left += sum(self._workers_of(one.node) for one in others if not _is_under_way(one))
-        if left < self._left_of_all:
-            self._last_end = time.monotonic()
-        self._left_of_all = left
+        left = self._workers_left + sum(one.workers_left for one in others if is_under_way(one))
+        left += sum(self._workers_of(one.node) for one in others if not is_under_way(one))
+        is_late = self._patience.is_over(left)
         if any(failed(one) for one in others):
             self.cause = ExitCause.PEER
             self.terminate()
         elif left == 0:
             self.terminate()
-        elif self._last_end and time.monotonic() - self._last_end > patience_s(self._folder):
+        elif is_late:
             last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
-            self.remark = straggled(self._folder)
+            self.remark = self._patience.remark
             self._blame(self._running[last][0], -signal.SIGKILL)
             self._kill()
 
@@ -148,15 +144,26 @@ class Team:
             self._meeting.tell(**changes)
 
 
-def patience_s(folder: AttemptFolder) -> float:
-    """How long the last processes may go on after the others have ended."""
-    text = folder.plan.variables.get(STRAGGLER_VARIABLE, "")
-    return float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
+class Patience:
+    """Finds out when the last processes of a run have gone on for too long after the others have ended."""
 
+    def __init__(self, folder: AttemptFolder, count: int) -> None:
+        text = folder.plan.variables.get(STRAGGLER_VARIABLE, "")
+        self._limit_s = float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
+        self._left = count
+        self._last_end: Optional[float] = None
 
-def straggled(folder: AttemptFolder) -> str:
-    """What is said of one that went on for longer."""
-    return f"went on for {patience_s(folder):.0f} s after the others had ended, and was killed"
+    @property
+    def remark(self) -> str:
+        """What is said of one that went on for longer."""
+        return f"went on for {self._limit_s:.0f} s after the others had ended, and was killed"
+
+    def is_over(self, left: int) -> bool:
+        """Have those that are left had their time since the last end?"""
+        if left < self._left:
+            self._last_end = time.monotonic()
+        self._left = left
+        return self._last_end is not None and time.monotonic() - self._last_end > self._limit_s
 
 
 def failed(node: NodeReport) -> bool:
@@ -164,7 +171,7 @@ def failed(node: NodeReport) -> bool:
     return node.end is not None and (node.end.exit_code != 0 or node.end.cause != ExitCause.SCRIPT)
 
 
-def _is_under_way(node: NodeReport) -> bool:
+def is_under_way(node: NodeReport) -> bool:
     """Has that node started its processes?"""
     return node.phase in (Phase.RUNNING, Phase.ENDED, Phase.STORED)
 
