@@ -129,7 +129,8 @@ def test_ray_takes_its_nodes_from_a_size() -> None:
 
 
 def test_stopped_target_is_on_its_way_to_no_node(app: Application) -> None:
-    assert app.ask("create_cluster", {"name": "small", "min_nodes": 1, "max_nodes": 3}, workspace="lenient").status == 200
+    asked = {"name": "small", "min_nodes": 1, "max_nodes": 3}
+    assert app.ask("create_cluster", asked, workspace="lenient").status == 200
     assert app.ask("get_cluster", workspace="lenient", name="small").json["target_node_count"] == 1
     found = app.ask("change_cluster", {"is_stopped": True}, workspace="lenient", name="small").json
     assert (found["target_node_count"], found["allocation_state"]) == (0, "Steady")

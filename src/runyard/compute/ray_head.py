@@ -94,7 +94,7 @@ class RayHead:
             sessions = tempfile.mkdtemp(prefix="runyard-ray-", dir="/tmp")
         self._write({"sessions": sessions})
         ports = _free_ports(3)
-        command = start_command(_python(), sessions, ports, settings)
+        command = start_command(find_python(), sessions, ports, settings)
         try:
             done = subprocess.run(
                 command,
@@ -111,8 +111,7 @@ class RayHead:
             said, is_up = str(error), False
         if not is_up:
             self._end()
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
-            raise EngineAwayError(f"Ray cannot be started on this host: {(lines or ['it says no reason'])[-1][-400:]}.")
+            raise EngineAwayError(f"Ray cannot be started on this host: {last_words(said)}.")
         # Without either, drivers hang: they hear of no end of what is on their own host.
         parts = [identity(pid) for pid in sorted(self.processes()) if _program(pid) in ("gcs_server", "raylet")]
         self._write({"sessions": sessions, "address": f"{HOST}:{ports[0]}", "parts": parts})
@@ -189,8 +188,15 @@ def start_command(python: str, sessions: str, ports: List[int], settings: Mappin
     return words
 
 
-def _python() -> str:
+def find_python() -> str:
+    """The interpreter that has Ray."""
     return os.environ.get(PYTHON_VARIABLE) or sys.executable
+
+
+def last_words(text: str) -> str:
+    """The last line that a program of Ray's has printed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[-1] if lines else "it says no reason").rstrip(".")[-400:]
 
 
 def _free_ports(count: int) -> List[int]:

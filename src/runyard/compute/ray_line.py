@@ -4,13 +4,12 @@ import json
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, NamedTuple, Optional
 
-from runyard.compute.ray_head import PYTHON_VARIABLE
+from runyard.compute.ray_head import find_python, last_words
 from runyard.compute.remote import EngineAwayError
 from runyard.errors import ServiceException
 
@@ -71,7 +70,7 @@ class RayLine:
             return self._process
         self._drop()
         self._place = place
-        python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+        python = find_python()
         # A pipe that nobody reads would hold the process up once it is full.
         with tempfile.TemporaryFile() as said:
             return self._join(python, said)
@@ -99,7 +98,7 @@ class RayLine:
         except OSError:
             self._drop()
             said.seek(0)
-            why = _last(said.read().decode("utf-8", "replace"))
+            why = last_words(said.read().decode("utf-8", "replace"))
             raise EngineAwayError(f"The Ray cluster {self._place.address} cannot be joined: {why}.") from None
         if not answer["ok"]:
             raise EngineAwayError(str(answer["error"]))
@@ -136,8 +135,3 @@ class RayLine:
         if process is not None:
             process.kill()
             process.communicate()
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else "it says no reason").rstrip(".")[-400:]
