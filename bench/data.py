@@ -69,34 +69,34 @@ def _measure(workspace, s3, folder: Path) -> None:
     plain = [*_run(workspace, folder, Dataset.File.from_files(str(folder / "large")).as_mount())]
     say(
         "a mounted file of 128 MiB, read again in the same run",
-        f"{BIG_BYTES / min(second, third) / 1e6:.0f} MB/s",
-        f"{0.7 * BIG_BYTES / min(plain) / 1e6:.0f} MB/s",
+        BIG_BYTES / min(second, third) / 1e6,
+        "{:.0f} MB/s",
+        0.7 * BIG_BYTES / min(plain) / 1e6,
         f"plain {BIG_BYTES / min(plain) / 1e6:.0f} MB/s; first {BIG_BYTES / first / 1e6:.0f}",
+        is_least=True,
     )
     again = min(_run(workspace, folder, large.as_mount()))
     say(
         "the same in the next run",
-        f"{BIG_BYTES / again / 1e6:.0f} MB/s",
-        f"{0.7 * BIG_BYTES / min(plain) / 1e6:.0f} MB/s",
+        BIG_BYTES / again / 1e6,
+        "{:.0f} MB/s",
+        0.7 * BIG_BYTES / min(plain) / 1e6,
         "links into the cache",
+        is_least=True,
     )
     epoch, _ = _run(workspace, folder, Dataset.File.from_files((store, "mounted")).as_mount())
     target = folder / "target"
     took = seconds(lambda: Dataset.File.from_files((store, "downloaded")).download(str(target)))
-    say(
-        f"first epoch of {SMALL_COUNT} mounted small files",
-        f"{epoch:.1f} s",
-        f"{took / 0.8:.1f} s",
-        f"download {took:.1f} s",
-    )
+    say(f"first epoch of {SMALL_COUNT} mounted small files", epoch, "{:.1f} s", took / 0.8, f"download {took:.1f} s")
     for number in range(LINKED_COUNT):
         _write(folder / "many" / f"{number // 1000:03}" / f"{number:06}", 10)
     linked = seconds(lambda: _run(workspace, folder, Dataset.File.from_files(str(folder / "many")).as_mount()))
     copied = seconds(lambda: _link_all(folder / "many", folder / "links"))
     say(
         f"{LINKED_COUNT} files of this disk in a run, whole",
-        f"{linked:.1f} s",
-        "-",
+        linked,
+        "{:.1f} s",
+        None,
         f"their links alone {copied:.1f} s",
     )
 

@@ -1,21 +1,19 @@
 """Runs on Slurm and Ray: from the demand to the script, beside the engine's own way to start a process."""
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from bench.measure import say
+from bench.measure import medians, say
 
 SCRIPT = "import os, sys, time\nopen(sys.argv[1], 'w').write(repr(time.time()))\n"
-TRIES = 5
+TRIES = 9
 #: What Runyard may take longer than Ray itself from the demand to the task, seconds.
 RAY_MORE_S = 0.5
 
-#: A group of one bundle, an actor in it, its answer: what Ray needs for as much; prints how long each took.
+#: A group of one bundle, an actor in it, its answer: what Ray needs for as much; prints how long that took.
 ACTOR = """
-import sys, time, ray
+import time, ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
 
@@ -25,12 +23,11 @@ class Actor:
         return time.time()
 
 ray.init(log_to_driver=False)
-for _ in range(int(sys.argv[1])):
-    began = time.time()
-    group = placement_group([{"CPU": 1}])
-    actor = Actor.options(scheduling_strategy=In(group, 0)).remote()
-    print("took", ray.get(actor.now.remote()) - began, flush=True)
-    remove_placement_group(group)
+began = time.time()
+group = placement_group([{"CPU": 1}])
+actor = Actor.options(scheduling_strategy=In(group, 0)).remote()
+print("took", ray.get(actor.now.remote()) - began, flush=True)
+remove_placement_group(group)
 """
 
 
@@ -47,27 +44,22 @@ def main() -> None:
                 engine.submit(Path(folder), SCRIPT, str(out)).wait_for_completion()  # noqa: B023 - called here
                 return float(out.read_text()) - began  # noqa: B023
 
+            def bare_s() -> float:
+                return _actor_s(engine.ray) if engine.slurm is None else _srun_s(engine.slurm, out)  # noqa: B023
+
             start_s()
-            bare = _srun_s(engine.slurm, out) if engine.slurm is not None else _actor_s(engine.ray)
-            ours = _median(start_s)
-            goal = f"{bare + RAY_MORE_S:.2f} s" if kind == "ray" else "-"
+            ours, bare = medians([start_s, bare_s], TRIES)
+            goal = bare + RAY_MORE_S if kind == "ray" else None
             peer = {"slurm": "srun", "ray": "a group and its actor"}[kind]
-            say(f"demand -> script on a node of {kind}", f"{ours:.2f} s", goal, f"{peer} {bare:.2f} s")
-
-
-def _median(measure: Callable[[], float]) -> float:
-    return statistics.median(measure() for _ in range(TRIES))
+            say(f"demand -> script on a node of {kind}", ours, "{:.2f} s", goal, f"{peer} {bare:.2f} s")
 
 
 def _srun_s(slurm: object, out: Path) -> float:
-    def once() -> float:
-        began = time.time()
-        slurm.run("srun", "-N1", "python3", "-c", SCRIPT, str(out))  # type: ignore[attr-defined]
-        return float(out.read_text()) - began
-
-    return _median(once)
+    began = time.time()
+    slurm.run("srun", "-N1", "python3", "-c", SCRIPT, str(out))  # type: ignore[attr-defined]
+    return float(out.read_text()) - began
 
 
 def _actor_s(ray: object) -> float:
-    said: str = ray.run(ACTOR, str(TRIES))  # type: ignore[attr-defined]
-    return statistics.median(float(line.split()[1]) for line in said.splitlines() if line.startswith("took"))
+    said: str = ray.run(ACTOR)  # type: ignore[attr-defined]
+    return next(float(line.split()[1]) for line in said.splitlines() if line.startswith("took"))

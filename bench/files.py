@@ -36,7 +36,7 @@ def _large(folder: Path) -> None:
     source.rename(outputs)
     store = BlobStore(folder / "store")
     took = seconds(lambda: store.put_files([outputs], move=True))
-    say("1 GiB from ./outputs, verified and durable", f"{took:.2f} s", f"{copy * 1.3:.2f} s", f"cp + sync {copy:.2f} s")
+    say("1 GiB from ./outputs, verified and durable", took, "{:.2f} s", copy * 1.3, f"cp + sync {copy:.2f} s")
 
 
 def _small(folder: Path) -> None:
@@ -52,7 +52,7 @@ def _small(folder: Path) -> None:
 
     wrote = seconds(write)
     took = seconds(lambda: BlobStore(folder / "store-small").put_files(paths, move=True))
-    say("5,000 files of 4 KiB, durable", f"{took:.2f} s", f"{wrote * 2:.2f} s", f"writing them {wrote:.2f} s")
+    say("5,000 files of 4 KiB, durable", took, "{:.2f} s", wrote * 2, f"writing them {wrote:.2f} s")
 
 
 def _tree(folder: Path) -> None:
@@ -77,10 +77,5 @@ def _tree(folder: Path) -> None:
     subprocess.run(["sleep", "2.5"], check=True)
     scan()
     again, bare = median_s(scan, 9), median_s(walk, 9)
-    say("2,000 files / 100 MB, first snapshot", f"{first:.2f} s", "-")
-    say(
-        "2,000 files / 100 MB, unchanged",
-        f"{again * 1e3:.0f} ms",
-        "50 ms with submit",
-        f"os.walk + stat {bare * 1e3:.0f} ms",
-    )
+    say("2,000 files / 100 MB, first snapshot", first, "{:.2f} s")
+    say("2,000 files / 100 MB, unchanged", again * 1e3, "{:.0f} ms", 50, f"os.walk + stat {bare * 1e3:.0f} ms")

@@ -5,7 +5,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,30 @@ def median_s(action: Callable[[], Any], runs: int, warm_up: int = 1) -> float:
     return statistics.median(seconds(action) for _ in range(runs))
 
 
-def say(what: str, value: str, goal: str, beside: str = "") -> None:
-    """One figure, its goal, and what it stands beside."""
-    print(f"{what:<58} {value:>16}   goal {goal:<22} {beside}", flush=True)
+def medians(measures: Sequence[Callable[[], float]], tries: int) -> list[float]:
+    """The median of each, measured in turn, so that what else the machine does falls on all of them."""
+    found = [[measure() for measure in measures] for _ in range(tries)]
+    return [statistics.median(times) for times in zip(*found, strict=True)]
+
+
+#: The figures that have missed their goals, as they were said.
+missed: list[str] = []
+
+
+def say(
+    what: str, value: float, form: str, goal: float | None = None, beside: str = "", *, is_least: bool = False
+) -> None:
+    """One figure, its goal, whether that is met, and what it stands beside.
+
+    ``form`` shows figure and goal, as "{:.0f} ms". The goal is the most that the figure may be, or the least.
+    """
+    told, verdict = "", ""
+    if goal is not None:
+        is_met = value >= goal if is_least else value <= goal
+        told, verdict = f"{'>=' if is_least else '<='} {form.format(goal)}", "met" if is_met else "NOT MET"
+        if not is_met:
+            missed.append(f"{what}: {form.format(value)}, goal {told}")
+    print(f"{what:<58} {form.format(value):>16}   {told:<20} {verdict:<8} {beside}".rstrip(), flush=True)
 
 
 @contextlib.contextmanager

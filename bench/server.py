@@ -22,16 +22,16 @@ def main() -> None:
 
     with own_server() as home:
         started = seconds(lambda: ensure_running(home))
-        say("server, start to first answer", f"{started:.2f} s", "0.6 s")
+        say("server, start to first answer", started, "{:.2f} s", 0.6)
         server = connect()
         pid = server.call("server_info").pid
         time.sleep(2)
         before = _cpu_s(pid)
         time.sleep(IDLE_S)
-        say("memory at rest", f"{_mib(pid, 'VmRSS'):.0f} MiB", "80 MiB")
-        say("idle CPU", f"{(_cpu_s(pid) - before) / IDLE_S * 100:.2f} %", "0.5 %")
+        say("memory at rest", _mib(pid, "VmRSS"), "{:.0f} MiB", 80)
+        say("idle CPU", (_cpu_s(pid) - before) / IDLE_S * 100, "{:.2f} %", 0.5)
         pings = [seconds(lambda: server.call("ping")) for _ in range(500)]
-        say("keep-alive ping, p50", f"{statistics.median(pings) * 1e3:.2f} ms", "1 ms")
+        say("keep-alive ping, p50", statistics.median(pings) * 1e3, "{:.2f} ms", 1)
         _queue(server, pid)
     with tempfile.TemporaryDirectory() as folder:
         kit = make_kit(folder)
@@ -43,7 +43,7 @@ def main() -> None:
         job = {"PYTHONPATH": kit.folder, "AZUREML_RUN_ID": "r", "AZUREML_RUN_TOKEN": "t", "PATH": os.environ["PATH"]}
         command = [sys.executable, "-S", "-c", code]
         took = [float(subprocess.run(command, env=job, capture_output=True, check=True).stdout) for _ in range(11)]
-        say("import azureml.core and Run.get_context() in a job", f"{statistics.median(took) * 1e3:.0f} ms", "30 ms")
+        say("import azureml.core and Run.get_context() in a job", statistics.median(took) * 1e3, "{:.0f} ms", 30)
 
 
 def _queue(server: Any, pid: int) -> None:
@@ -69,15 +69,15 @@ def _queue(server: Any, pid: int) -> None:
     while server.call("get_run", workspace="bench", run_id="first").status != RunStatus.RUNNING:
         time.sleep(0.05)
     took = seconds(lambda: [submit(f"queued_{number}", "true") for number in range(QUEUED)])
-    say(f"{QUEUED} requests that submit a run", f"{QUEUED / took:.0f} a second", "-")
+    say(f"{QUEUED} requests that submit a run", QUEUED / took, "{:.0f} a second")
     while count() < QUEUED:
         time.sleep(0.2)
     before = _cpu_s(pid)
     time.sleep(IDLE_S)
     busy = (_cpu_s(pid) - before) / IDLE_S * 100
-    say(f"CPU with {QUEUED} runs queued", f"{busy:.1f} %", "-")
+    say(f"CPU with {QUEUED} runs queued", busy, "{:.1f} %")
     beside = f"at most {_mib(pid, 'VmHWM'):.0f} MiB"
-    say(f"memory with {QUEUED} runs queued", f"{_mib(pid, 'VmRSS'):.0f} MiB", "300 MiB", beside)
+    say(f"memory with {QUEUED} runs queued", _mib(pid, "VmRSS"), "{:.0f} MiB", 300, beside)
     for number in range(QUEUED):
         server.call("cancel_run", workspace="bench", run_id=f"queued_{number}")
     server.call("cancel_run", workspace="bench", run_id="first")

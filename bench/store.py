@@ -65,7 +65,7 @@ def _large(place: Path, server: Any, peer: Any) -> None:
     target.unlink()
     digest = hash_file(str(source))[0]
     took = seconds(lambda: send_blobs(server, "bench", {digest: str(source)}))
-    say("1 GiB into S3 by signed addresses, verified", f"{took:.1f} s", "-", f"s3fs.put_file {theirs:.1f} s")
+    say("1 GiB into S3 by signed addresses, verified", took, "{:.1f} s", None, f"s3fs.put_file {theirs:.1f} s")
 
     def receive() -> None:
         receive_blob(
@@ -73,7 +73,7 @@ def _large(place: Path, server: Any, peer: Any) -> None:
         )
 
     took = seconds(receive)
-    say("1 GiB from S3 by a signed address, verified", f"{took:.1f} s", "-", f"s3fs.get_file {back:.1f} s")
+    say("1 GiB from S3 by a signed address, verified", took, "{:.1f} s", None, f"s3fs.get_file {back:.1f} s")
 
 
 def _small(place: Path, server: Any, peer: Any) -> None:
@@ -88,6 +88,6 @@ def _small(place: Path, server: Any, peer: Any) -> None:
     theirs = seconds(lambda: peer.put([str(path) for path in paths], names))
     sources = {hash_file(str(path))[0]: str(path) for path in paths}
     took = seconds(lambda: send_blobs(server, "bench", sources))
-    say("5,000 files of 4 KiB into S3", f"{took:.2f} s", "-", f"s3fs.put {theirs:.1f} s")
+    say("5,000 files of 4 KiB into S3", took, "{:.2f} s", None, f"s3fs.put {theirs:.1f} s")
     took = seconds(lambda: find_missing(server, "bench", list(sources)))
-    say("which of 5,000 contents are there", f"{took * 1e3:.0f} ms", "-", "no request to S3")
+    say("which of 5,000 contents are there", took * 1e3, "{:.0f} ms", None, "no request to S3")

@@ -58,18 +58,18 @@ def _measure(folder: str, home: Path, out: str) -> None:
             first.append(last_line() - began)
     line, base = statistics.median(first) * 1e3, statistics.median(bare) * 1e3
     end, base_end = statistics.median(done) * 1e3, statistics.median(bare_done) * 1e3
-    say("submit -> first line of the script", f"{line:.0f} ms", f"{base + 25:.0f} ms", f"bare subprocess {base:.0f} ms")
-    say("submit -> wait_for_completion returns", f"{end:.0f} ms", f"{base_end + 60:.0f} ms", f"bare {base_end:.0f} ms")
+    say("submit -> first line of the script", line, "{:.0f} ms", base + 25, f"bare subprocess {base:.0f} ms")
+    say("submit -> wait_for_completion returns", end, "{:.0f} ms", base_end + 60, f"bare {base_end:.0f} ms")
     began = time.time()
     runs = [experiment.submit(config()) for _ in range(MANY)]
     for run in runs:
         run.wait_for_completion()
-    say(f"{MANY} runs that do nothing", f"{MANY / (time.time() - began):.1f} a second", "40 a second")
+    say(f"{MANY} runs that do nothing", MANY / (time.time() - began), "{:.1f} a second", 40, is_least=True)
     run = experiment.submit(config("wait.py"))
     while not os.path.exists(out + ".waits"):
         time.sleep(0.01)
     memory = _private_mib(home / "runs" / run.id / "1" / "runner.json")
-    say("private memory of a live runner that has worked before", f"{memory:.1f} MiB", "2 MiB")
+    say("private memory of a live runner that has worked before", memory, "{:.1f} MiB", 2)
     run.cancel()
     run.wait_for_completion(raise_on_error=False)
 

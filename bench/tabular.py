@@ -41,16 +41,16 @@ def main() -> None:
         plain, _ = _measure("pandas.read_csv(path)", path)
         beside = f"pandas.read_csv {peer:.2f} s, times left as text {plain:.2f} s"
         took, mib = _measure("table.to_pandas_dataframe()", path)
-        say("to_pandas_dataframe()", f"{took:.2f} s", f"{2 * peer:.2f} s", beside)
-        say("  memory above the start", f"{mib:.0f} MiB", f"{2 * peer_mib:.0f} MiB", f"pandas {peer_mib:.0f} MiB")
+        say("to_pandas_dataframe()", took, "{:.2f} s", 2 * peer, beside)
+        say("  memory above the start", mib, "{:.0f} MiB", 2 * peer_mib, f"pandas {peer_mib:.0f} MiB")
         took, _ = _measure("table.keep_columns(['id', 'score']).to_pandas_dataframe()", path)
         peer, _ = _measure("pandas.read_csv(path, usecols=['id', 'score'])", path)
-        say("two of eight columns", f"{took:.2f} s", f"{2 * peer:.2f} s", f"pandas with usecols {peer:.2f} s")
+        say("two of eight columns", took, "{:.2f} s", 2 * peer, f"pandas with usecols {peer:.2f} s")
         took, _ = _measure("table.filter(table['age'] > 80).to_pandas_dataframe()", path)
         peer, _ = _measure("frame = pandas.read_csv(path, parse_dates=['at']); frame[frame.age > 80]", path)
-        say("a filter that leaves a tenth", f"{took:.2f} s", f"{2 * peer:.2f} s", f"pandas {peer:.2f} s")
+        say("a filter that leaves a tenth", took, "{:.2f} s", 2 * peer, f"pandas {peer:.2f} s")
         took, mib = _measure("table.to_parquet_files()", path)
-        say("to_parquet_files(), which never holds all rows", f"{mib:.0f} MiB", "256 MiB", f"{took:.2f} s")
+        say("to_parquet_files(), which never holds all rows", mib, "{:.0f} MiB", 256, f"{took:.2f} s")
 
 
 def _write(path: Path) -> None:

@@ -57,8 +57,8 @@ def main() -> None:
         beside = f"TensorBoard (tensorboardX) p50 {peer:.1f} µs: ratio {p50 / peer:.2f}, goal 0.6"
     except subprocess.CalledProcessError:
         beside = "(pip install tensorboardX to see the peer)"
-    say("run.log in the loop, p50", f"{p50:.1f} µs", "4 µs", beside)
-    say("run.log in the loop, p99", f"{p99:.1f} µs", "50 µs")
+    say("run.log in the loop, p50", p50, "{:.1f} µs", 4, beside)
+    say("run.log in the loop, p99", p99, "{:.1f} µs", 50)
     os.environ["RUNYARD_LOCAL_SLOTS"] = "4"
     with own_server():
         _until_readable(1)
@@ -93,6 +93,6 @@ def _until_readable(runs: int) -> None:
         took = time.perf_counter() - began
         assert all(len(run.get_metrics()["loss"]) == COUNT for run in submitted)
     if runs == 1:
-        say("100,000 metrics, script's start to readable, each", f"{took / COUNT * 1e6:.1f} µs", "10 µs")
+        say("100,000 metrics, script's start to readable, each", took / COUNT * 1e6, "{:.1f} µs", 10)
     else:
-        say("four runs at once, metrics a second in all", f"{runs * COUNT / took:,.0f}", "250,000")
+        say("four runs at once, metrics a second in all", runs * COUNT / took, "{:,.0f}", 250_000, is_least=True)
