@@ -28,7 +28,8 @@ from runyard.protocol.environments import (
 )
 from runyard.protocol.plan import ContainerPlan
 from runyard.runner.bound import BoundFolder
-from runyard.runner.container import Invocation, exit_code, remove_arguments, run_arguments
+from runyard.runner.container import Invocation, remove_arguments, run_arguments
+from runyard.runner.processes import exit_code
 
 DOCKER = Engine("/usr/bin/docker", "docker", "28.2.2")
 PODMAN = Engine("/usr/bin/podman", "podman", "4.3.1", is_rootless=True)

@@ -226,14 +226,14 @@ def test_pruning_beside_a_build_goes_on(builder: Builder) -> None:
 
 def test_environment_that_a_run_takes_while_others_are_weighed_stays(builder: Builder, monkeypatch: Any) -> None:
     made = builder.build("one")
-    weigh = realise_module._size_bytes
+    weigh = realise_module.size_of
 
     def weighed_while_used(folder: str) -> int:
         size = weigh(folder)
         builder.build("one")
         return size
 
-    monkeypatch.setattr(realise_module, "_size_bytes", weighed_while_used)
+    monkeypatch.setattr(realise_module, "size_of", weighed_while_used)
     later = os.stat(made.interpreter).st_mtime + 100 * 86400 + 1e9
     assert prune(str(builder.root), 30, 0, now=later) == []
     assert answer(made, "import one; print(one.NAME)") == "one"

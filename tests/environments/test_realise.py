@@ -63,7 +63,7 @@ def wait_for(path: Path) -> None:
 
 
 def left_over(root: Path) -> list[str]:
-    return [name for name in os.listdir(root / "envs") if not name.endswith(".lock")]
+    return [name for name in os.listdir(root / "envs") if not name.endswith((".lock", ".use"))]
 
 
 def test_an_environment_is_built_once_and_then_reused(build: Any, wheels: Path, log: Any, tmp_path: Path) -> None:

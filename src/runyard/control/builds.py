@@ -107,7 +107,7 @@ class Builds:
             error = ""
             if is_here:
                 self._set(_name(key, is_here), BuildState("building", log_path, lock))
-                error = self._build(key, lock, log_path)
+                error = self.build(key, lock, log_path)
             state = BuildState("failed" if error else "ready", log_path, lock, error)
         except AzureMLException as error:
             state = BuildState("failed", log_path, None, str(error))
@@ -133,8 +133,13 @@ class Builds:
         self._database.write(lambda connection: fleet.save_lock(connection, key, lock, "control", now))
         return lock
 
-    def _build(self, key: str, lock: Lock, log_path: Path) -> str:
-        """Build the lock in a process of its own, which outlives the server; returns '' or why it failed."""
+    def build(self, key: str, lock: Lock, log_path: Optional[Path] = None) -> str:
+        """Build the lock in a process of its own, which outlives the server; returns '' or why it failed.
+
+        ``key`` names its files; its log is said where no run waits for it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log_path = log_path or self._folder / (key + ".log")
         lock_path, result_path = self._folder / (key + ".lock.json"), self._folder / (key + ".result.json")
         clear = self._sealer.open_lock(lock)
         bring(stored_of(clear), str(self._cache_folder), self._fetch)

@@ -66,6 +66,10 @@ class Layers:
         """Keep an environment in which no package is yet."""
         self._keep("skeleton", folder, list(_files(folder)), {"interpreter.json": _interpreter(folder)})
 
+    def count(self, pins: Sequence[str]) -> int:
+        """How many of ``pins`` are kept."""
+        return sum(1 for pin in pins if is_fixed(pin) and os.path.exists(os.path.join(self._layer(pin), "files.json")))
+
     def place(self, pins: Sequence[str], folder: str) -> Tuple[List[str], List[str]]:
         """Put into ``folder`` what is kept of ``pins``: (those that are not there now, those that had been changed)."""
         read = {pin: _read(self._layer(pin)) for pin in pins if is_fixed(pin)}

@@ -8,10 +8,12 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Collection, Iterator, List, Optional
+from typing import Callable, Collection, Iterator, List, Optional, Union
 
 from runyard.environments.bytecode import forget_unused
+from runyard.environments.held import USE, hold_folder
 from runyard.environments.layers import forget_unused_layers
+from runyard.environments.pack import Pull, fill_from_pack
 from runyard.environments.resolve import user_interpreter
 from runyard.environments.stored_files import Fetch, bring, stored_of
 from runyard.environments.task import BuildTask
@@ -29,7 +31,7 @@ BUILD_TIMEOUT_S = 3600.0
 WAIT_STEP_S = 0.05
 
 #: An environment used this recently is never pruned, whatever the disk says.
-RECENTLY_USED_S = 3600.0
+RECENTLYUSED_S = 3600.0
 
 SECONDS_A_DAY = 86400.0
 
@@ -61,18 +63,20 @@ def realise(
     lock: Lock,
     root_folder: str,
     *,
-    uv: str,
+    uv: Union[str, Callable[[], str]],
     log: Log,
     timeout_s: float = BUILD_TIMEOUT_S,
     cache_folder: Optional[str] = None,
     fetch: Optional[Fetch] = None,
+    pull: Optional[Pull] = None,
 ) -> Realised:
     """The interpreter of ``lock`` under ``root_folder``, built if this host does not have it yet.
 
     Blocks; another process that builds the same lock is waited for. An environment counts from its marker on, which
     comes last, so a build that is killed leaves nothing that counts. EnvironmentBuildError names the package that
     failed; StorageFullError: no space. Either way nothing is left behind and the next call tries again. ``fetch``
-    gives the bytes of stored files.
+    gives the bytes of stored files, ``uv`` is a path or finds it where it is needed, and ``pull`` finds the environment
+    as another host has built it.
     """
     started = time.monotonic()
     if lock.builder == Builder.USER_MANAGED:
@@ -86,9 +90,16 @@ def realise(
         with _single_flight(folder + ".lock", log, timeout_s):
             reused = _is_usable(lock, folder)
             if not reused:
-                bring(stored_of(lock), root_folder, fetch)
                 cache_folder = cache_folder or uv_cache_folder(root_folder)
-                _build(BuildTask(lock, folder, root_folder, uv, cache_folder, log, timeout_s))
+                task = BuildTask(lock, folder, root_folder, "", cache_folder, log, timeout_s)
+
+                def fill(temporary: str) -> None:
+                    aside = replace(task, folder=temporary)
+                    if pull is None or not fill_from_pack(aside, pull):
+                        bring(stored_of(lock), root_folder, fetch)
+                        _fill(replace(aside, uv=uv if isinstance(uv, str) else uv()))
+
+                _build(task, fill)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise StorageFullError(
@@ -101,6 +112,11 @@ def realise(
 def is_realised(lock: Lock, root_folder: str) -> bool:
     """Is the interpreter of ``lock`` here already? One small read, well under a millisecond."""
     return lock.builder == Builder.USER_MANAGED or _is_ready(environment_folder(lock, root_folder), lock.digest)
+
+
+def hold(lock: Lock, root_folder: str) -> Optional[int]:
+    """As ``hold_folder``, for the environment of ``lock``; None where its user manages it."""
+    return None if lock.builder == Builder.USER_MANAGED else hold_folder(environment_folder(lock, root_folder))
 
 
 def environment_folder(lock: Lock, root_folder: str) -> str:
@@ -145,7 +161,7 @@ def built_environments(root_folder: str) -> List[Built]:
         folder = os.path.join(envs, name)
         if _is_ready(folder, name):
             (library,) = _names(os.path.join(folder, "lib"))[:1] or [""]
-            found.append(Built(name, library[len("python") :], _size_bytes(folder), _used_at(folder)))
+            found.append(Built(name, library[len("python") :], size_of(folder), _used_at(folder)))
     return sorted(found, key=lambda one: -one.used_at)
 
 
@@ -165,15 +181,15 @@ def prune(
     envs = os.path.join(root_folder, "envs")
     ready = [name for name in _names(envs) if os.path.exists(os.path.join(envs, name, _MARKER))]
     used_at = {name: _used_at(os.path.join(envs, name)) for name in ready}
-    total_bytes = sum(_size_bytes(os.path.join(envs, name)) for name in ready)
+    total_bytes = sum(size_of(os.path.join(envs, name)) for name in ready)
     removed: List[str] = []
     for name in sorted(ready, key=lambda one: used_at[one]):
         unused_s = now - used_at[name]
-        if name in in_use or unused_s < RECENTLY_USED_S:
+        if name in in_use or unused_s < RECENTLYUSED_S:
             continue
         if unused_s < keep_days * SECONDS_A_DAY and total_bytes <= max_bytes:
             continue
-        size_bytes = _size_bytes(os.path.join(envs, name))
+        size_bytes = size_of(os.path.join(envs, name))
         if _remove(os.path.join(envs, name), used_at[name]):
             removed.append(name)
             total_bytes -= size_bytes
@@ -182,7 +198,7 @@ def prune(
     return removed
 
 
-def _build(task: BuildTask) -> None:
+def _build(task: BuildTask, fill: Callable[[str], None]) -> None:
     """Fill a folder aside and rename it; conda's is filled in place, since its files name the folder they lie in."""
     lock, folder, log = task.lock, task.folder, task.log
     _remove_leftovers(folder)
@@ -196,7 +212,7 @@ def _build(task: BuildTask) -> None:
     if not is_in_place:
         temporary = tempfile.mkdtemp(prefix=_BUILDING + lock.digest + "-", dir=os.path.dirname(folder))
     try:
-        _fill(replace(task, folder=temporary))
+        fill(temporary)
         _write_marker(temporary, lock.digest)
         # A run may have a uid of its own.
         os.chmod(temporary, 0o755)
@@ -326,8 +342,8 @@ def _remove_leftovers(folder: str) -> None:
 
 def _remove(folder: str, used_at: float) -> bool:
     """Take an environment away by one rename, then delete it; False if it is being built, used by now, or gone."""
-    with _lock_if_free(folder + ".lock") as is_ours:
-        if not is_ours or _used_at(folder) != used_at:
+    with _lock_if_free(folder + ".lock") as is_ours, _lock_if_free(folder + USE) as is_unused:
+        if not is_ours or not is_unused or _used_at(folder) != used_at:
             return False
         _forget_image(folder)
         _set_aside(folder)
@@ -362,7 +378,7 @@ def _names(folder: str) -> List[str]:
         return []
 
 
-def _size_bytes(folder: str) -> int:
+def size_of(folder: str) -> int:
     """What removing the folder would free: a file that is also in the cache frees nothing, and counts all the same."""
     total = 0
     for parent, _, names in os.walk(folder):

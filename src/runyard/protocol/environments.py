@@ -186,6 +186,14 @@ class StoredFile:
     name: str
 
 
+@record
+class EnvironmentPack:
+    """A built environment as one content (environments/pack.py)."""
+
+    digest: str
+    size_bytes: int
+
+
 class BuildStatus:
     """How far an environment is; v1's words for the build of its image."""
 
