@@ -1,18 +1,24 @@
 """Control groups of a job, in folders that stand in for the kernel's, and in the kernel's own where there are any."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
+from runyard.environments.control_groups import PROC, Group, make_group, processes_max, remove_group, why_not
 from runyard.protocol.plan import Isolation
-from runyard.runner.limits import PROC, Group, make_group, remove_group, why_not
-from tests.own_server import own_server
+from runyard.runner.folder import host_name_of
+from runyard.runner.processes import descendants
+from tests.faults.house import wait_until
+from tests.own_server import log_of, own_server, submit_here
 
 MANY = 1 << 30
 
@@ -70,7 +76,7 @@ def test_group_of_version_2_is_made_as_near_as_its_limits_hold(host: Host) -> No
     # A group that has processes of its own takes nothing.
     (unified / "slice" / "own" / "cgroup.subtree_control").symlink_to("/dev/full")
     host.show("0::/slice/own\n", f"/ {unified} rw - cgroup2 cgroup2 rw")
-    group = make_group("trial/1", MANY, 100, host.proc)
+    group = make_group(host_name_of("trial/1"), MANY, 100, host.proc)
     assert group is not None
     (folder,) = made(unified)
     assert folder.parent == unified / "slice"
@@ -82,7 +88,7 @@ def test_group_of_version_2_is_made_as_near_as_its_limits_hold(host: Host) -> No
     assert not group.is_out_of_memory()
     (folder / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert group.is_out_of_memory()
-    remove_group("trial/1", host.proc)
+    remove_group(host_name_of("trial/1"), host.proc)
     assert not made(unified)
 
 
@@ -94,7 +100,7 @@ def test_group_of_version_1_is_made_in_each_hierarchy(host: Host) -> None:
         f"/docker/x {host.top}/memory rw - cgroup cgroup rw,memory",
         f"/ {host.top}/pids rw - cgroup cgroup rw,pids",
     )
-    group = make_group("trial/1", MANY, 100, host.proc)
+    group = make_group(host_name_of("trial/1"), MANY, 100, host.proc)
     assert group is not None
     memory, pids = made(host.top / "memory")[0], made(host.top / "pids")[0]
     assert (memory.parent, pids.parent) == (host.top / "memory" / "own", host.top / "pids" / "own")
@@ -104,28 +110,28 @@ def test_group_of_version_1_is_made_in_each_hierarchy(host: Host) -> None:
     assert texts(memory)["cgroup.procs"] == texts(pids)["cgroup.procs"] == "0"
     (memory / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
     assert group.is_out_of_memory()
-    remove_group("trial/1", host.proc)
+    remove_group(host_name_of("trial/1"), host.proc)
     assert not made(host.top)
 
 
 @pytest.mark.parametrize("groups", ["", "0::/\n", "4:memory:/\n", "4:memory:/own\n0::/own\n"])
 def test_host_without_groups_has_none(host: Host, groups: str) -> None:
     host.show(groups)
-    assert make_group("trial/1", MANY, 100, host.proc) is None
+    assert make_group(host_name_of("trial/1"), MANY, 100, host.proc) is None
     assert "no control group" in why_not(host.proc)
 
 
 def test_nothing_is_left_where_only_one_limit_can_be_had(host: Host) -> None:
     (host.top / "memory").mkdir()
     host.show("4:memory:/\n8:pids:/\n", f"/ {host.top}/memory rw - cgroup cgroup rw,memory")
-    assert make_group("trial/1", MANY, 100, host.proc) is None
+    assert make_group(host_name_of("trial/1"), MANY, 100, host.proc) is None
     assert not made(host.top)
-    assert make_group("trial/1", MANY, None, host.proc) is not None
+    assert make_group(host_name_of("trial/1"), MANY, None, host.proc) is not None
 
 
 def test_no_limit_needs_no_group(host: Host) -> None:
     host.show("")
-    assert make_group("trial/1", None, None, host.proc) is None
+    assert make_group(host_name_of("trial/1"), None, None, host.proc) is None
 
 
 REAL = pytest.mark.skipif(bool(why_not()), reason=f"on this host {why_not()}")
@@ -135,14 +141,14 @@ FORKS = "import subprocess\nfor _ in range(60):\n    subprocess.Popen(['sleep', 
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
-    found = make_group(str(tmp_path), 128 << 20, 40, PROC)
+    found = make_group(host_name_of(str(tmp_path)), 128 << 20, 40, PROC)
     assert found is not None
     yield found
     left = [one for one in found._folders.values() if one.exists()]
     assert left
     while any(one.exists() for one in left):
         # Children of the forks end by themselves.
-        remove_group(str(tmp_path))
+        remove_group(host_name_of(str(tmp_path)))
 
 
 @REAL
@@ -181,3 +187,143 @@ def test_run_that_takes_more_than_its_node_has_is_told_so(tmp_path: Path, isolat
         run.wait_for_completion(raise_on_error=False)
         assert run.get_status() == "Failed"
         assert "'train.py' used more than 2 GiB of memory" in str(run.get_details()["error"])
+
+
+def can_limit_processes() -> bool:
+    """By a group that is taken away at once."""
+    found = make_group(host_name_of("try"), None, 100)
+    remove_group(host_name_of("try"))
+    return found is not None
+
+
+PIDS = pytest.mark.skipif(not can_limit_processes(), reason="on this host this user may make no group of processes")
+#: Begins some others, says so, and goes on.
+FAMILY = """
+import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        time.sleep(60)
+print(".", flush=True)
+time.sleep(60)
+"""
+#: Tries to have many more than it may, from its first moment on; all of them end by themselves.
+BOMB = """
+import os, time
+# It is brought into its group beside its start; what it begins before that comes along, above the limit.
+ends_at = time.monotonic() + 10
+while "runyard-" not in open("/proc/self/cgroup").read() and time.monotonic() < ends_at:
+    time.sleep(0.01)
+begun = []
+try:
+    for _ in range(400):
+        begun.append(os.fork())
+        if begun[-1] == 0:
+            time.sleep(3)
+            os._exit(0)
+finally:
+    print("there were", len(begun), flush=True)
+    for pid in begun:
+        os.waitpid(pid, 0)
+"""
+
+
+@PIDS
+def test_process_is_brought_into_a_group_with_what_it_has_started(tmp_path: Path) -> None:
+    group = make_group(host_name_of(str(tmp_path)), None, 20)
+    assert group is not None
+    code = (
+        "import os, time\nfor _ in range(3):\n    if os.fork() == 0:\n        time.sleep(60)\nprint('.', flush=True)\n"
+    )
+    script = subprocess.Popen([sys.executable, "-c", code + "time.sleep(60)"], stdout=subprocess.PIPE)
+    assert script.stdout is not None
+    try:
+        script.stdout.read(1)
+        family = {script.pid, *descendants(script.pid)}
+        group.take(script.pid, descendants)
+        assert group._inside() == family
+        assert len(family) == 4
+    finally:
+        for pid in sorted(family, reverse=True):
+            os.kill(pid, signal.SIGKILL)
+        script.communicate()
+        wait_until(lambda: remove_group(host_name_of(str(tmp_path))) or not group._inside(), "its group is gone")
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers", "found"), [(None, "32768", 8192), (None, "4194304", 16384), (0, "", None)]
+)
+def test_run_has_a_part_of_what_its_host_can_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, numbers: str, found: int | None
+) -> None:
+    (tmp_path / "pid_max").write_text(numbers + "\n")
+    monkeypatch.setattr("runyard.environments.control_groups._NUMBERS", tmp_path / "pid_max")
+    assert processes_max(asked) == found
+
+
+@pytest.fixture(scope="module", params=[Isolation.HIDDEN, Isolation.TRUSTED])
+def bounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """The workspace of a server whose runs may have few processes."""
+    if request.param == Isolation.HIDDEN and shutil.which("bwrap") is None:
+        pytest.skip("tests/system-packages.sh installs bubblewrap")
+    home = tmp_path_factory.mktemp("bounded") / "home"
+    with own_server(home, RUNYARD_ISOLATION=request.param, RUNYARD_PROCESSES_MAX="60"):
+        yield Workspace.create("bounded")
+
+
+@PIDS
+@pytest.mark.e2e
+@pytest.mark.xdist_group("limits")
+def test_run_that_wants_too_many_processes_gets_no_more_and_is_told_so(bounded: Workspace, tmp_path: Path) -> None:
+    run = submit_here(bounded, tmp_path, BOMB)
+    said = log_of(run, tmp_path)
+    assert run.get_status() == "Failed"
+    assert 50 < int(said.split("there were ")[1].split()[0]) <= 60
+    error = run.get_details()["error"]["error"]["message"]
+    assert error == "'script.py' wanted more than the 60 processes and threads that it may have at once on a node."
+    name = host_name_of(f"{run.id}/1 {os.environ['RUNYARD_HOME']}/runs/{run.id}/1")
+    wait_until(lambda: not list(Path("/sys/fs/cgroup").rglob(name)), "its group is gone")
+
+
+#: Daemons that carry nothing of the run's, ignore TERM, and are replaced all the time; they give up after a while.
+DAEMONS = """
+import os, signal, sys, time
+ends_at = time.monotonic() + 40
+open(sys.argv[1], "w").close()
+for _ in range(40):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while time.monotonic() < ends_at:
+            try:
+                if os.fork():
+                    os._exit(0)
+                os.setsid()
+            except OSError:
+                pass
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+@PIDS
+@pytest.mark.e2e
+@pytest.mark.xdist_group("limits")
+def test_no_daemon_is_left_of_a_run_that_starts_them_faster_than_they_are_found(
+    bounded: Workspace, tmp_path: Path
+) -> None:
+    up = tmp_path / "up"
+    run = submit_here(bounded, tmp_path, DAEMONS, str(up), RUNYARD_GRACE_SECONDS="1")
+    wait_until(up.exists, "it has begun")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    wait_until(lambda: not of_script(str(up)), "nothing is left", 5)
+
+
+def of_script(word: str) -> list[int]:
+    """Processes with that word on their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word.encode() in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return found

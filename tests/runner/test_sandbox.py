@@ -321,3 +321,8 @@ def test_pipe_in_place_of_a_shared_file_holds_nothing_up(workspace: Workspace, t
     )
     run = run_script(workspace, tmp_path / "source", script)
     assert completed(run) == {}
+
+
+def test_a_variable_that_a_shell_could_not_name_reaches_the_script(workspace: Workspace, tmp_path: Path) -> None:
+    script = "import os\nfrom azureml.core import Run\nRun.get_context().log('told', os.environ['odd-name.of'])\n"
+    assert completed(run_script(workspace, tmp_path / "odd", script, **{"odd-name.of": "it"})) == {"told": "it"}

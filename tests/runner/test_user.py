@@ -36,6 +36,9 @@ from tests.runner.test_writable import NEW
 #: A Python that others than root may run: the tests' own may lie in root's home.
 PYTHONS = [one.path for one in find_interpreters() if is_open(os.path.realpath(one.path))]
 
+#: For each run; the kernel's own limit for a user is a little above it.
+PROCESSES_MAX = 300
+
 NEEDED = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a server that is root gives its jobs users of their own"),
     pytest.mark.skipif(bool(why_no_users("/var/lib/runyard")), reason=why_no_users("/var/lib/runyard")),
@@ -55,7 +58,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def workspace(home: Path) -> Iterator[Workspace]:
-    with own_server(home, RUNYARD_ISOLATION="user"):
+    with own_server(home, RUNYARD_ISOLATION="user", RUNYARD_PROCESSES_MAX=str(PROCESSES_MAX)):
         found = Workspace.create("apart", exist_ok=True)
         config = AmlCompute.provisioning_configuration(max_nodes=2)
         ComputeTarget.create(found, "pair", config).wait_for_completion()
@@ -462,3 +465,28 @@ def test_id_that_the_host_knows_by_a_name_is_nobodys(
 def test_server_says_that_its_jobs_have_users(workspace: Workspace) -> None:
     found = current_server().call("server_info")
     assert (found.isolation, found.isolation_problem) == (Isolation.USER, "")
+
+
+BOMB = """
+import os, resource, sys, time
+from azureml.core import Run
+Run.get_context().log("limit", resource.getrlimit(resource.RLIMIT_NPROC)[1])
+begun = []
+try:
+    for _ in range(int(sys.argv[1]) + 100):
+        begun.append(os.fork())
+        if begun[-1] == 0:
+            time.sleep(5)
+            os._exit(0)
+except OSError:
+    pass
+for pid in begun:
+    os.waitpid(pid, 0)
+Run.get_context().log("begun", len(begun))
+"""
+
+
+def test_user_of_a_job_has_no_more_processes_than_a_run_may(workspace: Workspace, tmp_path: Path) -> None:
+    found = completed(start(workspace, tmp_path, BOMB, PROCESSES_MAX))
+    assert PROCESSES_MAX <= found["limit"] <= PROCESSES_MAX + 50
+    assert PROCESSES_MAX - 50 < found["begun"] <= found["limit"]

@@ -1,13 +1,14 @@
 """What get_status() says of a cluster's nodes: by their own states, and by those of their runs."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runyard.azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
-from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
+from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState, why_stuck
 from runyard.sdk.aml_compute_status import AmlComputeStatus, AttachedStatus
 from tests.engines.engines import wait_until
 from tests.own_server import own_server
@@ -50,6 +51,33 @@ def test_errors_are_what_no_run_gets_past_and_nodes_that_are_silent() -> None:
         {"error": {"code": "NoRunCanStart", "message": never}},
         {"error": {"code": "NodeNotResponding", "message": "node-3 is not heard of; its run is run-1."}},
     ]
+
+
+MINUTE = 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("state", "run_status", "doing"),
+    [
+        (NodeState.RUNNING, "Queued", "preparing"),
+        (NodeState.RUNNING, "Preparing", "preparing"),
+        (NodeState.RUNNING, "Running", ""),
+        (NodeState.IDLE, None, ""),
+        (NodeState.LEAVING, "Running", ""),
+        (NodeState.LEAVING, None, "leaving"),
+        (NodeState.PREEMPTED, "CancelRequested", "leaving"),
+    ],
+)
+def test_node_that_does_not_get_on_is_an_error_of_its_target(state: str, run_status: str | None, doing: str) -> None:
+    node = Node("here/some/node-3", state, run_status and "run-1", 5 * MINUTE, run_status)
+    assert why_stuck(node, 65 * MINUTE, 60 * MINUTE) == ""
+    found = why_stuck(node, 66 * MINUTE, 60 * MINUTE)
+    assert bool(found) == bool(doing)
+    if doing:
+        assert found.startswith(f"node-3 has been {doing} for 61 minutes")
+        assert (f"with run run-1 in {run_status}" in found) == (run_status is not None)
+        errors = AmlComputeStatus(_cluster(replace(node, stuck=found))).errors
+        assert errors == [{"error": {"code": "NodeStuck", "message": found}}]
 
 
 def test_status_of_what_is_attached_is_v1s_text_and_has_a_clusters_attributes() -> None:

@@ -21,7 +21,7 @@ from runyard.sdk.workspace import Workspace
 #: Between two looks at what is waited for, seconds.
 LOOK_S = 1.0
 
-commands = typer.Typer(no_args_is_help=True, help="Clusters of this host's nodes.")
+commands = typer.Typer(no_args_is_help=True, help="Clusters, of this host's nodes or attached.")
 
 
 @commands.command("list")
@@ -29,10 +29,13 @@ def list_clusters(workspace: WorkspaceName = None, as_json: Json = False) -> Non
     """List clusters."""
     found = find_workspace(workspace)._call("list_clusters")
     rows = [
-        (c.name, c.spec.vm_size, f"{c.spec.min_nodes}..{c.spec.max_nodes}", c.current_node_count, c.waiting_runs)
+        (c.name, c.spec.vm_size, f"{c.spec.min_nodes}..{c.spec.max_nodes}", c.current_node_count, len(c.stuck) or "",
+         c.waiting_runs)
         for c in found
-    ]
-    show(found, as_json, ("Cluster", "Size", "Nodes", "Now", "Waiting runs"), rows)
+    ]  # fmt: skip
+    show(found, as_json, ("Cluster", "Size", "Nodes", "Now", "Stuck", "Waiting runs"), rows)
+    for sentence in [] if as_json else [f"{c.name}: {one}" for c in found for one in c.stuck]:
+        typer.echo(sentence, err=True)
 
 
 @commands.command("show")

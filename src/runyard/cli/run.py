@@ -12,11 +12,15 @@ from runyard.errors import UserErrorException
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.environment import Environment
 from runyard.sdk.experiment import Experiment
+from runyard.sdk.run import Run
 from runyard.sdk.run_record import iterate_runs, read_log
 from runyard.sdk.run_snapshot import download_snapshot
 from runyard.sdk.run_watch import SCRIPT_LOG, follow_log, wait_for_completion
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.workspace import Workspace
+
+#: Bytes.
+GIB = 1 << 30
 
 commands = typer.Typer(no_args_is_help=True, help="Submit and watch runs.")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="An id, the beginning of one, or 'latest'.")]
@@ -87,9 +91,17 @@ def list_runs(
 
 
 @commands.command("show")
-def show_run(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:
+def show_run(
+    run: RunName,
+    usage: Annotated[bool, typer.Option("--usage", help="What its processes took of their nodes instead.")] = False,
+    workspace: WorkspaceName = None,
+    as_json: Json = False,
+) -> None:
     """Show one run: its state, why, its metrics and files."""
     found = find_run(find_workspace(workspace), run)
+    if usage:
+        _show_usage(found, as_json)
+        return
     record = found._refresh()
     metrics = found.get_metrics()
     if as_json:
@@ -112,6 +124,23 @@ def show_run(run: RunName, workspace: WorkspaceName = None, as_json: Json = Fals
     ]
     facts += [("File", name) for name in found.get_file_names()]
     show_facts(record, False, facts)
+
+
+def _show_usage(run: Run, as_json: bool) -> None:
+    """Least, mean and greatest of each series, and the last."""
+    found = run.get_usage()
+    if as_json:
+        show([(n, name, at.isoformat(), x) for n, by in found.items() for name, s in by.items() for at, x in s], True)
+        return
+    rows = []
+    for node, series in sorted(found.items()):
+        for name, values in sorted(series.items()):
+            # Memory is read in GiB.
+            divisor, unit = (GIB, "GiB") if name.endswith("_bytes") else (1.0, "%")
+            seen = [value / divisor for _, value in values]
+            told = (f"{x:.1f}" for x in (min(seen), sum(seen) / len(seen), max(seen), seen[-1]))
+            rows.append((node, name.rpartition("_")[0], unit, *told, len(seen)))
+    show(found, False, ("Node", "What", "In", "Least", "Mean", "Most", "Last", "Looks"), rows)
 
 
 @commands.command()

@@ -49,7 +49,7 @@ class GpuView:
     #: Those that local runs see, together.
     shared: FrozenSet[int] = frozenset()
     #: Those that something else uses, and what that is.
-    #: As {1: "process 4242"}.
+    #: As ((1, "process 4242"),).
     held: Tuple[Tuple[int, str], ...] = ()
 
 

@@ -48,10 +48,11 @@ def make_plan(
     fence_s: Optional[float] = None,
     gpus: Optional[str] = None,
     size: Optional[VmSize] = None,
+    processes_max: Optional[int] = None,
 ) -> LaunchPlan:
     """The plan of that attempt; ``engine`` is the EngineKind of its target, ``fence_s`` as in LaunchPlan.
 
-    ``gpus`` are as the run's row has them, ``size`` is that of its cluster's nodes.
+    ``gpus`` are as the run's row has them, ``size`` is that of its cluster's nodes, ``processes_max`` as in LaunchPlan.
 
     ``datasets`` (by id) and ``datastores`` (by name) hold all that its inputs and outputs name.
     """
@@ -81,6 +82,7 @@ def make_plan(
         fence_s=fence_s,
         gpus=None if gpus is None else _by_node(gpus, spec.node_count),
         memory_bytes=_memory_bytes(workspace, size) if engine == EngineKind.LOCAL else None,
+        processes_max=processes_max,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
 

@@ -40,7 +40,8 @@ def describe(run: Run) -> str:
     if run.status in TERMINAL:
         return f"Nothing: the run has ended as {run.status}."
     return run.reason or {
-        RunStatus.RUNNING: "Its script runs.",
+        # What it was warned of last: that its GPUs do nothing, say.
+        RunStatus.RUNNING: " ".join(("Its script runs.", *run.warnings[-1:])),
         RunStatus.FINALIZING: "Its outputs are being stored.",
     }.get(run.status, f"It is {run.status}.")
 

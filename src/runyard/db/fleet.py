@@ -138,12 +138,15 @@ def free_nodes(connection: Connection, run_id: str, now: int) -> None:
     connection.execute(_FREE, {"of_run": run_id, "at": now})
 
 
-def retire_node(connection: Connection, workspace: str, name: str, node: str, evict: bool) -> Cluster:
+def retire_node(connection: Connection, workspace: str, name: str, node: str, evict: bool, now: int) -> Cluster:
     """Let a node leave when its run has ended, or (``evict``) now; ComputeTargetException where there is none."""
     get_cluster(connection, workspace, name)
     state = NodeState.PREEMPTED if evict else NodeState.LEAVING
     known = connection.execute(
-        update(nodes).where(nodes.c.id == f"{workspace}/{name}/{node}").values(state=state)
+        update(nodes)
+        .where(nodes.c.id == f"{workspace}/{name}/{node}")
+        # Asked for again, it goes on leaving since the first time.
+        .values(state=state, since=case((nodes.c.state == state, nodes.c.since), else_=now))
     ).rowcount
     if not known:
         raise ComputeTargetException(

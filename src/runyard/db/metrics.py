@@ -4,12 +4,20 @@ import math
 from array import array
 from typing import Dict, List, Optional, Tuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import metric_chunks, metric_latest, metric_writers
 from runyard.errors import UserErrorException
-from runyard.protocol.metrics import KIND_TEXT, Batch, Columns, MetricSummary, decode_columns, encode_columns
+from runyard.protocol.metrics import (
+    KIND_TEXT,
+    USAGE_PREFIX,
+    Batch,
+    Columns,
+    MetricSummary,
+    decode_columns,
+    encode_columns,
+)
 
 #: Most names of metrics in one run.
 NAMES_MAX = 20_000
@@ -55,18 +63,28 @@ def add_batch(connection: Connection, run_id: str, workspace: str, batch: Batch,
 
 
 def read_metrics(connection: Connection, run_id: str, name: Optional[str] = None) -> List[Columns]:
-    """The run's chunks, by name, in the order in which they were stored."""
-    statement = select(metric_chunks).where(metric_chunks.c.run_id == run_id)
-    if name is not None:
-        statement = statement.where(metric_chunks.c.name == name)
+    """The chunks of the run's own metrics, by name, in the order in which they were stored."""
+    if name is None:
+        return _read(connection, run_id, ~metric_chunks.c.name.startswith(USAGE_PREFIX))
+    return _read(connection, run_id, metric_chunks.c.name == name)
+
+
+def read_usage(connection: Connection, run_id: str) -> List[Columns]:
+    """What its runners have recorded of their nodes."""
+    return _read(connection, run_id, metric_chunks.c.name.startswith(USAGE_PREFIX))
+
+
+def _read(connection: Connection, run_id: str, which: "ColumnElement[bool]") -> List[Columns]:
+    statement = select(metric_chunks).where(metric_chunks.c.run_id == run_id, which)
     rows = connection.execute(statement.order_by(metric_chunks.c.id))
     return [decode_columns(r.body, 0, r.name, r.writer, r.first_sequence, r.length, r.kind)[0] for r in rows]
 
 
 def list_summaries(connection: Connection, run_id: str) -> List[MetricSummary]:
-    """Count, last, least and greatest value of each metric that has numbers."""
+    """Count, last, least and greatest value of each of the run's own metrics that has numbers."""
+    own = ~metric_latest.c.name.startswith(USAGE_PREFIX)
     rows = connection.execute(
-        select(metric_latest).where(metric_latest.c.run_id == run_id).order_by(metric_latest.c.name)
+        select(metric_latest).where(metric_latest.c.run_id == run_id, own).order_by(metric_latest.c.name)
     )
     return [MetricSummary(r.name, r.length, r.last, r.minimum, r.maximum) for r in rows if r.last is not None]
 

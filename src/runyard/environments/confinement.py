@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from functools import lru_cache
-from typing import List, Tuple
+from typing import List
 
 from runyard.environments.job_users import why_no_users
 from runyard.errors import UserErrorException
@@ -13,16 +13,18 @@ from runyard.protocol.plan import Isolation
 #: Names the Isolation of a host's jobs; not set: hidden where that works, else user, else trusted.
 VARIABLE = "RUNYARD_ISOLATION"
 PROGRAM = "bwrap"
+_HEARING = [shutil.which("env") or "env", "--default-signal=TERM"]
 #: A host that is busy gets this time to answer, seconds.
 PROBE_TIMEOUT_S = 20.0
 
 
-def basic_words() -> List[str]:
+def basic_words(is_read_only: bool = False) -> List[str]:
     """bubblewrap and what every sandbox asks of the kernel; UserErrorException where it is not installed."""
     found = _program()
     if not found:
         raise UserErrorException(why_not())
-    words = [found, "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL", "--bind", "/", "/", "--dev", "/dev"]
+    words = [found, "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL"]
+    words += ["--ro-bind" if is_read_only else "--bind", "/", "/", "--dev", "/dev"]
     words += ["--proc", "/proc", "--ro-bind", "/sys", "/sys"]
     # Root without a capability may still write the kernel's settings.
     return [*words, "--ro-bind", "/proc/sys", "/proc/sys"] if os.geteuid() == 0 else words
@@ -49,21 +51,28 @@ def why_not() -> str:
 
 
 @lru_cache(maxsize=1)
-def deaf_words() -> Tuple[List[str], List[str]]:
-    """What goes before bubblewrap, and before its command, so that a TERM to all processes spares bubblewrap.
+def deaf_words() -> List[str]:
+    """What goes before bubblewrap, so that a TERM to all processes spares it; ``hearing`` is for its command.
 
     Slurm and a machine's shutdown send one; bubblewrap would end at once and take the script along, which has its grace
     to write a checkpoint. Nothing where the host's env cannot do this (GNU coreutils before 8.31).
     """
-    program = shutil.which("env") or ""
-    before = [program, "--ignore-signal=TERM"]
-    # env itself takes a program whose path has an "=" in it for a variable.
-    inside = [program, "--default-signal=TERM", "/bin/sh", "-c", 'exec "$@"', "sh"]
+    words = [shutil.which("env") or "", "--ignore-signal=TERM"]
     try:
-        done = subprocess.run([*before, *inside, "true"], stderr=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S)
+        done = subprocess.run([*words, *_HEARING, "true"], stderr=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
-        return [], []
-    return (before, inside) if done.returncode == 0 else ([], [])
+        return []
+    return words if done.returncode == 0 else []
+
+
+def hearing(command: List[str]) -> List[str]:
+    """The command of a bubblewrap behind ``deaf_words``, so that it hears TERM itself."""
+    if not deaf_words():
+        return command
+    # env takes a program whose path has an "=" in it for a variable. A shell does not; but some lose variables whose
+    # names are none to them.
+    between = ["/bin/sh", "-c", 'exec "$@"', "sh"] if "=" in command[0] else []
+    return [*_HEARING, *between, *command]
 
 
 def isolation_here(asked: str, home: str = "/") -> str:

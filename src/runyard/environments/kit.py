@@ -14,7 +14,7 @@ from runyard.errors import EnvironmentBuildError
 from runyard.protocol.record import record
 
 #: What of the package goes into the kit; each only if this version has it.
-PARTS = ("__init__.py", "errors.py", "py.typed", "protocol", "files", "client", "sdk", "azureml")
+PARTS = ("__init__.py", "errors.py", "py.typed", "protocol", "files", "client", "scoring", "sdk", "azureml")
 
 #: Time to compile some 200 small files.
 COMPILE_TIMEOUT_S = 120.0

@@ -1,7 +1,7 @@
 """Which process is which on this host: identity that outlives pid reuse and reboots. Standard library, Linux."""
 
 import os
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 
 def boot_id() -> str:
@@ -70,6 +70,43 @@ def parents() -> Dict[int, int]:
         if fields is not None and fields[0] != "Z":
             found[int(entry)] = int(fields[1])
     return found
+
+
+class ProcessTable:
+    """All processes of this host at one moment: one short read each."""
+
+    def __init__(self) -> None:
+        #: Parent, ticks of the CPU with those of ended children, pages of memory.
+        self._known: Dict[int, Tuple[int, int, int]] = {}
+        self._children: Dict[int, List[int]] = {}
+        for entry in os.listdir("/proc"):
+            fields = _stat(int(entry)) if entry.isdigit() else None
+            if fields is not None:
+                self._known[int(entry)] = int(fields[1]), sum(map(int, fields[11:15])), int(fields[21])
+                self._children.setdefault(int(fields[1]), []).append(int(entry))
+
+    def usage(self, root: int) -> Tuple[float, int]:
+        """What that process and those below it have taken of the CPU, seconds, and take of the memory now, bytes.
+
+        The time of those that have ended counts, as their parents have collected it; the difference of two calls is
+        what was taken between them. Memory that several share counts for each.
+        """
+        ticks, pages, waiting = 0, 0, [root] if root in self._known else []
+        while waiting:
+            pid = waiting.pop()
+            ticks, pages = ticks + self._known[pid][1], pages + self._known[pid][2]
+            waiting += self._children.get(pid, ())
+        return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
+
+    def usage_below(self, root: int) -> Tuple[float, int]:
+        """As ``usage``, without what that process itself has taken and takes."""
+        cpu_s, memory_bytes = 0.0, 0
+        for child in self._children.get(root, ()):
+            of_child = self.usage(child)
+            cpu_s, memory_bytes = cpu_s + of_child[0], memory_bytes + of_child[1]
+        own = _stat(root)
+        ended = 0 if own is None else int(own[13]) + int(own[14])
+        return cpu_s + ended / os.sysconf("SC_CLK_TCK"), memory_bytes
 
 
 def signal_group(group: int, number: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import field, replace
 from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.record import record
+from runyard.protocol.runs import RunStatus
 from runyard.protocol.vm_sizes import VmSize as VmSize
 from runyard.protocol.vm_sizes import find_vm_size as find_vm_size
 from runyard.protocol.wire import dumps
@@ -24,7 +25,7 @@ class EngineKind:
     SLURM = "slurm"
     #: A machine that was attached, over SSH.
     SSH = "ssh"
-    #: A Ray cluster that was attached.
+    #: A Ray cluster that was attached, or that the server has started.
     RAY = "ray"
 
 
@@ -109,7 +110,7 @@ class NodeState:
 
 @record
 class Node:
-    """A node of a cluster: a slot for one run at a time on this host."""
+    """A node of a cluster: a slot for one run at a time."""
 
     id: str
     #: A NodeState.
@@ -118,6 +119,31 @@ class Node:
     since: int
     #: The state of that run, a RunStatus: a node is told by what its run is.
     run_status: Optional[str] = None
+    #: Where it prepares its run, or leaves, for longer than that should take: since when, in a sentence; '' elsewhere.
+    stuck: str = ""
+
+
+def why_stuck(node: Node, now: int, limit_us: int) -> str:
+    """What is said of a node that prepares or leaves for longer than the limit, in microseconds; '': it gets on.
+
+    One that is drained waits for its run, for however long that takes; one that is taken away does not.
+    """
+    has_left = node.state == NodeState.PREEMPTED or (node.state == NodeState.LEAVING and node.run_id is None)
+    doing = "leaving" if has_left else "preparing"
+    if now - node.since <= limit_us or not (has_left or is_preparing(node)):
+        return ""
+    run = f", with run {node.run_id} in {node.run_status}; see: runyard why {node.run_id}" if node.run_id else ""
+    name = node.id.rpartition("/")[2]
+    return f"{name} has been {doing} for {(now - node.since) // 60_000_000} minutes{run}"
+
+
+def is_preparing(node: Node) -> bool:
+    """Has it a run whose script does not run there yet?"""
+    return node.state == NodeState.RUNNING and node.run_status in _PREPARING
+
+
+#: States of a run which has its node, and whose script does not run there yet.
+_PREPARING = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
 
 
 @record
@@ -138,6 +164,11 @@ class Cluster:
     waiting_runs: int = 0
     #: What this host lacks of the size, if anything.
     warnings: Tuple[str, ...] = ()
+
+    @property
+    def stuck(self) -> Tuple[str, ...]:
+        """Of each node that does not get on."""
+        return tuple(node.stuck for node in self.nodes if node.stuck)
 
     @property
     def errors(self) -> Tuple[str, ...]:

@@ -24,6 +24,8 @@ from runyard.protocol.record import record
 SPOOL_MAGIC = b"RYSPOOL1"
 COLUMNS_MAGIC = b"RYCOLS1\n"
 NO_STEP = -(1 << 63)
+#: How names begin that a runner records of its node, and no script: then the node's number, a slash, and what it is.
+USAGE_PREFIX = "runyard.usage/"
 
 KIND_KEY, KIND_SCALAR, KIND_TEXT, KIND_INTEGER = 0, 1, 2, 3
 

@@ -79,6 +79,8 @@ class LaunchPlan:
     gpus: Optional[Tuple[str, ...]] = None
     #: What all processes of a node may take together; None: no limit.
     memory_bytes: Optional[int] = None
+    #: How many processes and threads a node's may be at once; None: as many as the node finds wise, 0: no limit.
+    processes_max: Optional[int] = None
     #: None: one process.
     distribution: Optional[Distribution] = None
 

@@ -8,36 +8,38 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
-from runyard.environments.realise import Realised, is_realised, realise
+from runyard.environments.realise import Realised, hold, is_realised, realise
 from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
 from runyard.files.tails import tail_of
 from runyard.protocol.distributed import DistributionKind, Place, ports_wanted
 from runyard.protocol.environments import StoredFile
 from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
-from runyard.runner.container import contained, remove_containers
 from runyard.runner.destinations import Destinations
 from runyard.runner.fence import Fence
 from runyard.runner.folder import AttemptFolder, claim, leave, remove
-from runyard.runner.inputs import bind_inputs
-from runyard.runner.limits import PROCESSES_MAX, Group, make_group, remove_group
-from runyard.runner.limits import why_not as no_limits
+from runyard.runner.limits import Limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
-from runyard.runner.mpi import MpiNode, MpiRun
-from runyard.runner.node_tools import uv_of
 from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
 from runyard.runner.sandbox import confined, shared_memory
 from runyard.runner.team import Command, Launcher, Team, verdict
+from runyard.runner.tidy import is_elsewhere, mark_used, tidy_node
+from runyard.runner.usage import Usage
 from runyard.runner.user import JobUser
 from runyard.runner.variables import job_command, job_variables
+
+if TYPE_CHECKING:
+    from runyard.runner.mpi import MpiNode, MpiRun
+
+# Parts that few runs need are imported where they do: on another machine each attempt waits for all that is imported.
 
 #: How often new metrics and log bytes are sent, spools reach the disk, outputs are looked at.
 SHIP_S, SYNC_S, OUTPUTS_S = 0.2, 1.0, 10.0
@@ -52,7 +54,7 @@ TAIL_LINES, TAIL_BYTES = 20, 16_384
 
 
 #: What a node of a run watches.
-Processes = Union[Script, Team, MpiRun, MpiNode]
+Processes = Union[Script, Team, "MpiRun", "MpiNode"]
 
 
 class PeerFailed(Exception):
@@ -77,6 +79,8 @@ def main(path: str, is_recovery: bool = False) -> None:
     attempt = Attempt(folder, server)
     signal.signal(signal.SIGTERM, attempt.on_terminate)
     adopt_orphans()
+    if is_elsewhere(folder):
+        mark_used(folder)
     try:
         if not is_recovery:
             attempt.carry_out()
@@ -92,6 +96,10 @@ def main(path: str, is_recovery: bool = False) -> None:
     remove(path)
     if folder.is_confined:
         shutil.rmtree(shared_memory(folder), ignore_errors=True)
+    # The kernel takes its time, and nobody waits for it.
+    attempt.limits.close()
+    if is_elsewhere(folder):
+        tidy_node(Path(facts.cache_folder), folder.say, time.time())
 
 
 class Attempt:
@@ -108,13 +116,16 @@ class Attempt:
         if self._meeting is not None and folder.node > 0:
             self.reporter = NodeReporter(folder, self._meeting)
         self._ports = Ports()
-        #: What limits the job.
-        self._group: Optional[Group] = None
+        self.limits = Limits(folder)
         #: How a process of the job is started: as it is, or in a sandbox.
         self._launch: Launcher = Script
         #: Whose processes the job's are; None: this one's.
         self._user = JobUser.find(folder)
         self._record = Record(folder, server, self.reporter)
+        #: Looks at what its processes take, while they run.
+        self._usage: Optional[Usage] = None
+        #: Keeps its environment from being removed.
+        self._held: Optional[int] = None
 
     @property
     def user_number(self) -> Optional[int]:
@@ -130,14 +141,16 @@ class Attempt:
 
     def close(self) -> None:
         """Give back what the attempt held."""
+        if self._usage is not None:
+            self._usage.close()
         if self._meeting is not None:
             self._meeting.close()
         self._ports.close()
         self._server.close()
         if self._user is not None:
             self._user.close()
-        if self._folder.plan.memory_bytes is not None:
-            remove_group(self._folder.key)
+        if self._held is not None:
+            os.close(self._held)
 
     def carry_out(self) -> None:
         """Prepare, run and watch the script; ends with an EXITED report made."""
@@ -167,11 +180,12 @@ class Attempt:
             self._exited(None, ExitCause.PREPARATION, f"It could not be prepared: {error}.", "SystemError")
             return
         self.reporter.add(ReportKind.STARTED)
-        fence = self._fence()
+        fence, self._usage = self._fence(), Usage(self._folder, self._server)
         code, cause = self._watch(script)
         script.close()
         # Without a code the script was given its grace already; its children are given no second one.
         self._end_processes(0.0 if code is None else self._folder.plan.grace_s)
+        self._usage.close()
         if fence is not None:
             fence.close()
         self._exited(code, cause, *self._explain(code, cause, None if isinstance(script, Script) else script))
@@ -181,9 +195,11 @@ class Attempt:
         asked = folder.plan.distribution
         if asked is not None and asked.kind != DistributionKind.MPI:
             return Team(folder, self._meeting, places, make, self._launch)
-        if asked is not None and self._meeting is not None and folder.node > 0:
-            return MpiNode(folder, self._meeting, places, make, self._launch)
         if asked is not None:
+            from runyard.runner.mpi import MpiNode, MpiRun
+
+            if self._meeting is not None and folder.node > 0:
+                return MpiNode(folder, self._meeting, places, make, self._launch)
             return MpiRun(folder, self._meeting, places, make, self._launch)
         command, variables = make({})
         return self._launch(command, variables, folder.work, folder.log)
@@ -227,7 +243,7 @@ class Attempt:
     def take_over(self) -> None:
         """The first runner is gone: end what it left behind, and say so."""
         self._can_raise = False
-        remove_containers(self._folder)
+        self._remove_containers()
         end_all(self._folder.key, 0, self.user_number)
         unmount_all(self._folder)
         message = "The process that supervised the run was killed, so its script was ended too."
@@ -285,22 +301,31 @@ class Attempt:
         if folder.has_user:
             self._user = JobUser.take(folder)
             self._user.hand_over()
-        inputs = bind_inputs(folder, self._server, self._say)
+        inputs: Dict[str, str] = {}
+        if plan.inputs:
+            from runyard.runner.inputs import bind_inputs
+
+            inputs = bind_inputs(folder, self._server, self._say)
         outputs = Destinations(folder, self._server).make()
         data = {**inputs, **outputs}
         if plan.script is not None and not plan.command and not (folder.work / plan.script).is_file():
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
-        enter, interpreter = self._limit(), python.interpreter
+        unlimited, enter, interpreter = self.limits.make(), self.limits.enter, python.interpreter
+        if unlimited:
+            folder.note(f"Its memory is not limited to what its node has: {unlimited}.")
         folder.share_server_file()
         if python.image:
+            from runyard.runner.container import contained
+
             self._launch = contained(folder, python, kit, data)
         elif folder.is_confined:
             self._launch = confined(folder, interpreter, kit, data, enter)
         elif self._user is not None:
             self._user.own_outputs(outputs)
-            interpreter, self._launch = self._user.launcher(interpreter, enter)
+            interpreter, self._launch = self._user.launcher(interpreter, enter, self.limits.processes_max)
         elif enter is not None:
             self._launch = partial(Script, enter=enter)
+        self._launch = self.limits.held(self._launch)
 
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
             values = job_variables(folder, interpreter, data, python.path, wired)
@@ -308,27 +333,23 @@ class Attempt:
 
         return make
 
-    def _limit(self) -> Optional[Callable[[], None]]:
-        """Make the group that holds the job to its node's memory, if that counts; returns what brings a process in.
-
-        An image's engine has limits of its own, by docker.arguments.
-        """
-        plan = self._folder.plan
-        if plan.memory_bytes is None or plan.container is not None:
-            return None
-        self._group = make_group(self._folder.key, plan.memory_bytes, PROCESSES_MAX)
-        if self._group is None:
-            self._folder.note(f"Its memory is not limited to {_gib(plan.memory_bytes)}: {no_limits()}.")
-        return None if self._group is None else self._group.enter
-
     def _python(self) -> Realised:
         facts, lock = self._folder.facts, self._folder.plan.lock
-        uv = ""
-        if not is_realised(lock, facts.cache_folder):
-            # Control has seen to it on its own host; another machine builds what it has not.
-            self._say(f"Its environment is being built on {facts.node}.")
-            uv = uv_of(self._folder, self._server)
-        return realise(lock, facts.cache_folder, uv=uv, log=self._folder.say, fetch=self._fetch)
+        self._held = hold(lock, facts.cache_folder)
+        if is_realised(lock, facts.cache_folder):
+            return realise(lock, facts.cache_folder, uv="", log=self._folder.say)
+        # Control has seen to it on its own host; another machine fetches or builds what it has not.
+        from runyard.runner.node_tools import find_pack, uv_of
+
+        self._say(f"Its environment is being built on {facts.node}.")
+        return realise(
+            lock,
+            facts.cache_folder,
+            uv=lambda: uv_of(self._folder, self._server),
+            log=self._folder.say,
+            fetch=self._fetch,
+            pull=lambda: find_pack(self._folder, self._server),
+        )
 
     def _fetch(self, file: StoredFile) -> Iterator[bytes]:
         names: Dict[str, Any] = {"workspace": file.workspace, "sha256": file.sha256, "name": file.name}
@@ -396,10 +417,16 @@ class Attempt:
     def _end_processes(self, grace_s: float) -> None:
         """End what the script left running; nothing of a run lives longer than the run."""
         unmount_all(self._folder)
-        remove_containers(self._folder)
+        self._remove_containers()
         if has_children():
             count = end_all(self._folder.key, grace_s, self.user_number)
             self._folder.say(f"{count} processes were still running and were ended")
+
+    def _remove_containers(self) -> None:
+        if self._folder.plan.container is not None:
+            from runyard.runner.container import remove_containers
+
+            remove_containers(self._folder)
 
     def _exited(
         self, code: Optional[int], cause: str, message: str = "", error_code: str = "", details: str = ""
@@ -415,7 +442,7 @@ class Attempt:
         self.reporter.add(ReportKind.EXITED, message, **told)
 
     def _explain(
-        self, code: Optional[int], cause: str, team: Union[Team, MpiRun, MpiNode, None] = None
+        self, code: Optional[int], cause: str, team: Union[Team, "MpiRun", "MpiNode", None] = None
     ) -> Tuple[str, str, str]:
         """(message, error code, log's tail) of how the script ended."""
         plan = self._folder.plan
@@ -435,9 +462,9 @@ class Attempt:
             return "", "", ""
         what = plan.script or " ".join(plan.command)
         tail = tail_of(str(log), TAIL_LINES, TAIL_BYTES)
-        if self._group is not None and self._group.is_out_of_memory():
-            text = f"{whose}{what!r} used more than {_gib(plan.memory_bytes or 0)} of memory, which its node has."
-            return text, "UserError", tail
+        exceeded = self.limits.exceeded()
+        if exceeded:
+            return f"{whose}{what!r} {exceeded}.", "UserError", tail
         if team is not None and team.remark:
             return f"{whose}{what!r} {team.remark}.", "UserError", tail
         if code is not None and code < 0:
@@ -454,10 +481,6 @@ def _code(error: RunyardError) -> str:
     if isinstance(error, EnvironmentBuildError):
         return "EnvironmentError"
     return "StorageError" if isinstance(error, StorageFullError) else "DataError"
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 30):g} GiB"
 
 
 def _signal_name(number: int) -> str:

@@ -17,7 +17,7 @@ from runyard.protocol.record import record
 from runyard.runner.bound import BoundFolder, bound_folders, run_folders
 from runyard.runner.folder import AttemptFolder, host_name_of
 from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
-from runyard.runner.processes import Script
+from runyard.runner.processes import Script, exit_code
 from runyard.runner.team import Launcher
 from runyard.runner.variables import own_gpus
 
@@ -25,9 +25,6 @@ from runyard.runner.variables import own_gpus
 ARGUMENTS_VARIABLE = "RUNYARD_CONTAINER_ARGUMENTS"
 #: Removing a container whose processes do not end takes as long as the kernel does, seconds.
 REMOVE_TIMEOUT_S = 30.0
-#: Exit codes above this are that of a signal, as a shell and a container's first process give them.
-_SIGNALLED = 128
-_SIGNALS = 64
 
 #: Arguments that change the container and give it nothing of the node.
 _HARMLESS = frozenset(
@@ -66,13 +63,6 @@ class ContainerScript(Script):
     def wait(self, timeout_s: float) -> Optional[int]:
         """As Script.wait: 128 + n is the script's own end by signal n, told by the container's first process."""
         return exit_code(super().wait(timeout_s))
-
-
-def exit_code(code: Optional[int]) -> Optional[int]:
-    """A container's exit code as a process's: minus the number of the signal that killed it."""
-    if code is None or not _SIGNALLED < code <= _SIGNALLED + _SIGNALS:
-        return code
-    return _SIGNALLED - code
 
 
 def contained(folder: AttemptFolder, python: Realised, kit: Kit, data: Dict[str, str]) -> Launcher:

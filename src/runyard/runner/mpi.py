@@ -20,15 +20,14 @@ from runyard.files.tails import read_regular, tail_of
 from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeLaunch, Phase
 from runyard.protocol.plan import ExitCause
-from runyard.runner import mpi_agent, mpi_daemon, rank
+from runyard.runner import mpi_agent, mpi_daemon
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeMeeting
 from runyard.runner.mpi_ranks import Ranks, Stragglers
 from runyard.runner.processes import Script
+from runyard.runner.rank import COMMAND, make_life, write_rank
 from runyard.runner.team import Command, Launcher, failed
 
-#: What mpirun runs for each rank: the same words on every node, since each has its own paths in these variables.
-_RANK = ("/bin/sh", "-c", 'exec "$RUNYARD_PYTHON" -I -S "$RUNYARD_RANK_PROGRAM"')
 #: What it runs in place of ssh; found by its name, since it may not be given a path with a blank.
 _AGENT, _AGENT_TEXT = "runyard-launch", '#!/bin/sh\nexec "$RUNYARD_PYTHON" -I -S "$RUNYARD_AGENT" "$@"\n'
 #: Where the ranks of a node put the memory that they share, in Open MPI 4 and 5.
@@ -74,7 +73,7 @@ class MpiRun:
         variables = _variables(folder, places, make)
         major = find_mpirun(variables) if folder.plan.container is None else ask_mpirun(folder, variables, launch)
         # By its name: with its path, it would set that of this node on the others.
-        words = ["mpirun", *mpirun_arguments(folder, places, major), *_RANK]
+        words = ["mpirun", *mpirun_arguments(folder, places, major), *COMMAND]
         self._variables = variables
         asked = folder.plan.distribution
         self._everyone = [] if asked is None else tasks_of(asked, folder.plan.node_count)
@@ -342,7 +341,7 @@ def _share_hosts(places: Sequence[Place]) -> bool:
 
 
 def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) -> Dict[str, str]:
-    """What every process of this node inherits; writes down what each rank is, for rank.py."""
+    """What every process of this node inherits; writes down what each rank is."""
     asked = folder.plan.distribution
     assert asked is not None
     everyone = tasks_of(asked, folder.plan.node_count)
@@ -354,9 +353,8 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
     own = {name: str(folder.path / "tmp") for name in _SHARED_MEMORY if _share_hosts(places)}
     for task in folder.tasks:
         wired = {**own, **wire(asked, everyone, places, task), "RUNYARD_RANK": str(task.rank)}
-        settings = [f"{name}={text}" for name, text in wired.items()]
-        texts = [str(folder.process_log(task)), str(folder.work), str(len(settings)), *settings, *make(wired)[0]]
-        (ranks / str(task.rank)).write_bytes(b"".join(os.fsencode(text) + b"\0" for text in texts))
+        write_rank(ranks, task.rank, folder.process_log(task), folder.work, wired, make(wired)[0])
+        make_life(launches, task.rank)
     # Daemons look for it too, although only the first node's mpirun calls it.
     (binaries / _AGENT).write_text(_AGENT_TEXT)
     (binaries / _AGENT).chmod(0o755)
@@ -368,7 +366,6 @@ def _variables(folder: AttemptFolder, places: Sequence[Place], make: Command) ->
         "RUNYARD_LAUNCHES": str(launches),
         "RUNYARD_RANKS": str(ranks),
         "RUNYARD_PYTHON": folder.python,
-        "RUNYARD_RANK_PROGRAM": folder.program(rank.__file__),
         # A server in a container often is root, and a run starts as its server.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

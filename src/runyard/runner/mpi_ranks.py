@@ -1,13 +1,12 @@
-"""Which ranks of MPI still run: each holds a file of its own locked while it lives (runner/rank.py)."""
+"""Which ranks of MPI still run: each holds a pipe of its own open while it lives (runner/rank.py)."""
 
-import fcntl
-import os
 import time
 from typing import Optional, Sequence, Tuple
 
 from runyard.protocol.distributed import Task
 from runyard.protocol.meeting import NodeReport
 from runyard.runner.folder import AttemptFolder
+from runyard.runner.rank import has_ended
 from runyard.runner.team import Patience, is_under_way
 
 #: How often they are looked at, seconds.
@@ -25,23 +24,10 @@ class Ranks:
     def left(self) -> Tuple[int, ...]:
         """Those that have not ended; one that has not begun is among them. As of the last LOOK_S."""
         if time.monotonic() >= self._look_at:
-            self._left = [rank for rank in self._left if not self._has_ended(rank)]
+            launches = self._folder.path / "launches"
+            self._left = [rank for rank in self._left if not has_ended(launches, rank)]
             self._look_at = time.monotonic() + LOOK_S
         return tuple(self._left)
-
-    def _has_ended(self, rank: int) -> bool:
-        path = str(self._folder.path / "launches" / f"{rank}.rank")
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        finally:
-            os.close(handle)
-        return True
 
 
 class Stragglers:

@@ -1,13 +1,27 @@
-"""The programs that a node needs to build an environment: its own where it has them, else the server's."""
+"""What a node needs to have an environment: a pack of the server's, or the programs that build one."""
 
 import os
 import platform
 import tempfile
+from typing import Any, Dict, Optional
 
 from runyard.client.http import Server
+from runyard.environments.pack import Pulled, platform_here
 from runyard.environments.uv import find_uv
 from runyard.errors import EnvironmentBuildError, NotFoundError
 from runyard.runner.folder import AttemptFolder
+
+
+def find_pack(folder: AttemptFolder, server: Server) -> Optional[Pulled]:
+    """The run's environment as the server has built it; None, with a line in the runner's log, where it has no such."""
+    names: Dict[str, Any] = {"workspace": folder.plan.workspace, "run_id": folder.plan.run_id}
+    query = {"platform": platform_here()}
+    try:
+        found = server.call("find_environment_pack", None, query, **names)
+    except NotFoundError as error:
+        folder.say(str(error))
+        return None
+    return Pulled(found.digest, found.size_bytes, server.stream("read_environment_pack", query, **names))
 
 
 def uv_of(folder: AttemptFolder, server: Server) -> str:

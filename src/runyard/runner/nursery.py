@@ -6,6 +6,7 @@ takes the next: a fork, and copying the pages that a new process changes, costs 
 """
 
 import gc
+import importlib
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import threading
 import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+from runyard.environments.confinement import deaf_words, why_not
 from runyard.protocol.blobs import Offset
 from runyard.protocol.metrics import MetricsReply
 from runyard.protocol.plan import Launch, ReportReply
@@ -41,6 +43,8 @@ def main(descriptor: int) -> None:
     """Serve forks until the server is gone."""
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
+    # Each runner would ask anew. Before ends are ignored, or none would be known here.
+    why_not() or deaf_words()
     # Ended runners are reaped by the kernel: one fork does, and the nursery keeps no list of children.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # What a killed runner leaves behind comes to us, also a daemon that cleared its environment.
@@ -65,6 +69,8 @@ def main(descriptor: int) -> None:
 def _prepare() -> None:
     """Do now what each runner would do for itself at its first request."""
     "localhost".encode("idna")
+    for name in ("container", "inputs", "mpi", "node_tools"):
+        importlib.import_module(f"runyard.runner.{name}")
     prepare(Launch, ReportReply, Count, Offset, MetricsReply)
     gc.collect()
     gc.freeze()

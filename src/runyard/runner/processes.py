@@ -18,6 +18,9 @@ from runyard.protocol.plan import ExitCause
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long processes get to vanish after KILL, seconds.
 KILL_TIMEOUT_S = 10.0
+#: Exit codes above this are that of a signal, as a shell and a container's first process give them.
+_SIGNALLED = 128
+_SIGNALS = 64
 
 
 def adopt_orphans() -> None:
@@ -89,6 +92,13 @@ class Script:
     def terminate(self) -> None:
         """Ask its whole session to end."""
         signal_group(self._process.pid, signal.SIGTERM)
+
+
+def exit_code(code: Optional[int]) -> Optional[int]:
+    """A container's exit code as a process's: minus the number of the signal that killed it."""
+    if code is None or not _SIGNALLED < code <= _SIGNALLED + _SIGNALS:
+        return code
+    return _SIGNALLED - code
 
 
 def end_all(key: str, grace_s: float, user: Optional[int] = None) -> int:

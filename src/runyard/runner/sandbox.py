@@ -13,17 +13,16 @@ from glob import glob
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, deaf_words, why_not
+from runyard.environments.confinement import PROGRAM, VARIABLE, basic_words, deaf_words, hearing, why_not
 from runyard.environments.kit import Kit
 from runyard.errors import ServiceException
 from runyard.files.processes import process_name
 from runyard.protocol.distributed import DistributionKind
 from runyard.runner.bound import BoundFolder, bound_folders, run_folders
-from runyard.runner.container import exit_code
 from runyard.runner.folder import AttemptFolder, host_name_of
 from runyard.runner.gang import Gang
 from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
-from runyard.runner.processes import Script, descendants, signal_process
+from runyard.runner.processes import Script, descendants, exit_code, signal_process
 from runyard.runner.team import Launcher
 from runyard.runner.writable import ShownEnvironment, show_environment
 
@@ -76,8 +75,7 @@ def confined(
             number = arguments.fileno()
             if HOST_NAME in variables:
                 words += ["--unshare-uts", "--hostname", variables[HOST_NAME]]
-            outer, inner = deaf_words()
-            words = [*outer, *words, "--args", str(number), "--", *inner, *command]
+            words = [*deaf_words(), *words, "--args", str(number), "--", *hearing(command)]
             outside = {"PATH": os.defpath, "RUNYARD_KEY": folder.key}
             return SandboxScript(words, outside, folder.work, log, (number, *files), enter)
 

@@ -1,6 +1,6 @@
 """On a node that is not the server's: makes the attempt's folder, starts its runner, and another one where that dies.
 
-``python -m runyard.runner.supervise FOLDER``, with a RemoteLaunch on standard input (compute/bootstrap.py sees to it).
+compute/bootstrap.py fetches it and becomes it.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import urllib.parse
@@ -17,13 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from runyard.environments.confinement import isolation_here
+from runyard.environments.confinement import deaf_words, isolation_here, why_not
 from runyard.environments.kit import make_kit
 from runyard.files.layout import attempt_folder
 from runyard.files.processes import is_alive
 from runyard.protocol.plan import LAUNCH_FILE, Launch, NodeFacts, RemoteLaunch
 from runyard.protocol.wire import dumps, loads
-from runyard.runner.__main__ import main as run_attempt
 from runyard.runner.folder import AttemptFolder, claim
 from runyard.runner.processes import adopt_orphans, end_all
 
@@ -41,14 +41,27 @@ BEGINS_S = 10.0
 KEPT_S = 7 * 86_400.0
 
 
-def main(root: str) -> int:
-    """Carry out this node's part; returns 0 once the server has all of it."""
-    launch = loads(RemoteLaunch, sys.stdin.read())
-    # The token in it is nothing that a runner's helpers need.
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+def main(root: str, message: str) -> int:
+    """Carry out this node's part of that RemoteLaunch; returns 0 once the server has all of it."""
+    asked = os.environ.pop(DONE, None)
+    if asked is not None:
+        # The job's processes have nothing to say there.
+        os.set_inheritable(int(asked), False)
+    code = carry_out(root, loads(RemoteLaunch, message))
+    if code == 0:
+        tell_done(asked)
+    return code
+
+
+def carry_out(root: str, launch: RemoteLaunch) -> int:
+    """As ``main``; 1 where the attempt was given up."""
     take_settings(launch.index_settings)
+    # bubblewrap takes its time to answer; meanwhile the runner is imported, for all that are forked.
+    asking = threading.Thread(target=lambda: why_not() or deaf_words(), name="isolation")
+    asking.start()
+    import runyard.runner.__main__  # noqa: F401
+
+    asking.join()
     runs_folder = Path(root) / ("runs-" + hashlib.sha256(launch.server_url.encode()).hexdigest()[:8])
     _forget_old(runs_folder)
     folder = lay_out(launch, Path(root), runs_folder)
@@ -153,6 +166,8 @@ def _become_runner(folder: Path, is_recovery: bool) -> None:
         for number in (*_PASSED_ON, REPLACE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, REPLACE})
+        from runyard.runner.__main__ import main as run_attempt
+
         claim(str(folder))
         run_attempt(str(folder), is_recovery)
         code = 0
@@ -176,14 +191,3 @@ def tell_done(descriptor: Optional[str]) -> None:
     if descriptor is not None:
         with suppress(OSError, ValueError):  # Nobody may be left to hear it.
             os.write(int(descriptor), b".")
-
-
-if __name__ == "__main__":
-    # The job's processes have nothing to say there.
-    asked = os.environ.pop(DONE, None)
-    if asked is not None:
-        os.set_inheritable(int(asked), False)
-    code = main(sys.argv[1])
-    if code == 0:
-        tell_done(asked)
-    sys.exit(code)

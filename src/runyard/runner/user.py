@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import shutil
 import stat
 import subprocess
@@ -40,6 +41,8 @@ from runyard.runner.writable import own_environment
 _FREE = "free"
 #: Where everybody may leave files.
 SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+#: By how many the kernel's own limit of a user's processes is above that of the run's group.
+SPARE_PROCESSES = 16
 #: Folders of the attempt that are the job's to write.
 _OWN = ("spool", "tmp", "home")
 
@@ -125,8 +128,13 @@ class JobUser:
                 self._own(real)
                 real = os.path.dirname(real)
 
-    def launcher(self, interpreter: str, enter: Optional[Callable[[], None]]) -> Tuple[str, Launcher]:
-        """The interpreter as the job may run it, and what starts its processes; ``enter`` as in Script."""
+    def launcher(
+        self, interpreter: str, enter: Optional[Callable[[], None]], processes_max: Optional[int] = None
+    ) -> Tuple[str, Launcher]:
+        """The interpreter as the job may run it, and what starts its processes, of which there are as many at the most.
+
+        ``enter`` as in Script.
+        """
         prepare()
         self._folder.python = interpreter
         interpreter, shown = own_environment(self._folder, interpreter)
@@ -135,6 +143,10 @@ class JobUser:
         def enter_as_user() -> None:
             if enter is not None:
                 enter()
+            if processes_max is not None:
+                # A group that holds it to that number can tell that it wanted more; this holds where there is none.
+                most = processes_max + SPARE_PROCESSES
+                resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
             become(self.number)
 
         def launch(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:

@@ -133,7 +133,7 @@ def _launcher(asked: Optional[Distribution]) -> Dict[str, str]:
 
 
 def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
-    """The names of the public contract that a script on one node may read."""
+    """The names of the public contract that a script may read."""
     plan, facts = folder.plan, folder.facts
     found = read_server_file(Path(facts.server_file)) if facts.server_file else None
     url = str(found["url"]) if found else facts.server_url

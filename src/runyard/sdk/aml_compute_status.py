@@ -2,12 +2,9 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.protocol.compute import Cluster, Node, NodeState
+from runyard.protocol.compute import Cluster, Node, NodeState, is_preparing
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.details import iso_time
-
-#: States of a run which has its node, and whose script does not run there yet.
-_PREPARING = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
 
 
 class ScaleSettings:
@@ -58,7 +55,7 @@ def state_of(node: Node) -> str:
         return "idle"
     if node.run_status == RunStatus.NOT_RESPONDING:
         return "unusable"
-    return "preparing" if node.run_status in _PREPARING else "running"
+    return "preparing" if is_preparing(node) else "running"
 
 
 class AmlComputeStatus:
@@ -99,8 +96,9 @@ class AmlComputeStatus:
 
 
 def _errors(cluster: Cluster) -> List[Dict[str, Any]]:
-    """What keeps runs from starting, and nodes that are not heard of, in v1's form of errors."""
+    """What keeps runs from starting, and nodes that do not get on or are not heard of, in v1's form of errors."""
     found = [("NoRunCanStart", sentence) for sentence in cluster.errors]
+    found += [("NodeStuck", sentence) for sentence in cluster.stuck]
     found += [
         ("NodeNotResponding", f"{node.id.rpartition('/')[2]} is not heard of; its run is {node.run_id}.")
         for node in cluster.nodes

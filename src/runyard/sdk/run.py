@@ -169,6 +169,16 @@ class Run:
         self.flush()
         return read_metrics_by_rank(self, name)
 
+    def get_usage(self) -> Dict[int, Dict[str, List[Any]]]:
+        """What its processes took, by node and name: (time, value) each ten seconds, apart from its metrics.
+
+        ``cpu_percent`` (100: one core), ``memory_bytes``, and of each GPU of the run ``gpu_0_percent`` and
+        ``gpu_0_memory_bytes``. Empty for a run of less than ten seconds.
+        """
+        from runyard.sdk.run_record import read_usage
+
+        return read_usage(self)
+
     def get_status(self) -> str:
         """The state now; a run that has ended is not asked for again."""
         record = self._known()

@@ -5,13 +5,14 @@ import io
 import json
 import os
 import tempfile
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional
 
 from runyard.client.transfer import receive_blob, receive_file, send_blobs
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol.lineage import Direction
-from runyard.protocol.metrics import Columns, decode_read, iterate, rank_of
+from runyard.protocol.metrics import USAGE_PREFIX, Columns, decode_read, iterate, rank_of
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
@@ -98,6 +99,17 @@ def read_metrics_by_rank(run: "Run", name: Optional[str]) -> Dict[Optional[int],
     (columns,) = decode_read(run._call("get_metrics", query={"name": name})).values()
     ranks = sorted({rank_of(one.writer) for one in columns}, key=lambda rank: -1 if rank is None else rank)
     return {rank: _values([one for one in columns if rank_of(one.writer) == rank]) for rank in ranks}
+
+
+def read_usage(run: "Run") -> Dict[int, Dict[str, List[Any]]]:
+    """(time, value) of what the run took, by node and name."""
+    (columns,) = decode_read(run._call("get_usage")).values()
+    found: Dict[int, Dict[str, List[Any]]] = {}
+    for one in columns:
+        node, _, name = one.key[len(USAGE_PREFIX) :].partition("/")
+        values = found.setdefault(int(node), {}).setdefault(name, [])
+        values += [(datetime.fromtimestamp(at / 1e6, timezone.utc), value) for _, at, value in iterate(one)]
+    return found
 
 
 def file_names(run: "Run") -> List[str]:

@@ -1,0 +1,189 @@
+"""Control groups of the kernel's, version 2 or 1, where this user may make one: how much memory, how many processes."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Set, Tuple
+
+#: Where processes find their groups, and what is mounted.
+PROC = Path("/proc/self")
+#: By version: the file of a group that takes a limit, by what it limits.
+_MEMORY, _PROCESSES = {2: "memory.max", 1: "memory.limit_in_bytes"}, "pids.max"
+#: Set with the memory, or else what is too much goes to the disk and takes ages: by version, the file and its value.
+_SWAP = {2: ("memory.swap.max", "0"), 1: ("memory.memsw.limit_in_bytes", "{}")}
+#: The file that counts the processes which the kernel has ended for their memory.
+_COUNTS = {2: "memory.events", 1: "memory.oom_control"}
+
+
+#: More processes and threads at once than any job needs, and fewer than a host can carry ...
+PROCESSES_MAX = 16_384
+#: ... which is this part of what its kernel has numbers for, where that is less.
+_PART, _NUMBERS = 4, Path("/proc/sys/kernel/pid_max")
+#: How often what a process started before it was in its group is looked for.
+_LOOKS_MAX = 20
+
+
+def processes_max(asked: Optional[int]) -> Optional[int]:
+    """How many processes and threads a job may have on this node; ``asked``: None: as many as is wise, 0: no limit."""
+    if asked is not None:
+        return asked or None
+    try:
+        return min(PROCESSES_MAX, int(_NUMBERS.read_text()) // _PART)
+    except (OSError, ValueError):
+        return PROCESSES_MAX
+
+
+class Group:
+    """One control group."""
+
+    def __init__(self, version: int, folders: Dict[str, Path]) -> None:
+        """``folders``: by "memory" and "pids", the group's folder; one and the same in version 2."""
+        self._version = version
+        self._folders = folders
+
+    def enter(self) -> None:
+        """Bring the process that calls, and what it will start, into the group."""
+        for folder in set(self._folders.values()):
+            with open(str(folder / "cgroup.procs"), "w") as file:
+                file.write("0")
+
+    def take(self, root: int, below: Callable[[int], Set[int]]) -> None:
+        """Bring that process of another's into the group, with what it has started; one may have ended meanwhile."""
+        taken: Set[int] = set()
+        for _ in range(_LOOKS_MAX):
+            left = ({root} | below(root)) - taken - self._inside()
+            if not left:
+                return
+            for folder in set(self._folders.values()):
+                for pid in left:
+                    with suppress(OSError):
+                        (folder / "cgroup.procs").write_text(str(pid))
+            taken |= left
+
+    def is_out_of_memory(self) -> bool:
+        """Has the kernel ended any of its processes, since all together took more than they may?"""
+        return self._count("memory", _COUNTS[self._version], "oom_kill") > 0
+
+    def is_out_of_processes(self) -> bool:
+        """Has the kernel refused it another process or thread?"""
+        return self._count("pids", "pids.events", "max") > 0
+
+    def _inside(self) -> Set[int]:
+        with suppress(OSError):
+            return {int(pid) for one in self._folders.values() for pid in (one / "cgroup.procs").read_text().split()}
+        return set()
+
+    def _count(self, controller: str, file: str, wanted: str) -> int:
+        with suppress(OSError, KeyError):
+            for line in (self._folders[controller] / file).read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == wanted:
+                    return int(count)
+        return 0
+
+
+def make_group(
+    name: str, memory_bytes: Optional[int], processes_max: Optional[int], proc: Path = PROC
+) -> Optional[Group]:
+    """A group with those limits of that name; None where this user may make none that has them."""
+    limits = {"memory": memory_bytes, "pids": processes_max}
+    wanted = [what for what, limit in limits.items() if limit is not None]
+    for version in (2, 1) if wanted else ():
+        folders: Dict[str, Path] = {}
+        for controller in wanted:
+            same = folders.get("memory") if version == 2 else None
+            made = same or _make(version, controller, wanted, name, proc)
+            if made is not None:
+                folders[controller] = made
+        if len(folders) == len(wanted) and _limit(version, folders, limits):
+            return Group(version, folders)
+        remove_group(name, proc)
+    return None
+
+
+def remove_group(name: str, proc: Path = PROC) -> None:
+    """Take the group of that name away, whoever has made it; its processes have ended."""
+    for version, controller in ((2, "memory"), (1, "memory"), (1, "pids")):
+        for parent in _parents(version, controller, proc):
+            with suppress(OSError):
+                (parent / name).rmdir()
+
+
+def why_not(proc: Path = PROC) -> str:
+    """Why no job can be limited here; '' where one can. Tried with a group that is taken away at once."""
+    name = f"runyard-try-{os.getpid()}"
+    if make_group(name, 1 << 40, None, proc) is None:
+        return "this user may make no control group that limits memory"
+    remove_group(name, proc)
+    return ""
+
+
+def _make(version: int, controller: str, wanted: List[str], name: str, proc: Path) -> Optional[Path]:
+    """The new group's folder, as near to this process's own group as one can be made that has those controllers."""
+    for parent in _parents(version, controller, proc):
+        folder = parent / name
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError:
+            continue
+        if version == 2 and not _has(folder, wanted):
+            # Groups below a group with processes of its own have none.
+            with suppress(OSError):
+                (parent / "cgroup.subtree_control").write_text(" ".join(f"+{one}" for one in wanted))
+        if version == 1 or _has(folder, wanted):
+            return folder
+        folder.rmdir()
+    return None
+
+
+def _has(folder: Path, wanted: List[str]) -> bool:
+    files = {"memory": _MEMORY[2], "pids": _PROCESSES}
+    return all((folder / files[one]).exists() for one in wanted)
+
+
+def _limit(version: int, folders: Dict[str, Path], limits: Dict[str, Optional[int]]) -> bool:
+    try:
+        if "memory" in folders:
+            (folders["memory"] / _MEMORY[version]).write_text(str(limits["memory"]))
+            file, value = _SWAP[version]
+            if (folders["memory"] / file).exists():
+                (folders["memory"] / file).write_text(value.format(limits["memory"]))
+        if "pids" in folders:
+            (folders["pids"] / _PROCESSES).write_text(str(limits["pids"]))
+    except OSError:
+        return False
+    return True
+
+
+def _parents(version: int, controller: str, proc: Path) -> List[Path]:
+    """This process's own group in that hierarchy, and those above it as far as it sees them, the nearest first."""
+    own, mounted = _own_path(version, controller, proc), _mounted(version, controller, proc)
+    if own is None or mounted is None:
+        return []
+    root, top = mounted
+    below = os.path.relpath(own, root)
+    if below.startswith(os.pardir):
+        return [top]
+    found = top / below
+    return [one for one in (found, *found.parents) if one == top or top in one.parents]
+
+
+def _own_path(version: int, controller: str, proc: Path) -> Optional[str]:
+    with suppress(OSError):
+        for line in (proc / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if (controllers == "") if version == 2 else (controller in controllers.split(",")):
+                return path
+    return None
+
+
+def _mounted(version: int, controller: str, proc: Path) -> Optional[Tuple[str, Path]]:
+    """Which of that hierarchy's groups is mounted, and where."""
+    with suppress(OSError):
+        for line in (proc / "mountinfo").read_text().splitlines():
+            fields, _, kinds = line.partition(" - ")
+            kind, _, options = kinds.split(" ", 2)
+            is_it = kind == "cgroup2" if version == 2 else kind == "cgroup" and controller in options.split(",")
+            if is_it:
+                return fields.split(" ")[3], Path(fields.split(" ")[4])
+    return None
