@@ -29,13 +29,14 @@ def own_server(home: Path, **variables: str) -> Iterator[None]:
             forget_server()
 
 
-def submit_here(workspace: Workspace, folder: Path, script: str, *arguments: Any) -> Run:
-    """Submit a script of that text, which needs no environment to be built."""
+def submit_here(workspace: Workspace, folder: Path, script: str, *arguments: Any, **variables: str) -> Run:
+    """Submit a script of that text, which needs no environment to be built and gets these variables."""
     (folder / "source").mkdir(exist_ok=True)
     (folder / "source" / "script.py").write_text(script)
     environment = Environment("as-it-is")
     environment.python.user_managed_dependencies = True
     environment.python.interpreter_path = sys.executable
+    environment.environment_variables.update(variables)
     config = ScriptRunConfig(str(folder / "source"), "script.py", list(arguments), environment=environment)
     return Experiment(workspace, "here").submit(config)
 

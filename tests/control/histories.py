@@ -151,7 +151,7 @@ class World:
             node, evict = self.chance.choice(found), self.chance.random() < 0.5
             self.log.append(f"{node.id} leaves{' now' if evict else ''}")
             name = node.id.rpartition("/")[2]
-            self.write(lambda c: fleet.retire_node(c, "ws", node.cluster, name, evict))
+            self.write(lambda c: fleet.retire_node(c, "ws", node.cluster, name, evict, self.now))
 
     # What runners do.
 

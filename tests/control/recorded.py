@@ -100,7 +100,8 @@ class Recorded:
         if one is None or (one.is_over and not one.is_unseen):
             return ObservedState.UNKNOWN
         if one.is_unseen:
-            return ObservedState.UNSEEN
+            # Ray takes a node that does not answer for one that is slow to begin, until it takes it for lost.
+            return ObservedState.WAITING if one.plan.attempt % 2 else ObservedState.UNSEEN
         return ObservedState.ALIVE if one.is_alive else ObservedState.GONE
 
     def stop(self, key: str) -> None:

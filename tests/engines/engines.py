@@ -16,6 +16,7 @@ from runyard.azureml.core.compute import AmlCompute, ComputeTarget, RayCompute, 
 from runyard.client.local_server import is_running
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.session import current_server, forget_server
+from tests.engines.line import Line, line_to
 from tests.engines.public_server import PublicServer, public_server
 from tests.engines.ray_cluster import RayCluster, ray_cluster, ray_python
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
@@ -39,6 +40,8 @@ class Engine:
     ray: RayCluster | None = None
     server: PublicServer | None = None
     ssh: SshMachine | None = None
+    #: The nodes' way to the server, where it is one that can be held up.
+    line: Line | None = None
 
     @property
     def nodes(self) -> int:
@@ -169,11 +172,17 @@ def end_heads(engine: Engine) -> None:
 
 @contextmanager
 def make_engine(
-    kind: str, folder: Path, node_folder: Path | None = None, ray_nodes: tuple[int, int] = (2, 0), **variables: str
+    kind: str,
+    folder: Path,
+    node_folder: Path | None = None,
+    ray_nodes: tuple[int, int] = (2, 0),
+    has_line: bool = False,
+    **variables: str,
 ) -> Iterator[Engine]:
     """A server with these variables, and an engine of that kind attached, whose nodes keep all in ``node_folder``.
 
     ``ray_nodes``: how many nodes of a Ray cluster are there from the start, and how many more come on demand.
+    ``has_line``: nodes reach the server by a line that can be held up.
     """
     home, node_folder = folder / "home", node_folder or folder / "node"
     with ExitStack() as stack:
@@ -190,9 +199,13 @@ def make_engine(
         for name, text in needed.items():
             patch.setenv(name, text)
         reached = ray.site.head if ray else ssh.server_address if ssh else None
+        line = stack.enter_context(line_to(home, reached or "127.0.0.1")) if has_line else None
+        if line is not None:
+            patch.setenv("RUNYARD_PUBLIC_URL", line.url)
         server = stack.enter_context(public_server(home, reached)) if reached else None
         stack.enter_context(own_server(home))
-        engine = Engine(kind, Workspace.create("engines", exist_ok=True), home, node_folder, slurm, ray, server, ssh)
+        workspace = Workspace.create("engines", exist_ok=True)
+        engine = Engine(kind, workspace, home, node_folder, slurm, ray, server, ssh, line)
         engine.attach(engine.workspace)
         try:
             yield engine

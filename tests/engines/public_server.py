@@ -32,7 +32,7 @@ class PublicServer:
         with open(self._home / "server.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "runyard.server", *words],
-                env={**os.environ, "RUNYARD_PUBLIC_URL": self.url},
+                env={"RUNYARD_PUBLIC_URL": self.url, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

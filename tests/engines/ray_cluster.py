@@ -51,6 +51,8 @@ IDLE_S = 6
 #: Longest wait for the cluster, for a script and for an installation, seconds.
 START_LIMIT_S = 220.0
 SCRIPT_LIMIT_S = 100.0
+#: How often a head is started before it is given up.
+HEAD_STARTS_MAX = 3
 INSTALL_LIMIT_S = 280.0
 
 
@@ -123,9 +125,14 @@ class RayCluster:
 
     def restart_head(self) -> None:
         """Start the head again after ``kill_head``: the same cluster, with the same nodes if they have waited."""
-        # Ray sees the raylets of other nodes on this host, and would take them for a head that is still there.
-        Path(self.site.sessions, "head", "ray_current_cluster").unlink(missing_ok=True)
-        _wait_until_up(self.site, [_start_head(self)])
+        # Ray gives its control store half a minute to answer, which is too little on a host that is busy.
+        for _ in range(HEAD_STARTS_MAX):
+            # Ray sees the raylets of other nodes on this host, and would take them for a head that is still there.
+            Path(self.site.sessions, "head", "ray_current_cluster").unlink(missing_ok=True)
+            if _start_head(self).wait(START_LIMIT_S) == 0:
+                return
+            self.kill_head()
+        pytest.fail(f"the head does not start again\n{_outputs(self.site)}", pytrace=False)
 
     def close(self) -> None:
         """End and remove all that the cluster has made."""

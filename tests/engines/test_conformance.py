@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runyard.azureml.core import Dataset, Environment
+from runyard.azureml.core import Dataset, Environment, Model
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
-from runyard.azureml.exceptions import ComputeTargetException, UserErrorException
+from runyard.azureml.exceptions import ComputeTargetException, UserErrorException, WebserviceException
 from runyard.environments.confinement import why_not
 from runyard.sdk.session import current_server
 from tests.engines.engines import TARGET, Engine, make_engine, wait_until
@@ -73,6 +73,14 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     assert log_of(run, tmp_path) == f"said {kinds[engine.kind]}\n"
     run.download_file("outputs/made.txt", str(tmp_path / "made.txt"))
     assert (tmp_path / "made.txt").read_text() == "made"
+
+
+def test_services_stay_on_the_servers_host(engine: Engine) -> None:
+    target = engine.workspace.compute_targets[TARGET]
+    # On this host what is wrong is that there is no model.
+    problem = UserErrorException if engine.kind == "local" else WebserviceException
+    with pytest.raises(problem, match="exactly one model" if engine.kind == "local" else "leave deployment_target out"):
+        Model.deploy(engine.workspace, "elsewhere", [], deployment_target=target)
 
 
 def test_failing_script_is_told_with_its_traceback(engine: Engine, tmp_path: Path) -> None:

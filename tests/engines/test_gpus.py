@@ -1,8 +1,12 @@
 """The GPUs of a host: seen by NVIDIA's own program, given to one run each, and to no run where another program is."""
 
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.compute import gpus as module
 from runyard.compute.gpus import Gpu, NvidiaGpus, parse, visible
 from runyard.sdk.session import current_server
-from tests.engines.engines import wait_until
+from tests.engines.engines import wait_until, with_prefix
 from tests.own_server import log_of, own_server
 
 GPUS = "0, GPU-aa, 24576, 3\n1, GPU-bb, 24576, 412\n2, GPU-cc, 24576, 9000\n"
@@ -122,3 +126,34 @@ def test_each_run_has_a_gpu_of_its_own_and_the_next_waits_for_one(
     (tmp_path / "go").touch()
     seen = [log_of(one, tmp_path).strip() for one in (first, second, plain, third)]
     assert seen == ["0", "1", "", "2"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("killed", ["the script", "its runner", "both"])
+def test_gpu_of_a_killed_run_is_given_to_the_next_within_five_seconds(
+    workspace: Workspace, host: Path, tmp_path: Path, killed: str
+) -> None:
+    (host / "gpus").write_text("0, GPU-aa, 24576, 3\n")
+    (host / "processes").write_text("")
+    ComputeTarget.create(workspace, "one", AmlCompute.provisioning_configuration("STANDARD_NC6", max_nodes=2))
+    first = _submit(workspace, tmp_path, "one")
+    wait_until(lambda: first.get_status() == "Running", "it runs")
+    second = _submit(workspace, tmp_path, "one")
+    wait_until(lambda: second.get_status() == "Queued", "the other waits for the GPU")
+    (record,) = (tmp_path / "home").glob(f"runs/{first.id}/1/runner.json")
+    runner, scripts = int(json.loads(record.read_bytes())["pid"]), set(with_prefix("RUNYARD_KEY", f"{first.id}/1 "))
+    assert runner not in scripts
+    # As the driver shows what has died for a moment more.
+    (host / "processes").write_text(f"GPU-aa, {min(scripts)}\n")
+    dies_at = time.monotonic()
+    for pid in {"the script": scripts, "its runner": {runner}, "both": {runner, *scripts}}[killed]:
+        with suppress(ProcessLookupError):  # One may take the others along.
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/environ").exists() for pid in scripts), "its processes are gone")
+    (host / "processes").write_text("")
+    wait_until(lambda: second.get_status() == "Running", "the other has the GPU")
+    assert time.monotonic() - dies_at < 5
+    (tmp_path / "go").touch()
+    second.wait_for_completion()
+    first.wait_for_completion(raise_on_error=False)
+    assert first.get_status() == "Failed"

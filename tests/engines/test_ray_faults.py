@@ -10,22 +10,31 @@ import pytest
 from runyard.azureml.core import Run
 from runyard.azureml.core.compute import ComputeTarget, RayCompute
 from runyard.errors import ComputeTargetException
-from tests.engines.engines import Engine, make_engine, wait_until
+from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
+from tests.engines.phases import VARIABLES, phased_run
 from tests.engines.ray_cluster import RAY, RayCluster
 
 pytestmark = RAY
 
-#: Says where it runs, and goes on when it is told to; what a second attempt does at once.
+#: Another attempt of a run of low priority begins a quarter of a minute after this; one is missed after half a minute.
+FENCE_S = 20
+#: Says where it runs, logs once it is cut off, and goes on when it is told to; what a second attempt does at once.
 WAITS = """
 import os, sys, time
-folder = sys.argv[1]
+from azureml.core import Run
+folder, run = sys.argv[1], Run.get_context()
 attempt = os.environ["AZUREML_RUN_ATTEMPT"]
+def wait(*names):
+    while not any(os.path.exists(os.path.join(folder, name)) for name in names):
+        time.sleep(0.05)
+run.log("begun", int(attempt))
 with open(os.path.join(folder, "up-" + attempt + ".new"), "w") as file:
     file.write(os.readlink("/proc/self/ns/net") + " " + str(os.getpid()))
 os.rename(file.name, os.path.join(folder, "up-" + attempt))
 if attempt == "1":
-    while not os.path.exists(os.path.join(folder, "go")):
-        time.sleep(0.05)
+    wait("cut", "go")
+    run.log("cut", 1)
+    wait("go")
 open("outputs/of-" + attempt, "w").close()
 """
 
@@ -33,8 +42,8 @@ open("outputs/of-" + attempt, "w").close()
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_FENCE_SECONDS", "8")
-        with make_engine("ray", tmp_path_factory.mktemp("ray-faults")) as found:
+        patch.setenv("RUNYARD_FENCE_SECONDS", str(FENCE_S))
+        with make_engine("ray", tmp_path_factory.mktemp("ray-faults"), has_line=True, **VARIABLES) as found:
             ray, folder = ray_of(found), str(found.node_folder)
             config = RayCompute.attach_configuration(
                 ray.address, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
@@ -50,6 +59,7 @@ def ray_of(engine: Engine) -> RayCluster:
 
 def begin(engine: Engine, folder: Path, target: str = "there") -> tuple[Run, str, int]:
     """A run that waits; the network namespace that its script is in, and its process."""
+    folder.mkdir(exist_ok=True)
     run = engine.submit(folder, WAITS, str(folder), compute_target=target)
     wait_until((folder / "up-1").exists, "its script runs")
     namespace, pid = (folder / "up-1").read_text().split()
@@ -90,6 +100,31 @@ def test_run_in_flight_ends_without_its_raylet(engine: Engine, tmp_path: Path) -
     wait_until(lambda: len(ray.nodes()) == 2, "the node is replaced")
 
 
+@pytest.mark.parametrize("victim", ["raylets", "head"])
+def test_daemons_killed_in_any_phase_cost_a_run_nothing(engine: Engine, tmp_path: Path, victim: str) -> None:
+    """One node prepares itself and another waits for it, while outputs of another run are on their way."""
+    ray = ray_of(engine)
+    with phased_run(engine, tmp_path / "old") as old:
+        old.go_on()
+        old.finalize()
+        with phased_run(engine, tmp_path / "new", "spot") as new:
+            if victim == "head":
+                ray.kill_head()
+            for node in ray.nodes() if victim == "raylets" else []:
+                ray.kill_raylet(node)
+            old.complete()
+            new.go_on()
+            new.finalize()
+            new.complete()
+    if victim == "head":
+        late = engine.submit(tmp_path, "print('late')")
+        said = "Waits for its compute target to answer"
+        wait_until(lambda: said in engine.why(late), "it says what it waits for")
+        ray.restart_head()
+        late.wait_for_completion()
+    wait_until(lambda: len(ray.nodes()) == 2, "the nodes are there again")
+
+
 def test_short_cut_of_the_line_is_outlasted(engine: Engine, tmp_path: Path) -> None:
     run, namespace, _ = begin(engine, tmp_path, "spot")
     name = node_of(ray_of(engine), namespace)
@@ -105,39 +140,50 @@ def test_short_cut_of_the_line_is_outlasted(engine: Engine, tmp_path: Path) -> N
     assert "outputs/of-1" in run.get_file_names()
 
 
-def test_node_that_stays_cut_off_ends_its_attempt_before_another_begins(engine: Engine, tmp_path: Path) -> None:
-    run, namespace, pid = begin(engine, tmp_path, "spot")
-    name = node_of(ray_of(engine), namespace)
+def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engine: Engine, tmp_path: Path) -> None:
+    """One run is missed, and heard of again. The node of the other one is cut off until another attempt has begun."""
+    assert engine.line is not None
+    healing_folder, lost_folder = tmp_path / "healing", tmp_path / "lost"
+    healing, _, _ = begin(engine, healing_folder)
+    others = engine.line.callers()
+    lost, namespace, pid = begin(engine, lost_folder, "spot")
+    wait_until(lambda: healing.get_metrics() == lost.get_metrics() == {"begun": 1}, "both are heard of")
+    name, runner = node_of(ray_of(engine), namespace), Path(f"/proc/{engine.runner_pid(lost)}")
     was_alive: list[bool] = []
 
     def has_begun_again() -> bool:
-        if not (tmp_path / "up-2").exists():
+        if not (lost_folder / "up-2").exists():
             return False
         # One that has ended, and that its runner has not seen yet, has no words any more.
         was_alive.append(Path(f"/proc/{pid}/cmdline").exists() and bool(Path(f"/proc/{pid}/cmdline").read_bytes()))
         return True
 
+    engine.line.hold(others)
     cut(name, "down")
     try:
-        wait_until(has_begun_again, "another attempt begins", 120)
+        for folder in (healing_folder, lost_folder):
+            (folder / "cut").touch()
+        wait_until(lambda: healing.get_status() == lost.get_status() == "NotResponding", "they are missed")
+        engine.line.release()
+        wait_until(lambda: healing.get_status() == "Running", "one is heard of again")
+        (healing_folder / "go").touch()
+        wait_until(has_begun_again, "another attempt begins", 200)
         assert was_alive == [False]
-        run.wait_for_completion()
+        lost.wait_for_completion()
+        is_left = runner.exists()
     finally:
+        engine.line.release()
         cut(name, "up")
-    assert run.get_details()["attempt"] == 2
-    assert "outputs/of-2" in run.get_file_names()
-
-
-def test_run_in_flight_ends_without_its_head_and_the_next_waits_for_it(engine: Engine, tmp_path: Path) -> None:
-    run, _, _ = begin(engine, tmp_path)
-    ray = ray_of(engine)
-    ray.kill_head()
-    (tmp_path / "go").touch()
-    run.wait_for_completion()
-    late = engine.submit(tmp_path, "print('late')")
-    wait_until(lambda: "Waits for its compute target to answer" in engine.why(late), "it says what it waits for", 120)
-    ray.restart_head()
-    late.wait_for_completion()
+    assert is_left, "until the network heals its runner has not heard that it was given up"
+    wait_until(lambda: not runner.exists(), "then it ends, or is ended")
+    healing.wait_for_completion()
+    assert (healing.get_details()["attempt"], healing.get_metrics()) == (1, {"begun": 1, "cut": 1})
+    # What the late attempt had to say was not taken.
+    assert (lost.get_details()["attempt"], lost.get_metrics()) == (2, {"begun": [1, 2]})
+    assert not list(with_prefix("RUNYARD_KEY", f"{lost.id}/"))
+    assert engine.is_clean(healing)
+    assert "outputs/of-2" in lost.get_file_names()
+    assert "outputs/of-1" not in lost.get_file_names()
 
 
 def test_run_that_waits_in_ray_says_what_for_and_can_be_canceled(engine: Engine, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,35 @@ def program(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
     except OSError:
         return ""
+
+
+def test_it_listens_to_this_host_alone(engine: Engine) -> None:
+    found = listening(head_of(engine).processes())
+    assert found, "a head has ports"
+    assert {address for address, _ in found} == {"127.0.0.1"}
+    _, port = next(iter(found))
+    socket.create_connection(("127.0.0.1", port), 5).close()
+    for _, port in found:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 5)
+
+
+def listening(pids: set[int]) -> set[tuple[str, int]]:
+    """Addresses and ports where those processes listen."""
+    owned = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                owned.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in owned:
+                # Little-endian words of 32 bits; an IPv4 address is the last of them.
+                address, _, port = words[1].partition(":")
+                found.add((socket.inet_ntoa(bytes.fromhex(address[-8:])[::-1]), int(port, 16)))
+    return found
 
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])

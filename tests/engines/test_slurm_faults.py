@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from runyard.azureml.core import Run
 from runyard.azureml.core.compute import ComputeTarget, SlurmCompute
 from runyard.errors import ComputeTargetException
-from tests.engines.engines import Engine, make_engine, wait_until
+from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
+from tests.engines.phases import VARIABLES, phased_run
 from tests.engines.slurm_cluster import SlurmCluster
 
 pytestmark = [
@@ -33,10 +35,25 @@ while True:
     time.sleep(0.1)
 """
 
+#: Logs once it is cut off, and waits; a second attempt ends at once.
+CUT_OFF = """
+import os, sys, time
+from azureml.core import Run
+folder, attempt, run = sys.argv[1], int(os.environ["AZUREML_RUN_ATTEMPT"]), Run.get_context()
+def wait(name):
+    while not os.path.exists(os.path.join(folder, name)):
+        time.sleep(0.05)
+run.log("begun", attempt)
+if attempt == 1:
+    wait("cut")
+    run.log("cut", attempt)
+    wait("go")
+"""
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with make_engine("slurm", tmp_path_factory.mktemp("faults")) as found:
+    with make_engine("slurm", tmp_path_factory.mktemp("faults"), has_line=True, **VARIABLES) as found:
         folder = str(found.node_folder)
         for partition, priority in (("preemptable", "lowpriority"), ("cloud", "dedicated")):
             config = SlurmCompute.attach_configuration(partition, node_folder=folder, vm_priority=priority)
@@ -67,6 +84,41 @@ def test_run_in_flight_ends_without_its_controller_and_the_next_waits_for_it(
     finally:
         slurm.start_controller()
     late.wait_for_completion()
+
+
+@pytest.mark.parametrize("victim", ["slurmd", "slurmctld"])
+def test_daemon_killed_in_any_phase_costs_a_run_nothing(
+    engine: Engine, slurm: SlurmCluster, tmp_path: Path, victim: str
+) -> None:
+    """While a node prepares itself and the other waits for it, and while outputs are on their way."""
+
+    def kill() -> None:
+        if victim == "slurmctld":
+            # A controller that is killed forgets what it has not saved.
+            slurm.wait_until_saved(slurm.run("squeue", "-h", "-o", "%A").strip())
+            slurm.kill_controller()
+        else:
+            for node in slurm.steady:
+                slurm.kill_slurmd(node)
+
+    def start() -> None:
+        if victim == "slurmctld":
+            slurm.start_controller()
+        else:
+            for node in slurm.steady:
+                slurm.start_slurmd(node)
+
+    with phased_run(engine, tmp_path) as phased:
+        kill()
+        phased.go_on()
+        start()
+        phased.finalize()
+        kill()
+        # A node that is without its daemon when its job ends stays in use until Slurm asks again, half a minute later.
+        start()
+        phased.complete()
+    wait_until(lambda: not slurm.run("squeue", "-h"), "no job is left")
+    slurm.wait_for_nodes("idle", slurm.steady)
 
 
 def test_preempted_run_goes_on_from_its_checkpoint(engine: Engine, slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -121,6 +173,48 @@ def test_run_whose_node_is_lost_is_told_or_starts_again(
         message = run.get_details()["error"]["error"]["message"]
         assert message.startswith("Its compute target lost it in attempt 1. Slurm's job")
         assert "NODE_FAIL" in message
+
+
+def begin(engine: Engine, folder: Path, target: str) -> tuple[Run, set[bytes]]:
+    """A run that has been heard of; whom the line to the server knows its node by."""
+    assert engine.line is not None
+    known = engine.line.callers()
+    folder.mkdir()
+    run = engine.submit(folder, CUT_OFF, str(folder), compute_target=target)
+    wait_until(lambda: run.get_status() == "Running" and run.get_metrics() == {"begun": 1}, "it is heard of")
+    return run, engine.line.callers() - known
+
+
+def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(
+    engine: Engine, slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    """Two runs are cut off from the server. One is heard of again; the other's node is lost for Slurm too."""
+    assert engine.line is not None
+    healing, lines = begin(engine, tmp_path / "healing", "there")
+    lost, others = begin(engine, tmp_path / "lost", "preemptable")
+    jobs = dict(line.split() for line in slurm.run("squeue", "-h", "-t", "R", "-o", "%P %N").splitlines())
+    engine.line.hold(lines | others)
+    try:
+        for name in ("healing", "lost"):
+            (tmp_path / name / "cut").touch()
+        wait_until(lambda: healing.get_status() == lost.get_status() == "NotResponding", "they are missed")
+        engine.line.release(lines)
+        wait_until(lambda: healing.get_status() == "Running", "one is heard of again")
+        (tmp_path / "healing" / "go").touch()
+        slurm.kill_slurmd(jobs["preemptable"])
+        healing.wait_for_completion()
+        lost.wait_for_completion()
+        left = list(with_prefix("RUNYARD_KEY", f"{lost.id}/1 "))
+    finally:
+        engine.line.release()
+    assert left, "until the network heals it does not know that it was given up"
+    wait_until(lambda: not list(with_prefix("RUNYARD_KEY", f"{lost.id}/1 ")), "then it is told, and ends")
+    slurm.start_slurmd(jobs["preemptable"])
+    slurm.wait_for_nodes("idle", slurm.steady)
+    assert (healing.get_details()["attempt"], healing.get_metrics()) == (1, {"begun": 1, "cut": 1})
+    # What the late attempt had to say was not taken.
+    assert (lost.get_details()["attempt"], lost.get_metrics()) == (2, {"begun": [1, 2]})
+    wait_until(lambda: engine.is_clean(healing) and engine.is_clean(lost), "nothing is left")
 
 
 def test_what_cannot_be_attached_is_told(engine: Engine) -> None:

@@ -1,9 +1,6 @@
 """kill -9 of the server at each step of a run: the run goes on, and ends with every line and value exactly once."""
 
-import http.server
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -11,6 +8,7 @@ from runyard.protocol.datasets import DatasetSpec, Source
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, PythonSpec
 from runyard.protocol.runs import InputMode, InputSpec, RunStatus
 from tests.faults.house import WORKSPACE, House, wait_until
+from tests.slow_data import SlowData
 
 pytestmark = pytest.mark.e2e
 
@@ -99,7 +97,7 @@ def test_run_whose_environment_is_being_built_survives_the_death_of_its_server(h
     assert house.steps(run_id) == ["Starting", "Preparing", "Queued", "Running", "Finalizing", "Completed"]
 
 
-def test_run_whose_data_are_being_fetched_survives_the_death_of_its_server(house: House, slow_data: "SlowData") -> None:
+def test_run_whose_data_are_being_fetched_survives_the_death_of_its_server(house: House, slow_data: SlowData) -> None:
     spec = DatasetSpec((Source(url=slow_data.url),))
     dataset = house.server.call("save_dataset", spec, workspace=WORKSPACE)
     house.tell("go on")
@@ -158,35 +156,6 @@ def _bare_environment() -> EnvironmentSpec:
 
     python = "python={}.{}".format(*sys.version_info[:2])
     return EnvironmentSpec(name="bare", python=PythonSpec(conda=CondaSpec(packages=(python,))))
-
-
-class SlowData:
-    """A web server of one file that answers when the test lets it."""
-
-    def __init__(self) -> None:
-        self.asked, self.may_answer = threading.Event(), threading.Event()
-        asked, may_answer = self.asked, self.may_answer
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.set()
-                may_answer.wait(60)
-                self.send_response(200)
-                self.send_header("Content-Length", "4")
-                self.end_headers()
-                self.wfile.write(b"data")
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Say nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/data.csv"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.may_answer.set()
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture

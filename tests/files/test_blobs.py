@@ -245,3 +245,12 @@ def test_full_disk_is_said_and_everything_continues_when_space_returns(tmp_path:
     if "Operation not permitted" in done.stderr or "No such file" in done.stderr:
         pytest.skip("this kernel gives no private mounts")
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_what_has_another_name_is_copied_and_not_moved(store: BlobStore, tmp_path: Path) -> None:
+    """A script may have linked to it from elsewhere, and write there when its run has ended."""
+    (tmp_path / "output").write_bytes(_content(300_000))
+    (tmp_path / "kept").hardlink_to(tmp_path / "output")
+    (stored,) = store.put_files([tmp_path / "output"], move=True)
+    (tmp_path / "kept").write_bytes(b"another")
+    assert store.read(stored.digest) == _content(300_000)

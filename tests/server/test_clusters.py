@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runyard.compute.ray import bundle_of
+from runyard.db import fleet
 from runyard.protocol.compute import ClusterChange, ClusterSpec, VmSize, changed_spec, find_vm_size
 from runyard.protocol.identity import Principal, PrincipalKind
 from tests.server.application import Application
@@ -134,3 +135,21 @@ def test_stopped_target_is_on_its_way_to_no_node(app: Application) -> None:
     assert app.ask("get_cluster", workspace="lenient", name="small").json["target_node_count"] == 1
     found = app.ask("change_cluster", {"is_stopped": True}, workspace="lenient", name="small").json
     assert (found["target_node_count"], found["allocation_state"]) == (0, "Steady")
+
+
+def test_node_that_is_taken_away_and_stays_is_told_of(tmp_path: Path) -> None:
+    app = Application(tmp_path / "home", node_stuck_minutes=0)
+    app.add_workspace("ws")
+    app.ask("create_cluster", {"name": "some", "vm_size": "STANDARD_D2_V2"}, workspace="ws")
+    app.add_run("ws", "one")
+    app.parts.database.write(lambda c: fleet.add_node(c, "ws/some/node-0", "ws", "some", 1))
+    app.parts.database.write(lambda c: fleet.assign_node(c, "ws/some/node-0", "one", 2))
+    (preparing,) = app.ask("list_clusters", workspace="ws").json
+    assert "with run one in Starting" in preparing["nodes"][0]["stuck"]
+    app.ask("remove_node", query="evict=1", workspace="ws", name="some", node="node-0")
+    first = app.ask("get_cluster", workspace="ws", name="some").json["nodes"][0]
+    assert first["stuck"].startswith("node-0 has been leaving for 0 minutes, with run one")
+    assert first["since"] > 2, "its leaving counts, and not how long it ran"
+    app.ask("remove_node", query="evict=1", workspace="ws", name="some", node="node-0")
+    assert app.ask("get_cluster", workspace="ws", name="some").json["nodes"][0]["since"] == first["since"]
+    app.close()

@@ -1,10 +1,12 @@
-"""What a node runs that has nothing of Runyard but a Python: it fetches the runner and hands the attempt over to it.
+"""What a node runs that has nothing of Runyard but a Python: it fetches the runner, and becomes its supervisor.
 
 It goes to the node as text, on the standard input of ``python3 -``, and so imports the standard library alone. What it
 is told stands in MESSAGE, a JSON text of protocol/plan.RemoteLaunch that stands before it. Each attempt waits for it:
 what only the first one on a node needs is imported there.
 """
 
+import gc
+import importlib
 import json
 import os
 import sys
@@ -25,23 +27,25 @@ def main(message: str) -> None:
     runner = os.path.join(root, "runners", launch["archive"].split(".")[0])
     if not os.path.isdir(runner):
         fetch(launch, runner)
-    with nameless() as told:
-        told.write(message.encode("utf-8"))
-        told.seek(0)
-        os.dup2(told.fileno(), 0)
+    # The program that was read there names the token.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    look_in(runner)
     os.chdir("/")
-    variables = {**os.environ, "PYTHONPATH": runner}
-    os.execve(sys.executable, [sys.executable, "-m", "runyard.runner.supervise", root], variables)
+    # In this very process: another interpreter takes its time to start. By its name, for it is what was fetched, and no
+    # module of whoever wrote this text down. Nothing that an import makes is garbage.
+    gc.disable()
+    supervise = importlib.import_module("runyard.runner.supervise")
+    gc.enable()
+    sys.exit(supervise.main(root, message))
 
 
-def nameless() -> Any:
-    """A file that nobody else finds: the token goes into it."""
-    # Python has it where it was built with a recent C library.
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("launch"), "w+b")
-    import tempfile
-
-    return tempfile.TemporaryFile()
+def look_in(runner: str) -> None:
+    """Have this process and its own ones find the runner's modules, and none where its user has others."""
+    others = [os.path.abspath(one) for one in ("", *os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:] = [runner, *(one for one in sys.path if os.path.abspath(one) not in others)]
+    os.environ["PYTHONPATH"] = runner
 
 
 def node_folder(asked: str) -> str:

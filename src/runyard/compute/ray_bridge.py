@@ -67,7 +67,11 @@ class NodeActor:
         variables[DONE] = str(saying)
         text = _DETACH.format(log=log) + program
         done = subprocess.run(
-            [sys.executable, "-"], input=text.encode(), stdout=subprocess.PIPE, env=variables, pass_fds=(saying,)
+            [sys.executable, "-", "runyard-supervise"],
+            input=text.encode(),
+            stdout=subprocess.PIPE,
+            env=variables,
+            pass_fds=(saying,),
         )
         os.close(saying)
         self._is_done = False

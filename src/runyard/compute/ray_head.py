@@ -28,8 +28,11 @@ PYTHON_VARIABLE = "RUNYARD_RAY_PYTHON"
 OWN, NAME, CPUS = "local", "head", "head_cpus"
 #: Carried by each process of a head: its folder. What a run starts loses all that begins so.
 MARK = "RAY_RUNYARD_HEAD"
-#: Not 127.0.0.1: Ray would take this host's address to the outside for that.
-HOST = "127.0.0.2"
+#: Where it listens, and nowhere else: its nodes are this host.
+HOST = "127.0.0.1"
+#: What the head and whoever speaks with it are told. Otherwise Ray takes this host's address to the outside for
+#: 127.0.0.1; and with any other address its parts listen on every one, some of them without asking for the token.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 #: How long a head may take to start, and its processes to be gone, seconds.
 START_S, END_S = 60.0, 10.0
 #: Ray's sockets lie in this folder or below, and their paths have 107 characters at the most.
@@ -140,6 +143,7 @@ class RayHead:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
+            **LOOPBACK,
             # Runs are no workers of Ray: it would end their actors for what others use.
             "RAY_memory_monitor_refresh_ms": "0",
         }

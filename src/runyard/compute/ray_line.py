@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, NamedTuple, Optional
 
-from runyard.compute.ray_head import find_python, last_words
+from runyard.compute.ray_head import LOOPBACK, find_python, last_words
 from runyard.compute.remote import EngineAwayError
 from runyard.errors import ServiceException
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     address: str
     #: The file with what whoever would speak with it must show; '': as Ray's own variables say.
     token_file: str = ""
-    #: Tells a cluster from another one that was there before.
+    #: Tells a head of the server's own from another one that was there before; '': the cluster is somebody's.
     serial: str = ""
 
 
@@ -127,6 +127,8 @@ class RayLine:
         kept = {name: text for name, text in os.environ.items() if name in names or name.startswith("RAY_")}
         if self._place.token_file:
             kept.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=self._place.token_file)
+        if self._place.serial:
+            kept.update(LOOPBACK)
         # Otherwise joining a cluster that is away takes minutes.
         return {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_NUM_REDIS_GET_RETRIES": "1", **kept}
 

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Dict, Mapping, Optional
 
 from runyard.environments.archive import make_archive
 from runyard.environments.uv import index_settings
@@ -14,6 +14,15 @@ from runyard.protocol.wire import dumps
 
 #: Another time after which an attempt that nobody sees, and that does not reach the server, ends itself, seconds.
 FENCE_VARIABLE, FENCE_S = "RUNYARD_FENCE_SECONDS", 900.0
+
+
+#: What nodes are told as the server's machine has it, unless they know better (runner/tidy.py, runner/usage.py).
+NODE_SETTINGS = ("RUNYARD_NODE_KEEP_GIB", "RUNYARD_GPU_IDLE_MINUTES")
+
+
+def node_settings(source: Mapping[str, str]) -> Dict[str, str]:
+    """Of ``source``, what nodes are told."""
+    return {name: source[name] for name in NODE_SETTINGS if name in source}
 
 
 def read_fence_s() -> float:
@@ -56,7 +65,9 @@ class Reach:
 def node_program(
     reach: Reach, plan: LaunchPlan, secret: str, number_variable: str, folder: str, is_here: bool = False
 ) -> str:
-    """The text that a node runs as ``python3 -``; the token in it is on no command line.
+    """The text that a node runs as ``python3 - runyard-supervise``; the token in it is on no command line.
+
+    The word is for whoever lists processes.
 
     ``is_here``: the node is this host, where a server that is started again is found at whatever address it has then.
     """
@@ -68,7 +79,7 @@ def node_program(
         isolation=reach.isolation,
         number_variable=number_variable,
         folder=folder,
-        index_settings=index_settings(os.environ),
+        index_settings={**index_settings(os.environ), **node_settings(os.environ)},
         server_file=str(reach.server_file) if is_here else None,
     )
     source = Path(__file__).with_name("bootstrap.py").read_text(encoding="utf-8")

@@ -171,7 +171,7 @@ def job_script(program: str) -> str:
     # A step has one processor of the task's unless it is told, since Slurm 22.05; and our mpirun needs none of Slurm's.
     return (
         '#!/bin/sh\n[ -n "$SLURM_CPUS_PER_TASK" ] && export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"\n'
-        "exec srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none --mpi=none python3 - "
+        "exec srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none --mpi=none python3 - runyard-supervise "
         f"<<'{end}'\n{program}\n{end}\n"
     )
 

@@ -129,7 +129,7 @@ class Attempts:
         self._keep(key, {"pid": os.getpid(), "start_time": start_time(os.getpid()), "runner": runner})
         os.chdir("/")
         variables = {name: text for name, text in os.environ.items() if not name.startswith("SSH_")}
-        os.execve(sys.executable, [sys.executable, "-"], variables)
+        os.execve(sys.executable, [sys.executable, "-", "runyard-supervise"], variables)
 
     def _keep(self, key: str, record: Dict[str, Any]) -> None:
         """FileExistsError where another process is the attempt's supervisor already."""
