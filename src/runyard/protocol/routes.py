@@ -21,6 +21,7 @@ from runyard.protocol import (
     plan,
     runs,
     server,
+    services,
     workspaces,
 )
 from runyard.protocol.record import record
@@ -132,6 +133,16 @@ TABLE: Tuple[Route, ...] = (
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
     Route("meet", "POST", _R + "/nodes", _REPORT, meeting.NodeReport, meeting.Meeting, query=("after", "wait_s")),
     Route("read_node_file", "GET", _R + "/node-files/{name}", _REPORT, raw=True),
+    Route(
+        "find_environment_pack",
+        "GET",
+        _R + "/environment-pack",
+        _REPORT,
+        None,
+        environments.EnvironmentPack,
+        query=("platform",),
+    ),
+    Route("read_environment_pack", "GET", _R + "/environment-pack/bytes", _REPORT, raw=True, query=("platform",)),
     Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
     Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),
     Route(
@@ -146,6 +157,7 @@ TABLE: Tuple[Route, ...] = (
     ),
     Route("add_metrics", "POST", _R + "/metrics", _OWN, None, metrics.MetricsReply, raw=True),
     Route("get_metrics", "GET", _R + "/metrics", _RUN_READ, raw=True, query=("name", "recursive")),
+    Route("get_usage", "GET", _R + "/usage", _RUN_READ, raw=True),
     Route("add_artifacts", "POST", _R + "/artifacts", _OWN, runs.ArtifactList, runs.Count),
     Route("list_artifacts", "GET", _R + "/artifacts", _RUN_READ, None, runs.Artifact, many=True, query=("prefix",)),
     Route("read_artifact", "GET", _R + "/artifacts/{path:path}", _RUN_READ, raw=True),
@@ -288,6 +300,25 @@ TABLE: Tuple[Route, ...] = (
     Route("read_model_file", "GET", _W + "/models/{name}/{version}/files/{path:path}", _ASSETS, raw=True),
     Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, labels.LabelChange, models.Model),
     Route("delete_model", "DELETE", _W + "/models/{name}/{version}", _WRITE),
+    # services
+    Route("deploy_service", "POST", _W + "/services", _WRITE, services.ServiceSpec, services.Service),
+    Route("list_services", "GET", _W + "/services", _READ, None, services.Service, many=True),
+    Route("get_service", "GET", _W + "/services/{name}", _READ, None, services.Service),
+    Route("change_service", "PATCH", _W + "/services/{name}", _WRITE, services.ServiceChange, services.Service),
+    Route("delete_service", "DELETE", _W + "/services/{name}", _WRITE),
+    Route(
+        "list_service_revisions",
+        "GET",
+        _W + "/services/{name}/revisions",
+        _READ,
+        None,
+        services.ServiceRevision,
+        many=True,
+    ),
+    Route("get_service_keys", "GET", _W + "/services/{name}/keys", _WRITE, None, services.ServiceKeys),
+    Route("change_service_key", "POST", _W + "/services/{name}/keys", _WRITE, services.KeyChange, services.ServiceKeys),
+    Route("create_service_token", "POST", _W + "/services/{name}/tokens", _WRITE, None, services.ServiceToken),
+    Route("read_service_log", "GET", _W + "/services/{name}/log", _READ, raw=True, query=("lines",)),
 )
 
 BY_NAME: Dict[str, Route] = {route.name: route for route in TABLE}

@@ -1,0 +1,281 @@
+"""A web service: as asked (ServiceSpec), as it is (Service), and what its own processes are told (Wanted, Revision)."""
+
+from dataclasses import field
+from typing import Dict, Optional, Tuple
+
+from runyard.protocol.environments import EnvironmentSpec
+from runyard.protocol.record import record
+
+
+class ComputeType:
+    """v1's words for where a service runs; here each is this server's host, and they differ in their defaults."""
+
+    ACI = "ACI"
+    AKS = "AKS"
+    LOCAL = "Local"
+
+
+class ServiceState:
+    """v1's words for how a service is."""
+
+    TRANSITIONING = "Transitioning"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    FAILED = "Failed"
+    DELETING = "Deleting"
+
+
+class Access:
+    """Who may ask a service: anyone who reaches it, who has one of its keys, or who has a token of some hours."""
+
+    OPEN = "open"
+    KEY = "key"
+    TOKEN = "token"
+
+
+@record
+class EntryScript:
+    """A script that answers, in its folder and environment."""
+
+    #: Relative to the snapshot.
+    script: str
+    snapshot: str
+    environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
+
+
+@record
+class Autoscale:
+    """How many replicas, by requests in flight."""
+
+    min_replicas: int = 1
+    max_replicas: int = 10
+    #: Between two looks, seconds.
+    refresh_s: float = 1.0
+    #: Share of a replica's concurrent requests that should be in use, percent.
+    target_utilization: int = 70
+
+
+@record
+class Deployment:
+    """How a service is to run."""
+
+    cpu: Optional[float] = None
+    memory_gb: Optional[float] = None
+    #: A replica that takes more is started anew; None: as much as the host has.
+    memory_gb_limit: Optional[float] = None
+    gpu: Optional[int] = None
+    #: Access; None: open on loopback, else by key.
+    access: Optional[str] = None
+    replicas: int = 1
+    autoscale: Optional[Autoscale] = None
+    #: How long a request may work; then it fails, and the replica counts as hung, seconds.
+    timeout_s: float = 60.0
+    #: Requests that a replica is given at once; the next ones wait for their turn.
+    concurrent_requests: int = 1
+    #: How many may wait for their turn, a replica.
+    queued_requests: int = 1_000
+    #: Rows that go to the model together at most; 1: each request by itself.
+    batch_rows: int = 64
+    #: Share of the requests that are logged, 0 to 1; failed ones always are.
+    logged_share: float = 0.0
+    #: 0: any that is free.
+    port: int = 0
+    #: What v1 took and means nothing here, as given: it is shown again.
+    kept: Dict[str, str] = field(default_factory=dict)
+
+
+@record
+class ServiceSpec:
+    """A service as asked."""
+
+    name: str
+    compute_type: str = ComputeType.ACI
+    #: "name:version" each.
+    models: Tuple[str, ...] = ()
+    #: None: without code, by the model's framework.
+    entry: Optional[EntryScript] = None
+    deployment: Deployment = field(default_factory=Deployment)
+    description: str = ""
+    tags: Dict[str, str] = field(default_factory=dict)
+    properties: Dict[str, str] = field(default_factory=dict)
+    #: Replace a service of that name.
+    overwrite: bool = False
+    primary_key: Optional[str] = None
+    secondary_key: Optional[str] = None
+
+
+@record
+class ServiceChange:
+    """What is to be another way: None stays as it is."""
+
+    models: Optional[Tuple[str, ...]] = None
+    entry: Optional[EntryScript] = None
+    deployment: Optional[Deployment] = None
+    description: Optional[str] = None
+    tags: Optional[Dict[str, str]] = None
+    properties: Optional[Dict[str, str]] = None
+    #: Go back to the revision before the present one.
+    rollback: bool = False
+    #: Start the present revision anew.
+    restart: bool = False
+
+
+@record
+class Latency:
+    """Of the requests since the service's present processes began, seconds."""
+
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    most: float = 0.0
+
+
+@record
+class ServiceStatistics:
+    """Counts since the service's present processes began."""
+
+    requests: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    rows: int = 0
+    #: Of all its processes: memory now, and cores in use over the time since they began.
+    memory_bytes: int = 0
+    cpu_share: float = 0.0
+    latency: Latency = field(default_factory=Latency)
+
+
+@record
+class Service:
+    """A service as it is."""
+
+    id: str
+    workspace: str
+    spec: ServiceSpec
+    state: str
+    created_by: str
+    created_at: int
+    updated_at: int
+    #: Counts the changes of models, script and deployment; and the one that answers, 0: none yet.
+    revision: int = 1
+    serving_revision: int = 0
+    #: Why it is as it is, where that is not plain.
+    reason: str = ""
+    error: str = ""
+    scoring_uri: str = ""
+    swagger_uri: str = ""
+    replicas: int = 0
+    #: Access, as it is where the deployment says nothing.
+    access: str = Access.OPEN
+    #: What answers: "compiled", "original" or "script", and in which environment.
+    how: str = ""
+    statistics: ServiceStatistics = field(default_factory=ServiceStatistics)
+
+
+@record
+class ServiceRevision:
+    """One of a service's revisions, for those who look back."""
+
+    number: int
+    created_by: str
+    created_at: int
+    spec: ServiceSpec
+
+
+def is_inline(deployment: Deployment) -> bool:
+    """May a compiled model run inside the front? Only as the sole replica: others are for other cores."""
+    return deployment.replicas == 1 and deployment.autoscale is None
+
+
+def scoring_path(framework: str, model: str) -> str:
+    """Where v1 had callers of that framework post."""
+    return f"/v1/models/{model}:predict" if framework in ("TensorFlow", "TfKeras") else "/score"
+
+
+@record
+class ServiceKeys:
+    """Either lets in."""
+
+    primary: str
+    secondary: str
+
+
+@record
+class KeyChange:
+    """A new key in place of one of the two."""
+
+    #: "Primary" or "Secondary".
+    which: str
+    #: None: a random one.
+    value: Optional[str] = None
+
+
+@record
+class ServiceToken:
+    """Lets in for some hours; times in microseconds."""
+
+    token: str
+    refresh_after: int
+    expires_at: int
+
+
+@record
+class Revision:
+    """What the processes of one revision are told."""
+
+    number: int
+    #: The service's and model's names, as addresses and metrics have them.
+    service: str
+    model: str
+    model_version: str
+    #: What the process with the model is told: framework and model, entry_script, or compiled.
+    scoring: Dict[str, str]
+    #: Its interpreter, working folder and variables; what it may read besides.
+    interpreter: str
+    work: str
+    variables: Dict[str, str] = field(default_factory=dict)
+    readable: Tuple[str, ...] = ()
+    #: The environment's folder where it is one of ours, so that nobody prunes it; '' where it is not.
+    environment: str = ""
+    #: Isolation.HIDDEN or another: a sandbox, or none.
+    isolation: str = "trusted"
+    hidden: Tuple[str, ...] = ()
+    #: Which of v1's request shapes its scoring address takes.
+    framework: str = "Custom"
+    deployment: Deployment = field(default_factory=Deployment)
+
+
+@record
+class Wanted:
+    """What a service's own supervisor is to bring about."""
+
+    #: The one that is to answer; an earlier one goes on if it fails.
+    revision: int
+    #: One that is known to work, to begin with after a restart; 0: none.
+    last_good: int
+    host: str
+    port: int
+    access: str = Access.OPEN
+    #: SHA-256 of each key that lets in, 64 hex digits; and the key of the tokens' signatures, likewise.
+    keys: Tuple[str, ...] = ()
+    token_key: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+
+
+@record
+class Seen:
+    """What a supervisor says of its service."""
+
+    pid: int
+    start_time: Optional[int]
+    boot_id: str
+    #: ServiceState.
+    state: str
+    port: int = 0
+    #: The one that answers; 0: none.
+    revision: int = 0
+    replicas: int = 0
+    #: Of the newest revision that was tried.
+    failed_revision: int = 0
+    error: str = ""
+    statistics: ServiceStatistics = field(default_factory=ServiceStatistics)

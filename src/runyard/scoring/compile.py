@@ -1,0 +1,193 @@
+"""Compiles a model in its own environment, and checks the compiled one against it before anybody sees it.
+
+``python -m runyard.scoring.compile <framework> <model path> <folder>`` writes ``report.json`` into the folder, and the
+program where it is exact and not slower.
+"""
+
+import json
+import sys
+import time
+import traceback
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+from runyard.protocol.scoring import ModelFacts, SignatureFacts, TensorFacts
+from runyard.protocol.wire import to_wire
+from runyard.scoring.builder import Builder, CannotCompileError
+from runyard.scoring.model import Arrays, load_model
+from runyard.scoring.program import CompiledModel, Program, save_program
+
+#: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers.
+CHECKED_ROWS = 512
+TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-4), "float16": (1e-3, 1e-2)}
+#: Time for one kind of timing, seconds.
+TIMING_S = 0.2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compile, check, write; the exit code is 0 also where the original is to serve."""
+    framework, path, folder = arguments
+    began = time.monotonic()
+    report: Dict[str, Any] = {}
+    scorer = load_model(framework, path)
+    try:
+        report["facts"] = to_wire(scorer.facts())
+        report.update(_compiled(scorer, folder))
+    except CannotCompileError as error:
+        report.update(compiled=False, why=f"no exact form is known for {error}")
+    except Exception as error:  # noqa: BLE001 - an estimator of a release that is put together another way
+        traceback.print_exc()
+        report.update(compiled=False, why=f"the compiler failed: {type(error).__name__}: {error}")
+    report["took_s"] = round(time.monotonic() - began, 3)
+    with open(folder + "/report.json", "w", encoding="utf-8") as file:
+        json.dump(report, file)
+    return 0
+
+
+def _compiled(scorer: Any, folder: str) -> Dict[str, Any]:
+    kind = type(scorer).__name__
+    compiler = _COMPILERS.get(kind)
+    if compiler is None:
+        raise CannotCompileError(f"models of {scorer.facts().framework}")
+    program, constants = compiler(scorer)
+    compiled = CompiledModel(program, constants)
+    checked = check(scorer, compiled)
+    if checked["why"]:
+        return {"compiled": False, **checked}
+    save_program(folder, program, constants)
+    return {"compiled": True, **checked}
+
+
+def _sklearn(scorer: Any) -> Tuple[Program, Arrays]:
+    from runyard.scoring.walk_sklearn import walk
+
+    facts: ModelFacts = scorer.facts()
+    width = facts.signatures[facts.default].inputs[0].shape
+    if width is None or width[1] < 0:
+        raise CannotCompileError("an unknown number of columns")
+    builder = Builder()
+    walk(builder, scorer.estimator, list(facts.signatures), "data")
+    return builder.program(facts), builder.constants
+
+
+def _saved_model(scorer: Any) -> Tuple[Program, Arrays]:
+    facts, builder = scorer.facts(), Builder()
+    for name, signature in facts.signatures.items():
+        builder.results[name] = _frozen(scorer.tensorflow, builder, scorer.function(name), signature)
+    return builder.program(facts), builder.constants
+
+
+def _keras(scorer: Any) -> Tuple[Program, Arrays]:
+    facts, builder = scorer.facts(), Builder()
+    ((name, signature),) = facts.signatures.items()
+    try:
+        tensorflow, function = scorer.concrete()
+    except ValueError as error:
+        raise CannotCompileError(str(error)) from None
+    builder.results[name] = _frozen(tensorflow, builder, function, signature)
+    return builder.program(facts), builder.constants
+
+
+def _frozen(tensorflow: Any, builder: Builder, function: Any, signature: SignatureFacts) -> Dict[str, str]:
+    from runyard.scoring import walk_tensorflow
+
+    graph, placeholders, outputs = walk_tensorflow.freeze(function, [one.name for one in signature.inputs])
+    return walk_tensorflow.walk(tensorflow, builder, graph, placeholders, outputs)
+
+
+_COMPILERS: Dict[str, Callable[[Any], Tuple[Program, Arrays]]] = {
+    "SklearnModel": _sklearn,
+    "SavedModel": _saved_model,
+    "KerasModel": _keras,
+}
+
+
+def check(original: Any, compiled: Any) -> Dict[str, Any]:
+    """Ask both for the same rows; ``why`` is empty where they agree and the compiled one is not slower."""
+    facts: ModelFacts = original.facts()
+    worst, said = 0.0, {}
+    for name, signature in facts.signatures.items():
+        for inputs in _samples(signature):
+            apart, problem = _difference(original.predict(name, inputs), compiled.predict(name, inputs))
+            worst = max(worst, apart)
+            if problem:
+                return {"why": f"{name} differs from the original: {problem}", "difference": worst}
+    speeds = {one: _per_row_s(model, facts) for one, model in (("original", original), ("compiled", compiled))}
+    said = {"difference": worst, "rows": CHECKED_ROWS, "speeds_s": speeds}
+    slower = speeds["compiled"] > speeds["original"]
+    return {"why": "it would be slower than the original" if slower else "", **said}
+
+
+def _samples(signature: SignatureFacts) -> List[Arrays]:
+    """Rows of several kinds: numbers of either sign, small and large, between 0 and 1, whole as of pixels, zeros."""
+    import numpy
+
+    random = numpy.random.RandomState(0)
+    kinds: List[Callable[..., Any]] = [
+        lambda shape: random.standard_normal(shape),
+        lambda shape: random.standard_normal(shape) * 30,
+        lambda shape: random.uniform(0, 1, shape),
+        lambda shape: random.randint(0, 256, shape),
+        lambda shape: numpy.zeros(shape),
+    ]
+    found = []
+    for kind in kinds:
+        row = {one.name: kind(_shape(one)).astype(one.dtype) for one in signature.inputs}
+        found.append(row)
+    return found
+
+
+def _shape(one: TensorFacts) -> List[int]:
+    if one.shape is None or one.dtype == "object":
+        raise CannotCompileError(f"the input {one.name!r}, whose shape or type is open")
+    rows = CHECKED_ROWS // 5
+    return [rows if at == 0 and size < 0 else max(size, 1) for at, size in enumerate(one.shape)]
+
+
+def _difference(expected: Arrays, found: Arrays) -> Tuple[float, str]:
+    """How far apart at most, and in words what is wrong."""
+    import numpy
+
+    worst = 0.0
+    for name, value in expected.items():
+        value, other = numpy.asarray(value), numpy.asarray(found.get(name))
+        if value.shape != other.shape:
+            return worst, f"{name} has the shape {other.shape} and not {value.shape}"
+        if value.dtype.kind not in "f":
+            wrong = int((value != other).sum())
+            # Where two classes are equally likely, rounding decides.
+            if wrong > TIES_MAX * value.size:
+                return worst, f"{name} is another one in {wrong} of {value.size} rows"
+            continue
+        absolute, relative = TOLERANCES.get(value.dtype.name, TOLERANCES["float32"])
+        with numpy.errstate(invalid="ignore"):
+            apart = numpy.abs(value - other)
+        same = (value == other) | (numpy.isnan(value) & numpy.isnan(other))
+        apart = numpy.where(numpy.isfinite(apart), apart, numpy.inf)
+        worst = max(worst, float(numpy.where(same, 0, apart).max(initial=0)))
+        if not (same | (apart <= absolute + relative * numpy.where(numpy.isfinite(value), numpy.abs(value), 0))).all():
+            return worst, f"{name} is up to {worst:.3g} apart"
+    return worst, ""
+
+
+#: Share of rows whose label may differ: none, since ties of real numbers do not come up among samples.
+TIES_MAX = 0.0
+
+
+def _per_row_s(model: Any, facts: ModelFacts) -> float:
+    """Seconds for one row, the best of some."""
+    inputs = {
+        name: value[:1] if facts.signatures[facts.default].is_batched or facts.kind == "rows" else value
+        for name, value in _samples(facts.signatures[facts.default])[2].items()
+    }
+    model.predict(facts.default, inputs)
+    best, until, count = float("inf"), time.monotonic() + TIMING_S, 0
+    while time.monotonic() < until or count < 3:
+        count += 1
+        began = time.perf_counter()
+        model.predict(facts.default, inputs)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

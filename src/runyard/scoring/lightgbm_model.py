@@ -1,0 +1,48 @@
+"""Models of LightGBM: a booster in its own text format, or an estimator that was pickled."""
+
+from typing import Any, Optional
+
+from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring import sklearn_model
+from runyard.scoring.model import Arrays, Scorer
+from runyard.scoring.places import find_file
+
+ENDINGS = (".txt", ".lgb", ".model", *sklearn_model.ENDINGS)
+
+
+def load(path: str) -> Scorer:
+    """The model in the one file."""
+    import lightgbm
+
+    file = find_file(path, ENDINGS, "A LightGBM model")
+    if file.endswith(sklearn_model.ENDINGS):
+        found = sklearn_model.unpickled(file)
+        if not isinstance(found, lightgbm.Booster):
+            return sklearn_model.SklearnModel(found)
+        return BoosterModel(lightgbm, found)
+    return BoosterModel(lightgbm, lightgbm.Booster(model_file=file))
+
+
+class BoosterModel:
+    """A booster: rows of numbers in, what its objective says out."""
+
+    def __init__(self, lightgbm: Any, booster: Any) -> None:
+        self._lightgbm = lightgbm
+        self._booster = booster
+
+    def facts(self) -> ModelFacts:
+        """One signature."""
+        taken = TensorFacts("data", "float64", (-1, int(self._booster.num_feature())))
+        signature = SignatureFacts((taken,), (TensorFacts("predict", "float64", None),))
+        columns = tuple(str(one) for one in self._booster.feature_name())
+        return ModelFacts(TENSORS, "LightGBM", self._lightgbm.__version__, {"predict": signature}, "predict", columns)
+
+    def predict(self, signature: str, inputs: Arrays) -> Arrays:
+        """The booster's own prediction."""
+        return {"predict": self._booster.predict(inputs["data"], num_threads=1)}
+
+    def sample(self, signature: str) -> Optional[Arrays]:
+        """A row of zeros."""
+        import numpy
+
+        return {"data": numpy.zeros((1, int(self._booster.num_feature())))}

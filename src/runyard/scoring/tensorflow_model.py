@@ -1,0 +1,206 @@
+"""Models of TensorFlow: a SavedModel of release 1 or 2, or one of Keras in a file."""
+
+import os
+import sys
+from typing import Any, Dict, Optional, Tuple
+
+from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring import keras_model
+from runyard.scoring.model import Arrays, Scorer
+from runyard.scoring.onnx_model import zeros
+from runyard.scoring.places import find_folder
+
+#: The signature that is meant where a request names none.
+DEFAULT = "serving_default"
+_METHODS = {
+    "tensorflow/serving/predict": "predict",
+    "tensorflow/serving/classify": "classify",
+    "tensorflow/serving/regress": "regress",
+}
+
+
+def load(path: str) -> Scorer:
+    """The SavedModel or Keras model at or below ``path``."""
+    folder = find_folder(path, "saved_model.pb") if os.path.isdir(path) else ""
+    if not folder:
+        if keras_model.find(path):
+            return keras_model.load(path)
+        raise ValueError(
+            "A TensorFlow model without code is a SavedModel folder (with saved_model.pb) or a .keras or .h5 file; "
+            f"here are: {', '.join(sorted(os.listdir(path))[:10]) if os.path.isdir(path) else os.path.basename(path)}. "
+            "Save it with tf.saved_model.save, or give an entry script."
+        )
+    import tensorflow
+
+    quiet(tensorflow)
+    made_by, present = written_by(folder), tensorflow.__version__
+    if made_by and made_by != present:
+        sys.stdout.write(f"TensorFlow {present} loads a SavedModel that TensorFlow {made_by} has written.\n")
+        sys.stdout.flush()
+    try:
+        return SessionModel(tensorflow, folder) if present.startswith("1.") else SavedModel(tensorflow, folder)
+    except Exception as error:
+        if made_by in ("", present):
+            raise
+        raise ValueError(
+            f"{error} -- TensorFlow {present} could not load this SavedModel, which TensorFlow {made_by} has written. "
+            "Let the version that wrote it serve it: register it by run.register_model, from the run that wrote it, or "
+            f"by Model.register with model_framework_version={made_by!r}."
+        ) from error
+
+
+def written_by(folder: str) -> str:
+    """The version of TensorFlow that has written a SavedModel; '' where the file does not say."""
+    try:
+        metas = _stored(folder).meta_graphs
+    except Exception:  # noqa: BLE001 - whatever is wrong with the file, loading it says so
+        return ""
+    return next((str(one.meta_info_def.tensorflow_version) for one in metas), "")
+
+
+def quiet(tensorflow: Any) -> None:
+    """One core a replica."""
+    try:
+        tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    except (AttributeError, RuntimeError):
+        pass
+
+
+class SavedModel:
+    """A SavedModel by TensorFlow 2."""
+
+    def __init__(self, tensorflow: Any, folder: str) -> None:
+        self.tensorflow = tensorflow
+        # The functions hold the variables weakly: without the model they would be gone.
+        self._loaded = tensorflow.saved_model.load(folder)
+        self._functions: Dict[str, Any] = dict(self._loaded.signatures)
+        if not self._functions:
+            raise ValueError("This SavedModel has no signature; save it with tf.saved_model.save(..., signatures=...).")
+        self._methods = _methods(folder)
+        self._signatures = {
+            name: SignatureFacts(
+                tuple(_tensor(key, one) for key, one in sorted(function.structured_input_signature[1].items())),
+                tuple(_tensor(key, one) for key, one in sorted(function.structured_outputs.items())),
+                self._methods.get(name, "predict"),
+            )
+            for name, function in self._functions.items()
+        }
+
+    def facts(self) -> ModelFacts:
+        """Its signatures."""
+        default = DEFAULT if DEFAULT in self._functions else sorted(self._functions)[0]
+        version = self.tensorflow.__version__
+        return ModelFacts(TENSORS, "TensorFlow", version, dict(self._signatures), default)
+
+    def predict(self, signature: str, inputs: Arrays) -> Arrays:
+        """Call that signature."""
+        constant = self.tensorflow.constant
+        given = {}
+        for one in self._signatures[signature].inputs:
+            dtype = self.tensorflow.string if one.dtype == OBJECT else one.dtype
+            value = inputs[one.name]
+            if one.dtype == OBJECT and self._signatures[signature].method != "predict":
+                value = _examples(self.tensorflow, value)
+            given[one.name] = constant(value.tolist() if one.dtype == OBJECT else value, dtype=dtype)
+        return {name: one.numpy() for name, one in self._functions[signature](**given).items()}
+
+    def sample(self, signature: str) -> Optional[Arrays]:
+        """Zeros of the declared shapes."""
+        return zeros(self._signatures[signature])
+
+    def function(self, signature: str) -> Any:
+        """That signature's own function, for a compiler."""
+        return self._functions[signature]
+
+
+class SessionModel:
+    """A SavedModel by TensorFlow 1."""
+
+    def __init__(self, tensorflow: Any, folder: str) -> None:
+        self._tensorflow = tensorflow
+        settings = tensorflow.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+        self._session = tensorflow.Session(graph=tensorflow.Graph(), config=settings)
+        with self._session.graph.as_default():
+            loaded = tensorflow.saved_model.loader.load(self._session, ["serve"], folder)
+        self._defined = dict(loaded.signature_def)
+        self._signatures = {
+            name: SignatureFacts(
+                tuple(_info(tensorflow, key, one) for key, one in sorted(defined.inputs.items())),
+                tuple(_info(tensorflow, key, one) for key, one in sorted(defined.outputs.items())),
+                _METHODS.get(defined.method_name, "predict"),
+            )
+            for name, defined in self._defined.items()
+        }
+
+    def facts(self) -> ModelFacts:
+        """Its signatures."""
+        default = DEFAULT if DEFAULT in self._defined else sorted(self._defined)[0]
+        return ModelFacts(TENSORS, "TensorFlow", self._tensorflow.__version__, dict(self._signatures), default)
+
+    def predict(self, signature: str, inputs: Arrays) -> Arrays:
+        """Run that signature's outputs."""
+        defined = self._defined[signature]
+        fed = {one.name: inputs[key] for key, one in defined.inputs.items()}
+        result: Arrays = self._session.run({key: one.name for key, one in defined.outputs.items()}, fed)
+        return result
+
+    def sample(self, signature: str) -> Optional[Arrays]:
+        """Zeros of the declared shapes."""
+        return zeros(self._signatures[signature])
+
+
+def _examples(tensorflow: Any, rows: Any) -> Any:
+    """Rows of features by name as tf.train.Example, which is what signatures to classify or regress take."""
+    made = []
+    for row in rows.tolist():
+        features = {}
+        for name, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            if all(isinstance(one, (str, bytes)) for one in values):
+                texts = [one.encode("utf-8") if isinstance(one, str) else one for one in values]
+                kind = {"bytes_list": tensorflow.train.BytesList(value=texts)}
+            elif all(isinstance(one, int) for one in values):
+                kind = {"int64_list": tensorflow.train.Int64List(value=values)}
+            else:
+                kind = {"float_list": tensorflow.train.FloatList(value=values)}
+            features[name] = tensorflow.train.Feature(**kind)
+        example = tensorflow.train.Example(features=tensorflow.train.Features(feature=features))
+        made.append(example.SerializeToString())
+    import numpy
+
+    return numpy.array(made, dtype=object)
+
+
+def _tensor(name: str, spec: Any) -> TensorFacts:
+    shape = None if spec.shape.rank is None else tuple(-1 if size is None else int(size) for size in spec.shape)
+    return TensorFacts(name, _dtype(spec.dtype), shape)
+
+
+def _info(tensorflow: Any, name: str, info: Any) -> TensorFacts:
+    shape: Optional[Tuple[int, ...]] = None
+    if not info.tensor_shape.unknown_rank:
+        shape = tuple(int(one.size) for one in info.tensor_shape.dim)
+    return TensorFacts(name, _dtype(tensorflow.as_dtype(info.dtype)), shape)
+
+
+def _dtype(dtype: Any) -> str:
+    return OBJECT if dtype.name == "string" else str(dtype.name)
+
+
+def _methods(folder: str) -> Dict[str, str]:
+    """What each signature is for, which TensorFlow 2 does not tell of a loaded model."""
+    return {
+        name: _METHODS.get(defined.method_name, "predict")
+        for meta in _stored(folder).meta_graphs
+        for name, defined in meta.signature_def.items()
+    }
+
+
+def _stored(folder: str) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    stored = saved_model_pb2.SavedModel()
+    with open(os.path.join(folder, "saved_model.pb"), "rb") as file:
+        stored.ParseFromString(file.read())
+    return stored

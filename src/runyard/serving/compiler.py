@@ -1,0 +1,163 @@
+"""Has a model compiled once, in a sandbox, before it serves: what a compiler says is kept for the next deployment."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+from runyard.protocol.services import Revision
+from runyard.serving.sandbox import started
+
+#: How long a model may take to be loaded, compiled and checked, seconds; then the original serves.
+COMPILE_S = 900.0
+#: Largest file of a compiled model, and of the report about it, bytes.
+MADE_MAX, REPORT_MAX = 4 << 30, 1 << 20
+_PROGRAM, _CONSTANTS, _REPORT = "program.json", "constants.npz", "report.json"
+
+
+class Compiler:
+    """One revision's compilation, where its model may be compiled."""
+
+    def __init__(self, folder: Path, revision: Revision, log: int, enter: Optional[Callable[[], None]]) -> None:
+        self._folder, self._revision, self._log, self._enter = folder, revision, log, enter
+        given = revision.scoring.get("compiled_folder")
+        self._kept = Path(given) if given else None
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._began = 0.0
+        self._made = ""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Is there a compiled model?"""
+        return self._kept is not None and (self._kept / _PROGRAM).exists()
+
+    @property
+    def is_running(self) -> bool:
+        """Is it at work?"""
+        return self._process is not None
+
+    @property
+    def scoring(self) -> Dict[str, Any]:
+        """What the process with the model is told."""
+        if self.is_compiled:
+            return {"compiled": str(self._kept)}
+        return {name: value for name, value in self._revision.scoring.items() if name != "compiled_folder"}
+
+    @property
+    def places(self) -> List[str]:
+        """What processes may read for it."""
+        return [str(self._kept)] if self._kept is not None else []
+
+    def step(self, now: float, say: Callable[[str], None]) -> bool:
+        """Go on; True once there is nothing to wait for. A compiler that fails leaves the original to serve."""
+        if self._kept is None or self.is_compiled or (self._kept / _REPORT).exists():
+            return True
+        if self._process is None:
+            self._start(now)
+            return False
+        if self._process.poll() is None:
+            if now - self._began > COMPILE_S:
+                say(f"the model was not compiled within {COMPILE_S:.0f} s; the original serves")
+                kill(self._process)
+            return False
+        code, self._process = self._process.returncode, None
+        self._keep(code, say)
+        return True
+
+    def end(self) -> None:
+        """Give it up."""
+        if self._process is not None:
+            kill(self._process)
+            self._process.wait()
+            self._process = None
+            _discard(self._made)
+
+    def _start(self, now: float) -> None:
+        assert self._kept is not None
+        self._kept.mkdir(parents=True, exist_ok=True)
+        self._made = tempfile.mkdtemp(prefix=".making-", dir=self._kept)
+        self._began = now
+        revision, scoring = self._revision, self._revision.scoring
+        command = [
+            revision.interpreter,
+            "-u",
+            "-m",
+            "runyard.scoring.compile",
+            scoring["framework"],
+            scoring["model"],
+            self._made,
+        ]
+        places = [str(self._folder)]
+        self._process = started(revision, command, dict(revision.variables), self._log, (), places, self._made,
+                                self._enter)  # fmt: skip
+
+    def _keep(self, code: int, say: Callable[[str], None]) -> None:
+        """What it has made becomes visible with the program, which comes last."""
+        made, kept = Path(self._made), self._kept
+        assert kept is not None
+        report = _read(made / _REPORT) if code == 0 else None
+        if report is None:
+            # Most likely the model cannot be loaded at all: its own process says so next, with its traceback.
+            say("the model could not be compiled; the original serves")
+        else:
+            say(_sentence(report))
+            for name in (_CONSTANTS, _REPORT, _PROGRAM):
+                if _is_plain(made / name, MADE_MAX):
+                    os.replace(made / name, kept / name)
+        _discard(self._made)
+        if report is None:
+            self._kept = None
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End it and what it started, at once; a sandbox takes its own along."""
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            process.kill()
+
+
+# A hostile model may have written what is read here, in the place of its compiler.
+
+
+def _is_plain(path: Path, size_max: int) -> bool:
+    """Is that a file, no link and no pipe, and not too large?"""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= size_max
+
+
+def _discard(folder: str) -> None:
+    # As a process: folders may lie within each other deeper than Python can follow.
+    subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+def _read(path: Path) -> Optional[Dict[str, Any]]:
+    if not _is_plain(path, REPORT_MAX):
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _sentence(report: Dict[str, Any]) -> str:
+    if not report.get("compiled"):
+        return f"the original model serves: {str(report.get('why'))[:1000]}"
+    try:
+        speeds = report["speeds_s"]
+        times, apart = float(speeds["original"]) / float(speeds["compiled"]), float(report["difference"])
+        return (
+            f"the model is compiled: {times:.1f} times as fast for one row, at most {apart:.2g} from the original "
+            f"on {int(report['rows'])} rows"
+        )
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return "the model is compiled"

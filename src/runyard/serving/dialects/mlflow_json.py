@@ -1,0 +1,82 @@
+"""MLflow's ``/invocations``: dataframe_split, dataframe_records, instances, inputs; and CSV."""
+
+import csv
+import io
+from typing import Any, Dict, List
+
+from runyard.protocol.scoring import ROWS, ModelFacts
+from runyard.serving.dialects import tensorflow_rest
+from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
+from runyard.serving.dialects.rows import tensors
+from runyard.serving.dialects.values import load_object, said, to_array
+
+
+def decode(facts: ModelFacts, body: bytes, content_type: str) -> Question:
+    """An invocation, answered by ``{"predictions": [...]}``."""
+    if content_type.partition(";")[0].strip() == "text/csv":
+        return _rows(facts, *_parsed(body))
+    return from_json(facts, load_object(body))
+
+
+def from_json(facts: ModelFacts, found: Dict[str, Any]) -> Question:
+    """One of the four shapes."""
+    if "dataframe_split" in found:
+        split = found["dataframe_split"]
+        if not isinstance(split, dict) or not isinstance(split.get("data"), list):
+            raise BadRequestError('"dataframe_split" has columns and data.')
+        return _rows(facts, split.get("columns") or [], split["data"])
+    if "dataframe_records" in found:
+        records = found["dataframe_records"]
+        if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+            raise BadRequestError('"dataframe_records" is a list of objects.')
+        columns = list(records[0]) if records else []
+        return _rows(facts, columns, [[one.get(name) for name in columns] for one in records])
+    if facts.kind == ROWS and ("instances" in found or "inputs" in found):
+        data = found.get("instances", found.get("inputs"))
+        return Question(facts.default, tensors(facts.signatures[facts.default], data), _encode)
+    question = tensorflow_rest.predict(facts, found)
+    return Question(question.signature, question.inputs, _encode)
+
+
+def _rows(facts: ModelFacts, columns: List[Any], rows: List[Any]) -> Question:
+    """A table: by its columns' names where the model knows such, else by their order."""
+    signature = facts.signatures[facts.default]
+    if facts.columns and set(facts.columns) <= set(columns):
+        places = [columns.index(one) for one in facts.columns]
+        rows = [[row[at] for at in places] for row in rows if isinstance(row, list) and len(row) == len(columns)]
+    if len(signature.inputs) != 1:
+        if set(columns) != {one.name for one in signature.inputs}:
+            raise BadRequestError(
+                "The columns are the model's inputs: " + ", ".join(one.name for one in signature.inputs)
+            )
+        by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
+        return Question(
+            facts.default, {one.name: to_array(list(by_name[one.name]), one) for one in signature.inputs}, _encode
+        )
+    return Question(facts.default, tensors(signature, rows), _encode)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadRequestError(f"The body is no CSV: {error}.") from None
+    if not lines:
+        raise BadRequestError("The CSV has no first line with the columns.")
+    return lines[0], [[_number(one) for one in line] for line in lines[1:] if line]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text or None
+
+
+def _encode(outputs: Arrays) -> Said:
+    if len(outputs) == 1:
+        (only,) = outputs.values()
+        return said({"predictions": only})
+    return said({"predictions": outputs})

@@ -1,0 +1,135 @@
+"""TensorFlow Serving's REST: instances or inputs to :predict, examples to :classify and :regress.
+
+https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from typing import Any, Dict, List
+
+import numpy
+
+from runyard.protocol.scoring import ModelFacts, SignatureFacts
+from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
+from runyard.serving.dialects.values import objects, said, to_array
+
+
+def predict(facts: ModelFacts, found: Dict[str, Any]) -> Question:
+    """``instances`` is a list with one item a row, ``inputs`` a tensor or tensors by name."""
+    name = _signature_name(facts, found)
+    signature = facts.signatures[name]
+    if "instances" in found:
+        inputs = _by_rows(signature, found["instances"])
+        return Question(name, inputs, _said_by_rows)
+    if "inputs" in found:
+        return Question(name, _by_columns(signature, found["inputs"]), _said_by_columns)
+    raise BadRequestError('The body has "instances" (one item a row) or "inputs" (a tensor, or tensors by name).')
+
+
+def examples(facts: ModelFacts, found: Dict[str, Any], method: str) -> Question:
+    """``examples`` are features by name; only for a model with a signature of that method."""
+    name = found.get("signature_name") or next((one for one, it in facts.signatures.items() if it.method == method), "")
+    signature = facts.signatures.get(name)
+    if signature is None or signature.method != method or len(signature.inputs) != 1:
+        raise BadRequestError(f"This model has no signature for {method}; ask its address that ends in :predict.")
+    given, context = found.get("examples"), found.get("context") or {}
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given) or not isinstance(context, dict):
+        raise BadRequestError('The body has "examples", a list of objects.')
+    rows = [{**context, **one} for one in given]
+    encode = _said_classes if method == "classify" else _said_values
+    return Question(name, {signature.inputs[0].name: objects(rows)}, encode)
+
+
+def metadata(facts: ModelFacts, model: str, version: str) -> Dict[str, Any]:
+    """The signatures, as TensorFlow Serving tells them."""
+    shown = {
+        name: {
+            "inputs": {one.name: _shown(one) for one in signature.inputs},
+            "outputs": {one.name: _shown(one) for one in signature.outputs},
+            "method_name": f"tensorflow/serving/{signature.method}",
+        }
+        for name, signature in facts.signatures.items()
+    }
+    spec = {"name": model, "signature_name": "", "version": version}
+    return {"model_spec": spec, "metadata": {"signature_def": {"signature_def": shown}}}
+
+
+def _shown(one: Any) -> Dict[str, Any]:
+    known = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "object": "DT_STRING"}
+    dims = [{"size": str(size), "name": ""} for size in one.shape or ()]
+    shape = {"dim": dims, "unknown_rank": one.shape is None}
+    return {"dtype": known.get(one.dtype, "DT_" + one.dtype.upper()), "tensor_shape": shape, "name": one.name}
+
+
+def _signature_name(facts: ModelFacts, found: Dict[str, Any]) -> str:
+    name = found.get("signature_name") or facts.default
+    if name not in facts.signatures:
+        raise BadRequestError(f"This model has no signature {name!r}; it has {', '.join(sorted(facts.signatures))}.")
+    return str(name)
+
+
+def _by_rows(signature: SignatureFacts, rows: Any) -> Arrays:
+    if not isinstance(rows, list) or not rows:
+        raise BadRequestError('"instances" is a list with at least one item.')
+    names = [one.name for one in signature.inputs]
+    if isinstance(rows[0], dict) and set(rows[0]) != {"b64"} and set(rows[0]) & set(names):
+        if not all(isinstance(one, dict) and set(one) == set(names) for one in rows):
+            raise BadRequestError(f"Each instance has the values {', '.join(names)}.")
+        return {one.name: to_array([row[one.name] for row in rows], one) for one in signature.inputs}
+    if len(names) != 1:
+        raise BadRequestError(f"Each instance is an object with the values {', '.join(names)}.")
+    return {names[0]: to_array(rows, signature.inputs[0])}
+
+
+def _by_columns(signature: SignatureFacts, given: Any) -> Arrays:
+    names = [one.name for one in signature.inputs]
+    if isinstance(given, dict) and (len(names) != 1 or set(given) == set(names)):
+        missing = [one for one in names if one not in given]
+        if missing or len(given) != len(names):
+            raise BadRequestError(
+                f"The model takes the inputs {', '.join(names)}; given: {', '.join(map(str, given))}."
+            )
+        return {one.name: to_array(given[one.name], one) for one in signature.inputs}
+    if len(names) != 1:
+        raise BadRequestError(f'"inputs" is an object with {", ".join(names)}.')
+    return {names[0]: to_array(given, signature.inputs[0])}
+
+
+def _said_by_rows(outputs: Arrays) -> Said:
+    if len(outputs) == 1:
+        (only,) = outputs.values()
+        return said({"predictions": only})
+    counts = {value.shape[0] if value.ndim else -1 for value in outputs.values()}
+    if len(counts) != 1 or -1 in counts:
+        raise BadRequestError('The outputs of this signature do not go by rows; ask with "inputs".')
+    rows: List[Dict[str, Any]] = [{name: value[at] for name, value in outputs.items()} for at in range(counts.pop())]
+    return said({"predictions": rows})
+
+
+def _said_by_columns(outputs: Arrays) -> Said:
+    if len(outputs) == 1:
+        (only,) = outputs.values()
+        return said({"outputs": only})
+    return said({"outputs": outputs})
+
+
+def _said_classes(outputs: Arrays) -> Said:
+    scores = outputs.get("scores")
+    classes = outputs.get("classes")
+    if scores is None:
+        raise BadRequestError("This signature gives no scores.")
+    if classes is None:
+        classes = numpy.broadcast_to(
+            numpy.array([str(one) for one in range(scores.shape[-1])], dtype=object), scores.shape
+        )
+    return said(
+        {
+            "results": [
+                [list(pair) for pair in zip(*row, strict=True)]
+                for row in zip(classes.tolist(), scores.tolist(), strict=True)
+            ]
+        }
+    )
+
+
+def _said_values(outputs: Arrays) -> Said:
+    (first, *_) = outputs.values()
+    return said({"results": first.reshape(len(first), -1)[:, 0]})

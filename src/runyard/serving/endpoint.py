@@ -1,0 +1,332 @@
+"""One revision's answers: which address means what, who may ask, and from a request to the model and back."""
+
+import hashlib
+import hmac
+import json
+import random
+import re
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Callable, Dict, Optional, Sequence
+
+from runyard.protocol.scoring import SCRIPT, ModelFacts
+from runyard.protocol.services import Access, Revision, scoring_path
+from runyard.serving.dialects import mlflow_json, onnx_json, open_inference, rows, swagger, tensorflow_rest
+from runyard.serving.dialects.question import BadRequestError, Question
+from runyard.serving.dialects.values import dumps, load_object, loads
+from runyard.serving.http import JSON, Request, Responder
+from runyard.serving.replicas import Job, Pool, ScoringError, shape_of
+from runyard.serving.statistics import Statistics
+
+#: What anyone may ask: is it there? Everything else needs a key, where there are keys.
+OPEN_PATHS = frozenset(("/", "/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
+_TEXT = "text/plain; charset=utf-8"
+_TENSORFLOW = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict|:classify|:regress|/metadata)?")
+_OPEN_INFERENCE = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready)?")
+
+
+class Keys:
+    """Who may ask."""
+
+    def __init__(self, access: str, keys: Sequence[str], token_key: str) -> None:
+        self._access, self._keys, self._token_key = access, [one.encode() for one in keys], token_key
+
+    @property
+    def is_open(self) -> bool:
+        """May anyone?"""
+        return self._access == Access.OPEN
+
+    def lets_in(self, authorization: str) -> bool:
+        """Is there a key or token of ours in that header? Compared in constant time."""
+        if self.is_open:
+            return True
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            return False
+        found = hashlib.sha256(secret.strip().encode()).hexdigest().encode()
+        # Each is compared: how long it takes tells nothing.
+        is_key = sum(hmac.compare_digest(found, one) for one in self._keys)
+        return bool(is_key) or self._is_token(secret.strip())
+
+    def _is_token(self, secret: str) -> bool:
+        """``<expiry, seconds>.<HMAC-SHA256 of it>``."""
+        expiry, _, signature = secret.partition(".")
+        is_time = re.fullmatch("[0-9]{1,12}", expiry) is not None
+        if self._access != Access.TOKEN or not is_time or int(expiry) < time.time():
+            return False
+        return hmac.compare_digest(sign(self._token_key, expiry).encode(), signature.encode())
+
+
+def sign(token_key: str, expiry: str) -> str:
+    """The signature of a token."""
+    return hmac.new(token_key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
+
+
+class Endpoint:
+    """Answers for one revision, by a compiled model in this process or by replicas."""
+
+    def __init__(self, revision: Revision, pool: Pool, compiled: Any) -> None:
+        self._revision = revision
+        self._pool = pool
+        self._compiled = compiled
+        self.keys = Keys(Access.OPEN, (), "")
+        self.statistics = Statistics()
+        self._logged_share = revision.deployment.logged_share
+        self._addresses: Dict[str, Callable[[Request, Responder], None]] = {
+            "/score": self._score, "/invocations": self._invocations, "/": self._alive, "/ping": self._alive,
+            "/health": self._alive, "/swagger.json": self._swagger, "/metrics": self._metrics,
+            "/version": self._version, "/v2": self._server, "/v2/health/live": self._alive,
+            "/v2/health/ready": self._ready,
+        }  # fmt: skip
+
+    @property
+    def facts(self) -> Optional[ModelFacts]:
+        """The model's; None before it is loaded."""
+        return self._compiled.facts() if self._compiled is not None else self._pool.facts
+
+    def handle(self, request: Request, respond: Responder) -> None:
+        """Answer one request, now or once the model has."""
+        self.statistics.in_flight += 1
+        try:
+            if not self.keys.is_open and not self._may(request):
+                said = _error("A key of this service is needed: 'Authorization: Bearer <key>'.")
+                respond(401, said, JSON, {"WWW-Authenticate": "Bearer"})
+                return
+            known = self._addresses.get(request.path)
+            if known is not None:
+                known(request, respond)
+            else:
+                self._by_pattern(request, respond)
+        except BadRequestError as error:
+            encoding = request.header(b"content-encoding")
+            if encoding in ("", "identity"):
+                respond(400, _error(str(error)), JSON, None)
+            else:
+                respond(415, _error(f"Bodies are taken as they are, and not in the encoding {encoding!r}."), JSON, None)
+        except ScoringError as error:
+            respond(error.status, _error(str(error)), JSON, {"Retry-After": "1"} if error.status == 503 else None)
+        except Exception as error:  # noqa: BLE001 - one request's failure is no other's
+            _note(f"{request.method} {request.path[:200]!r} failed: {error!r}")
+            respond(500, _error(f"The request failed: {type(error).__name__}."), JSON, None)
+
+    def count(self, request: Request, status: int) -> None:
+        """A request is answered: count it, and log it where it failed, or by its share."""
+        seconds = time.monotonic() - request.began
+        statistics = self.statistics
+        statistics.in_flight -= 1
+        statistics.finished(status, seconds)
+        if status >= 500 or (self._logged_share and random.random() < self._logged_share):
+            _log(request, status, seconds)
+
+    def _may(self, request: Request) -> bool:
+        return request.path in OPEN_PATHS or self.keys.lets_in(request.header(b"authorization"))
+
+    # What a request asks for.
+
+    def _by_pattern(self, request: Request, respond: Responder) -> None:
+        found = _TENSORFLOW.fullmatch(request.path)
+        if found is not None:
+            self._check_name(found[1], found[2])
+            self._tensorflow(request, respond, found[3] or "")
+            return
+        found = _OPEN_INFERENCE.fullmatch(request.path)
+        if found is not None:
+            self._check_name(found[1], found[2])
+            self._open_inference(request, respond, found[3] or "")
+            return
+        respond(404, _error(f"This service has no address {request.path[:200]!r}; see /swagger.json."), JSON, None)
+
+    def _check_name(self, model: str, version: Optional[str]) -> None:
+        known = (self._revision.model, self._revision.service, "model")
+        if model not in known or version not in (None, self._revision.model_version):
+            raise ScoringError(
+                404, f"This service has the model {self._revision.model!r}, version {self._revision.model_version}."
+            )
+
+    def _score(self, request: Request, respond: Responder) -> None:
+        facts = self._loaded()
+        if facts.kind == SCRIPT:
+            self._to_script(request, respond)
+            return
+        if request.method != "POST":
+            raise ScoringError(405, "This address takes POST.")
+        self._ask(facts, decode_any(facts, loads(request.body)), respond)
+
+    def _invocations(self, request: Request, respond: Responder) -> None:
+        facts = self._tensors()
+        self._ask(facts, mlflow_json.decode(facts, request.body, request.header(b"content-type")), respond)
+
+    def _tensorflow(self, request: Request, respond: Responder, what: str) -> None:
+        facts = self._tensors()
+        if what == ":predict":
+            self._ask(facts, tensorflow_rest.predict(facts, load_object(request.body)), respond)
+        elif what in (":classify", ":regress"):
+            self._ask(facts, tensorflow_rest.examples(facts, load_object(request.body), what[1:]), respond)
+        elif what == "/metadata":
+            respond(
+                200,
+                dumps(tensorflow_rest.metadata(facts, self._revision.model, self._revision.model_version)),
+                JSON,
+                None,
+            )
+        else:
+            state = {
+                "version": self._revision.model_version,
+                "state": "AVAILABLE",
+                "status": {"error_code": "OK", "error_message": ""},
+            }
+            respond(200, dumps({"model_version_status": [state]}), JSON, None)
+
+    def _open_inference(self, request: Request, respond: Responder, what: str) -> None:
+        if what == "/ready":
+            self._ready(request, respond)
+            return
+        facts = self._tensors()
+        model, version = self._revision.model, self._revision.model_version
+        if what == "/infer":
+            length = request.header(open_inference.HEADER_LENGTH)
+            self._ask(facts, open_inference.decode(facts, request.body, length, model, version), respond)
+        else:
+            respond(200, dumps(open_inference.metadata(facts, model, version)), JSON, None)
+
+    def _alive(self, request: Request, respond: Responder) -> None:
+        respond(200, b"Healthy", _TEXT, None)
+
+    def _ready(self, request: Request, respond: Responder) -> None:
+        is_ready = self._compiled is not None or self._pool.ready_count > 0
+        body = {"name": self._revision.model, "ready": is_ready} if "/models/" in request.path else {"ready": is_ready}
+        respond(200 if is_ready else 503, dumps(body), JSON, None)
+
+    def _version(self, request: Request, respond: Responder) -> None:
+        from runyard import __version__
+
+        respond(200, __version__.encode(), _TEXT, None)
+
+    def _server(self, request: Request, respond: Responder) -> None:
+        from runyard import __version__
+
+        respond(
+            200, dumps({"name": "runyard", "version": __version__, "extensions": ["binary_tensor_data"]}), JSON, None
+        )
+
+    def _swagger(self, request: Request, respond: Responder) -> None:
+        path = scoring_path(self._revision.framework, self._revision.model)
+        respond(
+            200,
+            dumps(swagger.describe(self._loaded(), self._revision.service, path, not self.keys.is_open)),
+            JSON,
+            None,
+        )
+
+    def _metrics(self, request: Request, respond: Responder) -> None:
+        text = self.statistics.exposition(
+            self._revision.service, self._pool.ready_count or int(self._compiled is not None)
+        )
+        respond(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8", None)
+
+    # The model.
+
+    def _loaded(self) -> ModelFacts:
+        facts = self.facts
+        if facts is None:
+            raise ScoringError(503, "No process has the model loaded at the moment; try again.")
+        return facts
+
+    def _tensors(self) -> ModelFacts:
+        facts = self._loaded()
+        if facts.kind == SCRIPT:
+            raise ScoringError(404, "This service is an entry script: post to /score.")
+        return facts
+
+    def _ask(self, facts: ModelFacts, question: Question, respond: Responder) -> None:
+        if self._compiled is not None:
+            self.statistics.rows += len(next(iter(question.inputs.values())))
+            try:
+                outputs = self._compiled.predict(question.signature, question.inputs)
+            except (ValueError, IndexError, TypeError) as error:
+                raise BadRequestError(f"The model refused the input: {error}") from None
+            respond(200, *question.encode(outputs))
+            return
+        signature = facts.signatures[question.signature]
+        goes_by_rows = all(one.shape is None or one.shape[:1] == (-1,) for one in signature.inputs)
+        count, _ = shape_of(question.inputs, goes_by_rows)
+        self.statistics.rows += count or 1
+        self._pool.submit(Job(question.signature, question.inputs, count, _answer(question, respond)))
+
+    def _to_script(self, request: Request, respond: Responder) -> None:
+        header: Dict[str, Any] = {
+            "method": request.method,
+            "path": request.path,
+            "query": request.query,
+            "headers": request.headers(),
+        }
+        header["headers"].pop("authorization", None)
+
+        def done(made: Any, error: Optional[ScoringError]) -> None:
+            if error is not None:
+                respond(error.status, _error(str(error)), JSON, None)
+                return
+            status, headers, body = made
+            if not 200 <= status <= 599:
+                respond(502, _error(f"The script answered with the status {status}."), JSON, None)
+                return
+            kind = next((headers.pop(name) for name in list(headers) if name.lower() == "content-type"), JSON)
+            for name in [
+                one for one in headers if one.lower() in ("content-length", "transfer-encoding", "connection")
+            ]:
+                del headers[name]
+            respond(status, body, kind, headers or None)
+
+        self._pool.submit(Job("", {}, 0, done, header, request.body))
+
+
+def _log(request: Request, status: int, seconds: float) -> None:
+    line = {
+        "at": round(time.time(), 3), "method": request.method, "path": request.path, "status": status,
+        "seconds": round(seconds, 6), "bytes": len(request.body),
+    }  # fmt: skip
+    _note("request " + json.dumps(line))
+
+
+def _answer(question: Question, respond: Responder) -> Callable[[Any, Optional[ScoringError]], None]:
+    def done(outputs: Any, error: Optional[ScoringError]) -> None:
+        if error is not None:
+            respond(error.status, _error(str(error)), JSON, None)
+            return
+        try:
+            respond(200, *question.encode(outputs))
+        except BadRequestError as problem:
+            respond(400, _error(str(problem)), JSON, None)
+        except Exception as problem:  # noqa: BLE001 - what a model says may be anything; its caller gets an answer
+            respond(502, _error(f"The model's answer is none: {type(problem).__name__}."), JSON, None)
+
+    return done
+
+
+def decode_any(facts: ModelFacts, found: Any) -> Question:
+    """A scoring request in whichever shape it comes."""
+    if isinstance(found, list):
+        return rows.decode(facts, {"data": found})
+    if not isinstance(found, dict):
+        raise BadRequestError("The body is a JSON object.")
+    if "data" in found:
+        return rows.decode(facts, found)
+    if onnx_json.is_meant(found):
+        return onnx_json.decode(facts, found)
+    if "dataframe_split" in found or "dataframe_records" in found:
+        return mlflow_json.from_json(facts, found)
+    if "instances" in found or "inputs" in found:
+        return tensorflow_rest.predict(facts, found)
+    raise BadRequestError('The body has "data" (rows), "instances" or "inputs"; see /swagger.json.')
+
+
+def _note(line: str) -> None:
+    """A line in the service's log; a full disk stops no answer."""
+    with suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _error(sentence: str) -> bytes:
+    return dumps({"error": sentence})

@@ -1,0 +1,400 @@
+"""The processes of one revision: a front, and the replicas behind it; started, watched, started anew."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from runyard.environments.control_groups import make_group, processes_max, remove_group
+from runyard.environments.held import hold_folder
+from runyard.files.layout import write_atomically
+from runyard.files.processes import ProcessTable
+from runyard.protocol.services import Autoscale, Revision, ServiceStatistics, Wanted, is_inline
+from runyard.protocol.wire import from_wire
+from runyard.serving.compiler import Compiler, kill
+from runyard.serving.orders import ORDER_MAX, pair, send_order
+from runyard.serving.sandbox import own_places, started
+
+#: After so many deaths in a row, a process waits before it is started again, seconds.
+PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+#: It waits no longer than this where it had the model loaded: some request has ended it, and others wait, seconds.
+PAUSE_READY_S = 1.0
+#: A process that could answer for so long is no repeated failure, seconds.
+SETTLED_S = 5.0
+#: Processes and threads that a replica may have, on average of its revision's.
+PROCESSES_A_REPLICA = 1_024
+#: How long processes may take to end once they are killed, seconds.
+END_S = 5.0
+#: How long a model may take to load, seconds.
+LOAD_S = 900.0
+
+
+class Group:
+    """One revision's processes."""
+
+    def __init__(self, folder: Path, revision: Revision, listener: socket.socket, log: int) -> None:
+        self.revision = revision
+        self._folder = folder
+        self._listener = listener
+        self._log = log
+        self._front: Optional[subprocess.Popen[bytes]] = None
+        self._line: Optional[socket.socket] = None
+        self._replicas: Dict[int, _Replica] = {}
+        self._next_number = 1
+        self._deaths, self._not_before = 0, 0.0
+        self._is_front_ready, self._front_began = False, 0.0
+        self._access: Dict[str, Any] = {}
+        self._accept: Dict[str, Any] = {}
+        self._busy = 0
+        self._wanted_count = self._first_count()
+        self._scaled_at, self._idle_looks = 0.0, 0
+        self._memory_bytes, self._cpu_share = 0, 0.0
+        self._measured_at, self._cpu_s = 0.0, 0.0
+        self.is_leaving = False
+        self._group_name = "runyard-service-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
+        limits = make_group(self._group_name, None, self._processes_max())
+        #: Brings processes of the model into their control group; None where this user may make none.
+        self._enter = None if limits is None else limits.enter
+        self._compiler = Compiler(folder, revision, log, self._enter)
+        self._held = hold_folder(revision.environment) if revision.environment else None
+        #: Why it cannot be; '' while it may.
+        self.failure = ""
+        self.was_ready = False
+        self.statistics = ServiceStatistics()
+
+    @property
+    def is_inline(self) -> bool:
+        """Does the front itself hold the model? Only the sole replica: others are for other cores."""
+        return self._compiler.is_compiled and is_inline(self.revision.deployment)
+
+    @property
+    def is_ready(self) -> bool:
+        """Can it answer?"""
+        return self._is_front_ready and (self.is_inline or self.ready_count > 0)
+
+    @property
+    def ready_count(self) -> int:
+        """Replicas that have the model loaded."""
+        if self.is_inline:
+            return int(self._is_front_ready)
+        return sum(one.is_ready for one in self._replicas.values())
+
+    @property
+    def is_gone(self) -> bool:
+        """Has the last process of it ended?"""
+        return self._front is None and not self._replicas and not self._compiler.is_running
+
+    @property
+    def measured(self) -> ServiceStatistics:
+        """What the front counts, and what all processes take."""
+        return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_share=round(self._cpu_share, 3))
+
+    def close(self) -> None:
+        """Let go of what it held, once it is gone."""
+        remove_group(self._group_name)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def sockets(self) -> List[socket.socket]:
+        """What to wait on."""
+        return [self._line] if self._line is not None else []
+
+    def set_access(self, wanted: Wanted) -> None:
+        """Who may ask from now on."""
+        self._access = {"do": "access", "access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key}
+        self._order(self._access)
+
+    def accept(self, wanted: Wanted) -> None:
+        """Take requests from now on."""
+        tls = {"certificate": wanted.certificate, "certificate_key": wanted.certificate_key}
+        self._accept = {"do": "accept", **tls}
+        self._order_to_accept()
+
+    def leave(self) -> None:
+        """Take no more, answer what is there, end."""
+        self.is_leaving = True
+        self._order({"do": "leave"})
+
+    def end(self) -> None:
+        """End at once."""
+        self.is_leaving = True
+        self._compiler.end()
+        for process in [self._front, *(one.process for one in self._replicas.values())]:
+            if process is not None:
+                kill(process)
+
+    def wait(self) -> None:
+        """Until what was told to end has ended."""
+        for process in [self._front, *(one.process for one in self._replicas.values())]:
+            if process is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(END_S)
+
+    # Once a moment: what has happened, and what is missing?
+
+    def step(self, now: float) -> None:
+        """Reap what has ended, start what is missing."""
+        self._reap(now)
+        if self.is_leaving or self.failure or now < self._not_before or not self._compiler.step(now, self.say):
+            return
+        try:
+            self._start_missing(now)
+        except OSError as error:
+            # A full disk, or no process to be had: what runs goes on.
+            self._not_before = now + 1.0
+            self.say(f"no process can be started at the moment: {error}")
+
+    def _start_missing(self, now: float) -> None:
+        if self._front is None:
+            self._start_front(now)
+        if not self.is_inline and self._is_front_ready:
+            self._scale(now)
+            while sum(not one.is_dismissed for one in self._replicas.values()) < self._wanted_count:
+                self._start_replica(now)
+
+    def look_closer(self, now: float) -> None:
+        """From time to time: does a replica take too much memory, or too long to load?"""
+        replicas = list(self._replicas.values())
+        fronts = [] if self._front is None else [self._front.pid]
+        table = ProcessTable()
+        used = [table.usage(pid) for pid in [*(one.process.pid for one in replicas), *fronts]]
+        self._note_usage(now, used)
+        limit_gb = self.revision.deployment.memory_gb_limit
+        for one, (_, memory) in zip(replicas, used, strict=False):
+            if not one.is_ready and now - one.began > LOAD_S:
+                self._fail_or_log(f"The model was not loaded within {LOAD_S:.0f} s.")
+                kill(one.process)
+            elif limit_gb and memory > limit_gb * 1e9:
+                self.say(f"replica {one.number} takes more than {limit_gb:g} GB of memory and is started anew")
+                kill(one.process)
+
+    def _note_usage(self, now: float, used: List[Tuple[float, int]]) -> None:
+        """The memory of all processes, and the most cores that they used between two looks."""
+        self._memory_bytes = sum(memory for _, memory in used)
+        cpu_s = sum(seconds for seconds, _ in used)
+        if self._measured_at:
+            self._cpu_share = max(self._cpu_share, (cpu_s - self._cpu_s) / max(0.1, now - self._measured_at))
+        self._measured_at, self._cpu_s = now, cpu_s
+
+    def say(self, sentence: str) -> None:
+        """A line in the service's log."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        with suppress(OSError):
+            os.write(self._log, f"{stamp} Runyard: {sentence}\n".encode("utf-8", "replace"))
+
+    def _reap(self, now: float) -> None:
+        front = self._front
+        if front is not None and front.poll() is not None:
+            self._front, self._is_front_ready = None, False
+            self._close_line()
+            # Replicas talk to that front alone.
+            for one in self._replicas.values():
+                kill(one.process)
+            if not self.is_leaving:
+                self._deaths = 0 if now - self._front_began > SETTLED_S else self._deaths
+                self._died(now, f"the front ended ({_ended(front.returncode)})")
+        for number, one in list(self._replicas.items()):
+            if one.process.poll() is not None:
+                del self._replicas[number]
+                if not self.is_leaving and self._front is not None and not one.is_dismissed:
+                    self._deaths = 0 if one.is_ready and now - one.ready_at > SETTLED_S else self._deaths
+                    most_s = PAUSE_READY_S if one.is_ready else PAUSES_S[-1]
+                    self._died(now, f"replica {number} ended ({_ended(one.process.returncode)})", most_s)
+
+    def _died(self, now: float, sentence: str, most_s: float = PAUSES_S[-1]) -> None:
+        pause_s = min(most_s, PAUSES_S[min(self._deaths, len(PAUSES_S) - 1)])
+        self._deaths += 1
+        self._not_before = now + pause_s
+        if not self.was_ready and self._deaths > 2:
+            self.failure = self.failure or f"The service does not start: {sentence}; see its log."
+        self.say(f"{sentence}; " + ("it is started anew" if not pause_s else f"it is started anew in {pause_s:g} s"))
+
+    def _start_front(self, now: float) -> None:
+        scoring = {**self._compiler.scoring, "is_inline": self.is_inline}
+        plan, text = self._folder / "scoring.json", json.dumps(scoring).encode()
+        # A process that is started anew needs no space on the disk.
+        if not plan.exists() or plan.read_bytes() != text:
+            write_atomically(plan, text, mode=0o600)
+        ours, theirs = pair()
+        listener = self._listener.fileno()
+        command = [
+            sys.executable,
+            "-m",
+            "runyard.serving.front",
+            str(theirs.fileno()),
+            str(listener),
+            str(self._folder),
+        ]
+        variables = {"PATH": os.defpath, "PYTHONPATH": own_places()[0], "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+                     "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+        places = [*own_places(), str(self._folder), *self._compiler.places, *self._certificates()]
+        self._front = started(self.revision, command, variables, self._log, (theirs.fileno(), listener), places)
+        theirs.close()
+        ours.setblocking(False)
+        self._line, self._front_began = ours, now
+
+    def _certificates(self) -> List[str]:
+        return [one for one in (self._accept.get("certificate"), self._accept.get("certificate_key")) if one]
+
+    def _start_replica(self, now: float) -> None:
+        number, self._next_number = self._next_number, self._next_number + 1
+        ours, theirs = socket.socketpair()
+        revision = self.revision
+        command = [
+            revision.interpreter,
+            "-u",
+            "-m",
+            "runyard.scoring",
+            str(theirs.fileno()),
+            str(self._folder / "scoring.json"),
+        ]
+        places = [str(self._folder), *self._compiler.places]
+        process = started(revision, command, dict(revision.variables), self._log, (theirs.fileno(),), places,
+                          enter=self._enter)  # fmt: skip
+        theirs.close()
+        self._replicas[number] = _Replica(number, process, now)
+        self._order({"do": "replica", "replica": number}, [ours.fileno()])
+        ours.close()
+
+    def _order(self, order: Dict[str, Any], descriptors: Any = ()) -> None:
+        if self._line is not None and order:
+            try:
+                send_order(self._line, order, descriptors)
+            except OSError:
+                pass  # It has ended, and is reaped at the next step.
+
+    # What the front tells.
+
+    def read(self) -> None:
+        """All that the front has said."""
+        while self._line is not None:
+            try:
+                data = self._line.recv(ORDER_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._close_line()
+                return
+            try:
+                self._heard(json.loads(data))
+            except (ValueError, KeyError, TypeError) as error:
+                self.say(f"the front does not speak as it should ({error!r})")
+                self._close_line()
+                if self._front is not None:
+                    kill(self._front)
+
+    def _heard(self, event: Dict[str, Any]) -> None:
+        kind, number = event["event"], event.get("replica", 0)
+        replica = self._replicas.get(number)
+        if kind == "front_ready":
+            self._is_front_ready = True
+            self.was_ready = self.was_ready or self.is_inline
+            self._order(self._access)
+            self._order_to_accept()
+        elif kind == "replica_ready" and replica is not None:
+            replica.is_ready = self.was_ready = True
+            replica.ready_at = time.monotonic()
+            took = event.get("took_s")
+            self.say(f"replica {number} has the model loaded" + (f" in {took:.1f} s" if took else ""))
+            self._order_to_accept()
+        elif kind == "replica_failed" or kind == "front_failed":
+            self._fail_or_log(str(event.get("error")), str(event.get("traceback") or ""))
+        elif kind in ("replica_hangs", "replica_gone") and replica is not None:
+            kill(replica.process)
+        elif kind == "statistics":
+            self.statistics = from_wire(ServiceStatistics, event["seen"])
+            self._busy = int(event["busy"])
+
+    def _order_to_accept(self) -> None:
+        """A front that is started anew takes nobody before it can answer: connections wait in the socket."""
+        if self.is_ready:
+            self._order(self._accept)
+
+    def _fail_or_log(self, error: str, traceback: str = "") -> None:
+        """A revision that never worked has failed; one that has is started anew."""
+        if not self.was_ready:
+            self.failure = f"{error}\n{traceback}".strip()
+        self.say(error)
+
+    # How many.
+
+    def _processes_max(self) -> Optional[int]:
+        scale = self.revision.deployment.autoscale
+        count = self.revision.deployment.replicas if scale is None else scale.max_replicas
+        return min(processes_max(None) or sys.maxsize, count * PROCESSES_A_REPLICA)
+
+    def _first_count(self) -> int:
+        deployment = self.revision.deployment
+        return deployment.replicas if deployment.autoscale is None else deployment.autoscale.min_replicas
+
+    def _scale(self, now: float) -> None:
+        """By requests that wait or are worked at: as many replicas as keep each at its target."""
+        scale = self.revision.deployment.autoscale
+        if scale is None or now - self._scaled_at < scale.refresh_s or not self.was_ready:
+            return
+        self._scaled_at = now
+        count = wanted_replicas(scale, self.revision.deployment.concurrent_requests, self._busy)
+        if count > self._wanted_count:
+            self.say(f"{self._busy} requests are under way: {count} replicas")
+            self._wanted_count = count
+        elif count < self._wanted_count:
+            self._idle_looks += 1
+            if self._idle_looks >= IDLE_LOOKS:
+                self._idle_looks = 0
+                self._wanted_count -= 1
+                self._dismiss()
+            return
+        self._idle_looks = 0
+
+    def _dismiss(self) -> None:
+        """One replica fewer: the newest, once it has answered what it works at."""
+        newest = max((number for number, one in self._replicas.items() if not one.is_dismissed), default=0)
+        if newest:
+            self._replicas[newest].is_dismissed = True
+            self.say(f"replica {newest} is not needed any more")
+            self._order({"do": "dismiss", "replica": newest})
+
+    def _close_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+#: So many looks in a row at which fewer would do, before one goes.
+IDLE_LOOKS = 30
+
+
+def wanted_replicas(scale: Autoscale, concurrent: int, busy: int) -> int:
+    """Replicas that keep each at the target share of its concurrent requests."""
+    room = max(0.01, concurrent * scale.target_utilization / 100)
+    return max(scale.min_replicas, min(scale.max_replicas, -int(-busy // room)))
+
+
+class _Replica:
+    """One process with the model."""
+
+    def __init__(self, number: int, process: "subprocess.Popen[bytes]", began: float) -> None:
+        self.number, self.process, self.began = number, process, began
+        self.is_ready = self.is_dismissed = False
+        self.ready_at = began
+
+
+def _ended(code: int) -> str:
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        try:
+            return f"by {signal.Signals(number).name}"
+        except ValueError:
+            pass
+    return f"exit code {code}"

@@ -1,0 +1,75 @@
+"""Where a service's processes run: without a network, on read-only files, with a scratch folder that goes with them."""
+
+import os
+import subprocess
+import sys
+from typing import Callable, Dict, List, Optional, Sequence
+
+from runyard.environments.confinement import basic_words
+from runyard.protocol.plan import Isolation
+from runyard.protocol.services import Revision
+
+#: What a process may write to is its own, in memory, goes with it, and holds at most so many bytes each.
+_SCRATCH, SCRATCH_BYTES = ("/tmp", "/dev/shm", "/run"), 1 << 30
+
+
+def started(
+    revision: Revision, command: List[str], variables: Dict[str, str], log: int, sockets: Sequence[int],
+    readable: Sequence[str], writable: str = "", enter: Optional[Callable[[], None]] = None,
+) -> "subprocess.Popen[bytes]":  # fmt: skip
+    """Start a process of a service, which ends with this one; ``enter`` brings it into its control group."""
+    if revision.isolation != Isolation.HIDDEN:
+        return subprocess.Popen(
+            command, cwd=revision.work, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            pass_fds=tuple(sockets), start_new_session=True, preexec_fn=enter,
+        )  # fmt: skip
+    # Folders are shown where they truly are: an environment that is reached by a link must be named so too.
+    folder, program = os.path.split(command[0])
+    command = [os.path.join(os.path.realpath(folder), program), *command[1:]]
+    settings = ["--clearenv", *(part for pair in variables.items() for part in ("--setenv", *pair))]
+    read_end, write_end = os.pipe()
+    # What a command line would show to everyone goes by a pipe; variables fit into it, or are written as it is read.
+    words = [*sandbox_words(revision, readable, writable), "--args", str(read_end), "--", *command]
+    try:
+        process = subprocess.Popen(
+            words, cwd="/", env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            pass_fds=(read_end, *sockets), start_new_session=True, preexec_fn=enter,
+        )  # fmt: skip
+        os.close(read_end)
+        read_end = -1
+        with os.fdopen(write_end, "wb") as file:
+            write_end = -1
+            file.write(b"".join(os.fsencode(one) + b"\0" for one in settings))
+    finally:
+        for one in (read_end, write_end):
+            if one >= 0:
+                os.close(one)
+    return process
+
+
+def sandbox_words(revision: Revision, readable: Sequence[str], writable: str = "") -> List[str]:
+    """bubblewrap and all that it is told, but for the variables."""
+    words = [*basic_words(is_read_only=True), "--unshare-net", "--unshare-ipc"]
+    # A home that is the root of all, or does not exist, hides nothing.
+    homes = {os.path.realpath(one) for one in revision.hidden if os.path.isdir(one)} - {"/"}
+    empty = [*_SCRATCH, *sorted(homes)]
+    for path in empty:
+        words += ["--size", str(SCRATCH_BYTES), "--tmpfs", path]
+    for place in sorted({os.path.abspath(one) for one in (*readable, *revision.readable, revision.work)}):
+        real = os.path.realpath(place)
+        if os.path.exists(real):
+            words += ["--ro-bind", real, real]
+            # What was named by a link has to be found by that name too, where the link is hidden.
+            if real != place and any(place.startswith(one + "/") for one in empty):
+                words += ["--ro-bind", real, place]
+    if writable:
+        words += ["--bind", writable, writable]
+    for path in sorted(homes):
+        words += ["--remount-ro", path]
+    return [*words, "--chdir", os.path.realpath(revision.work)]
+
+
+def own_places() -> List[str]:
+    """What a front of ours is made of."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [package, sys.prefix, sys.base_prefix]

@@ -1,0 +1,146 @@
+"""A front's HTTP: what comes in pieces, many at once, too large, too slow, or is no HTTP at all."""
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.serving.fronts import LABELS, digits_model, raw, request, rows, serving
+
+BODY = json.dumps({"data": rows(2).tolist()}).encode()
+ANSWER = json.dumps({"predict": LABELS[:2].tolist()}, separators=(",", ":")).encode()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return digits_model()
+
+
+@pytest.fixture
+def front(model: Any) -> Iterator[Any]:
+    with serving(model) as found:
+        yield found
+
+
+def test_a_request_is_answered_however_it_is_cut(front: Any) -> None:
+    port, _, _ = front
+    for parts in (1, 2, 7, 100, len(request(BODY))):
+        answer = raw(port, request(BODY), parts)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), parts
+        assert answer.endswith(ANSWER)
+
+
+def test_pipelined_requests_are_answered_in_their_order(front: Any) -> None:
+    port, _, _ = front
+    wrong = request(b"{")
+    answer = raw(port, (request(BODY) + wrong) * 150)
+    statuses = [piece[:3] for piece in answer.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200", b"400"] * 150
+
+
+def test_a_chunked_body_is_taken_and_a_head_request_has_no_body(front: Any) -> None:
+    port, _, _ = front
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in (BODY[:100], BODY[100:])) + b"0\r\n\r\n"
+    head = b"POST /score HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert raw(port, head + chunks).endswith(ANSWER)
+    answer = raw(port, b"HEAD / HTTP/1.1\r\nHost: here\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_caller_that_asks_first_is_told_to_go_on(front: Any) -> None:
+    port, _, _ = front
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        whole = request(BODY, Expect="100-continue")
+        line.sendall(whole[: -len(BODY)])
+        assert line.recv(1000).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        line.sendall(BODY)
+        assert b"200 OK" in line.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", b"431"),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"POST /score HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        (b"POST /score HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", b"400"),
+        (b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"PUT /score HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"405"),
+    ],
+    ids=["TLS", "words", "headers", "address", "huge", "negative", "two lengths", "smuggled", "method"],
+)
+def test_what_is_no_request_for_us_is_refused_and_harms_nobody(front: Any, data: bytes, status: bytes) -> None:
+    port, _, connections = front
+    answer = raw(port, data)
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert raw(port, request(BODY)).endswith(ANSWER)
+    assert connections.memory == 0
+
+
+def test_bodies_in_memory_are_bounded(model: Any) -> None:
+    with serving(model, body_max=1 << 16, memory_max=1 << 17) as (port, _, connections):
+        lines = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(6)]
+        for line in lines:
+            line.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000)
+        refused = 0
+        for line in lines:
+            line.settimeout(0.5)
+            try:
+                refused += line.recv(100).startswith(b"HTTP/1.1 503")
+            except TimeoutError:
+                pass
+        assert refused >= 3
+        for line in lines:
+            line.close()
+        while connections.open:
+            time.sleep(0.01)
+        assert connections.memory == 0
+        assert raw(port, request(BODY)).endswith(ANSWER)
+
+
+def test_a_caller_that_offers_another_protocol_is_answered_in_this_one(front: Any) -> None:
+    port, _, _ = front
+    for name in (b"websocket", b"h2c"):
+        answer = raw(port, b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: " + name + b"\r\nConnection: Upgrade\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_packed_body_is_refused_with_the_reason(front: Any) -> None:
+    port, _, _ = front
+    answer = raw(port, request(gzip.compress(BODY), Content_Encoding="gzip"))
+    assert answer.startswith(b"HTTP/1.1 415")
+    assert b"the encoding 'gzip'" in answer
+
+
+def test_slow_and_idle_connections_are_closed_by_the_sweep(front: Any) -> None:
+    port, loop, connections = front
+    slow, idle = (socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2))
+    with slow, idle:
+        slow.sendall(b"POST /score HTTP/1.1\r\n")
+        while not any(one._began for one in list(connections.open)):
+            time.sleep(0.01)
+        loop.call_soon_threadsafe(connections.sweep, time.monotonic() + 1)
+        loop.call_soon_threadsafe(connections.sweep, time.monotonic() + 21)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+        assert len(connections.open) == 2
+        loop.call_soon_threadsafe(connections.sweep, time.monotonic() + 76)
+        assert idle.recv(1000) == b""
+
+
+def test_a_thousand_connections_that_say_nothing_keep_nobody_out(front: Any) -> None:
+    port, _, connections = front
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(1_000)]
+    try:
+        assert raw(port, request(BODY)).endswith(ANSWER)
+        assert len(connections.open) >= 1_000
+    finally:
+        for one in idle:
+            one.close()
