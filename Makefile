@@ -8,9 +8,9 @@ PROJECTS := pyproject.toml packages/runyard-azureml/pyproject.toml constraints.t
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(UV) pip install --quiet --python $(RUN) --compile-bytecode \
 	--constraint constraints.txt --editable '.[server,examples]' --editable packages/runyard-azureml
 # The rooms that may run inside or beside a user's job.
-KIT := src/runyard/__init__.py src/runyard/errors.py $(wildcard $(addprefix src/runyard/,protocol files client sdk azureml environments runner))
+KIT := src/runyard/__init__.py src/runyard/errors.py $(wildcard $(addprefix src/runyard/,protocol files client scoring sdk azureml environments runner))
 # Newer than 3.7, and used only where the running Python has them, or by the type checker alone.
-GUARDED := os.pidfd_open signal.pidfd_send_signal typing.dataclass_transform
+GUARDED := os.pidfd_open signal.pidfd_send_signal typing.dataclass_transform typing.Protocol
 
 .PHONY: help quickstart fmt lint check test e2e bench serve docs schema lock
 .DELETE_ON_ERROR:
@@ -37,7 +37,7 @@ check: lint ## lint, and the code's shape
 
 test: lint ## lint, and run every test
 	@bash tests/system-packages.sh
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 3 --dist loadgroup
 
 e2e: $(VENV)/.ready-dev ## run only the tests that start a server and run real jobs
 	@bash tests/system-packages.sh

@@ -1,41 +1,20 @@
 """PyTorch's DistributedDataParallel in an environment that the user has made by pip."""
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import pytest
 
 from runyard.azureml.core import Dataset, Environment, Workspace
 from runyard.azureml.core.runconfig import PyTorchConfiguration
+from tests.frameworks.torch_python import torch_python
 from tests.frameworks.trained import train
-from tests.frameworks.warm_server import CACHES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("frameworks")]
 
-PACKAGES = ("torch==2.13.0", "numpy")
 
-
-@pytest.fixture(scope="session")
-def torch_python() -> Path:
-    """The Python of an environment with PyTorch, made once on this machine: it takes minutes."""
-    folder = CACHES / "-".join(["python", *map(str, sys.version_info[:3]), *PACKAGES])
-    CACHES.mkdir(parents=True, exist_ok=True)
-    with open(CACHES / "torch.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=True)
-            # With its byte code, without which the first import takes ten times as long.
-            variables = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES]
-            subprocess.run(command, env=variables, check=True)
-            (folder / "ready").touch()
-    return folder / "bin" / "python"
+@pytest.fixture(scope="session", name="torch_python")
+def made_torch_python() -> Path:
+    return torch_python()
 
 
 def test_processes_of_two_nodes_learn_the_same(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runyard.environments.layers import layers_folder
 from runyard.environments.uv import find_uv
 from runyard.environments.with_uv import bytecode_folder
 from tests.own_server import own_server
@@ -24,8 +25,9 @@ def warm_server(home: Path) -> Iterator[None]:
 def warm_settings(home: Path) -> dict[str, str]:
     """Make a home's caches warm before its server starts; the variables that this takes."""
     cache = subprocess.run([find_uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    shared, own = CACHES / "bytecode", Path(bytecode_folder(str(home / "cache")))
-    shared.mkdir(parents=True, exist_ok=True)
-    own.parent.mkdir(parents=True)
-    own.symlink_to(shared)
+    for own in map(Path, (bytecode_folder(str(home / "cache")), layers_folder(str(home / "cache")))):
+        shared = CACHES / own.name
+        shared.mkdir(parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.symlink_to(shared)
     return {"UV_CACHE_DIR": cache}

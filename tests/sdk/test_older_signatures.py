@@ -22,10 +22,8 @@ SHAPES = json.loads(Path(__file__).with_name("older_signatures.json").read_text(
 
 #: What is not there, and why.
 LATER = {
-    "Model.deploy": "serving comes in a later change",
-    "Model.profile": "serving comes in a later change",
-    "Workspace.images": "serving comes in a later change",
-    "Workspace.webservices": "serving comes in a later change",
+    "Workspace.images": "an image is made where it is deployed, and not kept",
+    "Workspace.webservices": "as a call; it is a dict, and Webservice.list takes the filters",
     "Workspace.models": "as a call; it is a dict, and Model.list takes the filters",
     "Run.get_submitted_run": "get_context() took its place in 2018, and says the same",
     "Run.get_children": "children of runs come in a later change",
@@ -42,6 +40,7 @@ BY_NAME_ONLY = {
     ("PyTorchConfiguration.__init__", "1.20"): "node_count",
     ("Run.__init__", "0.1.59"): "_run_dto",
     ("Model.download", "0.1.80"): "exists_ok",
+    ("Model.profile", "1.0.85"): "input_data",
     ("Workspace.create", "0.1.59"): "friendly_name",
     ("Workspace.create", "1.0.2"): "friendly_name",
     ("Workspace.create", "1.0.85"): "friendly_name",

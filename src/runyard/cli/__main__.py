@@ -8,7 +8,7 @@ import sys
 import typer
 
 from runyard import __version__
-from runyard.cli import compute, datasets, environments, models, run, server, snapshot, token, workspaces
+from runyard.cli import compute, datasets, environments, models, run, server, services, snapshot, token, workspaces
 from runyard.errors import RunyardError, ServerUnreachableError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -19,6 +19,7 @@ app.command()(server.doctor)
 app.command("open")(server.open_page)
 app.command()(run.why)
 app.command()(snapshot.snapshot)
+app.command("deploy")(services.deploy_service)
 app.add_typer(run.commands, name="run")
 app.add_typer(compute.commands, name="compute")
 app.add_typer(compute.commands, name="cluster", hidden=True)
@@ -26,12 +27,13 @@ app.add_typer(workspaces.commands, name="workspace")
 app.add_typer(datasets.commands, name="dataset")
 app.add_typer(environments.commands, name="env")
 app.add_typer(models.commands, name="model")
+app.add_typer(services.commands, name="service")
 app.add_typer(token.commands, name="token")
 
 
 @app.callback(invoke_without_command=True)
 def version(show_version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
-    """Train, track, register: the Azure Machine Learning SDK v1 workflow on machines you own."""
+    """Train, track, register, deploy: the Azure Machine Learning SDK v1 workflow on machines you own."""
     if show_version:
         print(__version__)
         raise typer.Exit

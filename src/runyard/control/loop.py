@@ -52,7 +52,7 @@ _log = logging.getLogger("runyard.control")
 
 
 class Loop(threading.Thread):
-    """Moves every run of one server; the only caller of the functions that change a status."""
+    """Moves every run of one server: carries out what users wish and runners report."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Loop(threading.Thread):
         allow_private_urls: bool,
         on_event: Callable[[str], None],
         gpus: Optional[Gpus] = None,
+        processes_max: Optional[int] = None,
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._database = database
@@ -78,6 +79,7 @@ class Loop(threading.Thread):
         self._logs_folder = logs_folder
         self._local_slots = local_slots
         self._allow_private_urls = allow_private_urls
+        self._processes_max = processes_max
         self._on_event = on_event
         self._gpus = gpus
         self._bell = threading.Event()
@@ -323,7 +325,7 @@ class Loop(threading.Thread):
             plan = make_plan(
                 spec, *place, row.attempt, lock, self._kit(), found, stores, self._allow_private_urls,
                 EngineKind.LOCAL if target is None else target.kind, fence_s, row.gpus,
-                None if target is None else find_vm_size(target.vm_size),
+                None if target is None else find_vm_size(target.vm_size), self._processes_max,
             )  # fmt: skip
             engine.start(row.key, plan, secret)
         except StorageFullError as error:
@@ -363,7 +365,7 @@ class Loop(threading.Thread):
             row = rows[key]
             if seen.state == ObservedState.ALIVE:
                 self._listen(row, seen.detail)
-            elif seen.state == ObservedState.WAITING:
+            elif seen.state == ObservedState.WAITING and row.started_at is None:
                 self._say(row, seen.detail)
             elif seen.state == ObservedState.REFUSED:
                 self._write(life.fail, row.id, RunError("SystemError", f"It could not be started: {seen.detail}"))
@@ -402,12 +404,17 @@ class Loop(threading.Thread):
             self._write(life.explain_wait, row.id, reason)
 
     def _outlast(self, row: Row[Any], seen: Observation) -> None:
-        """The attempt is gone; or nobody sees it and it may live, as long as it is heard of or has not ended itself."""
-        fence_s = self._engine_of(row).fence_s
-        if seen.state == ObservedState.GONE or not fence_s or self._silent_s(row) >= fence_s + FENCE_GRACE_S:
-            self._recover(row, seen.detail)
+        """The attempt is gone; or nobody sees it and it may live, as long as it is heard of or has not ended itself.
+
+        One that has begun, and that its engine would begin, is out of its reach, or it has not looked since.
+        """
+        fence_s, is_waiting = self._engine_of(row).fence_s, seen.state == ObservedState.WAITING
+        detail = "Its compute target does not reach it." if is_waiting else seen.detail
+        is_over = self._silent_s(row) >= fence_s + FENCE_GRACE_S if fence_s else not is_waiting
+        if seen.state == ObservedState.GONE or is_over:
+            self._recover(row, detail)
         else:
-            self._miss(row, f"{seen.detail or 'Its compute target does not know of it.'} It")
+            self._miss(row, f"{detail or 'Its compute target does not know of it.'} It")
 
     def _listen(self, row: Row[Any], detail: str) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""

@@ -44,6 +44,16 @@ STEPS = {
         "created_at BIGINT NOT NULL, dataset_id VARCHAR NOT NULL, file_count BIGINT NOT NULL, size_bytes BIGINT, "
         "names TEXT NOT NULL, run_id VARCHAR NOT NULL, PRIMARY KEY (dataset_id))",
     ),
+    4: (
+        "CREATE TABLE services (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, created_at BIGINT NOT NULL, "
+        "id VARCHAR NOT NULL, name VARCHAR NOT NULL, spec TEXT NOT NULL, revision INTEGER NOT NULL, "
+        "good_revision INTEGER NOT NULL, serving_revision INTEGER NOT NULL, state VARCHAR NOT NULL, "
+        "reason TEXT NOT NULL, error TEXT NOT NULL, how TEXT NOT NULL, port INTEGER NOT NULL, secret TEXT NOT NULL, "
+        "updated_at BIGINT NOT NULL, PRIMARY KEY (id), UNIQUE (workspace, name))",
+        "CREATE TABLE service_revisions (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
+        "created_at BIGINT NOT NULL, service VARCHAR NOT NULL, number INTEGER NOT NULL, spec TEXT NOT NULL, "
+        "PRIMARY KEY (service, number))",
+    ),
 }
 
 

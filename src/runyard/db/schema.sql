@@ -286,6 +286,37 @@ CREATE TABLE schema_number (
 	PRIMARY KEY (number)
 );
 
+CREATE TABLE service_revisions (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	service VARCHAR NOT NULL,
+	number INTEGER NOT NULL,
+	spec TEXT NOT NULL,
+	PRIMARY KEY (service, number)
+);
+
+CREATE TABLE services (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	id VARCHAR NOT NULL,
+	name VARCHAR NOT NULL,
+	spec TEXT NOT NULL,
+	revision INTEGER NOT NULL,
+	good_revision INTEGER NOT NULL,
+	serving_revision INTEGER NOT NULL,
+	state VARCHAR NOT NULL,
+	reason TEXT NOT NULL,
+	error TEXT NOT NULL,
+	how TEXT NOT NULL,
+	port INTEGER NOT NULL,
+	secret TEXT NOT NULL,
+	updated_at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE (workspace, name)
+);
+
 CREATE TABLE tokens (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,
@@ -314,5 +345,5 @@ CREATE TABLE workspaces (
 	UNIQUE (name)
 );
 
-INSERT INTO schema_number (number) VALUES (4);
+INSERT INTO schema_number (number) VALUES (5);
 

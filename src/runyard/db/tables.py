@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 
 #: Raised with every change of these tables; ``migrations.py`` brings older databases here, newer ones are refused.
-SCHEMA = 4
+SCHEMA = 5
 
 metadata = MetaData()
 
@@ -297,4 +297,32 @@ models = _table(
     Column("is_deleted", Boolean, nullable=False),
     UniqueConstraint("workspace", "name", "version"),
     Index("models_by_run", "run_id"),
+)
+
+services = _table(
+    "services",
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    #: As of ``revision``.
+    Column("spec", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    #: The last one that was seen to answer; 0: none.
+    Column("good_revision", Integer, nullable=False),
+    Column("serving_revision", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("how", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    #: Its keys, encrypted.
+    Column("secret", Text, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("workspace", "name"),
+)
+
+service_revisions = _table(
+    "service_revisions",
+    Column("service", String, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("spec", Text, nullable=False),
 )

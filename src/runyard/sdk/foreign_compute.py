@@ -42,7 +42,7 @@ class ForeignCompute:
 class AksCompute(ForeignCompute):
     """v1's Kubernetes cluster that serves models."""
 
-    _instead = "runs go to a RayCompute or SlurmCompute, and models are served in a later release"
+    _instead = "runs go to a RayCompute or SlurmCompute, and Model.deploy serves models on the server's host"
 
     class ClusterPurpose:
         """What such a cluster was for."""

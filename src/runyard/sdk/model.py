@@ -185,6 +185,64 @@ class Model:
         return [Model(workspace, _record=one) for one in kept]
 
     @staticmethod
+    def deploy(
+        workspace: Workspace,
+        name: str,
+        models: "List[Model]",
+        inference_config: Any = None,
+        deployment_config: Any = None,
+        deployment_target: Any = None,
+        overwrite: bool = False,
+        show_output: bool = False,
+    ) -> Any:
+        """Deploy models as a web service; without an InferenceConfig by their framework, with no code.
+
+        Returns a Webservice at once; its wait_for_deployment waits. UserErrorException for what cannot go without
+        code, WebserviceException for a name that is taken, unless ``overwrite``.
+        """
+        from runyard.sdk.webservice import deploy
+
+        made = deploy(workspace, name, models, inference_config, deployment_config, deployment_target, overwrite)
+        if show_output:
+            made.wait_for_deployment(show_output=True)
+        return made
+
+    @staticmethod
+    def package(
+        workspace: Workspace,
+        models: "List[Model]",
+        inference_config: Any = None,
+        generate_dockerfile: bool = False,
+        image_name: Optional[str] = None,
+        image_label: Optional[str] = None,
+    ) -> Any:
+        """A ModelPackage: a folder with a Dockerfile; with or without ``generate_dockerfile`` no image is built."""
+        from runyard.sdk.model_package import write_package
+
+        return write_package(workspace, models, inference_config, image_name, image_label)
+
+    @staticmethod
+    def profile(
+        workspace: Workspace,
+        profile_name: str,
+        models: "List[Model]",
+        inference_config: Any,
+        input_dataset: Any = None,
+        cpu: Optional[float] = None,
+        memory_in_gb: Optional[float] = None,
+        description: Optional[str] = None,
+        input_data: Any = None,
+    ) -> Any:
+        """A ModelProfile: what a service of these takes, measured with the requests in the dataset's first column.
+
+        ``input_data``: one request's body, as v1 once took it.
+        """
+        from runyard.sdk.model_profile import profile
+
+        asked = input_dataset if input_data is None else input_data
+        return profile(workspace, profile_name, models, inference_config, asked, cpu, memory_in_gb)
+
+    @staticmethod
     def get_model_path(model_name: str, version: Optional[int] = None, _workspace: Any = None) -> str:
         """Where a service finds the model: azureml-models/<name>/<version>, else ./<name>."""
         root = os.path.join("azureml-models", model_name)

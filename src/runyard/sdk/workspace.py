@@ -190,6 +190,13 @@ class Workspace:
 
         return {one.name: one for one in Model.list(self, latest=True)}
 
+    @property
+    def webservices(self) -> Dict[str, Any]:
+        """Services by name."""
+        from runyard.sdk.webservice import Webservice
+
+        return {one.name: one for one in Webservice.list(self)}
+
     def set_default_datastore(self, name: str) -> None:
         """Use that datastore where none is named."""
         self._call("set_default_datastore", name=name)

@@ -8,15 +8,19 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Mapping
+from urllib.parse import urlsplit
 
 from runyard.compute.engines import Engines
 from runyard.compute.gpus import Gpus, NvidiaGpus
 from runyard.compute.local import LocalCompute
 from runyard.compute.remote import Reach
+from runyard.compute.service_host import ServiceHost
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.loop import Loop
+from runyard.control.packs import Packs
 from runyard.control.sealing import Sealer
+from runyard.control.services import Services, ServingFacts
 from runyard.control.sweep import Sweeper
 from runyard.db import fleet
 from runyard.db.engine import Database
@@ -42,7 +46,9 @@ class Parts:
     gpus: Gpus
     loop: Loop
     builds: Builds
+    packs: Packs
     sweeper: Sweeper
+    services: Services
     events: Events
     keys: Keys
     vault: Vault
@@ -72,8 +78,10 @@ class Parts:
         self.stopping = True
         self.events.notify()
         self.sweeper.stop()
+        self.services.stop()
         self.loop.stop()
         self.builds.close()
+        self.packs.close()
         self.engines.close()
         self.store.close()
         self.database.close()
@@ -84,24 +92,14 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
 
     ``variables``: those by which whoever started the server reaches storage services.
     """
-    home = settings.home
-    cache = home / "cache"
+    home, cache = settings.home, settings.home / "cache"
     for folder in (cache, home / "logs", home / "datastores", home / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     vault = Vault(home / "vault.key")
     store = open_store(home, settings.store, variables, vault)
     database = Database(home / "runyard.db")
     events = Events()
-    facts = NodeFacts(
-        cache_folder=str(cache),
-        store_folder=None if store.is_remote else str(home / "store"),
-        datastores_folder=str(home / "datastores"),
-        server_file=str(home / "server.json"),
-        server_url=url,
-        node="local",
-        home_folder=str(home),
-        isolation=settings.isolation,
-    )
+    facts = _node_facts(settings, url, store.is_remote)
     local = LocalCompute(home / "runs", facts)
     shown_url = settings.public_url or url
     mark = hashlib.sha256(f"{home}\n{socket.gethostname()}".encode()).hexdigest()[:12]
@@ -125,7 +123,7 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
     builds = Builds(database, home / "builds", cache, sealer, environment_files, lambda: loop.ring())
     loop = Loop(
         database, engines, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls,
-        events.notify, gpus,
+        events.notify, gpus, settings.processes_max,
     )  # fmt: skip
     return Parts(
         settings=settings,
@@ -135,7 +133,11 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         gpus=gpus,
         loop=loop,
         builds=builds,
+        packs=Packs(home / "packs", cache, store, builds, settings.environment_packs),
         sweeper=Sweeper(database, local, home, store),
+        services=Services(
+            database, ServiceHost(home / "services"), builds, store, vault, kit, _serving(settings, shown_url)
+        ),
         events=events,
         keys=Keys(database),
         vault=vault,
@@ -144,6 +146,30 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         started_at=time.time_ns() // 1000,
         url=shown_url,
     )
+
+
+def _node_facts(settings: Settings, url: str, is_remote: bool) -> NodeFacts:
+    """What runners on this host are told."""
+    home = settings.home
+    return NodeFacts(
+        cache_folder=str(home / "cache"),
+        store_folder=None if is_remote else str(home / "store"),
+        datastores_folder=str(home / "datastores"),
+        server_file=str(home / "server.json"),
+        server_url=url,
+        node="local",
+        home_folder=str(home),
+        isolation=settings.isolation,
+    )
+
+
+def _serving(settings: Settings, url: str) -> ServingFacts:
+    """Services listen where the server does, and go by the name that it has."""
+    name = urlsplit(url).hostname or settings.host
+    return ServingFacts(
+        settings.host, name, settings.isolation, str(settings.home), str(settings.home / "cache"),
+        settings.certificate, settings.certificate_key,
+    )  # fmt: skip
 
 
 def _end_left(engines: Engines, database: Database) -> None:

@@ -36,6 +36,7 @@ from runyard.server.handlers import (
     outputs,
     records,
     runs,
+    services,
     system,
     workspaces,
 )
@@ -52,6 +53,8 @@ CONTENTS = frozenset(
     (
         "put_blobs", "begin_upload", "sign_parts", "append_upload", "finish_upload", "read_blob", "get_blob_address",
         "read_snapshot_files", "read_snapshot_file", "read_artifact", "read_model_file", "register_model",
+        "deploy_service", "change_service",
+        "find_environment_pack", "read_environment_pack",
     )
 )  # fmt: skip
 #: Routes whose body may be larger than memory should hold.
@@ -60,7 +63,7 @@ STREAMED = ("write_datastore_file", "write_output_file", "write_environment_file
 #: Where the handlers of the routes are, a noun a module.
 HANDLERS = (
     system, workspaces, experiments, runs, records, meetings, nodes, outputs, datastores, datasets, environments,
-    models, compute,
+    models, services, compute,
 )  # fmt: skip
 
 _log = logging.getLogger("runyard.server")
@@ -119,6 +122,7 @@ class Application:
                 self._parts.events.attach(loop)
                 self._parts.loop.start()
                 self._parts.sweeper.start()
+                self._parts.services.start()
                 loop.run_in_executor(None, self._parts.engines.prepare)
                 await send({"type": "lifespan.startup.complete"})
             else:

@@ -15,6 +15,7 @@ _WORKSPACE = re.compile(r"^[A-Za-z0-9][\w\-.]{1,63}$", re.ASCII)
 _RUN = re.compile(r"^[A-Za-z0-9][\w\-.]{0,319}$", re.ASCII)
 _ASSET = re.compile(r"^[\w][\w\-. ]{0,254}$")
 _COMPUTE = re.compile(r"^[A-Za-z][A-Za-z0-9\-]{0,30}[A-Za-z0-9]$|^[A-Za-z]$", re.ASCII)
+_SERVICE = re.compile(r"^[a-z][a-z0-9\-]{1,30}[a-z0-9]$", re.ASCII)
 _INPUT = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", re.ASCII)
 
 
@@ -52,6 +53,12 @@ def check_run_id(name: str) -> str:
 def check_asset_name(name: str) -> str:
     """The name if it can be a dataset's, model's, environment's or datastore's."""
     return _check(_ASSET, name, "a name here: it has 1 to 255 letters, digits, blanks, '_', '-' or '.'")
+
+
+def check_service_name(name: str) -> str:
+    """The name if it can be a service's, by v1's rule."""
+    return _check(_SERVICE, name, "a service's name: it has 3 to 32 lower-case letters, digits or '-', begins with a "
+                  "letter and ends with no '-'")  # fmt: skip
 
 
 def check_compute_name(name: str) -> str:

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -45,7 +46,11 @@ def main() -> int:
     for name in found:
         del os.environ[name]
     try:
-        settings = read_settings(Path(arguments.home), arguments.host, arguments.port)
+        settings = replace(
+            read_settings(Path(arguments.home), arguments.host, arguments.port),
+            certificate=os.path.abspath(arguments.certificate) if arguments.certificate else "",
+            certificate_key=os.path.abspath(arguments.key) if arguments.key else "",
+        )
         _check_binding(settings, arguments)
         _check_isolation(settings)
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,8 +3,9 @@
 import os
 from dataclasses import field
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
+from runyard.control.packs import VARIABLE as PACKS_VARIABLE
 from runyard.environments.confinement import VARIABLE, isolation_here, isolation_problem
 from runyard.protocol.record import record
 
@@ -30,8 +31,18 @@ class Settings:
     store: str = ""
     #: What keeps jobs apart from the server: an Isolation (RUNYARD_ISOLATION); '': as each node can.
     asked_isolation: str = ""
+    #: PEM files with which services speak TLS, as the server does; '': they do not.
+    certificate: str = ""
+    certificate_key: str = ""
+    #: May nodes get environments as packs of what this server has built? (RUNYARD_ENVIRONMENT_PACKS)
+    environment_packs: bool = True
+    #: A node that prepares its run, or leaves, for so long is told of as stuck (RUNYARD_NODE_STUCK_MINUTES).
+    node_stuck_minutes: int = 60
     #: How many runs the target 'local' carries at once (RUNYARD_LOCAL_SLOTS).
     local_slots: int = field(default_factory=lambda: max(2, os.cpu_count() or 1))
+    #: How many processes and threads a run may have at once on a node (RUNYARD_PROCESSES_MAX); None: as many as the
+    #: node finds wise, 0: no limit.
+    processes_max: Optional[int] = None
 
     @property
     def isolation(self) -> str:
@@ -53,7 +64,8 @@ def read_settings(home: Path, host: str, port: int) -> Settings:
     """Settings from flags and the environment."""
     hosts = tuple(one.strip() for one in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",") if one.strip())
     private = os.environ.get("RUNYARD_ALLOW_PRIVATE_URLS")
-    slots = os.environ.get("RUNYARD_LOCAL_SLOTS", "")
+    stuck = os.environ.get("RUNYARD_NODE_STUCK_MINUTES", "")
+    slots, processes = os.environ.get("RUNYARD_LOCAL_SLOTS", ""), os.environ.get("RUNYARD_PROCESSES_MAX", "")
     settings = Settings(
         home=home,
         host=host,
@@ -62,6 +74,9 @@ def read_settings(home: Path, host: str, port: int) -> Settings:
         public_url=os.environ.get("RUNYARD_PUBLIC_URL", "").rstrip("/"),
         store=os.environ.get("RUNYARD_STORE", "").strip(),
         asked_isolation=os.environ.get(VARIABLE, "").strip(),
+        node_stuck_minutes=int(stuck) if stuck.isdigit() else Settings.node_stuck_minutes,
+        environment_packs=os.environ.get(PACKS_VARIABLE) != "0",
         allow_private_urls=(host in LOOPBACK) if private is None else private == "1",
+        processes_max=int(processes) if processes.isdigit() else None,
     )
     return settings if not slots.isdigit() else Settings(**{**settings.__dict__, "local_slots": max(1, int(slots))})

@@ -38,8 +38,8 @@ class V1Names(unittest.TestCase):
         self.assertIs(UserErrorException, Origin)
 
     def test_name_that_comes_later_says_so_in_one_sentence(self) -> None:
-        with self.assertRaisesRegex(ImportError, "^azureml.core.Webservice " + LATER + "; docs/v1_coverage.md "):
-            from azureml.core import Webservice  # noqa: F401
+        with self.assertRaisesRegex(ImportError, "^azureml.core.Keyvault " + LATER + "; docs/v1_coverage.md "):
+            from azureml.core import Keyvault  # noqa: F401
 
     def test_package_that_comes_later_says_so_in_one_sentence(self) -> None:
         with self.assertRaisesRegex(ImportError, "^azureml.pipeline " + LATER):

@@ -1,4 +1,4 @@
-"""Clusters of this host: made, listed, resized, deleted."""
+"""Compute targets: made, listed, resized, deleted."""
 
 import os
 from dataclasses import replace
@@ -20,6 +20,7 @@ from runyard.protocol.compute import (
     VmSize,
     changed_spec,
     find_vm_size,
+    why_stuck,
 )
 from runyard.protocol.routes import ROLES, Permission
 from runyard.protocol.runs import Count
@@ -67,13 +68,20 @@ def create_cluster(call: Call) -> Cluster:
 def list_clusters(call: Call) -> List[Cluster]:
     """All of the workspace."""
     with call.parts.database.read() as connection:
-        return fleet.list_clusters(connection, call.workspace)
+        return [_watched(call, one) for one in fleet.list_clusters(connection, call.workspace)]
 
 
 def get_cluster(call: Call) -> Cluster:
     """The cluster and its nodes."""
     with call.parts.database.read() as connection:
-        return fleet.get_cluster(connection, call.workspace, call.path["name"])
+        return _watched(call, fleet.get_cluster(connection, call.workspace, call.path["name"]))
+
+
+def _watched(call: Call, cluster: Cluster) -> Cluster:
+    """With a word about each node that does not get on."""
+    limit_us = call.parts.settings.node_stuck_minutes * 60_000_000
+    nodes = (replace(node, stuck=why_stuck(node, call.now, limit_us)) for node in cluster.nodes)
+    return replace(cluster, nodes=tuple(nodes))
 
 
 def change_cluster(call: Call) -> Cluster:
@@ -125,7 +133,7 @@ def remove_node(call: Call) -> Cluster:
     """Let a node go when its run has ended; with ``evict``, its run ends now, as on a machine that is taken away."""
     evict = bool(call.integer("evict", 0, 0, 1))
     cluster = call.parts.database.write(
-        lambda c: fleet.retire_node(c, call.workspace, call.path["name"], call.path["node"], evict)
+        lambda c: fleet.retire_node(c, call.workspace, call.path["name"], call.path["node"], evict, call.now)
     )
     call.parts.loop.ring()
     return cluster
@@ -154,7 +162,8 @@ def _check_change(before: ClusterSpec, after: ClusterSpec) -> None:
         EngineKind.SLURM: "Slurm's own queue says how many nodes a run gets, and its partition how many there are",
         EngineKind.RAY: "of a Ray cluster max_nodes alone can: Ray itself brings its nodes and takes them away",
     }
-    raise ComputeTargetException(f"{before.name!r} cannot be changed so: {instead[before.kind]}.")
+    how = instead.get(before.kind, "its engine says how many nodes it has")
+    raise ComputeTargetException(f"{before.name!r} cannot be changed so: {how}.")
 
 
 def _check(spec: ClusterSpec) -> None:

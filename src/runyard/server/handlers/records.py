@@ -164,6 +164,13 @@ def get_metrics(call: Call) -> Content:
     return Content(encode_read(found))
 
 
+def get_usage(call: Call) -> Content:
+    """What the run has taken of its nodes, in columns."""
+    run = _present_run(call)
+    with call.parts.database.read() as connection:
+        return Content(encode_read({run.id: metrics.read_usage(connection, run.id)}))
+
+
 def add_artifacts(call: Call) -> Count:
     """Record files of a run; each blob must be in the store."""
     run = _present_run(call)

@@ -1,5 +1,11 @@
-"""The images of the oldest deployments come in a later release: importing this package says so."""
+"""v1's azureml.core.image."""
 
-from runyard.azureml._lazy import planned_error
+from runyard.azureml._lazy import lazy_names
 
-raise planned_error(__name__)
+__getattr__, __dir__, __all__ = lazy_names(
+    globals(),
+    {
+        "ContainerImage": "runyard.sdk.container_image:ContainerImage",
+        "Image": "runyard.sdk.container_image:Image",
+    },
+)

@@ -1,0 +1,206 @@
+"""A service of a compiled model under wrk (Debian's package), beside a bare echo of the same bytes on uvloop."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.measure import own_server, say
+
+SECONDS = 3
+ROUNDS = 3
+#: Saves the two models of the comparison: digits by a scaled logistic regression, and a network 784-300-100-10.
+TRAINING = """
+import joblib, numpy, os, warnings
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+warnings.simplefilter("ignore")
+os.makedirs("outputs", exist_ok=True)
+model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(*load_digits(return_X_y=True))
+joblib.dump(model, "outputs/digits.joblib")
+random = numpy.random.default_rng(0)
+network = MLPClassifier((300, 100), max_iter=1).fit(random.random((500, 784)), numpy.arange(500) % 10)
+joblib.dump(network, "outputs/network.joblib")
+"""
+#: Answers every request with the same bytes, once it is whole.
+ECHO = """
+import asyncio, sys, uvloop
+REPLY = b'HTTP/1.1 200 OK\\r\\nContent-Length: 19\\r\\nContent-Type: application/json\\r\\n\\r\\n{"predictions":[1]}'
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.data = transport, b""
+    def data_received(self, data):
+        self.data += data
+        while True:
+            end = self.data.find(b"\\r\\n\\r\\n")
+            if end < 0:
+                return
+            head = self.data[:end].lower()
+            size = int(head[head.find(b"content-length:") + 15:].split(b"\\r\\n")[0])
+            if len(self.data) < end + 4 + size:
+                return
+            self.data = self.data[end + 4 + size:]
+            self.transport.write(REPLY)
+async def main():
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+uvloop.run(main())
+"""
+_POST = """
+wrk.method = 'POST'
+wrk.headers['Content-Type'] = 'application/json'
+local file = io.open('{body}', 'rb')
+wrk.body = file:read('*a')
+file:close()
+{more}
+done = function(summary, latency)
+  io.write(string.format('RESULT %d %d %d %d %d\\n', latency:percentile(50), latency:percentile(99), summary.requests,
+    summary.duration, summary.errors.status + summary.errors.read + summary.errors.connect + summary.errors.timeout))
+end
+"""
+
+
+def main() -> None:
+    """Print the figures."""
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is missing; Debian: apt install wrk")
+    from runyard.azureml.core import Model, Workspace
+    from tests.own_server import submit_here
+
+    with tempfile.TemporaryDirectory() as name, own_server():
+        folder = Path(name)
+        workspace = Workspace.create("bench", exist_ok=True)
+        run = submit_here(workspace, folder, TRAINING)
+        run.wait_for_completion()
+        rows = {"digits": [[float(one % 17) for one in range(64)]], "network": [[one / 1000 for one in range(784)]]}
+        models = {
+            kind: run.register_model(kind, f"outputs/{kind}.joblib", model_framework=Model.Framework.SCIKITLEARN)
+            for kind in rows
+        }
+        for kind, goals in (("digits", (0.10, 12_000)), ("network", (0.12, 9_000))):
+            body = folder / f"{kind}.json"
+            body.write_text(json.dumps({"data": rows[kind]}))
+            first_s = _deployed(workspace, kind, models[kind], body)
+            workspace.webservices[kind].delete()
+            again_s = _deployed(workspace, kind, models[kind], body)
+            if kind == "digits":
+                say(
+                    "deploy -> first prediction, compiled before",
+                    again_s,
+                    "{:.2f} s",
+                    0.3,
+                    f"first time {first_s:.2f} s",
+                )
+            _measure(kind, workspace.webservices[kind], body, goals)
+            workspace.webservices[kind].delete()
+
+
+def _deployed(workspace: Any, name: str, model: Any, body: Path) -> float:
+    from runyard.azureml.core import Model
+
+    began = time.perf_counter()
+    service = Model.deploy(workspace, name, [model])
+    service.wait_for_deployment()
+    service.run(body.read_bytes())
+    return time.perf_counter() - began
+
+
+def _measure(kind: str, service: Any, body: Path, goals: tuple[float, int]) -> None:
+    pids = _pids(service)
+    say(f"{kind}: memory of the idle service", _pss_mib(pids), "{:.0f} MiB", 80)
+    with _echo() as limit_uri:
+        wrk(service.scoring_uri, body, 4, 1)
+        one, many, limit_one, limit_many = [], [], [], []
+        cpu_s = requests = 0.0
+        for _ in range(ROUNDS):
+            limit_one.append(wrk(limit_uri, body, 1))
+            before = _cpu_s(pids)
+            one.append(wrk(service.scoring_uri, body, 1))
+            cpu_s, requests = cpu_s + _cpu_s(pids) - before, requests + one[-1][2]
+            limit_many.append(wrk(limit_uri, body, 32))
+            many.append(wrk(service.scoring_uri, body, 32))
+    p50, rate = _middle(one, 0) / 1000, _middle(many, 2) / SECONDS
+    echo = f"echo {_middle(limit_one, 0) / 1000:.3f} ms"
+    say(f"{kind}: half of the answers within, 1 connection", p50, "{:.3f} ms", goals[0], echo)
+    say(f"{kind}: CPU of an answer", 1000 * cpu_s / requests, "{:.3f} ms", 0.06 if kind == "digits" else None)
+    echo = f"echo {_middle(limit_many, 2) / SECONDS:,.0f}"
+    say(f"{kind}: answers a second, 32 connections", rate, "{:,.0f}", goals[1], echo, is_least=True)
+    failed = sum(found[4] for found in [*one, *many])
+    say(f"{kind}: failed", failed, "{:.0f}", 0)
+    pause_ms = 2 * 32 / rate * 1000
+    half = wrk(service.scoring_uri, body, 32, SECONDS, f"function delay() return {max(1, round(pause_ms))} end")
+    say(f"{kind}: p99 over p50 at half load", half[1] / half[0], "{:.1f}", 3, f"{half[2] / SECONDS:,.0f} a second")
+
+
+def wrk(uri: str, body: Path, connections: int, seconds: int = SECONDS, more: str = "") -> list[int]:
+    """[p50 in µs, p99 in µs, requests, duration in µs, failures]."""
+    script = body.with_suffix(".lua")
+    script.write_text(_POST.format(body=body, more=more))
+    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(script), uri]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", said)
+    assert found is not None, said
+    return [int(one) for one in found.groups()]
+
+
+@contextmanager
+def _echo() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, "-c", ECHO, str(port)]) as process:
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.kill()
+
+
+def _middle(found: list[list[int]], place: int) -> float:
+    return float(sorted(one[place] for one in found)[len(found) // 2])
+
+
+def _pids(service: Any) -> list[int]:
+    """All processes of the service."""
+    from runyard.files.processes import parents
+
+    folder = Path(os.environ["RUNYARD_HOME"]) / "services" / service._record.id
+    (found,) = [json.loads((folder / "seen.json").read_text())["pid"]]
+    below, pids = parents(), [found]
+    for pid in pids:
+        pids += [child for child, parent in below.items() if parent == pid]
+    return pids
+
+
+def _pss_mib(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def _cpu_s(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,1 @@
+"""v1's azureml.contrib: previews that scripts name."""

@@ -1,0 +1,132 @@
+"""The services of this host: each has a folder and a supervisor, a process of its own that outlives this server."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Dict, Optional
+
+from runyard.files.layout import write_atomically
+from runyard.files.processes import is_alive
+from runyard.protocol.services import Seen, Wanted
+from runyard.protocol.wire import dumps, loads
+
+#: How long a supervisor may take to end its processes, seconds.
+END_S = 10.0
+#: The supervisor's exit code where its port is another program's.
+PORT_TAKEN = 4
+
+
+class ServiceHost:
+    """Starts, tells, watches and ends supervisors, by a service's id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        #: Those that this server has started: to be reaped once they end.
+        self._started: Dict[str, subprocess.Popen[bytes]] = {}
+
+    def folder(self, service_id: str) -> Path:
+        """Where all that belongs to a service lies."""
+        return self._folder / service_id
+
+    def revision_folder(self, service_id: str, number: int) -> Path:
+        """Where a revision's files lie."""
+        return self._folder / service_id / "revisions" / str(number)
+
+    def log_file(self, service_id: str) -> Path:
+        """What its processes and its preparation say."""
+        return self._folder / service_id / "log.txt"
+
+    def tell(self, service_id: str, wanted: Wanted) -> None:
+        """Bring that about; starts the supervisor where it does not run. Idempotent."""
+        folder = self.folder(service_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path, text = folder / "wanted.json", dumps(wanted).encode()
+        if not path.exists() or path.read_bytes() != text:
+            write_atomically(path, text, mode=0o600)
+        seen = self.seen(service_id)
+        if seen is not None and self._is_alive(seen):
+            os.kill(seen.pid, signal.SIGHUP)
+        elif not self.is_starting(service_id):
+            self._start(service_id, folder)
+
+    def is_starting(self, service_id: str) -> bool:
+        """Was a supervisor started that still runs?"""
+        process = self._started.get(service_id)
+        return process is not None and process.poll() is None
+
+    def seen(self, service_id: str) -> Optional[Seen]:
+        """What its supervisor said last; None where none has said anything."""
+        try:
+            return loads(Seen, (self.folder(service_id) / "seen.json").read_text("utf-8"))
+        except OSError:
+            return None
+
+    def watch(self, service_id: str) -> Optional[Seen]:
+        """What its supervisor says; None where it does not run."""
+        seen = self.seen(service_id)
+        return seen if seen is not None and self._is_alive(seen) else None
+
+    def refusal(self, service_id: str) -> str:
+        """Why a supervisor ended at once: its port is another program's; '' for none. Told once."""
+        process = self._started.get(service_id)
+        if process is None or process.poll() != PORT_TAKEN:
+            return ""
+        del self._started[service_id]
+        try:
+            return (self.folder(service_id) / "refused.txt").read_text("utf-8")
+        except OSError:
+            return "its port is taken"
+
+    def say(self, service_id: str, sentence: str) -> None:
+        """A line in the service's log, if the disk has room for it."""
+        folder = self.folder(service_id)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                file.write(f"{stamp} Runyard: {sentence}\n".encode("utf-8", "replace"))
+
+    def end(self, service_id: str) -> bool:
+        """End a service's processes and remove its folder; True once nothing is left. Blocks for some seconds."""
+        seen = self.seen(service_id)
+        if seen is not None and self._is_alive(seen):
+            os.kill(seen.pid, signal.SIGTERM)
+            until = time.monotonic() + END_S
+            while self._is_alive(seen) and time.monotonic() < until:
+                self._reap(service_id)
+                time.sleep(0.01)
+            if self._is_alive(seen):
+                # Its children end with it: each asked the kernel for that, or watches its socket.
+                os.kill(seen.pid, signal.SIGKILL)
+        elif self.is_starting(service_id):
+            self._started[service_id].kill()
+        self._reap(service_id)
+        shutil.rmtree(self.folder(service_id), ignore_errors=True)
+        return not self.folder(service_id).exists()
+
+    def _reap(self, service_id: str) -> None:
+        process = self._started.get(service_id)
+        if process is not None and process.poll() is not None:
+            del self._started[service_id]
+
+    def _is_alive(self, seen: Seen) -> bool:
+        for process in self._started.values():
+            process.poll()
+        return is_alive({"pid": seen.pid, "start_time": seen.start_time, "boot_id": seen.boot_id})
+
+    def _start(self, service_id: str, folder: Path) -> None:
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        variables = {name: os.environ[name] for name in ("HOME", "USER", "LANG", "TZ", "TMPDIR") if name in os.environ}
+        (folder / "refused.txt").unlink(missing_ok=True)
+        with open(os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            self._started[service_id] = subprocess.Popen(
+                [sys.executable, "-m", "runyard.serving", str(folder)],
+                env={**variables, "PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": package},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip

@@ -1,0 +1,443 @@
+"""Moves services: each is prepared beside the loop, handed to its supervisor, and shown as that sees it."""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Set, Tuple
+
+from sqlalchemy import Connection, Row
+
+from runyard.compute.service_host import ServiceHost
+from runyard.control.builds import Builds
+from runyard.control.service_plan import (
+    Choice,
+    compiled_key,
+    framework_environment,
+    make_revision,
+    model_folder,
+    run_environment,
+)
+from runyard.db import fleet, models, runs, services
+from runyard.db.engine import Database
+from runyard.environments.kit import compile_kit, find_kit
+from runyard.environments.realise import environment_folder, realise
+from runyard.environments.resolve import user_interpreter
+from runyard.environments.uv import find_uv
+from runyard.errors import AzureMLException, ServiceException
+from runyard.files.layout import write_atomically
+from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
+from runyard.protocol.models import Model
+from runyard.protocol.record import record
+from runyard.protocol.services import (
+    Access,
+    Revision,
+    Seen,
+    Service,
+    ServiceSpec,
+    ServiceState,
+    Wanted,
+    is_inline,
+    scoring_path,
+)
+from runyard.protocol.trees import decode_tree
+from runyard.protocol.wire import dumps, loads
+from runyard.storage.base import ArtifactStore
+from runyard.storage.vault import Vault
+
+#: Between two looks when no bell rings, and how soon one follows while a service moves, seconds.
+TICK_S, MOVING_S = 1.0, 0.02
+#: Services that are prepared at once.
+PREPARED_AT_ONCE = 2
+#: Between two looks at an environment that is being built, seconds.
+BUILD_STEP_S = 0.2
+
+_log = logging.getLogger("runyard.services")
+
+
+@record
+class ServingFacts:
+    """What of this server matters to its services."""
+
+    #: What services listen on.
+    host: str
+    #: Name and scheme in the addresses that callers get.
+    shown_host: str
+    isolation: str
+    home: str
+    cache: str
+    certificate: str = ""
+    certificate_key: str = ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Are services reachable from this machine only?"""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def base(self) -> str:
+        """The address without its port."""
+        name = f"[{self.shown_host}]" if ":" in self.shown_host else self.shown_host
+        return f"{'https' if self.certificate else 'http'}://{name}"
+
+
+class Services(threading.Thread):
+    """All services of one server: beside what a request asks for, the only writer of their states."""
+
+    def __init__(
+        self, database: Database, host: ServiceHost, builds: Builds, store: ArtifactStore, vault: Vault,
+        kit: Callable[[], str], facts: ServingFacts,
+    ) -> None:  # fmt: skip
+        super().__init__(name="services", daemon=True)
+        self._database, self._host, self._builds, self._store = database, host, builds, store
+        self._vault, self._kit, self.facts = vault, kit, facts
+        self._pool = ThreadPoolExecutor(PREPARED_AT_ONCE, thread_name_prefix="service")
+        self._preparing: Dict[Tuple[str, int], Future[Revision]] = {}
+        self._told: Dict[str, Wanted] = {}
+        #: Those that are to go as soon as nobody prepares them any more.
+        self._deleted: Set[str] = set()
+        self._bell = threading.Event()
+        self._is_stopping = False
+
+    def ring(self) -> None:
+        """Look soon."""
+        self._bell.set()
+
+    def stop(self) -> None:
+        """End after the present round; the services go on."""
+        self._is_stopping = True
+        self.ring()
+        if self.is_alive():
+            self.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def run(self) -> None:
+        is_moving = False
+        while not self._is_stopping:
+            self._bell.wait(MOVING_S if is_moving else TICK_S)
+            self._bell.clear()
+            try:
+                is_moving = self.round()
+            except Exception:  # noqa: BLE001 - one round's failure must not end the services' state for ever
+                _log.exception("a look at the services failed; the next one comes in a second")
+                is_moving = False
+
+    def round(self) -> bool:
+        """Look at every service once; does one of them move?"""
+        with self._database.read() as connection:
+            rows = services.list_rows(connection)
+        is_moving = False
+        for row in rows:
+            try:
+                self._advance(row)
+            except AzureMLException as error:
+                self._set(row, state=ServiceState.FAILED, error=str(error), reason="")
+            except Exception:  # noqa: BLE001 - one service's trouble, as a full disk, is no other's
+                _log.exception("service %s cannot be looked after; tried again", row.name)
+            is_moving = is_moving or row.state in (ServiceState.TRANSITIONING, ServiceState.DELETING) or (
+                row.serving_revision != row.revision and row.state != ServiceState.FAILED
+            )  # fmt: skip
+        return is_moving
+
+    def shown(self, row: Row[Any]) -> Service:
+        """A service with what its supervisor says at this moment."""
+        service, seen = services.to_service(row), self._host.watch(row.id)
+        port = seen.port if seen is not None else row.port
+        if port:
+            base = f"{self.facts.base}:{port}"
+            model = service.spec.models[0].rpartition(":")[0] if service.spec.models else ""
+            scoring = base + scoring_path(self._framework(row), model)
+            service = replace(service, scoring_uri=scoring, swagger_uri=base + "/swagger.json")
+        service = replace(service, access=self._access(service.spec))
+        if seen is None:
+            return service
+        return replace(service, replicas=seen.replicas, statistics=seen.statistics)
+
+    def keys_of(self, row: Row[Any]) -> Dict[str, str]:
+        """Its keys: primary, secondary, and that of its tokens."""
+        return self._vault.unlock(row.secret)
+
+    def log_of(self, row: Row[Any], most: int) -> bytes:
+        """What its processes have said last, so many bytes at most."""
+        try:
+            with open(self._host.log_file(row.id), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+                return file.read(most)
+        except OSError:
+            return b""
+
+    # One service.
+
+    def _advance(self, row: Row[Any]) -> None:
+        if row.state == ServiceState.DELETING:
+            self._delete(row)
+            return
+        key = (row.id, row.revision)
+        folder, seen = self._host.revision_folder(row.id, row.revision), self._host.watch(row.id)
+        if row.state == ServiceState.FAILED and seen is None:
+            return  # Until somebody asks for another revision.
+        if not (folder / "revision.json").exists():
+            self._prepare(row, key)
+            return
+        self._preparing.pop(key, None)
+        wanted = self._wanted(row)
+        if seen is None and not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._prepare(row, key)
+            return
+        if seen is None or self._told.get(row.id) != wanted:
+            if self._give_port_up(row):
+                return
+            self._host.tell(row.id, wanted)
+            self._told[row.id] = wanted
+        if seen is not None:
+            self._note(row, seen)
+
+    def _prepare(self, row: Row[Any], key: Tuple[str, int]) -> None:
+        work = self._preparing.get(key)
+        if work is None:
+            for old in [one for one in self._preparing if one[0] == row.id]:
+                if self._preparing[old].cancel() or self._preparing[old].done():
+                    del self._preparing[old]
+            self._preparing[key] = self._pool.submit(self._prepared, row)
+            self._preparing[key].add_done_callback(lambda _: self.ring())
+        elif work.done():
+            error = work.exception()
+            if error is None:
+                return  # Its folder was removed: the next round begins anew.
+            del self._preparing[key]
+            if not isinstance(error, AzureMLException):
+                _log.error("service %s could not be prepared", row.name, exc_info=error)
+            self._host.say(row.id, f"revision {row.revision} cannot be prepared: {error}")
+            self._fail(row, str(error))
+
+    def _fail(self, row: Row[Any], error: str) -> None:
+        """A first revision that fails is the service's failure; a later one leaves the one before it in place."""
+        if not row.good_revision:
+            self._set(row, state=ServiceState.FAILED, error=error, reason="")
+            return
+        with self._database.read() as connection:
+            known = {one.number: one.spec for one in services.list_revisions(connection, row.id)}
+        spec = known[row.good_revision]
+        self._set(row, revision=row.good_revision, spec=dumps(spec), error=f"Revision {row.revision} failed: {error}",
+                  reason="")  # fmt: skip
+
+    def _note(self, row: Row[Any], seen: Seen) -> None:
+        """Let the row say what the supervisor sees."""
+        values: Dict[str, Any] = {}
+        if seen.port != row.port:
+            values["port"] = seen.port
+        if seen.failed_revision == row.revision and seen.revision != row.revision:
+            self._fail(row, seen.error)
+            return
+        state = seen.state
+        if seen.revision:
+            values["serving_revision"] = seen.revision
+            if seen.revision == row.revision:
+                values.update(good_revision=row.revision, reason="")
+                if row.good_revision != row.revision:
+                    values["how"] = self._how(row)
+        if state == ServiceState.TRANSITIONING:
+            values["reason"] = "The model is being loaded."
+        self._set(row, **values, state=state)
+
+    def _set(self, row: Row[Any], **values: Any) -> None:
+        """Change a row where something is new; one that is being deleted stays that."""
+        new = {name: value for name, value in values.items() if getattr(row, name) != value}
+        if not new:
+            return
+        now = time.time_ns() // 1000
+
+        def write(connection: Connection) -> None:
+            present = services.find_row(connection, row.workspace, row.name)
+            is_same = present is not None and present.id == row.id and present.revision == row.revision
+            if is_same and present is not None and present.state != ServiceState.DELETING:
+                services.change(connection, row.id, now, **new)
+
+        self._database.write(write)
+
+    def _delete(self, row: Row[Any]) -> None:
+        self._deleted.add(row.id)
+        working = [one for key, one in self._preparing.items() if key[0] == row.id]
+        if not all(one.cancel() or one.done() for one in working):
+            return  # Its folder can go once nobody writes there any more.
+        for key in [one for one in self._preparing if one[0] == row.id]:
+            del self._preparing[key]
+        if self._host.end(row.id):
+            self._deleted.discard(row.id)
+            self._told.pop(row.id, None)
+            self._database.write(lambda connection: services.remove(connection, row.id))
+
+    def _give_port_up(self, row: Row[Any]) -> bool:
+        """Was its port another program's? One that was asked for fails; any other is given up for a free one."""
+        why = self._host.refusal(row.id)
+        if not why:
+            return False
+        spec = loads(ServiceSpec, row.spec)
+        if spec.deployment.port:
+            self._told.pop(row.id, None)
+            self._set(
+                row, state=ServiceState.FAILED, error=f"Port {spec.deployment.port} cannot be listened on: {why}."
+            )
+            return True
+        self._set(row, port=0)
+        return bool(row.port)
+
+    def _access(self, spec: ServiceSpec) -> str:
+        """What was asked for, else open on this machine alone and by key beyond it."""
+        return spec.deployment.access or (Access.OPEN if self.facts.is_loopback else Access.KEY)
+
+    def _wanted(self, row: Row[Any]) -> Wanted:
+        spec, keys, facts = loads(ServiceSpec, row.spec), self.keys_of(row), self.facts
+        digests = tuple(hashlib.sha256(keys[name].encode()).hexdigest() for name in ("primary", "secondary"))
+        return Wanted(
+            revision=row.revision, last_good=row.good_revision, host=facts.host, port=row.port,
+            access=self._access(spec),
+            keys=digests, token_key=keys["token_key"], certificate=facts.certificate,
+            certificate_key=facts.certificate_key,
+        )  # fmt: skip
+
+    # Preparation, on a thread of the pool. Idempotent: a server that was killed does it again.
+
+    def _prepared(self, row: Row[Any]) -> Revision:
+        spec = loads(ServiceSpec, row.spec)
+        found = self._models(row, spec)
+        folder = self._host.revision_folder(row.id, row.revision)
+        shutil.rmtree(folder, ignore_errors=True)
+        app = folder / "app"
+        app.mkdir(parents=True)
+        self._place(spec, found, app)
+        choice = self._choose(spec, found)
+        compiled, is_there = self._compiled(spec, found, choice)
+        kit = find_kit(str(Path(self.facts.cache) / "kits"), self._kit())
+        if is_there:
+            # Compiled before: numpy, which this server has, is all that it takes.
+            interpreter, readable = sys.executable, _prefixes(sys.executable)
+        else:
+            self._host.say(row.id, f"environment: {choice.why}")
+            interpreter, readable = self._environment(row, choice.spec)
+        compile_kit(kit, interpreter)
+        revision = make_revision(
+            row.revision, spec, found, str(folder), interpreter, kit.folder, self.facts.isolation,
+            (self.facts.home, os.path.expanduser("~")), (*readable, kit.folder), compiled,
+            next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
+        )  # fmt: skip
+        write_atomically(folder / "revision.json", dumps(revision).encode(), mode=0o600)
+        return revision
+
+    def _models(self, row: Row[Any], spec: ServiceSpec) -> List[Model]:
+        found = []
+        with self._database.read() as connection:
+            for one in spec.models:
+                name, _, version = one.rpartition(":")
+                found.append(models.get_model(connection, row.workspace, name, int(version)))
+        return found
+
+    def _place(self, spec: ServiceSpec, found: List[Model], app: Path) -> None:
+        """The script's folder, and the models where v1 has them."""
+        if spec.entry is not None:
+            for entry in decode_tree(self._store.read(spec.entry.snapshot)).entries:
+                self._copy(entry.digest, app.joinpath(*entry.path.split("/")))
+        for model in found:
+            folder = Path(model_folder(str(app), model))
+            for one in model.files:
+                self._copy(one.digest, folder.joinpath(*one.path.split("/")))
+
+    def _copy(self, digest: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._store.open(digest) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+    def _choose(self, spec: ServiceSpec, found: List[Model]) -> Choice:
+        if spec.entry is not None:
+            return Choice(spec.entry.environment, "that of the InferenceConfig")
+        model = found[0]
+        if model.run_id is not None:
+            with self._database.read() as connection:
+                row = runs.find_row(connection, model.run_id)
+                lock = fleet.get_lock(connection, row.lock) if row is not None and row.lock else None
+                asked = runs.get_environment(connection, model.run_id)[0] if row is not None else None
+            if asked is not None:
+                chosen = run_environment(model, asked, lock or Lock(digest=""))
+                if chosen is not None:
+                    return chosen
+                return replace(framework_environment(model), why=framework_environment(model).why
+                               + f", since that of the run {model.run_id} has no {model.framework}")  # fmt: skip
+        return framework_environment(model)
+
+    def _compiled(self, spec: ServiceSpec, found: List[Model], choice: Choice) -> Tuple[str, bool]:
+        """(folder of the compiled model, is it there already?); '' where a script answers."""
+        if spec.entry is not None:
+            return "", False
+        folder = Path(self.facts.cache) / "compiled" / compiled_key(found[0], spec_digest(choice.spec))
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder), (folder / "program.json").exists()
+
+    def _environment(self, row: Row[Any], spec: EnvironmentSpec) -> Tuple[str, Tuple[str, ...]]:
+        """(interpreter, what it is made of), built first where this host does not have it."""
+        if spec.python.user_managed:
+            interpreter = user_interpreter(spec.python.interpreter_path)
+            return interpreter, _prefixes(interpreter)
+        self._set(row, reason="Its environment is being built.")
+        self._builds.forget(spec)
+        while True:
+            state = self._builds.request(spec)
+            if state.state in ("ready", "failed"):
+                break
+            if self._is_stopping or row.id in self._deleted:
+                raise ServiceException("Nobody waits for it any more, or the next server goes on.")
+            time.sleep(BUILD_STEP_S)
+        self._builds.forget(spec)
+        lock = state.lock
+        if state.state == "failed" or lock is None:
+            raise ServiceException(f"Its environment could not be built: {state.error}")
+        for note in lock.notes:
+            self._host.say(row.id, f"environment: {note.asked} -> {note.got or 'left out'} ({note.why})")
+        if lock.builder == Builder.DOCKER:
+            raise ServiceException(
+                "Its environment is an image; services run in environments of conda files and pip packages: take "
+                "base_image and base_dockerfile out of the Environment."
+            )
+        cache = self.facts.cache
+        made = realise(self._builds.open_lock(lock), cache, uv=find_uv(), log=lambda _: None)
+        return made.interpreter, (environment_folder(lock, cache), *_prefixes(made.interpreter))
+
+    def _framework(self, row: Row[Any]) -> str:
+        spec = loads(ServiceSpec, row.spec)
+        if spec.entry is not None or not spec.models:
+            return "Custom"
+        with self._database.read() as connection:
+            name, _, version = spec.models[0].rpartition(":")
+            try:
+                return models.get_model(connection, row.workspace, name, int(version)).framework
+            except AzureMLException:
+                return "Custom"  # It was deleted; the service has its own copy.
+
+    def _how(self, row: Row[Any]) -> str:
+        spec = loads(ServiceSpec, row.spec)
+        if spec.entry is not None:
+            return f"script {spec.entry.script}"
+        revision = loads(
+            Revision, (self._host.revision_folder(row.id, row.revision) / "revision.json").read_text("utf-8")
+        )
+        folder = Path(revision.scoring.get("compiled_folder", ""))
+        if (folder / "program.json").exists():
+            return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
+        return "the original model"
+
+
+def _is_whole(folder: Path) -> bool:
+    """Is the interpreter of a revision still there? While no supervisor holds its environment, it may be pruned."""
+    revision = loads(Revision, (folder / "revision.json").read_text("utf-8"))
+    return os.path.exists(revision.interpreter)
+
+
+def _prefixes(interpreter: str) -> Tuple[str, ...]:
+    """The folders of an interpreter: of the environment, and of the Python that it was made from."""
+    return tuple({os.path.dirname(os.path.dirname(one)) for one in (interpreter, os.path.realpath(interpreter))})

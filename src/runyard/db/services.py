@@ -1,0 +1,120 @@
+"""Services and their revisions."""
+
+from dataclasses import replace
+from typing import Any, Dict, List, Optional
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from runyard.db.tables import service_revisions, services
+from runyard.errors import ConflictError, NotFoundError
+from runyard.protocol.services import Service, ServiceRevision, ServiceSpec, ServiceState
+from runyard.protocol.wire import dumps, loads
+
+
+def create_service(
+    connection: Connection, service_id: str, spec: ServiceSpec, secret: str, workspace: str, user: str, now: int
+) -> Service:
+    """A new service; one of that name gets a new revision where the spec says overwrite, else is a ConflictError."""
+    row = find_row(connection, workspace, spec.name)
+    if row is not None:
+        if not spec.overwrite:
+            raise ConflictError(
+                f"Service {spec.name!r} exists already in workspace {workspace!r}; "
+                "update it, delete it, or deploy with overwrite=True."
+            )
+        return add_revision(connection, row, spec, user, now)
+    kept = _plain(spec)
+    connection.execute(
+        insert(services).values(
+            id=service_id, name=spec.name, spec=dumps(kept), revision=1, good_revision=0, serving_revision=0,
+            state=ServiceState.TRANSITIONING, reason="", error="", how="", port=spec.deployment.port, secret=secret,
+            updated_at=now, workspace=workspace, created_by=user, created_at=now,
+        )
+    )  # fmt: skip
+    _keep_revision(connection, service_id, 1, kept, workspace, user, now)
+    return get_service(connection, workspace, spec.name)
+
+
+def add_revision(connection: Connection, row: Row[Any], spec: ServiceSpec, user: str, now: int) -> Service:
+    """What is to answer from now on; ConflictError for a service that is being deleted."""
+    if row.state == ServiceState.DELETING:
+        raise ConflictError(f"Service {row.name!r} is being deleted; try again in a moment.")
+    kept, number = _plain(spec), row.revision + 1
+    # One that answers goes on meanwhile, and says so.
+    state = row.state if row.state == ServiceState.HEALTHY else ServiceState.TRANSITIONING
+    change(connection, row.id, now, spec=dumps(kept), revision=number, state=state, error="", reason="")
+    _keep_revision(connection, row.id, number, kept, row.workspace, user, now)
+    return get_service(connection, row.workspace, row.name)
+
+
+def find_row(connection: Connection, workspace: str, name: str) -> Optional[Row[Any]]:
+    """The service of that name."""
+    return connection.execute(
+        select(services).where(services.c.workspace == workspace, services.c.name == name)
+    ).first()
+
+
+def get_row(connection: Connection, workspace: str, name: str) -> Row[Any]:
+    """As ``find_row``; NotFoundError where there is none."""
+    row = find_row(connection, workspace, name)
+    if row is None:
+        raise NotFoundError(f"WebserviceNotFound: service {name!r} does not exist in workspace {workspace!r}.")
+    return row
+
+
+def get_service(connection: Connection, workspace: str, name: str) -> Service:
+    """The service, without what its processes say of it."""
+    return to_service(get_row(connection, workspace, name))
+
+
+def list_rows(connection: Connection, workspace: Optional[str] = None) -> List[Row[Any]]:
+    """All services by name, of one workspace or of every one."""
+    statement = select(services).order_by(services.c.workspace, services.c.name)
+    if workspace is not None:
+        statement = statement.where(services.c.workspace == workspace)
+    return list(connection.execute(statement))
+
+
+def list_revisions(connection: Connection, service_id: str) -> List[ServiceRevision]:
+    """Newest first."""
+    statement = select(service_revisions).where(service_revisions.c.service == service_id)
+    rows = connection.execute(statement.order_by(service_revisions.c.number.desc()))
+    return [ServiceRevision(row.number, row.created_by, row.created_at, loads(ServiceSpec, row.spec)) for row in rows]
+
+
+def change(connection: Connection, service_id: str, now: int, **values: Any) -> None:
+    """Set columns of a service."""
+    connection.execute(update(services).where(services.c.id == service_id).values(updated_at=now, **values))
+
+
+def change_labels(connection: Connection, row: Row[Any], spec: ServiceSpec, now: int) -> Service:
+    """Other tags, properties or words, which need no new processes."""
+    change(connection, row.id, now, spec=dumps(_plain(spec)))
+    return get_service(connection, row.workspace, row.name)
+
+
+def remove(connection: Connection, service_id: str) -> None:
+    """Forget a service whose processes have ended."""
+    connection.execute(delete(service_revisions).where(service_revisions.c.service == service_id))
+    connection.execute(delete(services).where(services.c.id == service_id))
+
+
+def to_service(row: Row[Any]) -> Service:
+    """A row as users see it."""
+    return Service(
+        id=row.id, workspace=row.workspace, spec=loads(ServiceSpec, row.spec), state=row.state,
+        created_by=row.created_by, created_at=row.created_at, updated_at=row.updated_at, revision=row.revision,
+        serving_revision=row.serving_revision, reason=row.reason, error=row.error, how=row.how,
+    )  # fmt: skip
+
+
+def _keep_revision(
+    connection: Connection, service_id: str, number: int, spec: ServiceSpec, workspace: str, user: str, now: int
+) -> None:
+    values: Dict[str, Any] = {"service": service_id, "number": number, "spec": dumps(spec)}
+    connection.execute(insert(service_revisions).values(**values, workspace=workspace, created_by=user, created_at=now))
+
+
+def _plain(spec: ServiceSpec) -> ServiceSpec:
+    """Without what is kept elsewhere or counts once."""
+    return replace(spec, overwrite=False, primary_key=None, secondary_key=None)

@@ -1,0 +1,79 @@
+"""AciWebservice: a service with one replica, as v1 put it into a container instance."""
+
+from dataclasses import replace
+from typing import Any, Dict, Optional, Sequence
+
+from runyard.protocol.services import ServiceChange
+from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, access, aci_deployment
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.webservice import Webservice
+
+#: Parameters of a configuration that are no setting.
+LABELS = ("tags", "properties", "description", "primary_key", "secondary_key")
+
+
+class AciWebservice(Webservice):
+    """One replica; anyone who reaches it may ask, unless auth_enabled, or the server listens beyond its machine."""
+
+    @staticmethod
+    def deploy_configuration(
+        cpu_cores: Optional[float] = None,
+        memory_gb: Optional[float] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        location: Optional[str] = None,
+        auth_enabled: Optional[bool] = None,
+        ssl_enabled: Optional[bool] = None,
+        enable_app_insights: Optional[bool] = None,
+        ssl_cert_pem_file: Optional[str] = None,
+        ssl_key_pem_file: Optional[str] = None,
+        ssl_cname: Optional[str] = None,
+        dns_name_label: Optional[str] = None,
+        primary_key: Optional[str] = None,
+        secondary_key: Optional[str] = None,
+        collect_model_data: Optional[bool] = None,
+        cmk_vault_base_url: Optional[str] = None,
+        cmk_key_name: Optional[str] = None,
+        cmk_key_version: Optional[str] = None,
+        vnet_name: Optional[str] = None,
+        subnet_name: Optional[str] = None,
+    ) -> AciServiceDeploymentConfiguration:
+        """Settings of such a service; what is Azure's own is kept and shown, and changes nothing."""
+        given = dict(locals())
+        labels = {name: given.pop(name) for name in LABELS}
+        return AciServiceDeploymentConfiguration(aci_deployment(given), **labels)
+
+    def update(
+        self,
+        image: Any = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        auth_enabled: Optional[bool] = None,
+        ssl_enabled: Optional[bool] = None,
+        ssl_cert_pem_file: Optional[str] = None,
+        ssl_key_pem_file: Optional[str] = None,
+        ssl_cname: Optional[str] = None,
+        enable_app_insights: Optional[bool] = None,
+        models: Optional[Sequence[Model]] = None,
+        inference_config: Optional[InferenceConfig] = None,
+        **kwargs: Any,
+    ) -> None:
+        """What is given changes; the present revision answers until the new one can."""
+        deployment = None
+        if auth_enabled is not None:
+            deployment = replace(self._record.spec.deployment, access=access(auth_enabled, None))
+        if image is not None:
+            models, inference_config = image.models, image.image_config.inference_config()
+        self._change(
+            ServiceChange(
+                models=None if models is None else tuple(one.id for one in models),
+                entry=None if inference_config is None else inference_config.send(self.workspace),
+                deployment=deployment,
+                description=description,
+                tags=None if tags is None else {str(key): str(value) for key, value in tags.items()},
+                properties=None if properties is None else {**self.properties, **properties},
+            )
+        )

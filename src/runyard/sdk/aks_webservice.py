@@ -1,0 +1,101 @@
+"""AksWebservice: a service with replicas, as v1 put it onto Kubernetes; AksEndpoint is the same here."""
+
+from dataclasses import replace
+from typing import Any, Dict, Optional, Sequence
+
+from runyard.errors import WebserviceException
+from runyard.protocol.services import Deployment, ServiceChange
+from runyard.sdk.aci_webservice import LABELS
+from runyard.sdk.deployment_configuration import AksServiceDeploymentConfiguration, access, aks_deployment
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.webservice import Webservice
+
+
+class AksWebservice(Webservice):
+    """Replicas, a fixed number or by what is under way; a key is needed unless auth_enabled is False."""
+
+    @staticmethod
+    def deploy_configuration(
+        autoscale_enabled: Optional[bool] = None,
+        autoscale_min_replicas: Optional[int] = None,
+        autoscale_max_replicas: Optional[int] = None,
+        autoscale_refresh_seconds: Optional[int] = None,
+        autoscale_target_utilization: Optional[int] = None,
+        collect_model_data: Optional[bool] = None,
+        auth_enabled: Optional[bool] = None,
+        cpu_cores: Optional[float] = None,
+        memory_gb: Optional[float] = None,
+        enable_app_insights: Optional[bool] = None,
+        scoring_timeout_ms: Optional[int] = None,
+        replica_max_concurrent_requests: Optional[int] = None,
+        max_request_wait_time: Optional[int] = None,
+        num_replicas: Optional[int] = None,
+        primary_key: Optional[str] = None,
+        secondary_key: Optional[str] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        gpu_cores: Optional[int] = None,
+        period_seconds: Optional[int] = None,
+        initial_delay_seconds: Optional[int] = None,
+        timeout_seconds: Optional[int] = None,
+        success_threshold: Optional[int] = None,
+        failure_threshold: Optional[int] = None,
+        namespace: Optional[str] = None,
+        token_auth_enabled: Optional[bool] = None,
+        compute_target_name: Optional[str] = None,
+        cpu_cores_limit: Optional[float] = None,
+        memory_gb_limit: Optional[float] = None,
+        blobfuse_enabled: Optional[bool] = None,
+    ) -> AksServiceDeploymentConfiguration:
+        """Settings of such a service; what is Kubernetes' own is kept and shown, and changes nothing."""
+        given = dict(locals())
+        labels = {name: given.pop(name) for name in LABELS}
+        return AksServiceDeploymentConfiguration(aks_deployment(given), **labels)
+
+    def update(self, image: Any = None, **given: Any) -> None:
+        """What is given changes, by deploy_configuration's names and models, inference_config, image."""
+        models: Optional[Sequence[Model]] = given.pop("models", None)
+        config: Optional[InferenceConfig] = given.pop("inference_config", None)
+        if image is not None:
+            models, config = image.models, image.image_config.inference_config()
+        labels = {name: given.pop(name, None) for name in LABELS}
+        self._change(
+            ServiceChange(
+                models=None if models is None else tuple(one.id for one in models),
+                entry=None if config is None else config.send(self.workspace),
+                deployment=_changed(self._record.spec.deployment, given) if given else None,
+                description=labels["description"],
+                tags=labels["tags"],
+                properties=None if labels["properties"] is None else {**self.properties, **labels["properties"]},
+            )
+        )
+
+
+class AksEndpoint(AksWebservice):
+    """v1's service with several versions at once: versions are revisions here, of which one answers."""
+
+    def create_version(self, *_: Any, **__: Any) -> None:
+        """WebserviceException: one revision answers at a time."""
+        raise WebserviceException(
+            "One revision of a service answers at a time: update() makes a new one, rollback() goes back."
+        )
+
+    update_version = delete_version = create_version
+
+
+def _changed(before: Deployment, given: Dict[str, Any]) -> Deployment:
+    """The settings that are given, in place of the present ones."""
+    asked = aks_deployment(dict(given))
+    names = {
+        "cpu_cores": "cpu", "memory_gb": "memory_gb", "memory_gb_limit": "memory_gb_limit", "gpu_cores": "gpu",
+        "scoring_timeout_ms": "timeout_s", "replica_max_concurrent_requests": "concurrent_requests",
+        "num_replicas": "replicas",
+    }  # fmt: skip
+    values = {field: getattr(asked, field) for name, field in names.items() if given.get(name) is not None}
+    if any(name.startswith("autoscale") for name in given) or given.get("num_replicas") is not None:
+        values["autoscale"] = asked.autoscale
+    if given.get("auth_enabled") is not None or given.get("token_auth_enabled") is not None:
+        values["access"] = access(given.get("auth_enabled"), given.get("token_auth_enabled"))
+    return replace(before, kept={**before.kept, **asked.kept}, **values)

@@ -1,0 +1,117 @@
+"""ContainerImage: v1's older way to deploy. An image is its models, its script and its environment, kept by name."""
+
+import os
+from typing import Any, Dict, List, Optional, Sequence
+
+from runyard.errors import WebserviceException
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.workspace import Workspace
+
+
+class ImageConfig:
+    """What ``ContainerImage.image_configuration`` gives."""
+
+    def __init__(self, given: Dict[str, Any]) -> None:
+        self.execution_script: str = given["execution_script"]
+        self.runtime: str = given["runtime"]
+        self.conda_file: Optional[str] = given["conda_file"]
+        self.dependencies: List[str] = list(given["dependencies"] or ())
+        self.tags: Dict[str, str] = dict(given["tags"] or {})
+        self.properties: Dict[str, str] = dict(given["properties"] or {})
+        self.description: Optional[str] = given["description"]
+
+    def inference_config(self) -> InferenceConfig:
+        """The same as an InferenceConfig: the script, and what it depends on, beside it in its folder."""
+        if os.path.dirname(self.execution_script):
+            raise WebserviceException("The execution_script is in the current folder, as v1 wanted it.")
+        for one in self.dependencies:
+            if not os.path.exists(one):
+                raise WebserviceException(f"The dependency {one!r} does not exist.")
+        conda_file = None if self.conda_file is None else os.path.abspath(self.conda_file)
+        return InferenceConfig(
+            self.execution_script, runtime=self.runtime, conda_file=conda_file, source_directory=os.getcwd(),
+            description=self.description,
+        )  # fmt: skip
+
+
+class Image:
+    """v1's name for what a service is made from. Nothing is built: a service's environment is, at its deployment."""
+
+    def __init__(self, workspace: Workspace, name: str, models: Sequence[Model], image_config: ImageConfig) -> None:
+        self.workspace, self.name, self.models, self.image_config = workspace, name, list(models), image_config
+        self.version = 1
+        self.creation_state = "Succeeded"
+        self.tags, self.properties, self.description = (
+            image_config.tags,
+            image_config.properties,
+            image_config.description,
+        )
+
+    @property
+    def id(self) -> str:
+        """name:version."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def image_location(self) -> str:
+        """Where v1 had the image; there is none here."""
+        return f"runyard/{self.name}:{self.version}"
+
+    image_build_log_uri = None
+
+    @staticmethod
+    def create(workspace: Workspace, name: str, models: Sequence[Any], image_config: ImageConfig) -> "Image":
+        """Keep the models and the configuration under a name; files are registered as models first."""
+        found = [one if isinstance(one, Model) else register_path(workspace, str(one)) for one in models]
+        image_config.inference_config().validation_script_content()
+        return ContainerImage(workspace, name, found, image_config)
+
+    @staticmethod
+    def image_configuration(
+        execution_script: str,
+        runtime: str = "python",
+        conda_file: Optional[str] = None,
+        docker_file: Optional[str] = None,
+        schema_file: Optional[str] = None,
+        dependencies: Optional[Sequence[str]] = None,
+        enable_gpu: Optional[bool] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        base_image: Optional[str] = None,
+        base_image_registry: Any = None,
+        cuda_version: Optional[str] = None,
+    ) -> ImageConfig:
+        """The script, its environment's conda file, and files beside it."""
+        return ImageConfig(dict(locals()))
+
+    def wait_for_creation(self, show_output: bool = False) -> None:
+        """Nothing is waited for; the sentence is v1's."""
+        if show_output:
+            print(f'Image creation operation finished for image {self.id}, operation "Succeeded"')
+
+    def update_creation_state(self) -> None:
+        """Nothing changes."""
+
+    def delete(self) -> None:
+        """Nothing is left of it."""
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        return {
+            "id": self.id, "name": self.name, "version": self.version, "creationState": self.creation_state,
+            "imageLocation": self.image_location, "modelIds": [one.id for one in self.models], "tags": self.tags,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name}, id={self.id})"
+
+
+def register_path(workspace: Workspace, path: str) -> Model:
+    """A file or folder as a model of its own name."""
+    return Model.register(workspace, path, os.path.basename(path.rstrip("/")))
+
+
+class ContainerImage(Image):
+    """The one kind of image that most notebooks made."""

@@ -1,0 +1,142 @@
+"""How a service is to run, in v1's parameters: one class for each of v1's kinds of deployment."""
+
+from typing import Any, Dict, Optional
+
+from runyard.errors import UserErrorException, WebserviceException
+from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment
+
+Labels = Optional[Dict[str, str]]
+
+
+class WebserviceDeploymentConfiguration:
+    """What the kinds have in common; made by each service class's ``deploy_configuration``."""
+
+    compute_type = ComputeType.ACI
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        description: Optional[str] = None,
+        tags: Labels = None,
+        properties: Labels = None,
+        primary_key: Optional[str] = None,
+        secondary_key: Optional[str] = None,
+    ) -> None:
+        self.deployment = deployment
+        self.description = description
+        self.tags = _texts(tags)
+        self.properties = _texts(properties)
+        self.primary_key = primary_key
+        self.secondary_key = secondary_key
+
+    def validate_configuration(self) -> None:
+        """WebserviceException for values that v1 refused."""
+        deployment = self.deployment
+        for name, value in (("cpu_cores", deployment.cpu), ("memory_gb", deployment.memory_gb)):
+            if value is not None and value <= 0:
+                raise WebserviceException(f"{name} is above 0, not {value}.")
+        if self.primary_key is not None and deployment.access != Access.KEY:
+            raise WebserviceException("A primary_key needs auth_enabled=True.")
+
+    def print_deploy_configuration(self) -> None:
+        """Print what differs from the defaults."""
+        print(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.deployment!r})"
+
+
+class AciServiceDeploymentConfiguration(WebserviceDeploymentConfiguration):
+    """v1's container instance: a service with one replica."""
+
+    compute_type = ComputeType.ACI
+
+
+class AksServiceDeploymentConfiguration(WebserviceDeploymentConfiguration):
+    """v1's Kubernetes service: replicas, scaled by what is under way."""
+
+    compute_type = ComputeType.AKS
+
+
+class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
+    """v1's service on the user's own machine."""
+
+    compute_type = ComputeType.LOCAL
+
+    @property
+    def port(self) -> Optional[int]:
+        """The port that was asked for."""
+        return self.deployment.port or None
+
+
+def aci_deployment(given: Dict[str, Any]) -> Deployment:
+    """From AciWebservice.deploy_configuration's parameters."""
+    taken = {name: given.pop(name, None) for name in ("cpu_cores", "memory_gb", "auth_enabled")}
+    return Deployment(
+        cpu=taken["cpu_cores"], memory_gb=taken["memory_gb"], access=access(taken["auth_enabled"], None),
+        kept=_kept(given),
+    )  # fmt: skip
+
+
+def aks_deployment(given: Dict[str, Any]) -> Deployment:
+    """From AksWebservice.deploy_configuration's parameters; auth_enabled is True where nothing is said, as in v1."""
+    names = (
+        "autoscale_enabled", "autoscale_min_replicas", "autoscale_max_replicas", "autoscale_refresh_seconds",
+        "autoscale_target_utilization", "auth_enabled", "token_auth_enabled", "cpu_cores", "memory_gb",
+        "memory_gb_limit", "gpu_cores", "scoring_timeout_ms", "replica_max_concurrent_requests", "num_replicas",
+    )  # fmt: skip
+    taken = {name: given.pop(name, None) for name in names}
+    timeout_ms, replicas = taken["scoring_timeout_ms"], taken["num_replicas"]
+    scale = _autoscale(taken)
+    asked = taken["auth_enabled"]
+    return Deployment(
+        cpu=taken["cpu_cores"],
+        memory_gb=taken["memory_gb"],
+        memory_gb_limit=taken["memory_gb_limit"],
+        gpu=taken["gpu_cores"],
+        access=access(not taken["token_auth_enabled"] if asked is None else asked, taken["token_auth_enabled"]),
+        replicas=1 if replicas is None else replicas,
+        autoscale=scale,
+        timeout_s=60.0 if timeout_ms is None else timeout_ms / 1000,
+        concurrent_requests=taken["replica_max_concurrent_requests"] or 1,
+        kept=_kept(given),
+    )
+
+
+def _autoscale(taken: Dict[str, Any]) -> Optional[Autoscale]:
+    """v1 scales unless a number of replicas is given, and refuses both together."""
+    is_on, replicas = taken["autoscale_enabled"], taken["num_replicas"]
+    if is_on and replicas is not None:
+        raise WebserviceException("num_replicas cannot be given where autoscale_enabled is True.")
+    bounds = [taken[name] for name in ("autoscale_min_replicas", "autoscale_max_replicas")]
+    if is_on is False and any(one is not None for one in bounds):
+        raise WebserviceException("autoscale_min_replicas and autoscale_max_replicas need autoscale_enabled=True.")
+    if is_on is False or replicas is not None or (is_on is None and all(one is None for one in bounds)):
+        return None
+    least, most = bounds
+    return Autoscale(
+        1 if least is None else least, 10 if most is None else most,
+        taken["autoscale_refresh_seconds"] or 1.0, taken["autoscale_target_utilization"] or 70,
+    )  # fmt: skip
+
+
+def access(by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
+    """Who may ask; None: as the server has it, where v1's caller said nothing."""
+    if by_key and by_token:
+        raise WebserviceException("auth_enabled and token_auth_enabled cannot both be True.")
+    if by_token:
+        return Access.TOKEN
+    if by_key is None:
+        return None
+    return Access.KEY if by_key else Access.OPEN
+
+
+def _kept(given: Dict[str, Any]) -> Dict[str, str]:
+    """Settings of Azure's that mean nothing here: taken, and shown again."""
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _texts(labels: Labels) -> Dict[str, str]:
+    if labels is not None and not isinstance(labels, dict):
+        raise UserErrorException(f"Tags and properties are a dict, not a {type(labels).__name__}.")
+    return {str(key): str(value) for key, value in (labels or {}).items()}

@@ -1,0 +1,105 @@
+"""LocalWebservice: a service for trying out, with v1's own words for its state and a reload of changed scripts."""
+
+from dataclasses import replace
+from typing import Any, Optional, Sequence
+
+from runyard.errors import WebserviceException
+from runyard.protocol.services import Access, Deployment, ServiceChange, ServiceState
+from runyard.sdk.deployment_configuration import (
+    LocalWebserviceDeploymentConfiguration,
+    WebserviceDeploymentConfiguration,
+)
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.webservice import Webservice, deploy
+
+
+class LocalWebservice(Webservice):
+    """On this machine, for anyone on it."""
+
+    STATE_DEPLOYING = "deploying"
+    STATE_RUNNING = "running"
+    STATE_FAILED = "failed"
+    STATE_DELETED = "deleted"
+    STATE_UNKNOWN = "unknown"
+    NETWORK_NAME = "runyard"
+
+    _is_deleted = False
+
+    @staticmethod
+    def deploy_configuration(port: Optional[int] = None) -> LocalWebserviceDeploymentConfiguration:
+        """``port``: None takes a free one."""
+        if port is not None and not 0 < int(port) < 65_536:
+            raise WebserviceException(f"A port is from 1 to 65535, not {port}.")
+        return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0), access=Access.OPEN))
+
+    @property
+    def state(self) -> str:
+        """deploying, running, failed, deleted or unknown."""
+        if self._is_deleted:
+            return self.STATE_DELETED
+        shown = {
+            ServiceState.TRANSITIONING: self.STATE_DEPLOYING,
+            ServiceState.HEALTHY: self.STATE_RUNNING,
+            ServiceState.FAILED: self.STATE_FAILED,
+            ServiceState.UNHEALTHY: self.STATE_FAILED,
+        }
+        return shown.get(self._record.state, self.STATE_UNKNOWN)
+
+    @property
+    def port(self) -> Optional[int]:
+        """Where it listens; None before it does."""
+        from urllib.parse import urlsplit
+
+        return urlsplit(self.scoring_uri).port if self.scoring_uri else None
+
+    def reload(self, wait: bool = False) -> None:
+        """Start anew with the script as it is now, in the folder that it was deployed from."""
+        config = self._inference_config
+        if config is None:
+            self._change(ServiceChange(restart=True))
+        else:
+            self._change(ServiceChange(entry=config.send(self.workspace), restart=True))
+        if wait:
+            self.wait_for_deployment()
+
+    def update(
+        self,
+        models: Optional[Sequence[Model]] = None,
+        image_config: Any = None,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        wait: bool = False,
+        inference_config: Optional[InferenceConfig] = None,
+        **_: Any,
+    ) -> None:
+        """What is given changes."""
+        config = inference_config or (image_config.inference_config() if image_config is not None else None)
+        deployment = None if deployment_config is None else replace(deployment_config.deployment)
+        self._change(
+            ServiceChange(
+                models=None if models is None else tuple(one.id for one in models),
+                entry=None if config is None else config.send(self.workspace),
+                deployment=deployment,
+            )
+        )
+        self._inference_config = config or self._inference_config
+        if wait:
+            self.wait_for_deployment()
+
+    def delete(self, delete_cache: bool = True, delete_image: bool = False, delete_volume: bool = True) -> None:
+        """End it."""
+        super().delete()
+        self._is_deleted = True
+
+    def deploy_to_cloud(
+        self,
+        name: Optional[str] = None,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        deployment_target: Any = None,
+    ) -> Webservice:
+        """The same models and script as a service of another kind, by default AciWebservice's."""
+        made = deploy(
+            self.workspace, name or self.name + "-aci", self.models, self._inference_config, deployment_config,
+            deployment_target,
+        )  # fmt: skip
+        return made

@@ -1,0 +1,160 @@
+"""ModelPackage: a service as a folder with a Dockerfile, for hosts where no Runyard server is."""
+
+import os
+import shutil
+import sys
+import tempfile
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from runyard.client.home import home_folder
+from runyard.errors import WebserviceException
+from runyard.protocol.environments import Builder, CondaSpec, EnvironmentSpec, Lock, PythonSpec
+from runyard.protocol.scoring import requirements_of
+from runyard.protocol.services import Revision, Wanted
+from runyard.protocol.wire import dumps
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.workspace import Workspace
+
+#: Where the service listens in its image, as v1's did.
+PORT = 5001
+_PYTHON = "/opt/model/bin/python"
+_DOCKERFILE = """FROM python:3.11-slim
+RUN pip install --no-cache-dir "runyard[server]"
+COPY requirements.txt /opt/requirements.txt
+RUN uv venv /opt/model --python {python} \\
+    && uv pip install --python {program} --compile-bytecode{as_of} --requirements /opt/requirements.txt
+COPY service/ /opt/service/
+EXPOSE {port}
+CMD ["python", "-m", "runyard.serving", "/opt/service"]
+"""
+
+
+class ModelPackage:
+    """What ``Model.package`` has written."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.location = folder
+        self.state = "Succeeded"
+        self.package_build_log_uri = None
+        self._name = name
+
+    def wait_for_creation(self, show_output: bool = False) -> None:
+        """Nothing is waited for: the folder is there."""
+        if show_output:
+            sys.stdout.write(f"Package creation Succeeded: docker build -t {self._name} {self.location}\n")
+
+    def save(self, output_directory: str) -> None:
+        """Copy the folder: Dockerfile, requirements.txt, service/."""
+        for name in os.listdir(self.location):
+            source, target = os.path.join(self.location, name), os.path.join(output_directory, name)
+            if os.path.isdir(source):
+                shutil.copytree(source, target)
+            else:
+                os.makedirs(output_directory, exist_ok=True)
+                shutil.copy(source, target)
+
+    def get_logs(self) -> str:
+        """Nothing was built here."""
+        return ""
+
+    def pull(self) -> None:
+        """WebserviceException: no registry has it."""
+        raise WebserviceException(f"No registry has this image; build it: docker build -t {self._name} {self.location}")
+
+
+def write_package(
+    workspace: Workspace,
+    models: Sequence[Model],
+    inference_config: Optional[InferenceConfig],
+    image_name: Optional[str],
+    image_label: Optional[str],
+) -> ModelPackage:
+    """Write models, script, pinned packages and Dockerfile into a folder of their own."""
+    # No environments are in a job's kit.
+    from runyard.environments.kit import make_kit
+    from runyard.sdk.webservice import check_no_code
+
+    found = list(models)
+    if inference_config is None:
+        check_no_code(found)
+    lock = _resolved(found, inference_config)
+    folder = tempfile.mkdtemp(prefix="runyard-package-")
+    revision = os.path.join(folder, "service", "revisions", "1")
+    app = os.path.join(revision, "app")
+    for one in found:
+        one.download(os.path.join(app, "azureml-models", one.name, str(one.version)))
+    if inference_config is not None:
+        _copy_script(inference_config, app)
+    os.makedirs(app, exist_ok=True)
+    # Nothing but the kit: beside the server's own packages the model's would not be found.
+    shutil.copytree(make_kit(str(home_folder() / "cache" / "kits")).folder, os.path.join(revision, "kit"))
+    as_of = f" --exclude-newer {lock.as_of}" if lock.as_of else ""
+    values = {"python": lock.python or "3.11", "program": _PYTHON, "as_of": as_of, "port": PORT}
+    _write(os.path.join(folder, "Dockerfile"), _DOCKERFILE.format(**values))
+    _write(os.path.join(folder, "requirements.txt"), "\n".join([*lock.options, *lock.requirements]) + "\n")
+    made = _revision(found, inference_config)
+    _write(os.path.join(revision, "revision.json"), dumps(made))
+    _write(os.path.join(folder, "service", "wanted.json"), dumps(Wanted(1, 0, "0.0.0.0", PORT)))
+    return ModelPackage(folder, f"{image_name or 'service'}:{image_label or '1'}")
+
+
+def _resolved(models: List[Model], config: Optional[InferenceConfig]) -> Lock:
+    """The packages that the model or script needs, pinned."""
+    # Not in a job: its kit has no environments.
+    from runyard.environments.resolve import resolve
+    from runyard.environments.uv import find_uv, uv_cache_folder
+
+    if config is not None:
+        spec = config.build_environment()._spec()
+    else:
+        pip = requirements_of(models[0].model_framework, models[0].model_framework_version)
+        spec = EnvironmentSpec(python=PythonSpec(conda=CondaSpec(pip=pip)))
+    root = str(home_folder() / "cache")
+    lock = resolve(spec, uv=find_uv(), cache_folder=uv_cache_folder(root), log=lambda _: None, root_folder=root)
+    if lock.builder != Builder.UV:
+        raise WebserviceException(
+            "A package holds what pip installs: give the environment as a conda file or pip list."
+        )
+    return lock
+
+
+def _copy_script(config: InferenceConfig, app: str) -> None:
+    from runyard.files.snapshots import take_snapshot
+
+    snapshot = take_snapshot(config._folder(), str(home_folder() / "cache" / "snapshots"))
+    for entry in snapshot.tree.entries:
+        target = os.path.join(app, *entry.path.split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copy(os.path.join(config._folder(), *entry.path.split("/")), target)
+
+
+def _revision(models: List[Model], config: Optional[InferenceConfig]) -> Revision:
+    """As a server would have it, with paths relative to the revision's folder."""
+    first = models[0] if models else None
+    name, version = (first.name, str(first.version)) if first is not None else ("service", "1")
+    of_models = "/".join(("azureml-models", *((name, version) if len(models) == 1 else ())))
+    scoring, framework = _scoring(models, config)
+    return Revision(
+        number=1, service=name, model=name, model_version=version, scoring=scoring, interpreter=_PYTHON, work="app",
+        variables={
+            "PATH": "/opt/model/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8",
+            "PYTHONPATH": "{kit}", "AZUREML_MODEL_DIR": "{app}/" + of_models, "AML_APP_ROOT": "{app}",
+        },
+        framework=framework,
+    )  # fmt: skip
+
+
+def _scoring(models: List[Model], config: Optional[InferenceConfig]) -> Tuple[Dict[str, str], str]:
+    if config is not None:
+        return {"entry_script": "app/" + config._script_name()}, "Custom"
+    (model,) = models
+    tops = {one.path.split("/")[0] for one in model._record.files}
+    parts = ["app", "azureml-models", model.name, str(model.version), *(tops if len(tops) == 1 else ())]
+    return {"framework": model.model_framework, "model": "/".join(parts)}, model.model_framework
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

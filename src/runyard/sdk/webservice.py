@@ -1,0 +1,487 @@
+"""Webservice: a deployed model, in v1's words. ``Webservice(ws, name)`` is one that exists."""
+
+import json
+import sys
+import time
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from runyard.errors import ConflictError, NotFoundError, UserErrorException, WebserviceException
+from runyard.protocol import services
+from runyard.protocol.services import Access, ComputeType, ServiceState
+from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, WebserviceDeploymentConfiguration
+from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.model import Model
+from runyard.sdk.scoring_request import Answer, post
+from runyard.sdk.workspace import Workspace
+
+#: How long wait_for_deployment waits where nobody says; and how often it looks, at first and later, seconds.
+DEPLOYMENT_TIMEOUT_S = 7_200.0
+LOOK_S, LOOK_MAX_S = 0.02, 1.0
+#: How long a deleted service may take to be gone, seconds.
+DELETE_TIMEOUT_S = 30.0
+
+
+class Webservice:
+    """A service of a workspace; NotFound is a WebserviceException, as in v1."""
+
+    def __new__(cls, workspace: Workspace, name: str = "", *_: Any, **kwargs: Any) -> "Webservice":
+        """The class of its own kind."""
+        record = kwargs.get("_record") or _find(workspace, name)
+        made: Webservice = object.__new__(_class_of(record, cls))
+        made._record = record
+        return made
+
+    def __init__(self, workspace: Workspace, name: str = "", **_: Any) -> None:
+        self.workspace = workspace
+        self._record: services.Service
+        #: As it was deployed by this object; None for a service that was found.
+        self._inference_config: Optional[InferenceConfig] = None
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self._record.spec.name
+
+    @property
+    def compute_type(self) -> str:
+        """ACI, AKS or Local, as it was deployed."""
+        return self._record.spec.compute_type
+
+    @property
+    def state(self) -> str:
+        """Transitioning, Healthy, Unhealthy, Failed or Deleting, as of the last look."""
+        return self._record.state
+
+    @property
+    def deployment_status(self) -> str:
+        """As ``state``."""
+        return self.state
+
+    @property
+    def error(self) -> Optional[Dict[str, str]]:
+        """Why it failed: code and message; None where it did not."""
+        if not self._record.error:
+            return None
+        return {"code": "DeploymentFailed", "message": self._record.error}
+
+    @property
+    def scoring_uri(self) -> str:
+        """Where requests are posted."""
+        return self._record.scoring_uri
+
+    @property
+    def swagger_uri(self) -> str:
+        """What requests and answers look like."""
+        return self._record.swagger_uri
+
+    @property
+    def auth_enabled(self) -> bool:
+        """Is a key needed?"""
+        return self._access == Access.KEY
+
+    @property
+    def token_auth_enabled(self) -> bool:
+        """Is a token needed?"""
+        return self._access == Access.TOKEN
+
+    @property
+    def _access(self) -> str:
+        return self._record.access
+
+    @property
+    def tags(self) -> Dict[str, str]:
+        """The service's tags."""
+        return dict(self._record.spec.tags)
+
+    @property
+    def properties(self) -> Dict[str, str]:
+        """The service's properties."""
+        return dict(self._record.spec.properties)
+
+    @property
+    def description(self) -> str:
+        """A text about it."""
+        return self._record.spec.description
+
+    @property
+    def models(self) -> List[Model]:
+        """The models in it."""
+        return [Model(self.workspace, id=one) for one in self._record.spec.models]
+
+    @property
+    def created_by(self) -> str:
+        """Who deployed it."""
+        return self._record.created_by
+
+    @property
+    def created_time(self) -> Any:
+        """When it was deployed first, as a UTC datetime."""
+        return _time(self._record.created_at)
+
+    @property
+    def updated_time(self) -> Any:
+        """When it changed last, as a UTC datetime."""
+        return _time(self._record.updated_at)
+
+    @property
+    def num_replicas(self) -> int:
+        """How many replicas have the model loaded."""
+        return self._record.replicas
+
+    # Deploying.
+
+    @staticmethod
+    def deploy_from_model(
+        workspace: Workspace,
+        name: str,
+        models: Sequence[Model],
+        image_config: Any,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        deployment_target: Any = None,
+        overwrite: bool = False,
+    ) -> "Webservice":
+        """v1's older way: an image's configuration is an entry script with its environment."""
+        config = image_config.inference_config()
+        return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
+
+    @staticmethod
+    def deploy_from_image(
+        workspace: Workspace,
+        name: str,
+        image: Any,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        deployment_target: Any = None,
+        overwrite: bool = False,
+    ) -> "Webservice":
+        """v1's older way: an image is its models and its configuration."""
+        config = image.image_config.inference_config()
+        return deploy(workspace, name, image.models, config, deployment_config, deployment_target, overwrite)
+
+    @staticmethod
+    def deploy(
+        workspace: Workspace,
+        name: str,
+        model_paths: Sequence[str],
+        image_config: Any,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        deployment_target: Any = None,
+        overwrite: bool = False,
+    ) -> "Webservice":
+        """v1's oldest way: files are registered as models first, each by its own name."""
+        import os
+
+        models = [Model.register(workspace, one, os.path.basename(one.rstrip("/"))) for one in model_paths]
+        config = image_config.inference_config()
+        return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
+
+    @staticmethod
+    def list(
+        workspace: Workspace,
+        compute_type: Optional[str] = None,
+        image_name: Optional[str] = None,
+        image_id: Optional[str] = None,
+        model_name: Optional[str] = None,
+        model_id: Optional[str] = None,
+        tags: Any = None,
+        properties: Any = None,
+        image_digest: Optional[str] = None,
+    ) -> "List[Webservice]":
+        """The workspace's services by name; each condition that is given must hold."""
+        from runyard.sdk.model import _has
+
+        found = []
+        for one in workspace._call("list_services"):
+            names = [model.rpartition(":")[0] for model in one.spec.models]
+            fits = [
+                compute_type is None or one.spec.compute_type.lower() == compute_type.lower(),
+                model_name is None or model_name in names,
+                model_id is None or model_id in one.spec.models,
+                image_name is None and image_id is None and image_digest is None,
+                _has(one.spec.tags, tags),
+                _has(one.spec.properties, properties),
+            ]
+            if all(fits):
+                found.append(Webservice(workspace, _record=one))
+        return found
+
+    def wait_for_deployment(self, show_output: bool = False, timeout_sec: Optional[float] = None) -> None:
+        """Wait until it answers; WebserviceException with what its log says where it fails."""
+        until = time.monotonic() + (DEPLOYMENT_TIMEOUT_S if timeout_sec is None else timeout_sec)
+        pause_s, shown = LOOK_S, ""
+        while True:
+            self.update_deployment_state()
+            if show_output:
+                shown = _show(self._record, shown)
+            if not self._is_moving():
+                break
+            if time.monotonic() > until:
+                raise WebserviceException(
+                    f"Service {self.name!r} is still {self.state} ({self._record.reason or 'no reason given'}); "
+                    "see get_logs()."
+                )
+            time.sleep(pause_s)
+            pause_s = min(LOOK_MAX_S, pause_s * 1.2)
+        is_well = self._record.state == ServiceState.HEALTHY and not self._record.error
+        if show_output:
+            sys.stdout.write(f"{'Succeeded' if is_well else 'Failed'}\n")
+            kind = self.compute_type
+            sys.stdout.write(
+                f'{kind} service creation operation finished, operation "{"Succeeded" if is_well else "Failed"}"\n'
+            )
+            sys.stdout.flush()
+        if not is_well:
+            raise WebserviceException(_failure(self._record))
+
+    def _is_moving(self) -> bool:
+        record = self._record
+        if record.state in (ServiceState.TRANSITIONING, ServiceState.DELETING):
+            return True
+        return record.state == ServiceState.HEALTHY and record.serving_revision != record.revision
+
+    def update_deployment_state(self) -> None:
+        """Look at it again."""
+        self._record = _find(self.workspace, self.name)
+
+    # Asking.
+
+    def run(self, input: Union[str, bytes]) -> Any:
+        """Post to the scoring address; returns the decoded JSON. A 401 is tried again with a fresh key.
+
+        WebserviceException with the status, headers and content where it is not 200.
+        """
+        data = input.encode("utf-8") if isinstance(input, str) else input
+        if not isinstance(data, (bytes, bytearray)):
+            raise WebserviceException("run() takes a str or bytes: json.dumps({...}).")
+        if not self.scoring_uri:
+            self.update_deployment_state()
+        if not self.scoring_uri:
+            raise WebserviceException(f"Service {self.name!r} is {self.state} and has no address yet.")
+        status, headers, content = self._post(bytes(data))
+        if status == 401:
+            self._secret = ""
+            status, headers, content = self._post(bytes(data))
+        if status != 200:
+            raise WebserviceException(
+                f"Received bad response from service:\nResponse Code: {status}\nHeaders: {dict(headers)}\n"
+                f"Content: {content[:4000]!r}"
+            )
+        try:
+            return json.loads(content.decode("utf-8"))
+        except ValueError:
+            return content
+
+    _secret = ""
+
+    def _post(self, data: bytes) -> Answer:
+        if self._access != Access.OPEN and not self._secret:
+            self._secret = self.get_keys()[0] if self.auth_enabled else self.get_token()[0]
+        return post(self.scoring_uri, data, self._secret)
+
+    def get_logs(self, num_lines: int = 5000, init: bool = False) -> str:
+        """The last lines of what its processes and its preparation have said."""
+        data: bytes = self.workspace._call("read_service_log", query={"lines": num_lines}, name=self.name)
+        return data.decode("utf-8", "replace")
+
+    def get_keys(self) -> Tuple[str, str]:
+        """(primary, secondary)."""
+        found = self.workspace._call("get_service_keys", name=self.name)
+        return found.primary, found.secondary
+
+    def regen_key(self, key: str, set_key: Optional[str] = None) -> None:
+        """A new Primary or Secondary key, or the one that is given."""
+        try:
+            self.workspace._call("change_service_key", services.KeyChange(str(key), set_key), name=self.name)
+        except UserErrorException as error:
+            raise WebserviceException(str(error)) from None
+
+    def get_token(self) -> Tuple[str, Any]:
+        """(token, when to fetch the next one); WebserviceException where it takes none."""
+        try:
+            found = self.workspace._call("create_service_token", name=self.name)
+        except UserErrorException as error:
+            raise WebserviceException(str(error)) from None
+        return found.token, _time(found.refresh_after)
+
+    # Changing.
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Other models, script, settings or labels; what answers goes on until the new revision can."""
+        raise NotImplementedError  # Each kind has its own parameters.
+
+    def add_tags(self, tags: Dict[str, str]) -> None:
+        """Add tags."""
+        self._change(services.ServiceChange(tags={**self.tags, **_texts(tags)}))
+
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Take tags away."""
+        gone = [tags] if isinstance(tags, str) else list(tags)
+        self._change(services.ServiceChange(tags={key: value for key, value in self.tags.items() if key not in gone}))
+
+    def add_properties(self, properties: Dict[str, str]) -> None:
+        """Add properties; one that exists cannot change."""
+        for key, value in _texts(properties).items():
+            if self.properties.get(key, value) != value:
+                raise WebserviceException(f"The property {key!r} is there already and cannot change.")
+        self._change(services.ServiceChange(properties={**self.properties, **_texts(properties)}))
+
+    def rollback(self) -> None:
+        """Go back to the revision before this one, which answers until that one can. Not in v1."""
+        self._change(services.ServiceChange(rollback=True))
+
+    def delete(self) -> None:
+        """End it; its name is free when this returns."""
+        self.workspace._call("delete_service", name=self.name)
+        until = time.monotonic() + DELETE_TIMEOUT_S
+        while time.monotonic() < until:
+            try:
+                self.update_deployment_state()
+            except WebserviceException:
+                return
+            time.sleep(LOOK_S)
+        raise WebserviceException(f"Service {self.name!r} is being deleted and not gone yet; try again.")
+
+    def serialize(self) -> Dict[str, Any]:
+        """Plain data in v1's keys."""
+        return {
+            "name": self.name, "description": self.description, "tags": self.tags, "properties": self.properties,
+            "state": self.state, "computeType": self.compute_type, "scoringUri": self.scoring_uri,
+            "swaggerUri": self.swagger_uri, "authEnabled": self.auth_enabled, "error": self.error,
+            "createdTime": self.created_time.isoformat(), "updatedTime": self.updated_time.isoformat(),
+            "createdBy": self.created_by, "models": list(self._record.spec.models),
+        }  # fmt: skip
+
+    def _change(self, change: services.ServiceChange) -> None:
+        try:
+            self._record = self.workspace._call("change_service", change, name=self.name)
+        except UserErrorException as error:
+            raise WebserviceException(str(error)) from None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(workspace={self.workspace.name!r}, name={self.name}, state={self.state})"
+
+
+def deploy(
+    workspace: Workspace,
+    name: str,
+    models: Sequence[Model],
+    inference_config: Optional[InferenceConfig] = None,
+    deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+    deployment_target: Any = None,
+    overwrite: bool = False,
+) -> Webservice:
+    """Deploy models; what every way of v1's comes down to. WebserviceException where the name is taken."""
+    config = deployment_config or AciServiceDeploymentConfiguration(services.Deployment())
+    config.validate_configuration()
+    deployment = config.deployment
+    found = [models] if isinstance(models, Model) else list(models or ())
+    _check_target(deployment_target)
+    if inference_config is None:
+        check_no_code(found)
+        deployment = _with_needs(deployment, found)
+    spec = services.ServiceSpec(
+        name=name,
+        compute_type=config.compute_type,
+        models=tuple(one.id for one in found),
+        entry=None if inference_config is None else inference_config.send(workspace),
+        deployment=deployment,
+        description=config.description or (inference_config.description if inference_config else None) or "",
+        tags=config.tags,
+        properties=config.properties,
+        overwrite=overwrite,
+        primary_key=config.primary_key,
+        secondary_key=config.secondary_key,
+    )
+    try:
+        made = Webservice(workspace, _record=workspace._call("deploy_service", spec))
+    except ConflictError as error:
+        raise WebserviceException(str(error)) from None
+    made._inference_config = inference_config
+    return made
+
+
+def _check_target(target: Any) -> None:
+    """Services run on the server's host alone: whoever names another engine's target must know."""
+    record = getattr(target, "_record", None)
+    if record is not None and record.spec.engine is not None:
+        raise WebserviceException(
+            f"Services run on the server's own host, and {target.name!r} is a cluster elsewhere; leave "
+            "deployment_target out."
+        )
+
+
+def check_no_code(models: Sequence[Model]) -> None:
+    """v1's own sentence for what cannot go without an InferenceConfig."""
+    if len(models) != 1:
+        raise UserErrorException(
+            f"Without an inference_config exactly one model is deployed, not {len(models)}; give an InferenceConfig."
+        )
+    if models[0].model_framework == Model.Framework.CUSTOM:
+        raise UserErrorException(
+            f"Model {models[0].id} has the framework Custom, which needs an InferenceConfig with an entry script; or "
+            "register it with model_framework=Model.Framework.TENSORFLOW, SCIKITLEARN or ONNX."
+        )
+
+
+def _with_needs(deployment: services.Deployment, models: Sequence[Model]) -> services.Deployment:
+    """What the model's resource_configuration asks for, where the deployment says nothing."""
+    from dataclasses import replace
+
+    needs = models[0].resource_configuration
+    if needs is None:
+        return deployment
+    return replace(
+        deployment,
+        cpu=needs.cpu if deployment.cpu is None else deployment.cpu,
+        memory_gb=needs.memory_in_gb if deployment.memory_gb is None else deployment.memory_gb,
+        gpu=needs.gpu if deployment.gpu is None else deployment.gpu,
+    )
+
+
+def _find(workspace: Workspace, name: str) -> services.Service:
+    try:
+        found: services.Service = workspace._call("get_service", name=name)
+    except NotFoundError as error:
+        raise WebserviceException(str(error)) from None
+    return found
+
+
+def _class_of(record: services.Service, asked: type) -> type:
+    from runyard.sdk.aci_webservice import AciWebservice
+    from runyard.sdk.aks_webservice import AksWebservice
+    from runyard.sdk.local_webservice import LocalWebservice
+
+    kinds = {ComputeType.ACI: AciWebservice, ComputeType.AKS: AksWebservice, ComputeType.LOCAL: LocalWebservice}
+    found = kinds[record.spec.compute_type]
+    if not issubclass(found, asked) and not issubclass(asked, found):
+        raise WebserviceException(
+            f"Service {record.spec.name!r} is of the type {record.spec.compute_type}; use {found.__name__}."
+        )
+    return asked if issubclass(asked, found) else found
+
+
+def _show(record: services.Service, shown: str) -> str:
+    """v1's dots, and what is waited for when that changes."""
+    said = record.reason or record.state
+    if said != shown:
+        sys.stdout.write(("\n" if shown else "") + said + " ")
+    sys.stdout.write(".")
+    sys.stdout.flush()
+    return said
+
+
+def _failure(record: services.Service) -> str:
+    said = record.error or record.reason or f"The service is {record.state}."
+    return (
+        f"Service deployment polling reached non-successful terminal state, current service state: {record.state}\n"
+        f"Error:\n{said}\nMore is in get_logs(), or: runyard service logs {record.spec.name}"
+    )
+
+
+def _time(microseconds: int) -> Any:
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(microseconds / 1_000_000, timezone.utc)
+
+
+def _texts(labels: Dict[str, Any]) -> Dict[str, str]:
+    return {str(key): str(value) for key, value in labels.items()}

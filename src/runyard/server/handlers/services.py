@@ -1,0 +1,242 @@
+"""Web services: deployed, changed, asked about, deleted. Their requests do not come here."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import replace
+from typing import Any, List, Tuple
+
+from sqlalchemy import Connection, Row
+
+from runyard.control.service_plan import check_models
+from runyard.db import models, services
+from runyard.errors import ConflictError, UserErrorException
+from runyard.protocol.models import Model
+from runyard.protocol.services import (
+    Access,
+    Autoscale,
+    ComputeType,
+    Deployment,
+    KeyChange,
+    Service,
+    ServiceChange,
+    ServiceKeys,
+    ServiceRevision,
+    ServiceSpec,
+    ServiceState,
+    ServiceToken,
+)
+from runyard.protocol.trees import check_path
+from runyard.protocol.wire import loads
+from runyard.server import names
+from runyard.server.call import Call, Content
+
+#: How long a token lets in, and from when on a new one should be fetched, seconds.
+TOKEN_S, TOKEN_REFRESH_S = 12 * 3_600, 11 * 3_600
+#: Most of a log that one reply holds, bytes.
+LOG_MAX = 4 << 20
+REPLICAS_MAX, KEY_MIN, KEY_MAX = 100, 16, 200
+
+
+def deploy_service(call: Call) -> Service:
+    """A new service, or a new revision of one that may be overwritten; it is prepared after the reply."""
+    spec: ServiceSpec = call.body
+    names.check_service_name(spec.name)
+    spec = _checked(call, spec)
+    secret = call.parts.vault.lock(_keys(spec))
+    made = call.parts.database.write(
+        lambda c: services.create_service(c, secrets.token_hex(8), spec, secret, call.workspace, call.user, call.now)
+    )
+    call.parts.services.ring()
+    return _shown(call, made.spec.name)
+
+
+def list_services(call: Call) -> List[Service]:
+    """By name."""
+    with call.parts.database.read() as connection:
+        rows = services.list_rows(connection, call.workspace)
+    return [call.parts.services.shown(row) for row in rows]
+
+
+def get_service(call: Call) -> Service:
+    """By name."""
+    return _shown(call, call.path["name"])
+
+
+def change_service(call: Call) -> Service:
+    """Other labels at once; other models, another script or deployment as a new revision."""
+    change: ServiceChange = call.body
+    row = _row(call)
+    spec = loads(ServiceSpec, row.spec)
+    if change.rollback:
+        spec = _earlier(call, row)
+    spec = _changed(spec, change)
+    has_parts = any(one is not None for one in (change.models, change.entry, change.deployment))
+    if has_parts or change.rollback or change.restart:
+        spec = _checked(call, spec)
+        call.parts.database.write(
+            lambda c: services.add_revision(c, services.get_row(c, call.workspace, row.name), spec, call.user, call.now)
+        )
+        call.parts.services.ring()
+    elif spec != loads(ServiceSpec, row.spec):
+        call.parts.database.write(lambda c: services.change_labels(c, row, spec, call.now))
+    return _shown(call, row.name)
+
+
+def _changed(spec: ServiceSpec, change: ServiceChange) -> ServiceSpec:
+    return replace(
+        spec,
+        models=spec.models if change.models is None else change.models,
+        entry=spec.entry if change.entry is None else change.entry,
+        deployment=spec.deployment if change.deployment is None else change.deployment,
+        description=spec.description if change.description is None else change.description,
+        tags=spec.tags if change.tags is None else change.tags,
+        properties=spec.properties if change.properties is None else change.properties,
+    )
+
+
+def delete_service(call: Call) -> None:
+    """End it; its name is free once it is gone."""
+    row = _row(call)
+    call.parts.database.write(lambda c: services.change(c, row.id, call.now, state=ServiceState.DELETING))
+    call.parts.services.ring()
+
+
+def list_service_revisions(call: Call) -> List[ServiceRevision]:
+    """Newest first."""
+    row = _row(call)
+    with call.parts.database.read() as connection:
+        return services.list_revisions(connection, row.id)
+
+
+def get_service_keys(call: Call) -> ServiceKeys:
+    """Either lets in."""
+    keys = call.parts.services.keys_of(_row(call))
+    return ServiceKeys(keys["primary"], keys["secondary"])
+
+
+def change_service_key(call: Call) -> ServiceKeys:
+    """A new key in place of an old one, which no longer lets in a moment later."""
+    change: KeyChange = call.body
+    which = change.which.lower()
+    if which not in ("primary", "secondary"):
+        raise UserErrorException(f"A service has a Primary and a Secondary key, and no {change.which[:40]!r}.")
+    if change.value is not None:
+        _check_key(change.value)
+
+    def write(connection: Connection) -> None:
+        row = services.get_row(connection, call.workspace, call.path["name"])
+        keys = {**call.parts.vault.unlock(row.secret), which: change.value or secrets.token_urlsafe(24)}
+        services.change(connection, row.id, call.now, secret=call.parts.vault.lock(keys))
+
+    call.parts.database.write(write)
+    call.parts.services.ring()
+    return get_service_keys(call)
+
+
+def create_service_token(call: Call) -> ServiceToken:
+    """A token that lets in for some hours; only where the service takes tokens."""
+    row = _row(call)
+    if loads(ServiceSpec, row.spec).deployment.access != Access.TOKEN:
+        raise UserErrorException(f"Service {row.name!r} takes no tokens: deploy it with token_auth_enabled=True.")
+    expiry = str(int(time.time()) + TOKEN_S)
+    key = call.parts.services.keys_of(row)["token_key"]
+    signature = hmac.new(key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
+    expires_at = int(expiry) * 1_000_000
+    return ServiceToken(f"{expiry}.{signature}", expires_at - (TOKEN_S - TOKEN_REFRESH_S) * 1_000_000, expires_at)
+
+
+def read_service_log(call: Call) -> Content:
+    """The last lines of what its processes said."""
+    count = call.integer("lines", 5_000, 1, 1_000_000)
+    data = call.parts.services.log_of(_row(call), LOG_MAX)
+    return Content(b"\n".join(data.splitlines()[-count:]) + b"\n" * bool(data), media_type="text/plain; charset=utf-8")
+
+
+def _row(call: Call) -> Row[Any]:
+    with call.parts.database.read() as connection:
+        return services.get_row(connection, call.workspace, call.path["name"])
+
+
+def _shown(call: Call, name: str) -> Service:
+    with call.parts.database.read() as connection:
+        row = services.get_row(connection, call.workspace, name)
+    return call.parts.services.shown(row)
+
+
+def _earlier(call: Call, row: Row[Any]) -> ServiceSpec:
+    """What the revision before the one that answers asked for."""
+    with call.parts.database.read() as connection:
+        known = services.list_revisions(connection, row.id)
+    present = loads(ServiceSpec, row.spec)
+    for one in known:
+        if one.number < row.revision and one.spec != present:
+            return one.spec
+    raise ConflictError(f"Service {row.name!r} has no earlier revision to go back to.")
+
+
+def _checked(call: Call, spec: ServiceSpec) -> ServiceSpec:
+    """The spec with exact models; UserErrorException says what cannot be."""
+    if spec.compute_type not in (ComputeType.ACI, ComputeType.AKS, ComputeType.LOCAL):
+        raise UserErrorException(f"A service's compute type is ACI, AKS or Local, not {spec.compute_type[:40]!r}.")
+    if spec.entry is None and not spec.models:
+        raise UserErrorException("A service has a model or an entry script.")
+    found = [_model(call, one) for one in spec.models]
+    check_models(spec, found)
+    if spec.entry is not None:
+        check_path(spec.entry.script)
+        call.parts.store.size(spec.entry.snapshot)
+        spec = replace(spec, entry=replace(spec.entry, environment=call.parts.sealer.seal_spec(spec.entry.environment)))
+    _check_deployment(spec.deployment)
+    for key in (spec.primary_key, spec.secondary_key):
+        if key is not None:
+            _check_key(key)
+    return replace(spec, models=tuple(one.id for one in found))
+
+
+def _model(call: Call, asked: str) -> Model:
+    """ "name:version", or a name for its latest version."""
+    name, _, version = asked.rpartition(":")
+    with call.parts.database.read() as connection:
+        if name and version.isdigit():
+            return models.get_model(connection, call.workspace, name, int(version))
+        return models.get_model(connection, call.workspace, asked, None)
+
+
+def _check_deployment(asked: Deployment) -> None:
+    scale: Tuple[Autoscale, ...] = (asked.autoscale,) if asked.autoscale is not None else ()
+    counts = [asked.replicas, *(one.min_replicas for one in scale), *(one.max_replicas for one in scale)]
+    if not all(1 <= one <= REPLICAS_MAX for one in counts):
+        raise UserErrorException(f"A service has 1 to {REPLICAS_MAX} replicas, not {counts}.")
+    for one in scale:
+        if one.min_replicas > one.max_replicas:
+            raise UserErrorException("autoscale_min_replicas is larger than autoscale_max_replicas.")
+        if not 1 <= one.target_utilization <= 100 or one.refresh_s <= 0:
+            raise UserErrorException("autoscale_target_utilization is 1 to 100, and autoscale_refresh_seconds above 0.")
+    if not 0.001 <= asked.timeout_s <= 3_600:
+        raise UserErrorException(f"scoring_timeout_ms is from 1 to 3,600,000, not {asked.timeout_s * 1000:g}.")
+    if asked.access not in (None, Access.OPEN, Access.KEY, Access.TOKEN):
+        raise UserErrorException(f"Access is open, key or token, not {str(asked.access)[:40]!r}.")
+    if (
+        not 0 <= asked.port <= 65_535
+        or asked.batch_rows < 1
+        or asked.queued_requests < 1
+        or asked.concurrent_requests < 1
+    ):
+        raise UserErrorException("A port is 0 to 65535; batches, queues and concurrent requests are 1 at least.")
+    if not 0 <= asked.logged_share <= 1:
+        raise UserErrorException(f"The share of logged requests is 0 to 1, not {asked.logged_share}.")
+
+
+def _check_key(key: str) -> None:
+    if not KEY_MIN <= len(key) <= KEY_MAX or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserErrorException(f"A key has {KEY_MIN} to {KEY_MAX} printable ASCII characters and no blank.")
+
+
+def _keys(spec: ServiceSpec) -> "dict[str, str]":
+    return {
+        "primary": spec.primary_key or secrets.token_urlsafe(24),
+        "secondary": spec.secondary_key or secrets.token_urlsafe(24),
+        "token_key": secrets.token_hex(32),
+    }
