@@ -216,7 +216,7 @@ def test_every_command_stands_in_the_reference() -> None:
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
-def test_every_command_prints_json_but_those_that_print_a_text() -> None:
+def test_every_command_prints_json_but_those_that_print_a_text_or_an_answer() -> None:
     from typer.main import get_command
 
     from runyard.cli.__main__ import app
@@ -229,7 +229,7 @@ def test_every_command_prints_json_but_those_that_print_a_text() -> None:
             for one, each in below.items()
             if not any("--json" in option.opts for option in each.params)
         ]
-    assert sorted(without) == ["open", "run logs"]
+    assert sorted(without) == ["open", "run logs", "service logs", "service score"]
 
 
 def test_conda_file_is_solved_built_and_compared(runyard: Run, folder: Path) -> None:

@@ -15,6 +15,8 @@ from runyard.azureml.core import Dataset, Environment, Experiment, Run, ScriptRu
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.core.environment import DockerBuildContext
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+from runyard.environments.engine import get_engine, remove
+from runyard.runner.container import remove_arguments
 from tests.environments.containers import IMAGE, docker_socket, make_image, podman, podman_settings
 from tests.environments.packages import make_wheel, source_of
 from tests.own_server import own_server
@@ -213,6 +215,13 @@ def test_killed_runner_s_container_is_ended_too(workspace: Workspace, source: Pa
     run.wait_for_completion(raise_on_error=False)
     assert run.get_status() == "Failed"
     assert "supervised the run was killed" in str(run.get_details()["error"])
+    assert podman({}, "ps", "--all", "--quiet") == ""
+
+
+def test_container_that_never_started_is_removed_beside_one_that_is_gone(engine: dict[str, str]) -> None:
+    podman({}, "create", "--name", "left", "--pull", "never", IMAGE, "/bin/sleep", "1")
+    asked = get_engine("The test removes containers")
+    remove(asked, remove_arguments(asked, ["gone", "left"]), 60)
     assert podman({}, "ps", "--all", "--quiet") == ""
 
 

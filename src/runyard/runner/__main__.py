@@ -420,6 +420,8 @@ class Attempt:
         self._remove_containers()
         if has_children():
             count = end_all(self._folder.key, grace_s, self.user_number)
+            # An engine's client may have been making one meanwhile.
+            self._remove_containers()
             self._folder.say(f"{count} processes were still running and were ended")
 
     def _remove_containers(self) -> None:

@@ -155,8 +155,11 @@ def remove_containers(folder: AttemptFolder) -> None:
 
 
 def remove_arguments(engine: Engine, names: Sequence[str]) -> List[str]:
-    """Ends and removes at once: the script has had its time to end. Podman would give it ten seconds more."""
-    return ["rm", "--force", *(["--time", "0"] if engine.kind == "podman" else []), *names]
+    """Ends and removes at once: the script has had its time to end.
+
+    Podman would give it ten seconds more, and would remove none where one of the names is gone already.
+    """
+    return ["rm", "--force", *(["--time", "0", "--ignore"] if engine.kind == "podman" else []), *names]
 
 
 def _record_of(folder: AttemptFolder) -> Path:
