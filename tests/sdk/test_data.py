@@ -264,7 +264,10 @@ def test_what_cannot_be_is_answered_in_a_sentence(workspace: Workspace, tmp_path
         (lambda: files.mount(str(path)).start(), "cannot be made: there is a file of that name."),
         (lambda: store.download(str(path)), f"'{path}' is a file; name a folder to download to."),
         (lambda: files.register(workspace, None), "under a name, a text, not None"),
-        (lambda: files.register(workspace, "sentences", tags=5), "tags is a dict of names and values, not 5."),
+        (
+            lambda: files.register(workspace, "sentences", tags=5),
+            "are a dict of names and values, not 5.",
+        ),
         (lambda: Dataset.get_by_name(workspace, "sentences", 0), "'sentences' version 0 is not registered"),
         (lambda: Environment.get(workspace, "AzureML-Minimal", "9"), "has the version 1 alone, not '9'"),
         (lambda: variables.register(workspace), "The environment variable 'A' has no value"),

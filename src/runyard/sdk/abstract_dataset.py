@@ -14,6 +14,7 @@ from runyard.protocol.mounts import shown_url
 from runyard.protocol.selection import Step, StepKind, split
 from runyard.protocol.variables import is_reserved_variable
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
+from runyard.sdk.labels import label_texts
 from runyard.sdk.workspace import check_belongs
 
 D = TypeVar("D", bound="AbstractDataset")
@@ -110,7 +111,7 @@ class AbstractDataset:
             kind=self._kind,
             name=name,
             description=description or "",
-            tags=_texts(tags),
+            tags=label_texts(tags),
             create_new_version=create_new_version,
             totals=self._totals(workspace),
         )
@@ -124,11 +125,11 @@ class AbstractDataset:
 
     def update(self: D, description: Optional[str] = None, tags: Optional[Dict[str, str]] = None) -> D:
         """Change a registered dataset's description, and add tags."""
-        return self._change(labels.LabelChange(description, _texts(tags) if tags else None))
+        return self._change(labels.LabelChange(description, label_texts(tags) if tags else None))
 
     def add_tags(self: D, tags: Optional[Dict[str, str]] = None) -> D:
         """Add tags to a registered dataset."""
-        return self._change(labels.LabelChange(tags=_texts(tags)))
+        return self._change(labels.LabelChange(tags=label_texts(tags)))
 
     def remove_tags(self: D, tags: Any = None) -> D:
         """Remove tags, by their names, from a registered dataset."""
@@ -218,12 +219,6 @@ def dataset_of(workspace: Any, record: datasets.Dataset) -> Any:
     from runyard.sdk.file_dataset import FileDataset
 
     return FileDataset._of(workspace, record)
-
-
-def _texts(tags: Optional[Dict[str, str]]) -> Dict[str, str]:
-    if tags is not None and not isinstance(tags, dict):
-        raise UserErrorException(f"tags is a dict of names and values, not {tags!r}.")
-    return {str(key): str(value) for key, value in (tags or {}).items()}
 
 
 def _shown(source: Source) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional
 
 from runyard.protocol.compute import Cluster, Node, NodeState, is_preparing
 from runyard.protocol.runs import RunStatus
-from runyard.sdk.details import iso_time
+from runyard.sdk.times import iso_time
 
 
 class ScaleSettings:

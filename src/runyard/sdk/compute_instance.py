@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional
 
 from runyard.protocol.compute import Cluster, ClusterChange
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
-from runyard.sdk.details import iso_time
+from runyard.sdk.times import iso_time
 from runyard.sdk.workspace import Workspace
 
 

@@ -19,10 +19,3 @@ class Listing(Dict[str, Any]):
     def __call__(self) -> "Listing":
         """Itself."""
         return self
-
-
-def iso_time(at: int) -> str:
-    """UTC microseconds as v1 wrote times: 2020-09-28T12:00:00.000000Z."""
-    from datetime import datetime, timedelta
-
-    return (datetime(1970, 1, 1) + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

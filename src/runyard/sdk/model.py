@@ -9,8 +9,10 @@ from runyard.errors import ModelNotFoundException, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol import labels, models
 from runyard.protocol.runs import Artifact
+from runyard.sdk.labels import has_labels, label_texts
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server, is_in_run
+from runyard.sdk.times import utc_time
 from runyard.sdk.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,9 +125,7 @@ class Model:
     @property
     def created_time(self) -> Any:
         """When it was registered, as a UTC datetime."""
-        from datetime import datetime, timezone
-
-        return datetime.fromtimestamp(self._record.created_at / 1_000_000, timezone.utc)
+        return utc_time(self._record.created_at)
 
     @property
     def url(self) -> str:
@@ -177,7 +177,7 @@ class Model:
         """Models of the workspace; each condition that is given must hold."""
         query = {"name": name, "run_id": run_id, "latest": "1" if latest else None}
         found = workspace._call("list_models", query=query)
-        kept = [one for one in found if _has(one.tags, tags) and _has(one.properties, properties)]
+        kept = [one for one in found if has_labels(one.tags, tags) and has_labels(one.properties, properties)]
         if model_framework is not None:
             kept = [one for one in kept if one.framework == model_framework]
         if dataset_id is not None:
@@ -276,15 +276,15 @@ class Model:
     def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
         """Replace tags or description."""
         removed = () if tags is None else tuple(key for key in self.tags if key not in tags)
-        self._change(labels.LabelChange(description, _texts(tags) if tags is not None else None, removed))
+        self._change(labels.LabelChange(description, label_texts(tags) if tags is not None else None, removed))
 
     def add_tags(self, tags: Dict[str, str]) -> None:
         """Add tags."""
-        self._change(labels.LabelChange(tags=_texts(tags)))
+        self._change(labels.LabelChange(tags=label_texts(tags)))
 
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
-        self._change(labels.LabelChange(properties=_texts(properties)))
+        self._change(labels.LabelChange(properties=label_texts(properties)))
 
     def delete(self) -> None:
         """Delete this version; its number is not given again."""
@@ -351,8 +351,8 @@ def _spec(
     pairs = tuple((str(role), str(dataset.id)) for role, dataset in datasets or () if dataset.id)
     return models.ModelSpec(
         name=name,
-        tags=_texts(tags),
-        properties=_texts(properties),
+        tags=label_texts(tags),
+        properties=label_texts(properties),
         framework=framework or Framework.CUSTOM,
         framework_version=framework_version,
         description=description or "",
@@ -402,20 +402,3 @@ def _local_files(path: str) -> Any:
         files.append(Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), digest, size_bytes))
         blobs[digest] = one
     return files, blobs
-
-
-def _has(labels: Dict[str, str], wanted: Any) -> bool:
-    """v1's filter: a list of keys, or of [key, value], or a dict."""
-    if not wanted:
-        return True
-    if isinstance(wanted, dict):
-        wanted = [[key, value] for key, value in wanted.items()]
-    for one in [wanted] if isinstance(wanted, str) else wanted:
-        key, value = (one, None) if isinstance(one, str) else (one[0], one[1])
-        if key not in labels or (value is not None and labels[key] != str(value)):
-            return False
-    return True
-
-
-def _texts(labels: Optional[Dict[str, Any]]) -> Dict[str, str]:
-    return {str(key): str(value) for key, value in (labels or {}).items()}

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import tempfile
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional
 
 from runyard.client.transfer import receive_blob, receive_file, send_blobs
@@ -16,9 +15,10 @@ from runyard.protocol.metrics import USAGE_PREFIX, Columns, decode_read, iterate
 from runyard.protocol.runs import Artifact, ArtifactList
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
-from runyard.sdk.details import Details, iso_time
+from runyard.sdk.details import Details
 from runyard.sdk.run_definition import definition_of
 from runyard.sdk.session import current_server
+from runyard.sdk.times import iso_time, utc_time
 
 if TYPE_CHECKING:
     from runyard.sdk.run import Run
@@ -108,7 +108,7 @@ def read_usage(run: "Run") -> Dict[int, Dict[str, List[Any]]]:
     for one in columns:
         node, _, name = one.key[len(USAGE_PREFIX) :].partition("/")
         values = found.setdefault(int(node), {}).setdefault(name, [])
-        values += [(datetime.fromtimestamp(at / 1e6, timezone.utc), value) for _, at, value in iterate(one)]
+        values += [(utc_time(at), value) for _, at, value in iterate(one)]
     return found
 
 

@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import NotFoundError, UserErrorException
 from runyard.protocol import workspaces
-from runyard.sdk.details import Details, Listing, iso_time
+from runyard.sdk.details import Details, Listing
 from runyard.sdk.session import current_server
+from runyard.sdk.times import iso_time
 
 #: Where v1 looked for a config, in this order, in the folder and then in each of its parents.
 CONFIG_PLACES = (".azureml/config.json", ".azureml/project.json", "aml_config/config.json", "aml_config/project.json")
