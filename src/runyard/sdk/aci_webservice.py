@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any, Dict, Optional, Sequence
 
-from runyard.protocol.services import ServiceChange
 from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, access, aci_deployment
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
@@ -65,15 +64,4 @@ class AciWebservice(Webservice):
         deployment = None
         if auth_enabled is not None:
             deployment = replace(self._record.spec.deployment, access=access(auth_enabled, None))
-        if image is not None:
-            models, inference_config = image.models, image.image_config.inference_config()
-        self._change(
-            ServiceChange(
-                models=None if models is None else tuple(one.id for one in models),
-                entry=None if inference_config is None else inference_config.send(self.workspace),
-                deployment=deployment,
-                description=description,
-                tags=None if tags is None else {str(key): str(value) for key, value in tags.items()},
-                properties=None if properties is None else {**self.properties, **properties},
-            )
-        )
+        self._update(models, inference_config, image, deployment, description, tags, properties)

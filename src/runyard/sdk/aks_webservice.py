@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Dict, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import Deployment, ServiceChange
+from runyard.protocol.services import Deployment
 from runyard.sdk.aci_webservice import LABELS
 from runyard.sdk.deployment_configuration import AksServiceDeploymentConfiguration, access, aks_deployment
 from runyard.sdk.inference_config import InferenceConfig
@@ -58,19 +58,9 @@ class AksWebservice(Webservice):
         """What is given changes, by deploy_configuration's names and models, inference_config, image."""
         models: Optional[Sequence[Model]] = given.pop("models", None)
         config: Optional[InferenceConfig] = given.pop("inference_config", None)
-        if image is not None:
-            models, config = image.models, image.image_config.inference_config()
         labels = {name: given.pop(name, None) for name in LABELS}
-        self._change(
-            ServiceChange(
-                models=None if models is None else tuple(one.id for one in models),
-                entry=None if config is None else config.send(self.workspace),
-                deployment=_changed(self._record.spec.deployment, given) if given else None,
-                description=labels["description"],
-                tags=labels["tags"],
-                properties=None if labels["properties"] is None else {**self.properties, **labels["properties"]},
-            )
-        )
+        deployment = _changed(self._record.spec.deployment, given) if given else None
+        self._update(models, config, image, deployment, labels["description"], labels["tags"], labels["properties"])
 
 
 class AksEndpoint(AksWebservice):

@@ -2,8 +2,9 @@
 
 from typing import Any, Dict, Optional
 
-from runyard.errors import UserErrorException, WebserviceException
+from runyard.errors import WebserviceException
 from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment
+from runyard.sdk.labels import label_texts
 
 Labels = Optional[Dict[str, str]]
 
@@ -24,8 +25,8 @@ class WebserviceDeploymentConfiguration:
     ) -> None:
         self.deployment = deployment
         self.description = description
-        self.tags = _texts(tags)
-        self.properties = _texts(properties)
+        self.tags = label_texts(tags)
+        self.properties = label_texts(properties)
         self.primary_key = primary_key
         self.secondary_key = secondary_key
 
@@ -134,9 +135,3 @@ def access(by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
 def _kept(given: Dict[str, Any]) -> Dict[str, str]:
     """Settings of Azure's that mean nothing here: taken, and shown again."""
     return {name: str(value) for name, value in given.items() if value is not None}
-
-
-def _texts(labels: Labels) -> Dict[str, str]:
-    if labels is not None and not isinstance(labels, dict):
-        raise UserErrorException(f"Tags and properties are a dict, not a {type(labels).__name__}.")
-    return {str(key): str(value) for key, value in (labels or {}).items()}

@@ -1,6 +1,5 @@
 """LocalWebservice: a service for trying out, with v1's own words for its state and a reload of changed scripts."""
 
-from dataclasses import replace
 from typing import Any, Optional, Sequence
 
 from runyard.errors import WebserviceException
@@ -74,15 +73,7 @@ class LocalWebservice(Webservice):
     ) -> None:
         """What is given changes."""
         config = inference_config or (image_config.inference_config() if image_config is not None else None)
-        deployment = None if deployment_config is None else replace(deployment_config.deployment)
-        self._change(
-            ServiceChange(
-                models=None if models is None else tuple(one.id for one in models),
-                entry=None if config is None else config.send(self.workspace),
-                deployment=deployment,
-            )
-        )
-        self._inference_config = config or self._inference_config
+        self._update(models, config, deployment=None if deployment_config is None else deployment_config.deployment)
         if wait:
             self.wait_for_deployment()
 

@@ -10,7 +10,7 @@ from runyard.client.home import home_folder
 from runyard.errors import WebserviceException
 from runyard.protocol.environments import Builder, CondaSpec, EnvironmentSpec, Lock, PythonSpec
 from runyard.protocol.scoring import requirements_of
-from runyard.protocol.services import Revision, Wanted
+from runyard.protocol.services import REVISION_FILE, WANTED_FILE, Revision, Wanted
 from runyard.protocol.wire import dumps
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
@@ -94,8 +94,8 @@ def write_package(
     _write(os.path.join(folder, "Dockerfile"), _DOCKERFILE.format(**values))
     _write(os.path.join(folder, "requirements.txt"), "\n".join([*lock.options, *lock.requirements]) + "\n")
     made = _revision(found, inference_config)
-    _write(os.path.join(revision, "revision.json"), dumps(made))
-    _write(os.path.join(folder, "service", "wanted.json"), dumps(Wanted(1, 0, "0.0.0.0", PORT)))
+    _write(os.path.join(revision, REVISION_FILE), dumps(made))
+    _write(os.path.join(folder, "service", WANTED_FILE), dumps(Wanted(1, 0, "0.0.0.0", PORT)))
     return ModelPackage(folder, f"{image_name or 'service'}:{image_label or '1'}")
 
 

@@ -10,8 +10,10 @@ from runyard.protocol import services
 from runyard.protocol.services import Access, ComputeType, ServiceState
 from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, WebserviceDeploymentConfiguration
 from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.labels import has_labels, label_texts
 from runyard.sdk.model import Model
 from runyard.sdk.scoring_request import Answer, post
+from runyard.sdk.times import utc_time
 from runyard.sdk.workspace import Workspace
 
 #: How long wait_for_deployment waits where nobody says; and how often it looks, at first and later, seconds.
@@ -116,12 +118,12 @@ class Webservice:
     @property
     def created_time(self) -> Any:
         """When it was deployed first, as a UTC datetime."""
-        return _time(self._record.created_at)
+        return utc_time(self._record.created_at)
 
     @property
     def updated_time(self) -> Any:
         """When it changed last, as a UTC datetime."""
-        return _time(self._record.updated_at)
+        return utc_time(self._record.updated_at)
 
     @property
     def num_replicas(self) -> int:
@@ -187,8 +189,6 @@ class Webservice:
         image_digest: Optional[str] = None,
     ) -> "List[Webservice]":
         """The workspace's services by name; each condition that is given must hold."""
-        from runyard.sdk.model import _has
-
         found = []
         for one in workspace._call("list_services"):
             names = [model.rpartition(":")[0] for model in one.spec.models]
@@ -197,8 +197,8 @@ class Webservice:
                 model_name is None or model_name in names,
                 model_id is None or model_id in one.spec.models,
                 image_name is None and image_id is None and image_digest is None,
-                _has(one.spec.tags, tags),
-                _has(one.spec.properties, properties),
+                has_labels(one.spec.tags, tags),
+                has_labels(one.spec.properties, properties),
             ]
             if all(fits):
                 found.append(Webservice(workspace, _record=one))
@@ -300,17 +300,13 @@ class Webservice:
             found = self.workspace._call("create_service_token", name=self.name)
         except UserErrorException as error:
             raise WebserviceException(str(error)) from None
-        return found.token, _time(found.refresh_after)
+        return found.token, utc_time(found.refresh_after)
 
     # Changing.
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Other models, script, settings or labels; what answers goes on until the new revision can."""
-        raise NotImplementedError  # Each kind has its own parameters.
-
     def add_tags(self, tags: Dict[str, str]) -> None:
         """Add tags."""
-        self._change(services.ServiceChange(tags={**self.tags, **_texts(tags)}))
+        self._change(services.ServiceChange(tags={**self.tags, **label_texts(tags)}))
 
     def remove_tags(self, tags: Sequence[str]) -> None:
         """Take tags away."""
@@ -319,10 +315,10 @@ class Webservice:
 
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
-        for key, value in _texts(properties).items():
+        for key, value in label_texts(properties).items():
             if self.properties.get(key, value) != value:
                 raise WebserviceException(f"The property {key!r} is there already and cannot change.")
-        self._change(services.ServiceChange(properties={**self.properties, **_texts(properties)}))
+        self._change(services.ServiceChange(properties={**self.properties, **label_texts(properties)}))
 
     def rollback(self) -> None:
         """Go back to the revision before this one, which answers until that one can. Not in v1."""
@@ -349,6 +345,31 @@ class Webservice:
             "createdTime": self.created_time.isoformat(), "updatedTime": self.updated_time.isoformat(),
             "createdBy": self.created_by, "models": list(self._record.spec.models),
         }  # fmt: skip
+
+    def _update(
+        self,
+        models: Optional[Sequence[Model]],
+        config: Optional[InferenceConfig],
+        image: Any = None,
+        deployment: Optional[services.Deployment] = None,
+        description: Optional[str] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+    ) -> None:
+        """What each kind's ``update`` comes down to: what is given changes; an image is its models and its script."""
+        if image is not None:
+            models, config = image.models, image.image_config.inference_config()
+        self._change(
+            services.ServiceChange(
+                models=None if models is None else tuple(one.id for one in models),
+                entry=None if config is None else config.send(self.workspace),
+                deployment=deployment,
+                description=description,
+                tags=None if tags is None else label_texts(tags),
+                properties=None if properties is None else {**self.properties, **label_texts(properties)},
+            )
+        )
+        self._inference_config = config or self._inference_config
 
     def _change(self, change: services.ServiceChange) -> None:
         try:
@@ -475,13 +496,3 @@ def _failure(record: services.Service) -> str:
         f"Service deployment polling reached non-successful terminal state, current service state: {record.state}\n"
         f"Error:\n{said}\nMore is in get_logs(), or: runyard service logs {record.spec.name}"
     )
-
-
-def _time(microseconds: int) -> Any:
-    from datetime import datetime, timezone
-
-    return datetime.fromtimestamp(microseconds / 1_000_000, timezone.utc)
-
-
-def _texts(labels: Dict[str, Any]) -> Dict[str, str]:
-    return {str(key): str(value) for key, value in labels.items()}
