@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 
 from runyard.scoring.builder import CannotCompileError
 from runyard.scoring.compile import _sklearn, check
-from runyard.scoring.program import CompiledModel, is_compiled, load_program, save_program
+from runyard.scoring.program import CompiledModel, load_program, save_program
 from runyard.scoring.sklearn_model import SklearnModel
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -138,7 +138,7 @@ def test_a_compiled_model_that_differs_is_found_out() -> None:
 
 def test_a_program_is_stored_as_data_and_read_again(tmp_path: Path) -> None:
     original, _ = compiled(fitted(CLASSIFIERS["scaled trees"], DIGITS, LETTERS))
-    assert not is_compiled(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
     save_program(str(tmp_path), *_sklearn(original))
     again = load_program(str(tmp_path))
     assert (

@@ -12,13 +12,11 @@ from typing import Dict, Optional
 
 from runyard.files.layout import write_atomically
 from runyard.files.processes import is_alive
-from runyard.protocol.services import Seen, Wanted
+from runyard.protocol.services import LOG_FILE, PORT_TAKEN, REFUSED_FILE, SEEN_FILE, WANTED_FILE, Seen, Wanted, log_line
 from runyard.protocol.wire import dumps, loads
 
 #: How long a supervisor may take to end its processes, seconds.
 END_S = 10.0
-#: The supervisor's exit code where its port is another program's.
-PORT_TAKEN = 4
 
 
 class ServiceHost:
@@ -39,13 +37,13 @@ class ServiceHost:
 
     def log_file(self, service_id: str) -> Path:
         """What its processes and its preparation say."""
-        return self._folder / service_id / "log.txt"
+        return self._folder / service_id / LOG_FILE
 
     def tell(self, service_id: str, wanted: Wanted) -> None:
         """Bring that about; starts the supervisor where it does not run. Idempotent."""
         folder = self.folder(service_id)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path, text = folder / "wanted.json", dumps(wanted).encode()
+        path, text = folder / WANTED_FILE, dumps(wanted).encode()
         if not path.exists() or path.read_bytes() != text:
             write_atomically(path, text, mode=0o600)
         seen = self.seen(service_id)
@@ -62,7 +60,7 @@ class ServiceHost:
     def seen(self, service_id: str) -> Optional[Seen]:
         """What its supervisor said last; None where none has said anything."""
         try:
-            return loads(Seen, (self.folder(service_id) / "seen.json").read_text("utf-8"))
+            return loads(Seen, (self.folder(service_id) / SEEN_FILE).read_text("utf-8"))
         except OSError:
             return None
 
@@ -78,19 +76,18 @@ class ServiceHost:
             return ""
         del self._started[service_id]
         try:
-            return (self.folder(service_id) / "refused.txt").read_text("utf-8")
+            return (self.folder(service_id) / REFUSED_FILE).read_text("utf-8")
         except OSError:
             return "its port is taken"
 
     def say(self, service_id: str, sentence: str) -> None:
         """A line in the service's log, if the disk has room for it."""
         folder = self.folder(service_id)
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             with os.fdopen(handle, "wb", buffering=0) as file:
-                file.write(f"{stamp} Runyard: {sentence}\n".encode("utf-8", "replace"))
+                file.write(log_line(sentence))
 
     def end(self, service_id: str) -> bool:
         """End a service's processes and remove its folder; True once nothing is left. Blocks for some seconds."""
@@ -123,7 +120,7 @@ class ServiceHost:
     def _start(self, service_id: str, folder: Path) -> None:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         variables = {name: os.environ[name] for name in ("HOME", "USER", "LANG", "TZ", "TMPDIR") if name in os.environ}
-        (folder / "refused.txt").unlink(missing_ok=True)
+        (folder / REFUSED_FILE).unlink(missing_ok=True)
         with open(os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             self._started[service_id] = subprocess.Popen(
                 [sys.executable, "-m", "runyard.serving", str(folder)],

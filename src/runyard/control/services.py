@@ -35,7 +35,9 @@ from runyard.files.layout import write_atomically
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
 from runyard.protocol.models import Model
 from runyard.protocol.record import record
+from runyard.protocol.scoring import PROGRAM_FILE
 from runyard.protocol.services import (
+    REVISION_FILE,
     Access,
     Revision,
     Seen,
@@ -182,7 +184,7 @@ class Services(threading.Thread):
         folder, seen = self._host.revision_folder(row.id, row.revision), self._host.watch(row.id)
         if row.state == ServiceState.FAILED and seen is None:
             return  # Until somebody asks for another revision.
-        if not (folder / "revision.json").exists():
+        if not (folder / REVISION_FILE).exists():
             self._prepare(row, key)
             return
         self._preparing.pop(key, None)
@@ -208,10 +210,10 @@ class Services(threading.Thread):
             self._preparing[key] = self._pool.submit(self._prepared, row)
             self._preparing[key].add_done_callback(lambda _: self.ring())
         elif work.done():
+            del self._preparing[key]
             error = work.exception()
             if error is None:
                 return  # Its folder was removed: the next round begins anew.
-            del self._preparing[key]
             if not isinstance(error, AzureMLException):
                 _log.error("service %s could not be prepared", row.name, exc_info=error)
             self._host.say(row.id, f"revision {row.revision} cannot be prepared: {error}")
@@ -328,7 +330,7 @@ class Services(threading.Thread):
             (self.facts.home, os.path.expanduser("~")), (*readable, kit.folder), compiled,
             next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
         )  # fmt: skip
-        write_atomically(folder / "revision.json", dumps(revision).encode(), mode=0o600)
+        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
         return revision
 
     def _models(self, row: Row[Any], spec: ServiceSpec) -> List[Model]:
@@ -358,6 +360,7 @@ class Services(threading.Thread):
         if spec.entry is not None:
             return Choice(spec.entry.environment, "that of the InferenceConfig")
         model = found[0]
+        by_framework = framework_environment(model)
         if model.run_id is not None:
             with self._database.read() as connection:
                 row = runs.find_row(connection, model.run_id)
@@ -367,9 +370,9 @@ class Services(threading.Thread):
                 chosen = run_environment(model, asked, lock or Lock(digest=""))
                 if chosen is not None:
                     return chosen
-                return replace(framework_environment(model), why=framework_environment(model).why
-                               + f", since that of the run {model.run_id} has no {model.framework}")  # fmt: skip
-        return framework_environment(model)
+                lacks = f", since that of the run {model.run_id} has no {model.framework}"
+                return replace(by_framework, why=by_framework.why + lacks)
+        return by_framework
 
     def _compiled(self, spec: ServiceSpec, found: List[Model], choice: Choice) -> Tuple[str, bool]:
         """(folder of the compiled model, is it there already?); '' where a script answers."""
@@ -377,7 +380,7 @@ class Services(threading.Thread):
             return "", False
         folder = Path(self.facts.cache) / "compiled" / compiled_key(found[0], spec_digest(choice.spec))
         folder.mkdir(parents=True, exist_ok=True)
-        return str(folder), (folder / "program.json").exists()
+        return str(folder), (folder / PROGRAM_FILE).exists()
 
     def _environment(self, row: Row[Any], spec: EnvironmentSpec) -> Tuple[str, Tuple[str, ...]]:
         """(interpreter, what it is made of), built first where this host does not have it."""
@@ -424,17 +427,17 @@ class Services(threading.Thread):
         if spec.entry is not None:
             return f"script {spec.entry.script}"
         revision = loads(
-            Revision, (self._host.revision_folder(row.id, row.revision) / "revision.json").read_text("utf-8")
+            Revision, (self._host.revision_folder(row.id, row.revision) / REVISION_FILE).read_text("utf-8")
         )
         folder = Path(revision.scoring.get("compiled_folder", ""))
-        if (folder / "program.json").exists():
+        if (folder / PROGRAM_FILE).exists():
             return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
         return "the original model"
 
 
 def _is_whole(folder: Path) -> bool:
     """Is the interpreter of a revision still there? While no supervisor holds its environment, it may be pruned."""
-    revision = loads(Revision, (folder / "revision.json").read_text("utf-8"))
+    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
     return os.path.exists(revision.interpreter)
 
 

@@ -7,6 +7,8 @@ from runyard.protocol.record import record
 
 #: A model that takes tensors, one that takes rows of named columns, or a script that takes the request's own body.
 TENSORS, ROWS, SCRIPT = "tensors", "rows", "script"
+#: Files of a compiled model: its steps, its numbers, and what its compiler says of it.
+PROGRAM_FILE, CONSTANTS_FILE, REPORT_FILE = "program.json", "constants.npz", "report.json"
 #: A dtype besides numpy's names: texts, or values of several types; they travel as JSON.
 OBJECT = "object"
 

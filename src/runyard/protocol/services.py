@@ -1,10 +1,26 @@
 """A web service: as asked (ServiceSpec), as it is (Service), and what its own processes are told (Wanted, Revision)."""
 
+import hashlib
+import hmac
+import time
 from dataclasses import field
 from typing import Dict, Optional, Tuple
 
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
+
+#: Files of a service's folder: what its supervisor is told, what it says, why it could not listen, and its log.
+WANTED_FILE, SEEN_FILE, REFUSED_FILE, LOG_FILE = "wanted.json", "seen.json", "refused.txt", "log.txt"
+#: Files of a revision's folder: what its processes are told, and of that what concerns the model.
+REVISION_FILE, SCORING_FILE = "revision.json", "scoring.json"
+#: A supervisor's exit codes: another one has the service, or another program its port.
+SERVICE_TAKEN, PORT_TAKEN = 3, 4
+
+
+def log_line(sentence: str) -> bytes:
+    """What Runyard itself says in a service's log, with the time in UTC."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return f"{stamp} Runyard: {sentence}\n".encode("utf-8", "replace")
 
 
 class ComputeType:
@@ -207,6 +223,11 @@ class KeyChange:
     which: str
     #: None: a random one.
     value: Optional[str] = None
+
+
+def sign_token(token_key: str, expiry: str) -> str:
+    """HMAC-SHA256 of a token's expiry, 64 hex digits; the token is ``<expiry, seconds since 1970>.<that>``."""
+    return hmac.new(token_key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
 
 
 @record

@@ -1,8 +1,8 @@
-"""Arrays of numpy in a message: described in its header, their bytes in its body, those of objects as JSON."""
+"""Named arrays of numpy, as a message has them: described in its header, their bytes in its body, objects as JSON."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-from runyard.protocol.scoring import OBJECT
+from runyard.protocol.scoring import OBJECT, SignatureFacts
 
 #: A numpy array, of whatever version of numpy the model's environment has.
 Array = Any
@@ -44,6 +44,18 @@ def unpack(described: List[Dict[str, Any]], body: Any) -> Dict[str, Array]:
             at += count * dtype.itemsize
         arrays[one["name"]] = array
     return arrays
+
+
+def zeros(signature: SignatureFacts) -> Optional[Dict[str, Array]]:
+    """Inputs of zeros for that signature; None where a shape or a text is asked for that nobody can guess."""
+    import numpy
+
+    found = {}
+    for one in signature.inputs:
+        if one.shape is None or one.dtype == OBJECT:
+            return None
+        found[one.name] = numpy.zeros([max(size, 1) for size in one.shape], dtype=one.dtype)
+    return found
 
 
 def _shaped(values: Any, shape: Tuple[int, ...], numpy: Any) -> Array:

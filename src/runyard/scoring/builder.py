@@ -3,7 +3,7 @@
 from typing import Any, Dict, List, Optional, Sequence
 
 from runyard.protocol.scoring import ModelFacts
-from runyard.scoring.operators import find_operator
+from runyard.scoring.operators import OPERATORS
 from runyard.scoring.program import Program, Step
 
 
@@ -32,7 +32,7 @@ class Builder:
 
     def add(self, operator: str, inputs: Sequence[str], output: Optional[str] = None, **attributes: Any) -> str:
         """One more step; returns the name of what it makes."""
-        if find_operator(operator) is None:
+        if operator not in OPERATORS:
             raise CannotCompileError(f"the operator {operator}")
         name = output or f"t{len(self.steps)}"
         self.steps.append(Step(operator, tuple(inputs), name, attributes))

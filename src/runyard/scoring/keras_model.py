@@ -4,8 +4,8 @@ import os
 from typing import Any, Optional, Tuple
 
 from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
-from runyard.scoring.onnx_model import zeros
 from runyard.scoring.places import find_file
 
 ENDINGS = (".keras", ".h5", ".hdf5")

@@ -3,6 +3,7 @@
 from typing import Any, Optional
 
 from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
 
@@ -49,18 +50,6 @@ class OnnxModel:
     def sample(self, signature: str) -> Optional[Arrays]:
         """Zeros of the declared shape, one where any length will do."""
         return zeros(self.facts().signatures[SIGNATURE])
-
-
-def zeros(signature: SignatureFacts) -> Optional[Arrays]:
-    """Inputs of zeros for that signature; None where a shape or a text is asked for that nobody can guess."""
-    import numpy
-
-    found = {}
-    for one in signature.inputs:
-        if one.shape is None or one.dtype == OBJECT:
-            return None
-        found[one.name] = numpy.zeros([max(size, 1) for size in one.shape], dtype=one.dtype)
-    return found
 
 
 def _tensor(one: Any) -> TensorFacts:

@@ -1,6 +1,6 @@
 """The operators of compiled models: each takes its attributes and gives a function of arrays. numpy only."""
 
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 Array = Any
 Function = Callable[..., Array]
@@ -395,8 +395,3 @@ def Gaussians() -> Function:
         return constant - 0.5 * (((x[:, None, :] - means[None]) ** 2) / variances[None]).sum(axis=2)
 
     return joint
-
-
-def find_operator(name: str) -> Optional[Callable[..., Function]]:
-    """The maker of that name."""
-    return OPERATORS.get(name)

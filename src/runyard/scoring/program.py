@@ -10,14 +10,14 @@ from dataclasses import field
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from runyard.protocol.record import record
-from runyard.protocol.scoring import ModelFacts
+from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, ModelFacts
 from runyard.protocol.wire import from_wire, to_wire
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.operators import OPERATORS
 
 #: Of this format; another one is compiled anew.
 FORMAT = 1
-_PROGRAM, _CONSTANTS = "program.json", "constants.npz"
 
 
 @record
@@ -47,9 +47,9 @@ def save_program(folder: str, program: Program, constants: Arrays) -> None:
     """Write both files into the folder, the program last."""
     import numpy
 
-    with open(os.path.join(folder, _CONSTANTS), "wb") as file:
+    with open(os.path.join(folder, CONSTANTS_FILE), "wb") as file:
         numpy.savez(file, **constants)
-    with open(os.path.join(folder, _PROGRAM), "w", encoding="utf-8") as text:
+    with open(os.path.join(folder, PROGRAM_FILE), "w", encoding="utf-8") as text:
         json.dump(to_wire(program), text)
 
 
@@ -57,18 +57,13 @@ def load_program(folder: str) -> "CompiledModel":
     """The compiled model in that folder; ValueError where it is of another format."""
     import numpy
 
-    with open(os.path.join(folder, _PROGRAM), encoding="utf-8") as text:
+    with open(os.path.join(folder, PROGRAM_FILE), encoding="utf-8") as text:
         program: Program = from_wire(Program, json.load(text))
     if program.format != FORMAT:
         raise ValueError(f"The compiled model has format {program.format}; this Runyard knows {FORMAT}.")
-    with numpy.load(os.path.join(folder, _CONSTANTS), allow_pickle=False) as stored:
+    with numpy.load(os.path.join(folder, CONSTANTS_FILE), allow_pickle=False) as stored:
         constants = {name: stored[name] for name in stored.files}
     return CompiledModel(program, constants)
-
-
-def is_compiled(folder: str) -> bool:
-    """Is there a compiled model in that folder?"""
-    return os.path.exists(os.path.join(folder, _PROGRAM))
 
 
 class CompiledModel:
@@ -88,8 +83,6 @@ class CompiledModel:
 
     def sample(self, signature: str) -> Any:
         """Zeros."""
-        from runyard.scoring.onnx_model import zeros
-
         return zeros(self._facts.signatures[signature])
 
 

@@ -1,6 +1,5 @@
 """Models of scikit-learn: pickled, by joblib or not. Unpickling is why this process has a sandbox of its own."""
 
-import os
 import pickle
 from typing import Any, Dict, List, Optional
 
@@ -166,8 +165,3 @@ def _first_width(estimator: Any) -> Optional[int]:
 
 def _output(method: str) -> TensorFacts:
     return TensorFacts(method, OBJECT if method == "predict" else "float64", None)
-
-
-def model_file(path: str) -> str:
-    """The file that ``load`` would read, for those who only name it."""
-    return os.path.basename(find_file(path, ENDINGS, "A scikit-learn model"))

@@ -6,8 +6,8 @@ from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
 from runyard.scoring import keras_model
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays, Scorer
-from runyard.scoring.onnx_model import zeros
 from runyard.scoring.places import find_folder
 
 #: The signature that is meant where a request names none.

@@ -3,6 +3,7 @@
 from typing import Any, Optional, Tuple
 
 from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
 
@@ -55,8 +56,6 @@ class TorchModel:
 
     def sample(self, signature: str) -> Optional[Arrays]:
         """Zeros, where every shape is known."""
-        from runyard.scoring.onnx_model import zeros
-
         return zeros(SignatureFacts(self._inputs))
 
 

@@ -4,6 +4,7 @@ from typing import Any, Optional
 
 from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, TensorFacts
 from runyard.scoring import sklearn_model
+from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays, Scorer
 from runyard.scoring.places import find_file
 
@@ -48,6 +49,4 @@ class BoosterModel:
 
     def sample(self, signature: str) -> Optional[Arrays]:
         """A row of zeros."""
-        import numpy
-
-        return {"data": numpy.zeros((1, int(self._booster.num_features())), dtype="float32")}
+        return zeros(self.facts().signatures[signature])

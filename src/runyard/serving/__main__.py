@@ -6,22 +6,23 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
+from runyard.protocol.services import PORT_TAKEN, REFUSED_FILE, SERVICE_TAKEN
 from runyard.serving.supervisor import PortTakenError, Supervisor
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Supervise; 3 where another supervisor has this service already, 4 where its port is taken."""
+    """Supervise; the exit code is 0, SERVICE_TAKEN or PORT_TAKEN."""
     folder = Path(arguments[0])
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return 3
+        return SERVICE_TAKEN
     try:
         return Supervisor(folder).run()
     except PortTakenError as error:
-        (folder / "refused.txt").write_text(str(error), "utf-8")
-        return 4
+        (folder / REFUSED_FILE).write_text(str(error), "utf-8")
+        return PORT_TAKEN
 
 
 if __name__ == "__main__":

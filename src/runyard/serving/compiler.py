@@ -3,12 +3,13 @@
 import json
 import os
 import signal
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from runyard.files.tails import is_regular, read_regular
+from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, REPORT_FILE
 from runyard.protocol.services import Revision
 from runyard.serving.sandbox import started
 
@@ -16,7 +17,6 @@ from runyard.serving.sandbox import started
 COMPILE_S = 900.0
 #: Largest file of a compiled model, and of the report about it, bytes.
 MADE_MAX, REPORT_MAX = 4 << 30, 1 << 20
-_PROGRAM, _CONSTANTS, _REPORT = "program.json", "constants.npz", "report.json"
 
 
 class Compiler:
@@ -33,7 +33,7 @@ class Compiler:
     @property
     def is_compiled(self) -> bool:
         """Is there a compiled model?"""
-        return self._kept is not None and (self._kept / _PROGRAM).exists()
+        return self._kept is not None and (self._kept / PROGRAM_FILE).exists()
 
     @property
     def is_running(self) -> bool:
@@ -54,7 +54,7 @@ class Compiler:
 
     def step(self, now: float, say: Callable[[str], None]) -> bool:
         """Go on; True once there is nothing to wait for. A compiler that fails leaves the original to serve."""
-        if self._kept is None or self.is_compiled or (self._kept / _REPORT).exists():
+        if self._kept is None or self.is_compiled or (self._kept / REPORT_FILE).exists():
             return True
         if self._process is None:
             self._start(now)
@@ -99,13 +99,13 @@ class Compiler:
         """What it has made becomes visible with the program, which comes last."""
         made, kept = Path(self._made), self._kept
         assert kept is not None
-        report = _read(made / _REPORT) if code == 0 else None
+        report = _read(made / REPORT_FILE) if code == 0 else None
         if report is None:
             # Most likely the model cannot be loaded at all: its own process says so next, with its traceback.
             say("the model could not be compiled; the original serves")
         else:
             say(_sentence(report))
-            for name in (_CONSTANTS, _REPORT, _PROGRAM):
+            for name in (CONSTANTS_FILE, REPORT_FILE, PROGRAM_FILE):
                 if _is_plain(made / name, MADE_MAX):
                     os.replace(made / name, kept / name)
         _discard(self._made)
@@ -127,11 +127,7 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
 
 def _is_plain(path: Path, size_max: int) -> bool:
     """Is that a file, no link and no pipe, and not too large?"""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= size_max
+    return is_regular(str(path)) and path.lstat().st_size <= size_max
 
 
 def _discard(folder: str) -> None:
@@ -140,10 +136,8 @@ def _discard(folder: str) -> None:
 
 
 def _read(path: Path) -> Optional[Dict[str, Any]]:
-    if not _is_plain(path, REPORT_MAX):
-        return None
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_regular(str(path), REPORT_MAX))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Optional, Sequence
 
 from runyard.protocol.scoring import SCRIPT, ModelFacts
-from runyard.protocol.services import Access, Revision, scoring_path
+from runyard.protocol.services import Access, Revision, scoring_path, sign_token
 from runyard.serving.dialects import mlflow_json, onnx_json, open_inference, rows, swagger, tensorflow_rest
 from runyard.serving.dialects.question import BadRequestError, Question
 from runyard.serving.dialects.values import dumps, load_object, loads
 from runyard.serving.http import JSON, Request, Responder
-from runyard.serving.replicas import Job, Pool, ScoringError, shape_of
+from runyard.serving.replicas import Job, Pool, ScoringError, rows_of
 from runyard.serving.statistics import Statistics
 
 #: What anyone may ask: is it there? Everything else needs a key, where there are keys.
@@ -50,17 +50,11 @@ class Keys:
         return bool(is_key) or self._is_token(secret.strip())
 
     def _is_token(self, secret: str) -> bool:
-        """``<expiry, seconds>.<HMAC-SHA256 of it>``."""
         expiry, _, signature = secret.partition(".")
         is_time = re.fullmatch("[0-9]{1,12}", expiry) is not None
         if self._access != Access.TOKEN or not is_time or int(expiry) < time.time():
             return False
-        return hmac.compare_digest(sign(self._token_key, expiry).encode(), signature.encode())
-
-
-def sign(token_key: str, expiry: str) -> str:
-    """The signature of a token."""
-    return hmac.new(token_key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(sign_token(self._token_key, expiry).encode(), signature.encode())
 
 
 class Endpoint:
@@ -105,7 +99,7 @@ class Endpoint:
             else:
                 respond(415, _error(f"Bodies are taken as they are, and not in the encoding {encoding!r}."), JSON, None)
         except ScoringError as error:
-            respond(error.status, _error(str(error)), JSON, {"Retry-After": "1"} if error.status == 503 else None)
+            _refuse(respond, error)
         except Exception as error:  # noqa: BLE001 - one request's failure is no other's
             _note(f"{request.method} {request.path[:200]!r} failed: {error!r}")
             respond(500, _error(f"The request failed: {type(error).__name__}."), JSON, None)
@@ -250,7 +244,7 @@ class Endpoint:
             return
         signature = facts.signatures[question.signature]
         goes_by_rows = all(one.shape is None or one.shape[:1] == (-1,) for one in signature.inputs)
-        count, _ = shape_of(question.inputs, goes_by_rows)
+        count = rows_of(question.inputs) if goes_by_rows else 0
         self.statistics.rows += count or 1
         self._pool.submit(Job(question.signature, question.inputs, count, _answer(question, respond)))
 
@@ -265,7 +259,7 @@ class Endpoint:
 
         def done(made: Any, error: Optional[ScoringError]) -> None:
             if error is not None:
-                respond(error.status, _error(str(error)), JSON, None)
+                _refuse(respond, error)
                 return
             status, headers, body = made
             if not 200 <= status <= 599:
@@ -292,7 +286,7 @@ def _log(request: Request, status: int, seconds: float) -> None:
 def _answer(question: Question, respond: Responder) -> Callable[[Any, Optional[ScoringError]], None]:
     def done(outputs: Any, error: Optional[ScoringError]) -> None:
         if error is not None:
-            respond(error.status, _error(str(error)), JSON, None)
+            _refuse(respond, error)
             return
         try:
             respond(200, *question.encode(outputs))
@@ -326,6 +320,10 @@ def _note(line: str) -> None:
     with suppress(OSError):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+
+
+def _refuse(respond: Responder, error: ScoringError) -> None:
+    respond(error.status, _error(str(error)), JSON, {"Retry-After": "1"} if error.status == 503 else None)
 
 
 def _error(sentence: str) -> bytes:

@@ -16,9 +16,10 @@ import time
 import traceback
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 
-from runyard.protocol.services import Revision
+from runyard.protocol.scoring import CONSTANTS_FILE
+from runyard.protocol.services import REVISION_FILE, SCORING_FILE, Revision
 from runyard.protocol.wire import loads, to_wire
 from runyard.serving.endpoint import Endpoint, Keys
 from runyard.serving.http import LEAVING_IDLE_S, Connections
@@ -39,42 +40,25 @@ class Front:
     def __init__(
         self, line: socket.socket, listener: socket.socket, revision: Revision, scoring: Dict[str, Any]
     ) -> None:
-        self._line, self._listener, self._revision, self._scoring = line, listener, revision, scoring
+        self._line, self._listener, self._revision = line, listener, revision
         self._pool = Pool(revision.deployment, self._tell)
-        self._endpoint: Optional[Endpoint] = None
-        self._connections: Optional[Connections] = None
+        self._compiled = _load_compiled(scoring) if scoring.get("is_inline") else None
+        self._endpoint = Endpoint(revision, self._pool, self._compiled)
+        self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
         self._server: Any = None
         self._tls: Optional[ssl.SSLContext] = None
         self._told = ""
         self._ending = asyncio.Event()
+        #: Of what is under way: the loop holds tasks weakly.
+        self._tasks: Set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Until the supervisor is gone or says so."""
-        loop = asyncio.get_running_loop()
         self._line.setblocking(False)
-        compiled = self._load_compiled()
-        self._endpoint = Endpoint(self._revision, self._pool, compiled)
-        self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
-        loop.add_reader(self._line.fileno(), self._obey)
-        event: Dict[str, Any] = {"event": "front_ready"}
-        if compiled is not None:
-            event["facts"] = to_wire(compiled.facts())
-        self._tell(event)
+        asyncio.get_running_loop().add_reader(self._line.fileno(), self._obey)
+        self._tell({"event": "front_ready"})
         gc.freeze()
         await self._tick()
-
-    def _load_compiled(self) -> Any:
-        folder = self._scoring.get("compiled")
-        if not folder or not self._scoring.get("is_inline"):
-            return None
-        from runyard.scoring.program import load_program
-
-        _check_stored(os.path.join(folder, "constants.npz"))
-        compiled = load_program(folder)
-        inputs = compiled.sample(compiled.facts().default)
-        if inputs is not None:
-            compiled.predict(compiled.facts().default, inputs)
-        return compiled
 
     async def _tick(self) -> None:
         while not self._ending.is_set():
@@ -82,13 +66,10 @@ class Front:
                 await asyncio.wait_for(self._ending.wait(), 1.0)
             except TimeoutError:
                 pass
-            if self._connections is not None:
-                self._connections.sweep(time.monotonic())
+            self._connections.sweep(time.monotonic())
             self._tell_statistics()
 
     def _tell_statistics(self) -> None:
-        if self._endpoint is None:
-            return
         seen = to_wire(self._endpoint.statistics.seen())
         text = json.dumps([seen, self._pool.busy_count])
         if text != self._told:
@@ -125,53 +106,69 @@ class Front:
         replica = self._pool.add(order["replica"])
         line = socket.socket(fileno=descriptors[0])
         line.setblocking(False)
-        loop = asyncio.get_running_loop()
-        self._keep(loop.create_task(_connect(loop, replica, line)))
+        self._begin(_connect(replica, line))
 
     def _do_dismiss(self, order: Dict[str, Any], _: List[int]) -> None:
         self._pool.dismiss(order["replica"])
 
     def _do_access(self, order: Dict[str, Any], _: List[int]) -> None:
-        if self._endpoint is not None:
-            self._endpoint.keys = Keys(order["access"], order["keys"], order["token_key"])
+        self._endpoint.keys = Keys(order["access"], order["keys"], order["token_key"])
 
     def _do_accept(self, order: Dict[str, Any], _: List[int]) -> None:
         if order.get("certificate"):
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._tls.load_cert_chain(order["certificate"], order["certificate_key"])
-        self._keep(asyncio.get_running_loop().create_task(self._accept()))
+        self._begin(self._accept())
 
     def _do_leave(self, order: Dict[str, Any], _: List[int]) -> None:
-        self._keep(asyncio.get_running_loop().create_task(self._leave()))
+        self._begin(self._leave())
 
     async def _accept(self) -> None:
-        if self._server is None and self._connections is not None:
+        if self._server is None:
             loop = asyncio.get_running_loop()
             # A duplicate: this server may be closed while the other revision's goes on with the same socket.
             listener = self._listener.dup()
             self._server = await loop.create_server(
                 self._connections.make, sock=listener, backlog=BACKLOG, ssl=self._tls
             )
-        self._tell({"event": "accepting"})
 
     async def _leave(self) -> None:
         if self._server is not None:
             self._server.close()
-        if self._connections is not None:
-            began = now = time.monotonic()
-            until = began + max(LEAVE_S, self._revision.deployment.timeout_s)
-            # One that was taken a moment ago may not be among them yet.
-            while (self._connections.open or now < began + LEAVING_IDLE_S) and now < until:
-                self._connections.leave(now)
-                await asyncio.sleep(0.05)
-                now = time.monotonic()
+        began = now = time.monotonic()
+        until = began + max(LEAVE_S, self._revision.deployment.timeout_s)
+        # One that was taken a moment ago may not be among them yet.
+        while (self._connections.open or now < began + LEAVING_IDLE_S) and now < until:
+            self._connections.leave(now)
+            await asyncio.sleep(0.05)
+            now = time.monotonic()
         self._tell_statistics()
         self._ending.set()
 
-    def _keep(self, task: "asyncio.Task[None]") -> None:
-        """The loop holds tasks weakly."""
-        _tasks.add(task)
-        task.add_done_callback(_finished)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            traceback.print_exception(task.exception())
+
+
+def _load_compiled(scoring: Dict[str, Any]) -> Any:
+    """The compiled model, having worked once; None where there is none."""
+    folder = scoring.get("compiled")
+    if not folder:
+        return None
+    from runyard.scoring.program import load_program
+
+    _check_stored(os.path.join(folder, CONSTANTS_FILE))
+    compiled = load_program(folder)
+    inputs = compiled.sample(compiled.facts().default)
+    if inputs is not None:
+        compiled.predict(compiled.facts().default, inputs)
+    return compiled
 
 
 def _check_stored(path: str) -> None:
@@ -182,25 +179,16 @@ def _check_stored(path: str) -> None:
         raise ValueError(f"The compiled model's constants have {size} bytes, and their file is smaller.")
 
 
-_tasks: "set[asyncio.Task[None]]" = set()
-
-
-def _finished(task: "asyncio.Task[None]") -> None:
-    _tasks.discard(task)
-    if not task.cancelled() and task.exception() is not None:
-        traceback.print_exception(task.exception())
-
-
-async def _connect(loop: asyncio.AbstractEventLoop, replica: Any, line: socket.socket) -> None:
-    await loop.create_unix_connection(lambda: replica, sock=line)
+async def _connect(replica: Any, line: socket.socket) -> None:
+    await asyncio.get_running_loop().create_unix_connection(lambda: replica, sock=line)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve; the exit code is 0 where the supervisor wanted the end."""
     line, listener = (socket.socket(fileno=int(one)) for one in arguments[:2])
     folder = Path(arguments[2])
-    revision = loads(Revision, (folder / "revision.json").read_text("utf-8"))
-    scoring = json.loads((folder / "scoring.json").read_text("utf-8"))
+    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
+    scoring = json.loads((folder / SCORING_FILE).read_text("utf-8"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -17,7 +17,7 @@ from runyard.environments.control_groups import make_group, processes_max, remov
 from runyard.environments.held import hold_folder
 from runyard.files.layout import write_atomically
 from runyard.files.processes import ProcessTable
-from runyard.protocol.services import Autoscale, Revision, ServiceStatistics, Wanted, is_inline
+from runyard.protocol.services import SCORING_FILE, Autoscale, Revision, ServiceStatistics, Wanted, is_inline, log_line
 from runyard.protocol.wire import from_wire
 from runyard.serving.compiler import Compiler, kill
 from runyard.serving.orders import ORDER_MAX, pair, send_order
@@ -187,9 +187,8 @@ class Group:
 
     def say(self, sentence: str) -> None:
         """A line in the service's log."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         with suppress(OSError):
-            os.write(self._log, f"{stamp} Runyard: {sentence}\n".encode("utf-8", "replace"))
+            os.write(self._log, log_line(sentence))
 
     def _reap(self, now: float) -> None:
         front = self._front
@@ -220,7 +219,7 @@ class Group:
 
     def _start_front(self, now: float) -> None:
         scoring = {**self._compiler.scoring, "is_inline": self.is_inline}
-        plan, text = self._folder / "scoring.json", json.dumps(scoring).encode()
+        plan, text = self._folder / SCORING_FILE, json.dumps(scoring).encode()
         # A process that is started anew needs no space on the disk.
         if not plan.exists() or plan.read_bytes() != text:
             write_atomically(plan, text, mode=0o600)
@@ -255,7 +254,7 @@ class Group:
             "-m",
             "runyard.scoring",
             str(theirs.fileno()),
-            str(self._folder / "scoring.json"),
+            str(self._folder / SCORING_FILE),
         ]
         places = [str(self._folder), *self._compiler.places]
         process = started(revision, command, dict(revision.variables), self._log, (theirs.fileno(),), places,

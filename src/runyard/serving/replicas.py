@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
 
 import numpy
 
@@ -298,9 +298,7 @@ def joined(jobs: List[Job]) -> Arrays:
     return {name: numpy.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
 
 
-def shape_of(inputs: Arrays, is_batched: bool) -> Tuple[int, bool]:
-    """(rows, do they go by rows): 0 rows where a request goes by itself."""
-    if not is_batched or not inputs:
-        return 0, False
-    counts = {value.shape[0] if value.shape else -1 for value in inputs.values()}
-    return (counts.pop(), True) if len(counts) == 1 and -1 not in counts else (0, False)
+def rows_of(inputs: Arrays) -> int:
+    """How many rows they have, each the same; 0 where they have no rows in common."""
+    counts = {value.shape[0] if value.shape else 0 for value in inputs.values()}
+    return counts.pop() if len(counts) == 1 else 0

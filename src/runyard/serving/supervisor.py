@@ -15,11 +15,20 @@ from typing import Any, List, Optional
 
 from runyard.files.layout import write_atomically
 from runyard.files.processes import identity
-from runyard.protocol.services import Revision, Seen, ServiceState, ServiceStatistics, Wanted
+from runyard.protocol.services import (
+    LOG_FILE,
+    REVISION_FILE,
+    SEEN_FILE,
+    WANTED_FILE,
+    Revision,
+    Seen,
+    ServiceState,
+    ServiceStatistics,
+    Wanted,
+)
 from runyard.protocol.wire import dumps, loads
 from runyard.serving.group import Group
 
-WANTED, SEEN, REVISION = "wanted.json", "seen.json", "revision.json"
 #: Between two looks when nothing happens, seconds.
 STEP_S = 0.25
 #: Between two looks at what its processes take, seconds.
@@ -39,6 +48,7 @@ class Supervisor:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._me = identity(os.getpid())
         self._wanted: Optional[Wanted] = None
         self._listener: Optional[socket.socket] = None
         #: The group that answers, the one that is to, and those that finish their last requests.
@@ -46,9 +56,10 @@ class Supervisor:
         self._coming: Optional[Group] = None
         self._leaving: List[Group] = []
         self._failed, self._error = 0, ""
-        self._log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._is_ending = False
-        self._seen = ""
+        #: What was read and said last, as text.
+        self._read, self._seen = "", ""
         self._bell, bell = os.pipe()
         os.set_blocking(bell, False)
         signal.set_wakeup_fd(bell)
@@ -88,12 +99,12 @@ class Supervisor:
 
     def _read_wanted(self) -> None:
         try:
-            text = (self._folder / WANTED).read_text("utf-8")
+            text = (self._folder / WANTED_FILE).read_text("utf-8")
         except OSError:
             return
-        wanted = loads(Wanted, text)
-        if wanted == self._wanted:
+        if text == self._read:
             return
+        self._read, wanted = text, loads(Wanted, text)
         before, self._wanted = self._wanted, wanted
         if self._listener is None:
             self._listener = _listen(wanted.host, wanted.port)
@@ -114,7 +125,7 @@ class Supervisor:
         folder = self._folder / "revisions" / str(number)
         if self._wanted is None or self._listener is None:
             return None
-        revision = _placed(folder, loads(Revision, (folder / REVISION).read_text("utf-8")))
+        revision = _placed(folder, loads(Revision, (folder / REVISION_FILE).read_text("utf-8")))
         group = Group(folder, revision, self._listener, self._log)
         group.set_access(self._wanted)
         return group
@@ -149,7 +160,7 @@ class Supervisor:
         if self._listener is None:
             return
         serving = self._serving
-        me = identity(os.getpid())
+        me = self._me
         if serving is not None:
             state = ServiceState.HEALTHY if serving.is_ready else ServiceState.UNHEALTHY
         else:
@@ -162,7 +173,7 @@ class Supervisor:
         text = dumps(seen)
         if text != self._seen:
             try:
-                write_atomically(self._folder / SEEN, text.encode(), mode=0o600)
+                write_atomically(self._folder / SEEN_FILE, text.encode(), mode=0o600)
                 self._seen = text
             except OSError:
                 pass  # A full disk stops no answers; it is said again at the next look.
@@ -182,7 +193,7 @@ class Supervisor:
 
     def _cut_log(self) -> None:
         """Processes append to the file, so that it may be cut while they write."""
-        path = self._folder / "log.txt"
+        path = self._folder / LOG_FILE
         try:
             size = path.stat().st_size
             if size > LOG_MAX:

@@ -1,7 +1,5 @@
 """Web services: deployed, changed, asked about, deleted. Their requests do not come here."""
 
-import hashlib
-import hmac
 import secrets
 import time
 from dataclasses import replace
@@ -26,6 +24,7 @@ from runyard.protocol.services import (
     ServiceSpec,
     ServiceState,
     ServiceToken,
+    sign_token,
 )
 from runyard.protocol.trees import check_path
 from runyard.protocol.wire import loads
@@ -142,9 +141,9 @@ def create_service_token(call: Call) -> ServiceToken:
         raise UserErrorException(f"Service {row.name!r} takes no tokens: deploy it with token_auth_enabled=True.")
     expiry = str(int(time.time()) + TOKEN_S)
     key = call.parts.services.keys_of(row)["token_key"]
-    signature = hmac.new(key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
     expires_at = int(expiry) * 1_000_000
-    return ServiceToken(f"{expiry}.{signature}", expires_at - (TOKEN_S - TOKEN_REFRESH_S) * 1_000_000, expires_at)
+    refresh_after = expires_at - (TOKEN_S - TOKEN_REFRESH_S) * 1_000_000
+    return ServiceToken(f"{expiry}.{sign_token(key, expiry)}", refresh_after, expires_at)
 
 
 def read_service_log(call: Call) -> Content:
