@@ -6,7 +6,7 @@ set -euo pipefail
 needed=(git:git g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin node:nodejs npm:npm
     podman:podman buildah:buildah runc:runc catatonit:catatonit bwrap:bubblewrap
     sbatch:slurm-client slurmctld:slurmctld slurmd:slurmd munged:munge ip:iproute2
-    ssh:openssh-client sshd:openssh-server faketime:faketime)
+    ssh:openssh-client sshd:openssh-server faketime:faketime fusermount3:fuse3)
 missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
