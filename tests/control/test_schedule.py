@@ -117,7 +117,7 @@ def test_run_of_a_higher_priority_comes_first_and_waiting_counts_as_much() -> No
 def test_priorities_order_local_runs_and_those_that_another_queue_gets() -> None:
     high = Waiting("high", "ws", LOCAL, 1, NOW, -1)
     assert _decide([*_wait("a", "b", target=LOCAL), high], running=1).assigned == (("high", ()),)
-    elsewhere = replace(CPU, is_ordered_elsewhere=True)
+    elsewhere = replace(CPU, has_own_queue=True)
     asked = [*_wait("a"), high._replace(target="cpu")]
     assert [run_id for run_id, _ in _decide(asked, cluster=elsewhere).assigned] == ["high", "a"]
 

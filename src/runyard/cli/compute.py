@@ -9,7 +9,7 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
 from runyard.errors import UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind, VmPriority
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
@@ -54,7 +54,7 @@ def create_cluster(
     idle_seconds: Annotated[int, typer.Option(help="An idle node leaves after so many seconds.")] = 1800,
     priority: Annotated[
         str, typer.Option(help="dedicated, or lowpriority: runs start again when their machine is lost.")
-    ] = "dedicated",
+    ] = VmPriority.DEDICATED,
     workspace: WorkspaceName = None,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +111,7 @@ def attach_engine(
 
 def _configuration(kind: str, asked: Dict[str, str]) -> AttachConfiguration:
     """Of an engine with several nodes: two of its settings are every target's."""
-    priority = asked.pop("vm_priority", "dedicated")
+    priority = asked.pop("vm_priority", VmPriority.DEDICATED)
     nodes = asked.pop("max_nodes", str(NODES_MAX if kind == EngineKind.SLURM else DEFAULT_MAX_NODES))
     if not nodes.isdigit():
         raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")

@@ -134,11 +134,6 @@ def check_engine(spec: EngineSpec) -> None:
     checks[spec.kind]()
 
 
-def is_ordered_elsewhere(spec: ClusterSpec) -> bool:
-    """Does the engine's own queue order the runs, and not this server's?"""
-    return spec.kind == EngineKind.SLURM
-
-
 def _key(spec: EngineSpec) -> _Key:
     return spec.kind, tuple(sorted({**spec.settings, **spec.secrets}.items()))
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
-from runyard.compute.engines import Engines, is_ordered_elsewhere
+from runyard.compute.engines import Engines
 from runyard.compute.gpus import Gpus
 from runyard.compute.remote import WAITS_FOR_ANSWER, EngineAwayError
 from runyard.control import runs as life
@@ -241,7 +241,7 @@ class Loop(threading.Thread):
             ClusterView(
                 workspace, one.name, one.lasting_nodes, one.max_nodes,
                 0 if one.is_stopped else one.idle_seconds_before_scaledown,
-                is_ordered_elsewhere(one), _gpus_of(one), one.is_stopped,
+                one.has_own_queue, _gpus_of(one), one.is_stopped,
             )
             for workspace, one in clusters
         ]  # fmt: skip
@@ -479,7 +479,7 @@ def _view(node: Row[Any]) -> NodeView:
 
 def _places_of(spec: ClusterSpec) -> int:
     """How many of a target's runs can start in one round at the most."""
-    return HANDED_OVER_MAX if is_ordered_elsewhere(spec) else spec.max_nodes
+    return HANDED_OVER_MAX if spec.has_own_queue else spec.max_nodes
 
 
 def _gpus_of(spec: ClusterSpec) -> Optional[int]:

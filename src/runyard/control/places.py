@@ -32,7 +32,7 @@ class ClusterView:
     max_nodes: int
     idle_s: int
     #: The engine's own queue orders the runs: each goes there as soon as it is ready.
-    is_ordered_elsewhere: bool = False
+    has_own_queue: bool = False
     #: How many of this host's GPUs a node has; None: its nodes are not this host's.
     gpus: Optional[int] = 0
     #: No run begins there, and idle nodes leave.

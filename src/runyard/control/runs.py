@@ -11,6 +11,7 @@ from runyard.control.schedule import LOCAL, Decision
 from runyard.db import datasets, datastores, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
+from runyard.protocol.compute import VmPriority
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.outputs import OutputSpec, made_dataset
@@ -23,7 +24,7 @@ TOKEN_GRACE_US = 600 * 1_000_000
 #: What a local run is told that finds none left.
 NO_GPUS = "It sees no GPU: those of this machine are for the runs of clusters now."
 #: Infrastructure retries by default.
-RETRIES = {"dedicated": 0, "lowpriority": 3}
+RETRIES = {VmPriority.DEDICATED: 0, VmPriority.LOW: 3}
 
 
 def take_reports(connection: Connection, workspace: str, run_id: str, batch: ReportBatch, now: int) -> ReportReply:
@@ -307,15 +308,15 @@ def _exit_report(run: Steps, batch: Sequence[Report]) -> Optional[Report]:
 def may_retry(connection: Connection, row: Row[Any]) -> bool:
     """May another attempt begin where the machine of this one is lost?"""
     asked = runs.get_spec(connection, row.id).max_infrastructure_retries
-    allowed = RETRIES[_priority(connection, row)] if asked is None else asked
+    allowed = RETRIES[_vm_priority(connection, row)] if asked is None else asked
     return bool(row.retries < allowed)
 
 
-def _priority(connection: Connection, row: Row[Any]) -> str:
+def _vm_priority(connection: Connection, row: Row[Any]) -> str:
     for cluster in fleet.list_clusters(connection, row.workspace):
         if cluster.name == row.target:
             return cluster.spec.vm_priority
-    return "dedicated"
+    return VmPriority.DEDICATED
 
 
 def _requeue(run: Steps, now: int) -> None:

@@ -63,7 +63,7 @@ class _Scene:
         """The run's turn has come."""
         if self.cluster.is_stopped:
             self.room.reasons[run.run_id] = f"Waits for {self.cluster.name!r}, which is stopped, to be started."
-        elif not self.cluster.is_ordered_elsewhere:
+        elif not self.cluster.has_own_queue:
             self.room.offer(run)
         elif len(self.assigned) < HANDED_OVER_MAX:
             self.assigned.append((run.run_id, ()))
@@ -73,7 +73,7 @@ class _Scene:
     def settle(self, now: int) -> None:
         """All turns have come: which nodes come, which go, and who gets which."""
         cluster = self.cluster
-        if cluster.is_ordered_elsewhere:
+        if cluster.has_own_queue:
             return
         needed = sum(run.nodes for run in self.room.starting)
         new = _new_nodes(cluster, self._here, needed, {*self.removed, *(node.id for node in self._here)})

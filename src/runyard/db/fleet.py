@@ -10,7 +10,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
-from runyard.protocol.compute import Cluster, ClusterSpec, EngineKind, Node, NodeState
+from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
 from runyard.protocol.environments import Lock
 from runyard.protocol.runs import RunStatus
 from runyard.protocol.wire import dumps, loads
@@ -269,7 +269,7 @@ def _target(spec: ClusterSpec, here: Sequence[Node], wanted: Sequence[int]) -> i
 
     The same as control's own decision, but for GPUs; nodes that have idled too long are counted until they leave.
     """
-    if spec.kind == EngineKind.SLURM:
+    if spec.has_own_queue:
         return len(here)
     staying = [node for node in here if node.state in (NodeState.IDLE, NodeState.RUNNING)]
     idle = sum(1 for node in staying if node.run_id is None)

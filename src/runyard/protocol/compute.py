@@ -29,6 +29,20 @@ class EngineKind:
     RAY = "ray"
 
 
+#: Kinds whose own queue orders the runs: each goes there as soon as it is ready.
+OWN_QUEUES = (EngineKind.SLURM,)
+
+
+class VmPriority:
+    """v1's words for what becomes of a run whose machine is lost or taken away."""
+
+    #: It has failed.
+    DEDICATED = "dedicated"
+    #: It starts again, some times.
+    LOW = "lowpriority"
+    ALL = (DEDICATED, LOW)
+
+
 @record
 class EngineSpec:
     """An engine beside this host, as it was attached."""
@@ -52,7 +66,8 @@ class ClusterSpec:
 
     name: str
     vm_size: str = DEFAULT_VM_SIZE
-    vm_priority: str = "dedicated"
+    #: A VmPriority.
+    vm_priority: str = VmPriority.DEDICATED
     min_nodes: int = 0
     max_nodes: int = 4
     idle_seconds_before_scaledown: int = 1800
@@ -74,6 +89,16 @@ class ClusterSpec:
     def kind(self) -> str:
         """An EngineKind."""
         return EngineKind.LOCAL if self.engine is None else self.engine.kind
+
+    @property
+    def has_own_queue(self) -> bool:
+        """Does the engine's own queue order the runs, and not this server's?"""
+        return self.kind in OWN_QUEUES
+
+    @property
+    def is_one_node(self) -> bool:
+        """Is there one node, whatever is asked for?"""
+        return self.is_instance or self.kind == EngineKind.SSH
 
 
 @record

@@ -47,6 +47,17 @@ class Distribution:
     backend: str = ""
 
 
+def framework_of(asked: Optional[Distribution]) -> Tuple[str, str]:
+    """v1's words for what a run's processes are started by: its framework and communicator."""
+    if asked is None:
+        return "Python", "None"
+    if asked.kind == DistributionKind.MPI:
+        return "Python", "IntelMpi"
+    if asked.kind == DistributionKind.TENSORFLOW:
+        return "TensorFlow", "ParameterServer"
+    return "PyTorch", asked.backend.capitalize() or "Nccl"
+
+
 @record
 class Task:
     """One process of a run."""
@@ -61,14 +72,19 @@ class Task:
     local_rank: int
 
     @property
+    def is_worker(self) -> bool:
+        """Does the run end with it? A parameter server ends once no worker is left."""
+        return self.role == Role.WORKER
+
+    @property
     def log_name(self) -> str:
         """Its log in the run's record, as v1 named it."""
-        return f"user_logs/std_log_process_{self.index}{'_ps' if self.role == Role.PARAMETER_SERVER else ''}.txt"
+        return f"user_logs/std_log_process_{self.index}{'' if self.is_worker else '_ps'}.txt"
 
     @property
     def shown(self) -> str:
         """What it is called in a sentence."""
-        return f"parameter server {self.index}" if self.role == Role.PARAMETER_SERVER else f"process {self.index}"
+        return f"{'process' if self.is_worker else 'parameter server'} {self.index}"
 
 
 @record

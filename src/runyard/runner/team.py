@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from runyard.files.processes import signal_group
-from runyard.protocol.distributed import Place, Role, Task, tasks_of, wire
+from runyard.protocol.distributed import Place, Task, tasks_of, wire
 from runyard.protocol.meeting import NodeReport, Phase
 from runyard.protocol.plan import ExitCause, Report
 from runyard.runner.folder import AttemptFolder
@@ -83,7 +83,7 @@ class Team:
             log = self._folder.process_log(task)
             self._running[task.rank] = task, launch(command, variables, self._folder.work, log)
         self._everyone = everyone
-        self._patience = Patience(self._folder, sum(one.role == Role.WORKER for one in everyone))
+        self._patience = Patience(self._folder, sum(one.is_worker for one in everyone))
         self._workers_left = self._workers_of(self._folder.node)
         self._tell(phase=Phase.RUNNING, workers_left=self._workers_left)
 
@@ -105,7 +105,7 @@ class Team:
                 continue
             if code != 0:
                 self._blame(task, code)
-            elif task.role == Role.WORKER:
+            elif task.is_worker:
                 self._workers_left -= 1
                 self._tell(workers_left=self._workers_left)
 
@@ -127,13 +127,13 @@ class Team:
         elif left == 0:
             self.terminate()
         elif is_late:
-            last = min(task.rank for task, _ in self._running.values() if task.role == Role.WORKER)
+            last = min(task.rank for task, _ in self._running.values() if task.is_worker)
             self.remark = self._patience.remark
             self._blame(self._running[last][0], -signal.SIGKILL)
             self._kill()
 
     def _workers_of(self, node: int) -> int:
-        return sum(one.role == Role.WORKER for one in self._everyone if one.node == node)
+        return sum(one.is_worker for one in self._everyone if one.node == node)
 
     def _kill(self) -> None:
         for _, script in self._running.values():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from runyard.client.home import read_server_file
-from runyard.protocol.distributed import Distribution, DistributionKind
+from runyard.protocol.distributed import Distribution, framework_of
 from runyard.protocol.plan import LaunchPlan
 from runyard.runner.folder import AttemptFolder
 
@@ -123,12 +123,7 @@ def _is_kept_in_image(name: str) -> bool:
 
 def _launcher(asked: Optional[Distribution]) -> Dict[str, str]:
     """What starts the processes, in v1's words."""
-    kind = "" if asked is None else asked.kind
-    framework, communicator = {
-        DistributionKind.TENSORFLOW: ("TensorFlow", "ParameterServer"),
-        DistributionKind.PYTORCH: ("PyTorch", "Gloo" if asked is not None and asked.backend == "gloo" else "Nccl"),
-        DistributionKind.MPI: ("Python", "OpenMpi"),
-    }.get(kind, ("Python", "None"))
+    framework, communicator = framework_of(asked)
     return {"AZUREML_FRAMEWORK": framework, "AZUREML_COMMUNICATOR": communicator}
 
 

@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, List, NoReturn, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec, VmPriority
 from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
@@ -62,7 +62,7 @@ class AmlCompute(ComputeTarget):
     @staticmethod
     def provisioning_configuration(
         vm_size: str = "",
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
         min_nodes: int = 0,
         max_nodes: Optional[int] = None,
         idle_seconds_before_scaledown: Optional[int] = DEFAULT_IDLE_S,

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.protocol.compute import Cluster, Node, NodeState, is_preparing
+from runyard.protocol.compute import Cluster, Node, NodeState, VmPriority, is_preparing
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.times import iso_time
 
@@ -58,6 +58,10 @@ def state_of(node: Node) -> str:
     return "preparing" if is_preparing(node) else "running"
 
 
+#: As v1 shows what it is asked by other words.
+_SHOWN_PRIORITIES = {VmPriority.DEDICATED: "Dedicated", VmPriority.LOW: "LowPriority"}
+
+
 class AmlComputeStatus:
     """A cluster as it is now."""
 
@@ -70,7 +74,7 @@ class AmlComputeStatus:
         size = spec.vm_size if spec.engine is None else spec.engine.settings.get("vm_size")
         #: None: the machines of what is attached are as they are.
         self.vm_size = None if size is None else size.upper()
-        self.vm_priority = "LowPriority" if spec.vm_priority == "lowpriority" else "Dedicated"
+        self.vm_priority = _SHOWN_PRIORITIES[spec.vm_priority]
         #: None where there is none.
         self.errors: Optional[List[Dict[str, Any]]] = _errors(cluster) or None
         self.creation_time = iso_time(cluster.created_at)

@@ -4,7 +4,7 @@ import sys
 from typing import Any, Dict, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import ClusterSpec, EngineSpec
+from runyard.protocol.compute import ClusterSpec, EngineSpec, VmPriority
 from runyard.sdk.aml_compute_status import AttachedStatus
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.workspace import Workspace
@@ -18,7 +18,7 @@ class AttachConfiguration:
         kind: str,
         settings: Dict[str, Any],
         nodes_max: int,
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
         secrets: Optional[Dict[str, str]] = None,
     ) -> None:
         self.kind = kind

@@ -2,6 +2,7 @@
 
 from typing import Any, Optional
 
+from runyard.protocol.compute import VmPriority
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
 from runyard.sdk.estimator_notice import say_once
 from runyard.sdk.workspace import Workspace
@@ -18,7 +19,7 @@ class BatchAiCompute:
     @staticmethod
     def provisioning_configuration(
         vm_size: str = "",
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
         autoscale_enabled: bool = False,
         cluster_min_nodes: Optional[int] = None,
         cluster_max_nodes: Optional[int] = None,

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Optional
 
-from runyard.protocol.compute import Cluster, ClusterChange
+from runyard.protocol.compute import Cluster, ClusterChange, VmPriority
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
 from runyard.sdk.times import iso_time
 from runyard.sdk.workspace import Workspace
@@ -57,7 +57,7 @@ class ComputeInstance(AmlCompute):
         """Settings of an instance. Network, login and owner settings mean nothing here and are accepted."""
         return ComputeInstanceProvisioningConfiguration(
             vm_size=vm_size,
-            vm_priority="dedicated",
+            vm_priority=VmPriority.DEDICATED,
             min_nodes=1,
             max_nodes=1,
             idle_seconds_before_scaledown=0,

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, Optional
 
-from runyard.protocol.compute import EngineKind
+from runyard.protocol.compute import EngineKind, VmPriority
 from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
 from runyard.sdk.workspace import Workspace
 
@@ -54,7 +54,7 @@ class RayCompute(AttachedCompute):
         resources: Optional[Dict[str, float]] = None,
         token_file: Optional[str] = None,
         node_folder: Optional[str] = None,
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
         vm_size: Optional[str] = None,
     ) -> AttachConfiguration:
         """How to attach the cluster at ``address``, as "host:6379" or "ray://host:10001".

@@ -4,7 +4,7 @@ import os
 from typing import Any, Dict, Mapping, NoReturn, Optional
 
 from runyard.errors import ComputeTargetException
-from runyard.protocol.compute import EngineKind
+from runyard.protocol.compute import EngineKind, VmPriority
 from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
 from runyard.sdk.workspace import Workspace
 
@@ -30,7 +30,7 @@ class RemoteCompute(AttachedCompute):
         private_key_file: Optional[str] = None,
         private_key_passphrase: Optional[str] = None,
         node_folder: Optional[str] = None,
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
     ) -> AttachConfiguration:
         """How to attach the machine at ``address``, which needs python3 (3.9 or newer) and an account for runs.
 
@@ -112,7 +112,7 @@ class RemoteCompute(AttachedCompute):
         )
 
 
-def from_settings(settings: Mapping[str, Any], vm_priority: str = "dedicated") -> AttachConfiguration:
+def from_settings(settings: Mapping[str, Any], vm_priority: str = VmPriority.DEDICATED) -> AttachConfiguration:
     """A machine to attach, of such settings; the private key's file is read here, on the user's machine."""
     asked: Dict[str, Any] = {name: value for name, value in settings.items() if value not in (None, "")}
     key_file = asked.pop("private_key_file", None)

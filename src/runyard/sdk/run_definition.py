@@ -1,15 +1,15 @@
 """A run's definition in v1's keys, as get_details() shows it: what was asked, by the sections of a RunConfiguration."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
-from runyard.protocol.distributed import Distribution, DistributionKind
+from runyard.protocol.distributed import Distribution, DistributionKind, framework_of
 from runyard.protocol.runs import RunSpec
 
 
 def definition_of(spec: RunSpec) -> Dict[str, Any]:
     """What was asked for."""
     environment = spec.environment
-    framework, communicator = _words_of(spec.distribution)
+    framework, communicator = framework_of(spec.distribution)
     return {
         "script": spec.script,
         "command": " ".join(spec.command),
@@ -40,17 +40,6 @@ def definition_of(spec: RunSpec) -> Dict[str, Any]:
         "environmentVariables": dict(spec.environment_variables),
         "history": {"outputCollection": True, "directoriesToWatch": ["logs"]},
     }
-
-
-def _words_of(asked: Optional[Distribution]) -> Tuple[str, str]:
-    """v1's framework and communicator, as a distributed job's configuration sets them."""
-    if asked is None:
-        return "Python", "None"
-    if asked.kind == DistributionKind.MPI:
-        return "Python", "IntelMpi"
-    if asked.kind == DistributionKind.TENSORFLOW:
-        return "TensorFlow", "ParameterServer"
-    return "PyTorch", asked.backend.capitalize() or "Nccl"
 
 
 def _sections_of(asked: Optional[Distribution]) -> Dict[str, Any]:

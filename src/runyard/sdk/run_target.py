@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from runyard.errors import ComputeTargetException, UserErrorException
+from runyard.protocol.compute import VmPriority
 from runyard.sdk.run_configuration import RunConfiguration
 
 #: v1's name of a target that is a cluster made for the run.
@@ -25,7 +26,7 @@ def _cluster_of_size(config: RunConfiguration, workspace: Any) -> str:
     from runyard.sdk.compute_target import ComputeTarget
 
     asked = config.amlcompute
-    priority = asked.vm_priority or "dedicated"
+    priority = asked.vm_priority or VmPriority.DEDICATED
     name = asked.name or re.sub(r"[^a-z0-9]+", "-", f"{asked.vm_size}-{priority}".lower()).strip("-")
     nodes = int(asked.cluster_max_node_count or config.node_count)
     try:

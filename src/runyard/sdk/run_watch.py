@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Dict, List
 
 from runyard.errors import ActivityFailedException
-from runyard.protocol.distributed import Role, tasks_of
+from runyard.protocol.distributed import tasks_of
 from runyard.protocol.runs import TERMINAL, RunStatus
 from runyard.protocol.runs import Run as RunRecord
 from runyard.sdk.run_record import details, error_document
@@ -90,7 +90,7 @@ def _script_log(record: RunRecord) -> str:
     """The log that is followed: of several processes, the first worker's."""
     asked = record.spec.distribution
     tasks = () if asked is None else tasks_of(asked, record.spec.node_count)
-    return next((task.log_name for task in tasks if task.role != Role.PARAMETER_SERVER), SCRIPT_LOG)
+    return next((task.log_name for task in tasks if task.is_worker), SCRIPT_LOG)
 
 
 def _stream(run: "Run", name: str) -> None:

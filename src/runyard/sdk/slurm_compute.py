@@ -2,7 +2,7 @@
 
 from typing import Any, Optional
 
-from runyard.protocol.compute import EngineKind
+from runyard.protocol.compute import EngineKind, VmPriority
 from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
 
 #: Slurm's own queue says how many nodes a run can have.
@@ -18,7 +18,7 @@ class SlurmCompute(AttachedCompute):
         account: Optional[str] = None,
         qos: Optional[str] = None,
         node_folder: Optional[str] = None,
-        vm_priority: str = "dedicated",
+        vm_priority: str = VmPriority.DEDICATED,
         **options: Any,
     ) -> AttachConfiguration:
         """How to attach the cluster that the server's ``sbatch`` reaches.

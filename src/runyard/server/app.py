@@ -17,8 +17,8 @@ from runyard.compute.remote import Reach
 from runyard.compute.service_host import ServiceHost
 from runyard.control.builds import Builds
 from runyard.control.environment_files import EnvironmentFiles
+from runyard.control.environment_packs import Packs
 from runyard.control.loop import Loop
-from runyard.control.packs import Packs
 from runyard.control.sealing import Sealer
 from runyard.control.services import Services, ServingFacts
 from runyard.control.sweep import Sweeper

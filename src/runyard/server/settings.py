@@ -5,7 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Optional, Tuple
 
-from runyard.control.packs import VARIABLE as PACKS_VARIABLE
+from runyard.control.environment_packs import VARIABLE as PACKS_VARIABLE
 from runyard.environments.confinement import VARIABLE, isolation_here, isolation_problem
 from runyard.protocol.record import record
 

@@ -17,6 +17,7 @@ from runyard.protocol.compute import (
     ClusterChange,
     ClusterSpec,
     EngineKind,
+    VmPriority,
     VmSize,
     changed_spec,
     find_vm_size,
@@ -168,8 +169,8 @@ def _check_change(before: ClusterSpec, after: ClusterSpec) -> None:
 
 def _check(spec: ClusterSpec) -> None:
     """What holds of a cluster's bounds; quick, since a change is checked within a write."""
-    if spec.vm_priority not in ("dedicated", "lowpriority"):
-        raise ComputeTargetException(f"vm_priority is dedicated or lowpriority, not {spec.vm_priority[:40]!r}.")
+    if spec.vm_priority not in VmPriority.ALL:
+        raise ComputeTargetException(f"vm_priority is {' or '.join(VmPriority.ALL)}, not {spec.vm_priority[:40]!r}.")
     if not 0 <= spec.min_nodes <= spec.max_nodes <= NODES_MAX or spec.max_nodes < 1:
         raise ComputeTargetException(
             f"Nodes go from 0 <= min_nodes <= max_nodes <= {NODES_MAX}; "

@@ -12,7 +12,7 @@ from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
-from runyard.protocol.compute import ClusterSpec, EngineKind
+from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.distributed import problem, tasks_of
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
@@ -166,13 +166,13 @@ def _check_fits(spec: RunSpec, cluster: ClusterSpec) -> None:
     """UserErrorException where the target can never have so many nodes at once; it says what can."""
     if spec.node_count <= cluster.max_nodes:
         return
-    if cluster.kind == EngineKind.SSH or cluster.is_instance:
+    if cluster.is_one_node:
         raise UserErrorException(
             f"Compute target {cluster.name!r} is one node, not {spec.node_count}: "
             "a run of several nodes goes to an AmlCompute, or to an attached Slurm or Ray cluster."
         )
     lacks = f"Compute target {cluster.name!r} has at most {cluster.max_nodes} nodes, not {spec.node_count}"
-    if cluster.kind == EngineKind.SLURM:
+    if cluster.has_own_queue:
         raise UserErrorException(f"{lacks}.")
     more = f"--max-nodes {spec.node_count}"
     raise UserErrorException(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runyard.control.packs import Packs
+from runyard.control.environment_packs import Packs
 from runyard.db import fleet
 from runyard.environments.pack import platform_here, unpack
 from runyard.environments.pythons import running_minor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.control.packs import Packs
+from runyard.control.environment_packs import Packs
 from runyard.environments.pack import platform_here, unpack
 from runyard.environments.pythons import running_minor
 from runyard.environments.realise import realise
