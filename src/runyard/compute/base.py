@@ -41,7 +41,10 @@ class Compute(Protocol):
         """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine."""
 
     def kill(self, key: str) -> None:
-        """End the attempt's runner at once, where it does not listen to ``stop``; ``recover`` ends its processes."""
+        """End the attempt's runner at once, where it does not listen to ``stop``.
+
+        Its processes are ended by ``recover``, or by the supervisor that its node has.
+        """
 
     def tidy(self, keys: Iterable[str], before: float) -> None:
         """Remove what attempts other than ``keys`` left and did not touch since ``before``, seconds since 1970."""

@@ -41,7 +41,7 @@ class EngineAwayError(ServiceException):
 
 @record
 class Reach:
-    """How nodes reach this server."""
+    """What of this server its engines need: how nodes reach it, what opens secrets, where their own files lie."""
 
     #: Address of the server as nodes know it; asked each time, since the port may be another one after a start.
     url: Callable[[], str]
@@ -69,6 +69,7 @@ def node_program(
 
     The word is for whoever lists processes.
 
+    ``number_variable``: where the engine tells a node which of the run's nodes it is; '': there is one.
     ``is_here``: the node is this host, where a server that is started again is found at whatever address it has then.
     """
     launch = RemoteLaunch(

@@ -36,6 +36,7 @@ _UV_TIMEOUT_S = 600.0
 
 def is_elsewhere(folder: AttemptFolder) -> bool:
     """Is this node another machine than the server's, so that nobody else tidies up here?"""
+    # A node has one folder for all that is Runyard's there (runner/supervise.py); the server's host has a cache beside.
     return folder.facts.home_folder == folder.facts.cache_folder
 
 
