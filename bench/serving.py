@@ -18,21 +18,23 @@ from bench.measure import own_server, say
 
 SECONDS = 3
 ROUNDS = 3
-#: Saves the two models of the comparison: digits by a scaled logistic regression, and a network 784-300-100-10.
-TRAINING = """
-import joblib, numpy, os, warnings
+#: The two models of the comparison: digits by a scaled logistic regression ...
+DIGITS = """
+import joblib, os
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-warnings.simplefilter("ignore")
 os.makedirs("outputs", exist_ok=True)
 model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(*load_digits(return_X_y=True))
-joblib.dump(model, "outputs/digits.joblib")
-random = numpy.random.default_rng(0)
-network = MLPClassifier((300, 100), max_iter=1).fit(random.random((500, 784)), numpy.arange(500) % 10)
-joblib.dump(network, "outputs/network.joblib")
+joblib.dump(model, "outputs/model.joblib")
+"""
+#: ... and a network of TensorFlow, 784-300-100-10 with float32.
+NETWORK = """
+import tensorflow as tf
+dense = tf.keras.layers.Dense
+layers = [tf.keras.Input((784,)), dense(300, "relu"), dense(100, "relu"), dense(10, "softmax")]
+tf.keras.Sequential(layers).export("outputs/model", verbose=False)
 """
 #: Answers every request with the same bytes, once it is whole.
 ECHO = """
@@ -76,22 +78,26 @@ def main() -> None:
     """Print the figures."""
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing; Debian: apt install wrk")
-    from runyard.azureml.core import Model, Workspace
+    from runyard.azureml.core import Workspace
     from tests.own_server import submit_here
 
     with tempfile.TemporaryDirectory() as name, own_server():
         folder = Path(name)
         workspace = Workspace.create("bench", exist_ok=True)
-        run = submit_here(workspace, folder, TRAINING)
-        run.wait_for_completion()
-        rows = {"digits": [[float(one % 17) for one in range(64)]], "network": [[one / 1000 for one in range(784)]]}
+        digits, network = submit_here(workspace, folder, DIGITS), _train_network(workspace, folder)
+        digits.wait_for_completion()
+        network.wait_for_completion()
         models = {
-            kind: run.register_model(kind, f"outputs/{kind}.joblib", model_framework=Model.Framework.SCIKITLEARN)
-            for kind in rows
+            "digits": digits.register_model("digits", "outputs/model.joblib", model_framework="ScikitLearn"),
+            "network": network.register_model("network", "outputs/model", model_framework="TensorFlow"),
+        }
+        rows = {
+            "digits": {"data": [[float(one % 17) for one in range(64)]]},
+            "network": {"instances": [[one / 1000 for one in range(784)]]},
         }
         for kind, goals in (("digits", (0.10, 12_000)), ("network", (0.12, 9_000))):
             body = folder / f"{kind}.json"
-            body.write_text(json.dumps({"data": rows[kind]}))
+            body.write_text(json.dumps(rows[kind]))
             first_s = _deployed(workspace, kind, models[kind], body)
             workspace.webservices[kind].delete()
             again_s = _deployed(workspace, kind, models[kind], body)
@@ -105,6 +111,17 @@ def main() -> None:
                 )
             _measure(kind, workspace.webservices[kind], body, goals)
             workspace.webservices[kind].delete()
+
+
+def _train_network(workspace: Any, folder: Path) -> Any:
+    from runyard.azureml.core import Environment, Experiment, ScriptRunConfig
+
+    source = folder / "network"
+    source.mkdir()
+    (source / "train.py").write_text(NETWORK)
+    environment = Environment("tensorflow")
+    environment.python.conda_dependencies.set_pip_requirements(["tensorflow-cpu"])
+    return Experiment(workspace, "bench").submit(ScriptRunConfig(str(source), "train.py", environment=environment))
 
 
 def _deployed(workspace: Any, name: str, model: Any, body: Path) -> float:

@@ -122,11 +122,13 @@ def with_prefix(name: str, start: str) -> Iterator[int]:
                 yield int(entry.parent.name)
 
 
-def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
-    """Wait until it is so."""
+def wait_until(
+    is_so: Callable[[], bool], what: str, limit_s: float = 120.0, more: Callable[[], object] = lambda: ""
+) -> None:
+    """Wait until it is so; ``more`` tells what stands in the way where it does not come."""
     ends_at = time.monotonic() + limit_s
     while not is_so():
-        assert time.monotonic() < ends_at, what
+        assert time.monotonic() < ends_at, f"{what} {more()}"
         time.sleep(0.05)
 
 

@@ -167,7 +167,7 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
         engine.line.release()
         wait_until(lambda: healing.get_status() == "Running", "one is heard of again")
         (healing_folder / "go").touch()
-        wait_until(has_begun_again, "another attempt begins", 200)
+        wait_until(has_begun_again, "another attempt begins", 200, lambda: (engine.why(lost), lost.get_details()))
         assert was_alive == [False]
         lost.wait_for_completion()
         is_left = runner.exists()
