@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import threading
 from collections.abc import Iterator
 
 from tests.shape.source_tree import SourceFile, library_files, source_files
@@ -83,6 +84,19 @@ def test_nothing_runs_a_shell_or_code_out_of_data() -> None:
             if isinstance(node, ast.Call):
                 offenders.extend(file.at(node, what) for what in forbidden_call(node))
     assert not offenders, report(offenders)
+
+
+def test_no_thread_takes_a_name_that_python_s_own_has() -> None:
+    own = {name for name in vars(threading.Thread) if name != "run" and not name.startswith("__")}
+    taken = [
+        f"{file.path}: {method.name}"
+        for file in library_files()
+        for made in ast.walk(file.tree)
+        if isinstance(made, ast.ClassDef) and "threading.Thread" in map(ast.unparse, made.bases)
+        for method in made.body
+        if isinstance(method, ast.FunctionDef) and method.name in own
+    ]
+    assert taken == []
 
 
 def test_only_the_process_that_holds_a_model_unpickles() -> None:

@@ -178,7 +178,7 @@ class Services(threading.Thread):
 
     def _advance(self, row: Row[Any]) -> None:
         if row.state == ServiceState.DELETING:
-            self._delete(row)
+            self._clear(row)
             return
         key = (row.id, row.revision)
         folder, seen = self._host.revision_folder(row.id, row.revision), self._host.watch(row.id)
@@ -264,7 +264,7 @@ class Services(threading.Thread):
 
         self._database.write(write)
 
-    def _delete(self, row: Row[Any]) -> None:
+    def _clear(self, row: Row[Any]) -> None:
         self._deleted.add(row.id)
         working = [one for key, one in self._preparing.items() if key[0] == row.id]
         if not all(one.cancel() or one.done() for one in working):
