@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import select
 
-from runyard.compute.engines import has_own_queue
 from runyard.compute.remote import Reach
 from runyard.control import runs as life
 from runyard.control.builds import Builds
@@ -296,7 +295,7 @@ class World:
         started = {**self.here.attempts, **self.far.attempts}
         skipped = [number for number in range(1, row.attempt) if f"{row.id}/{number}" not in started]
         assert not skipped, f"{row.id} is in attempt {row.attempt} and never was in {skipped}"
-        has_nodes = spec is not None and not has_own_queue(spec) and row.key is not None and not is_over
+        has_nodes = spec is not None and not spec.has_own_queue and row.key is not None and not is_over
         assert len(held) == (row.node_count if has_nodes else 0), f"{row.id} ({row.status}) holds {held}"
         if has_nodes:
             assert row.node in held
@@ -368,7 +367,7 @@ class World:
             self.tick()
         for spec in self._specs():
             here = [node for node in self.nodes() if node.cluster == spec.name]
-            assert len(here) == (0 if has_own_queue(spec) else spec.min_nodes), "what nobody needs leaves"
+            assert len(here) == (0 if spec.has_own_queue else spec.min_nodes), "what nobody needs leaves"
 
     def _specs(self) -> list[ClusterSpec]:
         with self.database.read() as connection:
