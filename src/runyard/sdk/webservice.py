@@ -16,7 +16,7 @@ from runyard.sdk.scoring_request import Answer, post
 from runyard.sdk.times import utc_time
 from runyard.sdk.workspace import Workspace
 
-#: How long wait_for_deployment waits where nobody says; and how often it looks, at first and later, seconds.
+#: How long wait_for_deployment waits where nobody says; and how often it looks in the first second and later, seconds.
 DEPLOYMENT_TIMEOUT_S = 7_200.0
 LOOK_S, LOOK_MAX_S = 0.02, 1.0
 #: How long a deleted service may take to be gone, seconds.
@@ -206,7 +206,8 @@ class Webservice:
 
     def wait_for_deployment(self, show_output: bool = False, timeout_sec: Optional[float] = None) -> None:
         """Wait until it answers; WebserviceException with what its log says where it fails."""
-        until = time.monotonic() + (DEPLOYMENT_TIMEOUT_S if timeout_sec is None else timeout_sec)
+        began = time.monotonic()
+        until = began + (DEPLOYMENT_TIMEOUT_S if timeout_sec is None else timeout_sec)
         pause_s, shown = LOOK_S, ""
         while True:
             self.update_deployment_state()
@@ -220,7 +221,9 @@ class Webservice:
                     "see get_logs()."
                 )
             time.sleep(pause_s)
-            pause_s = min(LOOK_MAX_S, pause_s * 1.2)
+            if time.monotonic() - began > LOOK_MAX_S:
+                # Most models are there by now; others take their time.
+                pause_s = min(LOOK_MAX_S, pause_s * 1.2)
         is_well = self._record.state == ServiceState.HEALTHY and not self._record.error
         if show_output:
             sys.stdout.write(f"{'Succeeded' if is_well else 'Failed'}\n")
