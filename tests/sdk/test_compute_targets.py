@@ -1,6 +1,7 @@
 """Compute targets of v1 beside AmlCompute: an instance of one's own, and Azure's services."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,30 @@ def test_name_that_is_taken_with_other_settings_is_v1s_exception() -> None:
     ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=2))
     with pytest.raises(ComputeTargetException, match="'taken' exists with other settings; update or delete it"):
         ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_nodes": float("inf")}, "max_nodes is a whole number, not inf"),
+        ({"max_nodes": 2.7}, "max_nodes is a whole number, not 2.7"),
+        ({"max_nodes": True}, "max_nodes is a whole number, not True"),
+        ({"tags": ["a"]}, r"tags is a dict of names and values, not \['a'\]"),
+        ({"vm_priority": "lowpriorityy"}, "vm_priority is dedicated or lowpriority, not 'lowpriorityy'"),
+    ],
+)
+def test_setting_that_is_none_is_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    with pytest.raises(ComputeTargetException, match=sentence):
+        ComputeTarget.create(workspace, "odd", AmlCompute.provisioning_configuration(**settings))
+
+
+def test_priority_may_be_written_as_the_status_shows_it() -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    ComputeTarget.create(workspace, "spot", AmlCompute.provisioning_configuration(vm_priority="lowpriority"))
+    shown = AmlCompute(workspace, "spot").get_status().vm_priority
+    again = ComputeTarget.create(workspace, "again", AmlCompute.provisioning_configuration(vm_priority=shown))
+    assert again.get_status().vm_priority == shown == "LowPriority"
 
 
 def test_cluster_has_v1s_other_members(capsys: pytest.CaptureFixture[str]) -> None:
