@@ -1,13 +1,15 @@
 """Compute targets of v1 beside AmlCompute: an instance of one's own, and Azure's services."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Workspace, compute
+from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace, compute
 from runyard.azureml.core.compute import AmlCompute, ComputeInstance, ComputeTarget
 from runyard.errors import ComputeTargetException
+from tests.engines.engines import wait_until
 
 pytestmark = [pytest.mark.e2e]
 
@@ -42,6 +44,25 @@ def test_instance_is_a_cluster_of_one_node_that_stays() -> None:
     with pytest.raises(ComputeTargetException, match="it is a ComputeInstance, one node that stays"):
         ComputeTarget(workspace, "mine").update(max_nodes=2)
     instance.delete()
+
+
+def test_details_of_a_run_that_waits_say_what_for_and_what_helps(tmp_path: Path) -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    instance = ComputeTarget.create(workspace, "asleep", ComputeInstance.provisioning_configuration())
+    instance.stop()
+    (tmp_path / "t.py").write_text("")
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    config = ScriptRunConfig(tmp_path, "t.py", compute_target="asleep", environment=environment)
+    run = Experiment(workspace, "waits").submit(config)
+    wait_until(lambda: "is stopped" in str(run.get_details().get("why")), "it says what it waits for")
+    assert re.fullmatch(
+        r"Waits for 'asleep', which is stopped, to be started. It is the next one. Since .* UTC. "
+        "What helps: Its start: runyard compute start asleep",
+        run.get_details()["why"],
+    )
+    instance.start()
+    assert "why" not in run.wait_for_completion()
 
 
 def test_cluster_is_no_instance() -> None:
