@@ -62,5 +62,7 @@ def test_run_that_has_just_become_ready_has_not_long_waited(tmp_path: Path, monk
         found = {row.id: row for row in world.rows()}
     finally:
         world.close()
-    assert found["first"].key and found["small"].key, "a node was free for the small one"
+    assert [bool(found[run_id].key) for run_id in ("first", "small")] == [True, True], (
+        "a node was free for the small one"
+    )
     assert found["large"].reason == "Waits for 2 of the 3 nodes of 'cpu' to be free at once."

@@ -8,7 +8,9 @@ import pytest
 
 from runyard.runner.ports import Ports
 
-HERE = "import sys; from runyard.runner.ports import Ports; p = Ports(); p.reserve([int(sys.argv[1])]); print(p.numbers)"
+HERE = (
+    "import sys; from runyard.runner.ports import Ports; p = Ports(); p.reserve([int(sys.argv[1])]); print(p.numbers)"
+)
 
 
 def _can_unshare() -> bool:

@@ -117,7 +117,9 @@ def test_count_that_is_none_is_refused_in_a_sentence(
 def test_backend_that_pytorch_has_not_is_refused_with_its_processes(source: Path, backend: Any) -> None:
     """Two of these words are communicators too, and took a run for another one, of fewer processes."""
     asked = PyTorchConfiguration(backend, process_count=4, node_count=2)
-    with pytest.raises(RunConfigurationException, match="communication_backend of a PyTorchConfiguration is Nccl or Gloo"):
+    with pytest.raises(
+        RunConfigurationException, match="communication_backend of a PyTorchConfiguration is Nccl or Gloo"
+    ):
         ScriptRunConfig(source, "t.py", distributed_job_config=asked)
 
 

@@ -81,7 +81,9 @@ class NvidiaGpus:
                 # A host without the program has no GPU; with it, whoever looks after the host should know.
                 self._is_unknown = shutil.which("nvidia-smi") is not None
                 if self._is_unknown:
-                    _log.warning("nvidia-smi does not work here, so no run gets a GPU of its own until it does: %s", error)
+                    _log.warning(
+                        "nvidia-smi does not work here, so no run gets a GPU of its own until it does: %s", error
+                    )
                 return ()
             _log.warning("nvidia-smi does not answer; no GPU is given to a run until it does: %s", error)
             return tuple(replace(one, used_bytes=one.memory_bytes, holders=()) for one in self._found)

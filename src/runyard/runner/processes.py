@@ -109,7 +109,9 @@ def describe_signal(number: int) -> str:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    whence = "a crash in compiled code, its own or a library's" if name in _CRASHES else "out of memory, or by someone else"
+    whence = (
+        "a crash in compiled code, its own or a library's" if name in _CRASHES else "out of memory, or by someone else"
+    )
     return f"{name} ({whence})"
 
 
