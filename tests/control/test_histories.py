@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from runyard.db import runs
+from runyard.protocol.runs import RunSpec
 from tests.control.histories import World
 
 STEPS = 200
@@ -45,3 +47,22 @@ def test_whatever_happens_nodes_and_runs_stay_what_they_are(
     finally:
         print("\n".join(world.log))
         world.close()
+
+
+def test_run_that_has_just_become_ready_has_not_long_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes to the queue in the round that decides about it: others may pass it as they may pass any."""
+    world = World(tmp_path, random.Random(0))
+    world._has_races = False
+    monkeypatch.setattr(time, "time_ns", lambda: world.now * 1000)
+    try:
+        for run_id, count in (("first", 2), ("large", 2), ("small", 1)):
+            spec = RunSpec(run_id, "trial", script="train.py", target="cpu", node_count=count)
+            world.write(lambda c, spec=spec: runs.create_run(c, spec, "ws", "ann", world.now))
+        world.tick()
+        found = {row.id: row for row in world.rows()}
+    finally:
+        world.close()
+    assert [bool(found[run_id].key) for run_id in ("first", "small")] == [True, True], (
+        "a node was free for the small one"
+    )
+    assert found["large"].reason == "Waits for 2 of the 3 nodes of 'cpu' to be free at once."

@@ -173,7 +173,8 @@ def test_low_priority_run_starts_again_three_times_and_then_fails(stage: Stage) 
             secret = f"secret-{attempt}"
             assert stage.do(partial(assign, run_id="run", node_id="ws/cheap/node-0", secret=secret, now=NOW))
     assert stage.run().status == RunStatus.FAILED
-    assert stage.run().error == RunError("SystemError", "Lost.")
+    said = "Lost. It had started again 3 times, as often as max_infrastructure_retries lets it."
+    assert stage.run().error == RunError("SystemError", said)
 
 
 def test_dedicated_run_fails_at_once_when_its_runner_is_lost(stage: Stage) -> None:
@@ -181,7 +182,8 @@ def test_dedicated_run_fails_at_once_when_its_runner_is_lost(stage: Stage) -> No
     stage.start()
     lost = Report(1, 2, ReportKind.EXITED, "Lost.", cause=ExitCause.RUNNER_LOST, error_code="SystemError")
     stage.report(STARTED, lost, STORED)
-    assert (stage.run().status, stage.run().error) == (RunStatus.FAILED, RunError("SystemError", "Lost."))
+    said = "Lost. It does not start again, unless max_infrastructure_retries or a target of low priority lets it."
+    assert (stage.run().status, stage.run().error) == (RunStatus.FAILED, RunError("SystemError", said))
 
 
 def test_run_whose_preparation_fails_never_runs(stage: Stage) -> None:

@@ -83,6 +83,18 @@ def test_gpus_of_a_driver_in_trouble_are_given_to_nobody_until_it_answers(
     assert [bool(one.user) for one in gpus.list()] == [False, True, True]
 
 
+def test_driver_that_is_not_there_yet_is_asked_again(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server that starts before it gives each run all GPUs until somebody starts it again."""
+    (host / "broken").touch()
+    gpus = NvidiaGpus()
+    assert gpus.list() == ()
+    (host / "broken").unlink()
+    assert gpus.list() == (), "not at once: to ask may take long"
+    monkeypatch.setattr(module, "RETRY_S", -1.0, raising=False)
+    assert gpus.list(may_be_old=True) == ()
+    assert [one.index for one in gpus.list()] == [0, 1, 2]
+
+
 @pytest.fixture
 def workspace(host: Path, tmp_path: Path) -> Iterator[Workspace]:
     with own_server(tmp_path / "home"):

@@ -1,6 +1,8 @@
 """What happens to runs on Slurm whose nodes, controller and places are taken away."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,40 @@ def test_preempted_run_goes_on_from_its_checkpoint(engine: Engine, slurm: SlurmC
     run.wait_for_completion()
     run.download_file("user_logs/std_log.txt", str(tmp_path / "log.txt"))
     assert (tmp_path / "log.txt").read_text().endswith("found step 7 in attempt 2\n")
+
+
+def _typed(*words: str) -> "subprocess.CompletedProcess[str]":
+    """A command of ours on targets, in the workspace of these tests."""
+    command = [sys.executable, "-m", "runyard.cli", "compute", *words, "-w", "engines"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_stopped_target_tells_of_its_runs_and_is_drained_of_them(engine: Engine, tmp_path: Path) -> None:
+    """Slurm's nodes are none of ours, its runs are."""
+    config = SlurmCompute.attach_configuration("steady", node_folder=str(engine.node_folder))
+    ComputeTarget.attach(engine.workspace, "brief", config)
+    go = tmp_path / "go"
+    script = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
+    run = engine.submit(tmp_path, script, compute_target="brief")
+    try:
+        wait_until(lambda: run.get_status() == "Running", "it runs")
+        assert "are not taken away from here; stop it without --now" in _typed("stop", "brief", "--now").stderr
+        assert "brief is stopped (1 runs there go on to their ends)" in _typed("stop", "brief").stdout
+        for verb in ("evict", "drain"):
+            assert "are its engine's own: Slurm's scontrol drains them" in _typed(verb, "brief", "n0").stderr
+        late = engine.submit(tmp_path, "pass", compute_target="brief")
+        wait_until(lambda: "is stopped, to be started" in engine.why(late), "the next one waits")
+        late.cancel()
+        late.wait_for_completion(raise_on_error=False)
+        command = [sys.executable, "-m", "runyard.cli", "compute", "delete", "brief", "--drain", "-w", "engines"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as deleting:
+            assert deleting.stderr is not None
+            assert f"brief is stopped; waits for {run.id}." in deleting.stderr.readline()
+            go.touch()
+            assert deleting.wait(60) == 0
+    finally:
+        go.touch()
+    run.wait_for_completion()
 
 
 def test_node_comes_up_for_a_run(engine: Engine, tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def test_run_passes_through_every_state_in_order(house: House) -> None:
         assert event.reason or event.status in ("Starting", "Running", "Finalizing", "Completed")
 
 
+def test_crash_is_not_told_as_a_lack_of_memory(house: House) -> None:
+    for number, whence in (("SIGSEGV", "a crash in compiled code"), ("SIGKILL", "out of memory, or by someone else")):
+        run_id = house.submit(f"import os, signal\nos.kill(os.getpid(), signal.{number})\n")
+        run = house.wait(run_id)
+        assert run.error is not None
+        assert f"was killed by {number} ({whence}" in run.error.message
+
+
 def test_running_run_is_cancelled_and_keeps_its_log(house: House) -> None:
     run_id = house.submit("print('so far', flush=True)\nrun.log('a', 1)\ntell('ready')\nawait_file('never')")
     house.hear("ready")

@@ -85,6 +85,41 @@ def test_lost_node_starts_the_run_again_on_all(house: House, node: int) -> None:
     _assert_nothing_is_left(house)
 
 
+#: Writes a checkpoint of its rank under a name that all ranks take, a name of its own, and a folder of its own.
+CHECKPOINTS = """
+rank, attempt = os.environ["RANK"], os.environ["AZUREML_RUN_ATTEMPT"]
+names = ["outputs/last", "outputs/of-" + rank, "outputs/node_" + rank + "/mine"]
+tell("found " + rank + " " + attempt, [open(one).read() if os.path.exists(one) else None for one in names])
+os.makedirs("outputs/node_" + rank, exist_ok=True)
+for one in names:
+    open(one, "w").write("rank " + rank + " step " + attempt + " " + os.path.basename(os.path.dirname(one)))
+tell("up " + rank + " " + attempt)
+while attempt != "3":
+    time.sleep(0.1)
+"""
+
+
+def test_each_node_finds_its_own_checkpoints_however_often_it_is_taken_away(house: House) -> None:
+    run_id = _submit(house, CHECKPOINTS, priority="lowpriority")
+    for attempt in (1, 2):
+        house.hear(f"up 0 {attempt}"), house.hear(f"up 1 {attempt}")
+        house.wait(run_id, RunStatus.RUNNING)
+        node = str(house.run(run_id).node).rpartition("/")[2]
+        house.server.call("remove_node", None, {"evict": 1}, workspace=WORKSPACE, name="pair", node=node)
+        wait_until(lambda attempt=attempt: house.run(run_id).attempt > attempt, "it starts again")
+    run = house.wait(run_id)
+    assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 3)
+    for rank in (0, 1):
+        assert house.hear(f"found {rank} 1") == "[None, None, None]"
+        for step in (1, 2):
+            before = [f"rank {rank} step {step} {folder}" for folder in ("outputs", "outputs", f"node_{rank}")]
+            assert house.hear(f"found {rank} {step + 1}") == str(before), "its own"
+    artifacts = house.server.call("list_artifacts", None, {"prefix": "outputs/"}, workspace=WORKSPACE, run_id=run_id)
+    assert {"outputs/last", "outputs/of-0", "outputs/of-1", "outputs/node_1/last"} <= {one.path for one in artifacts}
+    said = b"".join(house.server.stream("read_artifact", workspace=WORKSPACE, run_id=run_id, path="outputs/of-1"))
+    assert said == b"rank 1 step 3 outputs", "that of the last attempt"
+
+
 def test_killed_mpirun_is_the_runs_error(house: House) -> None:
     house.server.call("create_cluster", ClusterSpec("pair", max_nodes=2), workspace=WORKSPACE)
     asked = Distribution(DistributionKind.MPI)

@@ -12,6 +12,7 @@ from runyard.protocol.distributed import (
     DistributionKind,
     Place,
     Role,
+    count_tasks,
     ports_wanted,
     problem,
     tasks_of,
@@ -94,6 +95,7 @@ def test_every_task_has_a_place_of_its_own(kind: str, each: int, nodes: int, wor
         return
     tasks = tasks_of(asked, nodes)
     assert [one.rank for one in tasks] == list(range(len(tasks)))
+    assert count_tasks(asked, nodes) == len(tasks)
     assert {one.node for one in tasks} == set(range(nodes)), "no node is without a task"
     assert len({(one.node, one.local_rank) for one in tasks}) == len(tasks)
     assert len({one.log_name for one in tasks}) == len(tasks)

@@ -1,12 +1,15 @@
 """Compute targets of v1 beside AmlCompute: an instance of one's own, and Azure's services."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runyard.azureml.core import Workspace, compute
+from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace, compute
 from runyard.azureml.core.compute import AmlCompute, ComputeInstance, ComputeTarget
 from runyard.errors import ComputeTargetException
+from tests.engines.engines import wait_until
 
 pytestmark = [pytest.mark.e2e]
 
@@ -43,6 +46,25 @@ def test_instance_is_a_cluster_of_one_node_that_stays() -> None:
     instance.delete()
 
 
+def test_details_of_a_run_that_waits_say_what_for_and_what_helps(tmp_path: Path) -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    instance = ComputeTarget.create(workspace, "asleep", ComputeInstance.provisioning_configuration())
+    instance.stop()
+    (tmp_path / "t.py").write_text("")
+    environment = Environment("as-it-is")
+    environment.python.user_managed_dependencies = True
+    config = ScriptRunConfig(tmp_path, "t.py", compute_target="asleep", environment=environment)
+    run = Experiment(workspace, "waits").submit(config)
+    wait_until(lambda: "is stopped" in str(run.get_details().get("why")), "it says what it waits for")
+    assert re.fullmatch(
+        r"Waits for 'asleep', which is stopped, to be started. It is the next one. Since .* UTC. "
+        "What helps: Its start: runyard compute start asleep",
+        run.get_details()["why"],
+    )
+    instance.start()
+    assert "why" not in run.wait_for_completion()
+
+
 def test_cluster_is_no_instance() -> None:
     workspace = Workspace.create("instances", exist_ok=True)
     ComputeTarget.create(workspace, "many", AmlCompute.provisioning_configuration(min_nodes=1, max_nodes=1))
@@ -57,6 +79,30 @@ def test_name_that_is_taken_with_other_settings_is_v1s_exception() -> None:
     ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=2))
     with pytest.raises(ComputeTargetException, match="'taken' exists with other settings; update or delete it"):
         ComputeTarget.create(workspace, "taken", AmlCompute.provisioning_configuration(max_nodes=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_nodes": float("inf")}, "max_nodes is a whole number, not inf"),
+        ({"max_nodes": 2.7}, "max_nodes is a whole number, not 2.7"),
+        ({"max_nodes": True}, "max_nodes is a whole number, not True"),
+        ({"tags": ["a"]}, r"tags is a dict of names and values, not \['a'\]"),
+        ({"vm_priority": "lowpriorityy"}, "vm_priority is dedicated or lowpriority, not 'lowpriorityy'"),
+    ],
+)
+def test_setting_that_is_none_is_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    with pytest.raises(ComputeTargetException, match=sentence):
+        ComputeTarget.create(workspace, "odd", AmlCompute.provisioning_configuration(**settings))
+
+
+def test_priority_may_be_written_as_the_status_shows_it() -> None:
+    workspace = Workspace.create("instances", exist_ok=True)
+    ComputeTarget.create(workspace, "spot", AmlCompute.provisioning_configuration(vm_priority="lowpriority"))
+    shown = AmlCompute(workspace, "spot").get_status().vm_priority
+    again = ComputeTarget.create(workspace, "again", AmlCompute.provisioning_configuration(vm_priority=shown))
+    assert again.get_status().vm_priority == shown == "LowPriority"
 
 
 def test_cluster_has_v1s_other_members(capsys: pytest.CaptureFixture[str]) -> None:

@@ -321,6 +321,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (Estimator, {"entry_script": "absent.py"}, "The entry_script 'absent.py' is not in "),
     (Estimator, {"entry_script": "absent.ipynb"}, "The entry_script 'absent.ipynb' is not in "),
     (Estimator, {"script_params": ["--a"]}, "script_params is a dict"),
+    (Estimator, {"environment_variables": ["A"]}, "environment_variables is a dict"),
     (Estimator, {"inputs": "data"}, "inputs is a list"),
     (Estimator, {"inputs": [3]}, "inputs holds data references"),
     (Estimator, {"pip_packages": "six"}, r"pip_packages is a list of packages such as \['numpy'\], not 'six'"),
@@ -332,6 +333,12 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 def test_what_contradicts_itself_is_refused(kind: Any, given: dict[str, Any], sentence: str, source: Path) -> None:
     with pytest.raises(TrainingException, match=sentence):
         kind(source, **{"compute_target": "gpu", "entry_script": "t.py", **given})
+
+
+def test_time_limit_of_nothing_is_no_limit_of_thirty_days(source: Path) -> None:
+    """The server refuses it, as it does that of a ScriptRunConfig."""
+    asked = Estimator(source, compute_target="gpu", entry_script="t.py", max_run_duration_seconds=0)
+    assert asked.run_config.max_run_duration_seconds == 0
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from runyard.azureml.core import (
     ScriptRunConfig,
     Workspace,
 )
+from runyard.azureml.core.runconfig import PyTorchConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import UserErrorException
+from runyard.errors import RunConfigurationException
 from tests.own_server import log_of, own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
@@ -83,10 +85,42 @@ def test_priority_of_the_run_configuration_is_the_run_s(experiment: Experiment, 
         run = experiment.submit(config)
         assert run.get_details()["runDefinition"]["priority"] == kept
         run.cancel()
-    for wrong, why in (("high", "a whole number"), (101, "from -100 to 100")):
+    for wrong, why in (("high", "a whole number"), (float("inf"), "a whole number"), (101, "from -100 to 100")):
         config.run_config.priority = wrong  # type: ignore[assignment]
         with pytest.raises(UserErrorException, match=why):
             experiment.submit(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"node_count": "some"}, "node_count is a whole number, not 'some'"),
+        ({"node_count": 1.9, "communicator": "OpenMpi"}, "node_count is a whole number, not 1.9"),
+        ({"node_count": None}, "node_count is a whole number, not None"),
+        ({"max_infrastructure_retries": 1.5}, "max_infrastructure_retries is a whole number, not '1.5'"),
+        ({"target": "amlcompute", "cluster_max_node_count": "some"}, "cluster_max_node_count is a whole number"),
+    ],
+)
+def test_count_that_is_none_is_refused_in_a_sentence(
+    experiment: Experiment, source: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    config = ScriptRunConfig(source, "t.py", environment=as_it_is())
+    config.run_config.amlcompute.vm_size = "STANDARD_D2_V2"
+    config.run_config.amlcompute.cluster_max_node_count = settings.pop("cluster_max_node_count", None)
+    for name, value in settings.items():
+        setattr(config.run_config, name, value)
+    with pytest.raises((UserErrorException, RunConfigurationException), match=sentence):
+        experiment.submit(config)
+
+
+@pytest.mark.parametrize("backend", ["Mpi", "None", None, "ring"])
+def test_backend_that_pytorch_has_not_is_refused_with_its_processes(source: Path, backend: Any) -> None:
+    """Two of these words are communicators too, and took a run for another one, of fewer processes."""
+    asked = PyTorchConfiguration(backend, process_count=4, node_count=2)
+    with pytest.raises(
+        RunConfigurationException, match="communication_backend of a PyTorchConfiguration is Nccl or Gloo"
+    ):
+        ScriptRunConfig(source, "t.py", distributed_job_config=asked)
 
 
 def test_command_with_operators_goes_to_a_shell(experiment: Experiment, source: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs as users see them: found by their labels, and told what they wait for."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,9 +16,12 @@ from runyard.control import runs as life
 from runyard.control.why import unblocked_by
 from runyard.db import runs, tables
 from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
-from runyard.protocol.runs import Run, RunSpec, RunStatus
+from runyard.protocol.distributed import Distribution
+from runyard.protocol.runs import Explanation, Run, RunSpec, RunStatus
+from runyard.protocol.wire import loads
 from tests.server.application import Application, now_us
 
+FOREIGN = "Waits for 1 GPU of this machine's 2 to be free; GPU 0 is used by process 7, which is no run here."
 KEYS = ["plain", 'with "quotes"', "back\\slash", "a.b[0]", "$", "", "'", "\U0001f9e8", "%"]
 
 
@@ -89,6 +93,46 @@ def test_wait_is_estimated_from_the_runs_before(app: Application) -> None:
     assert said == [f"By the last 3 runs there, it may start in about {minutes} min." for minutes in (5, 15)]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason", "helps"),
+    [
+        ({"is_stopped": True}, "Waits for 'small', which is stopped, to be started.", "runyard compute start small"),
+        ({"max_nodes": 1}, "Waits for 2 nodes of 'small', which may have 1.", "update small --max-nodes 2"),
+        ({}, "Waits for 4 GPUs, and this machine has 2: take a smaller size, or fewer nodes.", "smaller vm_size"),
+        ({}, FOREIGN, "the end of what else uses them"),
+    ],
+)
+def test_no_time_is_told_where_no_runs_end_helps(
+    app: Application, change: dict[str, Any], reason: str, helps: str
+) -> None:
+    assert app.ask("create_cluster", {"name": "small", "max_nodes": 2}, workspace="here").status == 200
+    _queue(app, "here", "old", "small")
+    _advance(app, "old", "Queued", "Running", started_at=now_us() - 600_000_000)
+    _advance(app, "old", "Running", "Completed")
+    app.add_run("here", "run-1", target="small", node_count=2, distribution=Distribution("pytorch", process_count=2))
+    _advance(app, "run-1", "Starting", "Preparing", "Queued", reason="Waits.")
+    assert "it may start in about" in app.ask("explain_run", workspace="here", run_id="run-1").json["estimate"]
+    if change:
+        assert app.ask("change_cluster", change, workspace="here", name="small").status == 200
+    app.parts.database.write(lambda connection: life.explain_wait(connection, "run-1", reason, now_us()))
+    found = loads(Explanation, app.ask("explain_run", workspace="here", run_id="run-1").body)
+    assert (found.estimate, found.waits_for) == ("", reason + " It is the next one.")
+    assert helps in found.unblocked_by
+    assert found.text.endswith(found.unblocked_by), "a command stands by itself"
+
+
+def test_processes_that_are_too_many_are_counted_and_not_made(app: Application) -> None:
+    asked = {"kind": "mpi", "process_count_per_node": 1_000_000}
+    spec = {"run_id": "run-1", "experiment": "trial", "command": ["true"], "distribution": asked}
+    tracemalloc.start()
+    try:
+        reply = app.ask("submit_run", spec, workspace="here")
+        assert (reply.status, reply.error["message"]) == (400, "A run has at most 10000 processes, not 1000000.")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000, "one request must not fill the server's memory"
+    finally:
+        tracemalloc.stop()
+
+
 def test_places_of_this_machine_are_for_every_workspace(app: Application) -> None:
     _queue(app, "there", "other-1", "local")
     _queue(app, "here", "run-1", "local")
@@ -117,7 +161,6 @@ def test_words_of_a_sentence_unblock_nothing(app: Application, word: str) -> Non
 RAY = ClusterSpec("x", engine=EngineSpec(EngineKind.RAY))
 SLURM = ClusterSpec("x", engine=EngineSpec(EngineKind.SLURM))
 SSH = ClusterSpec("x", engine=EngineSpec(EngineKind.SSH))
-FOREIGN = "Waits for 1 GPU of this machine's 2 to be free; GPU 0 is used by process 7, which is no run here."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import typer
 from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
-from runyard.errors import UserErrorException
+from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind, VmPriority
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
@@ -141,11 +141,18 @@ def stop_cluster(
 ) -> None:
     """Let no further run begin there; nodes leave as their runs end."""
     found = find_workspace(workspace)
+    if now and found._call("get_cluster", name=name).spec.has_own_queue:
+        raise ComputeTargetException(
+            f"The nodes of {name!r} are its engine's own, and are not taken away from here; stop it without --now, and "
+            "cancel the runs that are not to end by themselves."
+        )
     cluster = found._call("change_cluster", ClusterChange(is_stopped=True), name=name)
     busy = [one for one in cluster.nodes if one.run_id is not None]
     for node in busy if now else []:
         cluster = found._call("remove_node", None, {"evict": 1}, name=name, node=node.id.rpartition("/")[2])
     left = f"{len(busy)} nodes {'are taken away' if now else 'leave when their runs have ended'}" if busy else "idle"
+    if cluster.spec.has_own_queue and cluster.runs:
+        left = f"{len(cluster.runs)} runs there go on to their ends"
     tell(cluster, as_json, f"{name} is stopped ({left}). Start it again: runyard compute start {name}")
 
 
@@ -182,9 +189,8 @@ def drain_cluster(workspace: Workspace, name: str) -> None:
     """Stop it, and return once no run is there; those that only wait for it stay."""
     cluster = workspace._call("change_cluster", ClusterChange(is_stopped=True), name=name)
     told = ""
-    while any(one.run_id is not None for one in cluster.nodes):
-        runs = ", ".join(sorted({str(one.run_id) for one in cluster.nodes if one.run_id is not None}))
-        told = _say(f"{name} is stopped; waits for {runs}.", told)
+    while cluster.runs:
+        told = _say("{} is stopped; waits for {}.".format(name, ", ".join(sorted(cluster.runs))), told)
         time.sleep(LOOK_S)
         cluster = workspace._call("get_cluster", name=name)
 

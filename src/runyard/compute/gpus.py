@@ -13,6 +13,8 @@ from runyard.protocol.record import record
 
 #: What was seen holds for so long, seconds: to ask takes a tenth of one, and some where no driver stays loaded.
 FRESH_S = 2.0
+#: How long until a driver is asked again that did not answer at first, seconds: it may still be loading.
+RETRY_S = 30.0
 #: A driver that does not answer in this time is in trouble, seconds.
 ANSWER_S = 15.0
 #: Memory beyond this, and beyond the part, is somebody's: a screen and the driver itself need less, bytes.
@@ -57,11 +59,14 @@ class NvidiaGpus:
         self._lock = threading.Lock()
         self._asked_at: Optional[float] = None
         self._found: Tuple[Gpu, ...] = ()
+        #: Its program is here, and has never answered.
+        self._is_unknown = False
 
     def list(self, may_be_old: bool = False) -> Sequence[Gpu]:
         with self._lock:
-            is_old = self._found and not may_be_old and time.monotonic() - (self._asked_at or 0.0) > FRESH_S
-            if self._asked_at is None or is_old:
+            age_s = time.monotonic() - (self._asked_at or 0.0)
+            is_old = age_s > FRESH_S if self._found else self._is_unknown and age_s > RETRY_S
+            if self._asked_at is None or (is_old and not may_be_old):
                 self._found = self._look()
                 self._asked_at = time.monotonic()
             return self._found
@@ -72,10 +77,13 @@ class NvidiaGpus:
             processes = _ask("--query-compute-apps=gpu_uuid,pid") if gpus.strip() else ""
             return visible(parse(gpus, processes), os.environ.get("CUDA_VISIBLE_DEVICES"))
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            if self._asked_at is None:
+            if not self._found:
                 # A host without the program has no GPU; with it, whoever looks after the host should know.
-                if shutil.which("nvidia-smi"):
-                    _log.warning("nvidia-smi does not work here, so no run gets a GPU of its own: %s", error)
+                self._is_unknown = shutil.which("nvidia-smi") is not None
+                if self._is_unknown:
+                    _log.warning(
+                        "nvidia-smi does not work here, so no run gets a GPU of its own until it does: %s", error
+                    )
                 return ()
             _log.warning("nvidia-smi does not answer; no GPU is given to a run until it does: %s", error)
             return tuple(replace(one, used_bytes=one.memory_bytes, holders=()) for one in self._found)

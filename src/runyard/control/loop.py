@@ -247,7 +247,7 @@ class Loop(threading.Thread):
         ]  # fmt: skip
         decision = decide(
             [
-                Waiting(row.id, row.workspace, row.target, row.node_count, row.queued_at or 0, row.turn)
+                Waiting(row.id, row.workspace, row.target, row.node_count, row.queued_at or _now_us(), row.turn)
                 for row in waiting
             ],
             [_view(node) for node in nodes],

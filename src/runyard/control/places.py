@@ -6,6 +6,8 @@ from runyard.protocol.record import record
 
 #: How long others may take nodes that a run of several waits for, seconds; then they are kept for it.
 PASSED_S = 600
+#: What is said of GPUs that no end of a run brings.
+_LACKING, _FOREIGN = "and this machine has", "which is no run here"
 
 
 class Waiting(NamedTuple):
@@ -103,16 +105,21 @@ class Pool:
         present = len(self._view.numbers)
         wanted = f"{needed} GPU" if needed == 1 else f"{needed} GPUs"
         if needed > present:
-            return f"Waits for {wanted}, and this machine has {present}: take a smaller size, or fewer nodes."
-        others = "".join(f"; GPU {number} is used by {what}, which is no run here" for number, what in self._view.held)
+            return f"Waits for {wanted}, {_LACKING} {present}: take a smaller size, or fewer nodes."
+        others = "".join(f"; GPU {number} is used by {what}, {_FOREIGN}" for number, what in self._view.held)
         return f"Waits for {wanted} of this machine's {present} to be free{others}."
+
+
+def can_tell_when(reason: str) -> bool:
+    """Do runs before it tell when a run begins that waits for that? Not where it waits for no run to end."""
+    return _LACKING not in reason and _FOREIGN not in reason
 
 
 def describe_gpu_help(reason: str) -> str:
     """What lets a run begin that waits for GPUs; '' where it waits for something else."""
-    if "and this machine has" in reason:
+    if _LACKING in reason:
         return "Cancel it, and submit it with a smaller vm_size or fewer nodes."
-    if "which is no run here" in reason:
+    if _FOREIGN in reason:
         return "A run with GPUs that ends, or the end of what else uses them."
     return "A run with GPUs that ends." if "GPU" in reason else ""
 

@@ -218,7 +218,8 @@ def lose(connection: Connection, run_id: str, key: str, detail: str, now: int) -
     elif may_retry(connection, run.row):
         _requeue(run, now)
     else:
-        message = f"Its compute target lost it in attempt {run.row.attempt}. {detail}".strip()
+        detail = f"{detail} {_why_not_again(run.row)}".strip()
+        message = f"Its compute target lost it in attempt {run.row.attempt}. {detail}"
         _end(run, RunStatus.FAILED, now, error=dumps(RunError("SystemError", message)))
     run.save()
 
@@ -271,6 +272,9 @@ def _stored(run: Steps, report: Report, exited: Optional[Report], now: int) -> N
         _end(run, RunStatus.COMPLETED, now)
     elif report.error_code:
         _end(run, RunStatus.FAILED, now, error=dumps(RunError(report.error_code, report.message, report.details)))
+    elif exited.cause == ExitCause.RUNNER_LOST:
+        message = f"{exited.message} {_why_not_again(row)}".strip()
+        _end(run, RunStatus.FAILED, now, error=dumps(RunError("SystemError", message, exited.details)))
     else:
         _end(run, RunStatus.FAILED, now)
 
@@ -310,6 +314,13 @@ def may_retry(connection: Connection, row: Row[Any]) -> bool:
     asked = runs.get_spec(connection, row.id).max_infrastructure_retries
     allowed = RETRIES[_vm_priority(connection, row)] if asked is None else asked
     return bool(row.retries < allowed)
+
+
+def _why_not_again(row: Row[Any]) -> str:
+    """What is said of a run that lost its machine, and may not start again."""
+    if row.retries:
+        return f"It had started again {row.retries} times, as often as max_infrastructure_retries lets it."
+    return "It does not start again, unless max_infrastructure_retries or a target of low priority lets it."
 
 
 def _vm_priority(connection: Connection, row: Row[Any]) -> str:

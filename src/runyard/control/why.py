@@ -6,7 +6,7 @@ from typing import Optional, Sequence, Tuple
 from sqlalchemy import Connection
 
 from runyard.compute.remote import WAITS_FOR_ANSWER
-from runyard.control.places import describe_gpu_help
+from runyard.control.places import can_tell_when, describe_gpu_help
 from runyard.control.schedule import LOCAL, estimate_wait_s
 from runyard.db import fleet, runs
 from runyard.errors import ComputeTargetException
@@ -23,7 +23,8 @@ def explain_run(connection: Connection, run: Run, local_slots: int, now: int) ->
         if run.node is None:
             before = _count_before(connection, run)
             waits_for += " It is the next one." if before == 0 else f" {before} come before it."
-            estimate = _estimate_turn(connection, run, spec, before, local_slots)
+            if can_tell_when(run.reason or "") and not _waits_for_somebody(run, spec):
+                estimate = _estimate_turn(connection, run, spec, before, local_slots)
         else:
             estimate = _estimate_start(connection, run, now)
         unblocked = unblocked_by(run, spec)
@@ -54,6 +55,8 @@ def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
         return f"Cancel it, or create the compute target {run.target!r} again."
     if spec.is_stopped and run.node is None:
         return f"Its start: runyard compute start {spec.name}"
+    if _is_too_large(run, spec) and run.node is None:
+        return f"More nodes: runyard compute update {spec.name} --max-nodes {run.spec.node_count}"
     if "does not answer" in (run.reason or "") or (run.reason or "").startswith(WAITS_FOR_ANSWER):
         return f"The answer of {run.target!r}; nothing is lost meanwhile."
     if spec.kind == EngineKind.SLURM:
@@ -71,6 +74,16 @@ def unblocked_by(run: Run, spec: Optional[ClusterSpec]) -> str:
     return describe_gpu_help(run.reason or "") or (
         f"A run of {run.target!r} that ends, or more nodes: update(max_nodes=...)."
     )
+
+
+def _waits_for_somebody(run: Run, spec: Optional[ClusterSpec]) -> bool:
+    """Does no other run's end let it begin, but only what somebody does to its target?"""
+    return spec is not None and (spec.is_stopped or _is_too_large(run, spec))
+
+
+def _is_too_large(run: Run, spec: ClusterSpec) -> bool:
+    """Has its target been made smaller than it needs since it was submitted?"""
+    return not spec.has_own_queue and run.spec.node_count > spec.max_nodes
 
 
 def _spec_of(connection: Connection, run: Run) -> Optional[ClusterSpec]:

@@ -140,7 +140,8 @@ def free_nodes(connection: Connection, run_id: str, now: int) -> None:
 
 def retire_node(connection: Connection, workspace: str, name: str, node: str, evict: bool, now: int) -> Cluster:
     """Let a node leave when its run has ended, or (``evict``) now; ComputeTargetException where there is none."""
-    get_cluster(connection, workspace, name)
+    if get_cluster(connection, workspace, name).spec.has_own_queue:
+        raise ComputeTargetException(f"The nodes of {name!r} are its engine's own: Slurm's scontrol drains them.")
     state = NodeState.PREEMPTED if evict else NodeState.LEAVING
     known = connection.execute(
         update(nodes)
@@ -243,14 +244,16 @@ def _cluster(connection: Connection, row: Row[Any]) -> Cluster:
         .order_by(nodes.c.id)
     )
     here = tuple(Node(n.id, n.state, n.run_id, n.since, n.status) for n in found)
+    uses = _uses(row.workspace, row.name)
     waiting = connection.execute(
-        select(func.count()).select_from(_uses(row.workspace, row.name).where(runs.c.node.is_(None)).subquery())
+        select(func.count()).select_from(uses.where(runs.c.node.is_(None)).subquery())
     ).scalar_one()
+    there = connection.execute(uses.where(runs.c.node.is_not(None)).order_by(runs.c.row)).scalars()
     target = _target(spec, here, _wanted_nodes(connection, row, spec) if waiting and not spec.is_stopped else ())
     return Cluster(
         name=row.name, workspace=row.workspace, spec=_shown(spec), created_by=row.created_by, created_at=row.created_at,
         modified_at=row.modified_at, allocation_state="Steady" if target == len(here) else "Resizing",
-        current_node_count=len(here), target_node_count=target, nodes=here, waiting_runs=waiting,
+        current_node_count=len(here), target_node_count=target, nodes=here, waiting_runs=waiting, runs=tuple(there),
         warnings=tuple(json.loads(row.warnings)),
     )  # fmt: skip
 

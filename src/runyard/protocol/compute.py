@@ -187,6 +187,8 @@ class Cluster:
     target_node_count: int = 0
     nodes: Tuple[Node, ...] = ()
     waiting_runs: int = 0
+    #: Ids of the runs that are there: those that have nodes, or have been handed to the engine's own queue.
+    runs: Tuple[str, ...] = ()
     #: What this host lacks of the size, if anything.
     warnings: Tuple[str, ...] = ()
 

@@ -118,6 +118,13 @@ def problem(asked: Distribution, node_count: int) -> Optional[str]:
     return None
 
 
+def count_tasks(asked: Distribution, node_count: int) -> int:
+    """How many processes the run has; quick, whatever the numbers are."""
+    if asked.kind == DistributionKind.TENSORFLOW:
+        return asked.worker_count + asked.parameter_server_count
+    return asked.process_count if asked.kind == DistributionKind.PYTORCH else asked.process_count_per_node * node_count
+
+
 def tasks_of(asked: Distribution, node_count: int) -> Tuple[Task, ...]:
     """Every process of the run, by rank.
 

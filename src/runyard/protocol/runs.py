@@ -256,4 +256,5 @@ class Explanation:
         if self.since is not None and self.status not in TERMINAL:
             since = f"Since {datetime.fromtimestamp(self.since / 1e6, timezone.utc):%Y-%m-%d %H:%M:%S} UTC."
         helps = f"What helps: {self.unblocked_by}" if self.unblocked_by else ""
-        return " ".join(one for one in (self.waits_for, since, helps, self.estimate) if one)
+        # What helps may be a command: it stands last, so that nothing runs into it.
+        return " ".join(one for one in (self.waits_for, since, self.estimate, helps) if one)

@@ -26,7 +26,7 @@ from runyard.runner.limits import Limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.ports import Ports
-from runyard.runner.processes import Script, adopt_orphans, end_all, has_children
+from runyard.runner.processes import Script, adopt_orphans, describe_signal, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, insist
 from runyard.runner.sandbox import confined, shared_memory
@@ -470,7 +470,7 @@ class Attempt:
         if team is not None and team.remark:
             return f"{whose}{what!r} {team.remark}.", "UserError", tail
         if code is not None and code < 0:
-            text = f"{whose}{what!r} was killed by {_signal_name(-code)} (out of memory, or by someone else)."
+            text = f"{whose}{what!r} was killed by {describe_signal(-code)}."
             return text, "UserError", tail
         last = tail.strip().splitlines()[-1:] or ["it printed nothing"]
         return f"{whose}{what!r} ended with exit code {code}: {last[0][:500]}", "UserError", tail
@@ -483,13 +483,6 @@ def _code(error: RunyardError) -> str:
     if isinstance(error, EnvironmentBuildError):
         return "EnvironmentError"
     return "StorageError" if isinstance(error, StorageFullError) else "DataError"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 if __name__ == "__main__":

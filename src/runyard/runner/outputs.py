@@ -5,8 +5,8 @@ import re
 import time
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from pathlib import Path, PurePosixPath
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from runyard.client.http import Server
 from runyard.client.transfer import send_blobs, send_bytes
@@ -74,14 +74,8 @@ class Outputs:
         """
         plan = self._folder.plan
         names: Dict[str, Any] = {"workspace": plan.workspace, "run_id": plan.run_id}
-        found = self._server.call("list_artifacts", None, {"prefix": "outputs/"}, **names)
-        own, count = f"outputs/node_{self._folder.node}/", 0
-        # Its own come last, and so take the place of the first node's of that name.
-        for one in sorted(found, key=lambda one: one.path.startswith(own)):
-            name = "outputs/" + one.path[len(own) :] if one.path.startswith(own) else one.path
-            if plan.node_count > 1 and _OTHERS.match(name):
-                continue
-            count += 1
+        found = self._wanted(self._server.call("list_artifacts", None, {"prefix": "outputs/"}, **names))
+        for name, one in found.items():
             target = join_inside(self._folder.work, check_path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
             if self._store is not None and self._store.has([one.digest]):
@@ -89,7 +83,32 @@ class Outputs:
             else:
                 _write(target, self._server.stream("read_artifact", path=one.path, **names))
             self._restored[name] = one.digest
-        return count
+        return len(found)
+
+    def _wanted(self, recorded: Iterable[Artifact]) -> Dict[str, Artifact]:
+        """What is put where: this node's own before the first one's, and no file where another needs a folder."""
+        wanted: Dict[str, Artifact] = {}
+        folders: Set[str] = set()
+        for one in sorted(recorded, key=lambda one: (self._is_own(one.path), one.path), reverse=True):
+            for name in self._places_of(one.path):
+                above = {str(parent) for parent in PurePosixPath(name).parents}
+                if name not in wanted and name not in folders and not above & wanted.keys():
+                    wanted[name] = one
+                    folders |= above
+        return wanted
+
+    def _is_own(self, path: str) -> bool:
+        return not self._is_first and path.startswith(f"outputs/node_{self._folder.node}/")
+
+    def _places_of(self, path: str) -> Tuple[str, ...]:
+        """The names under which a recorded file is put back here; none: it is another node's."""
+        other = _OTHERS.match(path)
+        if other is None or self._folder.plan.node_count == 1:
+            return (path,)
+        if other.group() != f"outputs/node_{self._folder.node}/":
+            return ()
+        # The script may have named the folder so itself, and looks for it there.
+        return (path,) if self._is_first else ("outputs/" + path[other.end() :], path)
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
@@ -198,11 +217,15 @@ class Outputs:
             found = self._store_some(files[start : start + BATCH], move=False)
             self._send(
                 [
-                    one if taken.get(one.path, one.digest) == one.digest else replace(one, path=self._beside(one.path))
+                    one if taken.get(one.path) in self._free(one) else replace(one, path=self._beside(one.path))
                     for one in found
                     if self._restored.get(one.path) != one.digest
                 ]
             )
+
+    def _free(self, one: Artifact) -> Tuple[Optional[str], ...]:
+        """What may be recorded under the file's name for it to have it: what it is, or was before this attempt."""
+        return (None, one.digest, self._restored.get(one.path))
 
     def _beside(self, name: str) -> str:
         """``outputs/model.h5`` as ``outputs/node_1/model.h5``."""

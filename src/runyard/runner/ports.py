@@ -1,7 +1,7 @@
 """Ports of this host that a run's processes will listen on: each given to one run at a time, whoever asks.
 
 A port is a lock on a file that all runners of the user on this host share, so that two nodes on one host take
-different ones; and nothing listens on it.
+different ones; and nothing listens on it. Nodes with networks of their own have ports of their own.
 """
 
 import errno
@@ -42,7 +42,7 @@ class Ports:
 
     def _reserve(self, folder: str, first: int) -> int:
         for port in range(first, min(first + SPAN, 65_536)):
-            lock = os.open(os.path.join(folder, str(port)), os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(os.path.join(folder, f"{_network()}-{port}"), os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -53,6 +53,14 @@ class Ports:
                 return port
             os.close(lock)
         raise ServiceException(f"None of the ports {first} to {first + SPAN - 1} is free on this host.")
+
+
+def _network() -> int:
+    """The number of this process's network namespace; 0 where the system has none."""
+    try:
+        return os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        return 0
 
 
 def _is_free(port: int) -> bool:

@@ -18,6 +18,8 @@ from runyard.protocol.plan import ExitCause
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long processes get to vanish after KILL, seconds.
 KILL_TIMEOUT_S = 10.0
+#: What a process gets for what it did itself.
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
 #: Exit codes above this are that of a signal, as a shell and a container's first process give them.
 _SIGNALLED = 128
 _SIGNALS = 64
@@ -99,6 +101,18 @@ def exit_code(code: Optional[int]) -> Optional[int]:
     if code is None or not _SIGNALLED < code <= _SIGNALLED + _SIGNALS:
         return code
     return _SIGNALLED - code
+
+
+def describe_signal(number: int) -> str:
+    """The name of a signal that ended a process, and whence such a one comes."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    whence = (
+        "a crash in compiled code, its own or a library's" if name in _CRASHES else "out of memory, or by someone else"
+    )
+    return f"{name} ({whence})"
 
 
 def end_all(key: str, grace_s: float, user: Optional[int] = None) -> int:

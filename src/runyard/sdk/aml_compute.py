@@ -10,6 +10,7 @@ from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.whole_number import whole_number
 from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
@@ -39,12 +40,12 @@ class AmlComputeProvisioningConfiguration:
         spec = ClusterSpec(
             name=name,
             vm_size=self.vm_size,
-            vm_priority=self.vm_priority,
+            vm_priority=_priority(self.vm_priority),
             min_nodes=_whole("min_nodes", self.min_nodes or 0),
             max_nodes=_whole("max_nodes", self.max_nodes),
             idle_seconds_before_scaledown=_whole("idle_seconds_before_scaledown", self.idle_seconds_before_scaledown),
             description=self.description or "",
-            tags={str(key): str(value) for key, value in (self.tags or {}).items()},
+            tags=_tags(self.tags),
             is_instance=self.is_instance,
         )
         try:
@@ -220,8 +221,20 @@ class AmlCompute(ComputeTarget):
 _NO_IDENTITY = "nodes here have none of Azure's. Storage is reached by what its datastore was registered with."
 
 
+def _priority(asked: Any) -> Any:
+    """As it is asked for; ``get_status()`` shows it in other letters, and that may be where it comes from."""
+    shown = {one.lower(): one for one in VmPriority.ALL}
+    return shown.get(asked.lower(), asked) if isinstance(asked, str) else asked
+
+
+def _tags(asked: Any) -> Dict[str, str]:
+    if asked is not None and not isinstance(asked, dict):
+        raise ComputeTargetException(f"tags is a dict of names and values, not {asked!r}.")
+    return {str(key): str(value) for key, value in (asked or {}).items()}
+
+
 def _whole(name: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ComputeTargetException(f"{name} is a whole number, not {value!r}.") from None
+    found = whole_number(value)
+    if found is None:
+        raise ComputeTargetException(f"{name} is a whole number, not {value!r}.")
+    return found

@@ -110,11 +110,13 @@ class Estimator:
             compute_target="amlcompute" if compute_target is None else compute_target,
             environment=environment_of(wish, framework, isinstance(distribution, MpiConfiguration)),
             distributed_job_config=distribution,
-            max_run_duration_seconds=max_run_duration_seconds or MAX_DURATION_SECONDS_DEFAULT,
+            max_run_duration_seconds=(
+                MAX_DURATION_SECONDS_DEFAULT if max_run_duration_seconds is None else max_run_duration_seconds
+            ),
         )
         asked = self._config.run_config
         asked.script, asked.arguments, asked.node_count = self._config.script, self._config.arguments, nodes
-        asked.environment_variables = dict(environment_variables or {})
+        asked.environment_variables = _checked_variables(environment_variables)
         _set_inputs(asked, inputs)
         _set_size(asked, compute_target, vm_size, vm_priority)
         _set_source(asked, source_directory_data_store)
@@ -199,6 +201,12 @@ def _checked_params(script_params: Any) -> Dict[str, Any]:
     if not isinstance(script_params, dict):
         raise TrainingException(f"script_params is a dict of flags and values, not {script_params!r}.")
     return dict(script_params)
+
+
+def _checked_variables(environment_variables: Any) -> Dict[str, str]:
+    if environment_variables is not None and not isinstance(environment_variables, dict):
+        raise TrainingException(f"environment_variables is a dict of names and values, not {environment_variables!r}.")
+    return dict(environment_variables or {})
 
 
 def _words(script_params: Dict[str, Any]) -> List[Any]:

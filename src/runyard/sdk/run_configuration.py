@@ -19,6 +19,7 @@ from runyard.sdk.run_sections import (
     ParallelTaskConfiguration,
     SparkConfiguration,
 )
+from runyard.sdk.whole_number import whole_number
 
 #: v1's names of what starts a distributed run's processes, in lower case; which section each reads.
 _COMMUNICATORS = {"parameterserver": "tensorflow", "intelmpi": "mpi", "openmpi": "mpi", "mpi": "mpi"}
@@ -115,6 +116,12 @@ class RunConfiguration:
     def _distribute(self, config: Any) -> None:
         """Take a distributed job's configuration, in the words of the sections."""
         _, self.node_count = distribution_of(config)
+        backend = getattr(config, "communication_backend", _BACKENDS[0])
+        if str(backend).lower() not in _BACKENDS:
+            raise RunConfigurationException(
+                f"The communication_backend of a PyTorchConfiguration is Nccl or Gloo, not {backend!r}; for MPI's "
+                "processes take an MpiConfiguration."
+            )
         if isinstance(config, TensorflowConfiguration):
             self.tensorflow, self.framework, self.communicator = config, "TensorFlow", "ParameterServer"
         elif isinstance(config, MpiConfiguration):
@@ -124,7 +131,9 @@ class RunConfiguration:
 
     def _distribution(self) -> Tuple[Optional[Distribution], int]:
         """The processes that are asked for, if there are several, and on how many nodes."""
-        name, nodes = str(self.communicator or "None").lower(), int(self.node_count)
+        name, nodes = str(self.communicator or "None").lower(), whole_number(self.node_count)
+        if nodes is None:
+            raise RunConfigurationException(f"node_count is a whole number, not {self.node_count!r}.")
         if name == "none":
             if nodes != 1:
                 raise RunConfigurationException(

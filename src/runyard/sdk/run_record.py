@@ -12,7 +12,7 @@ from runyard.errors import NotFoundError, UserErrorException
 from runyard.files.hashing import hash_file
 from runyard.protocol.lineage import Direction
 from runyard.protocol.metrics import USAGE_PREFIX, Columns, decode_read, iterate, rank_of
-from runyard.protocol.runs import Artifact, ArtifactList
+from runyard.protocol.runs import Artifact, ArtifactList, RunStatus
 from runyard.protocol.runs import Run as RunRecord
 from runyard.protocol.trees import check_path
 from runyard.sdk.details import Details
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Other names of a log, which it has while the run goes on too.
 LOG_NAMES = {"azureml-logs/70_driver_log.txt": "user_logs/std_log.txt"}
+
+#: States in which the details tell what a run waits for, since when, for how long and what helps.
+_WAITING = (RunStatus.STARTING, RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.QUEUED)
 
 
 def iterate_runs(workspace: Any, query: Dict[str, Any]) -> Iterator[RunRecord]:
@@ -61,8 +64,9 @@ def details(run: "Run", known: Optional[RunRecord] = None) -> Details:
         submittedBy=record.created_by,
         attempt=record.attempt,
         reason=record.reason,
+        why=run.why() if record.status in _WAITING else None,
     )
-    for optional in ("startTimeUtc", "endTimeUtc", "warnings", "error", "reason"):
+    for optional in ("startTimeUtc", "endTimeUtc", "warnings", "error", "reason", "why"):
         if not found[optional]:
             del found[optional]
     return found

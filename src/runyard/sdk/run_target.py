@@ -6,6 +6,7 @@ from typing import Any
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import VmPriority
 from runyard.sdk.run_configuration import RunConfiguration
+from runyard.sdk.whole_number import whole_number
 
 #: v1's name of a target that is a cluster made for the run.
 ONE_RUN = "amlcompute"
@@ -28,7 +29,9 @@ def _cluster_of_size(config: RunConfiguration, workspace: Any) -> str:
     asked = config.amlcompute
     priority = asked.vm_priority or VmPriority.DEDICATED
     name = asked.name or re.sub(r"[^a-z0-9]+", "-", f"{asked.vm_size}-{priority}".lower()).strip("-")
-    nodes = int(asked.cluster_max_node_count or config.node_count)
+    nodes = whole_number(asked.cluster_max_node_count or config.node_count)
+    if nodes is None:
+        raise UserErrorException(f"cluster_max_node_count is a whole number, not {asked.cluster_max_node_count!r}.")
     try:
         found = AmlCompute(workspace, name)
     except ComputeTargetException:

@@ -31,6 +31,7 @@ from runyard.sdk.run_sections import Dataset as SectionDataset
 from runyard.sdk.run_target import target_of
 from runyard.sdk.script_run_config import ScriptRunConfig
 from runyard.sdk.session import current_server, is_in_run
+from runyard.sdk.whole_number import whole_number
 
 if TYPE_CHECKING:
     from runyard.files.snapshots import Snapshot
@@ -97,10 +98,10 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
 
 
 def _whole(what: str, asked: Any) -> Optional[int]:
-    try:
-        return None if asked is None else int(asked)
-    except (TypeError, ValueError):
-        raise UserErrorException(f"{what} is a whole number, not {str(asked)[:80]!r}.") from None
+    found = whole_number(asked)
+    if found is None and asked is not None:
+        raise UserErrorException(f"{what} is a whole number, not {str(asked)[:80]!r}.")
+    return found
 
 
 def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> Run:

@@ -13,7 +13,7 @@ from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
 from runyard.protocol.compute import ClusterSpec
-from runyard.protocol.distributed import problem, tasks_of
+from runyard.protocol.distributed import count_tasks, problem
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
     PRIORITY_MAX,
@@ -242,8 +242,9 @@ def _check_nodes(spec: RunSpec) -> None:
     wrong = None if spec.distribution is None else problem(spec.distribution, spec.node_count)
     if wrong is not None:
         raise UserErrorException(wrong)
-    if spec.distribution is not None and len(tasks_of(spec.distribution, spec.node_count)) > TASKS_MAX:
-        raise UserErrorException(f"A run has at most {TASKS_MAX} processes.")
+    tasks = 1 if spec.distribution is None else count_tasks(spec.distribution, spec.node_count)
+    if tasks > TASKS_MAX:
+        raise UserErrorException(f"A run has at most {TASKS_MAX} processes, not {tasks}.")
     if spec.node_count > 1 and spec.distribution is None:
         raise UserErrorException(f"node_count is {spec.node_count}, and nothing says how the nodes work together.")
     if spec.node_count > 1 and spec.target == LOCAL:
