@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 
 def keep_printing() -> None:
@@ -16,7 +16,7 @@ def keep_printing() -> None:
             log = _Log(stream.fileno())
         except (AttributeError, OSError, ValueError):
             continue  # It is no file.
-        text = io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        text = io.TextIOWrapper(cast(BinaryIO, log), encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, text)
 
 
