@@ -120,6 +120,8 @@ def test_a_caller_that_offers_another_protocol_is_answered_in_this_one(front: An
     for parts in (1, 7, len(several)):
         statuses = [piece[:3] for piece in raw(port, several, parts).split(b"HTTP/1.1 ")[1:]]
         assert statuses == [b"200", b"200", b"400", b"200"], parts
+    many = b"GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" * 2_000
+    assert raw(port, many).count(b"HTTP/1.1 200") == 2_000
     assert raw(port, b"CONNECT here:80 HTTP/1.1\r\nHost: here\r\n\r\n").startswith(b"HTTP/1.1 405")
     assert connections.memory == 0
 

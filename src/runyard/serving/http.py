@@ -131,29 +131,33 @@ class Connection(asyncio.Protocol):
         self._size = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._is_broken:
-            return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as wish:
-            self._decline(data[wish.args[0] :])
+            while data and not self._is_broken:
+                data = self._fed(data)
         except httptools.HttpParserCallbackError as error:
             if not self._is_broken:
                 raise error.__context__ or error from None
         except httptools.HttpParserError:
             self._refuse(400, "This is no HTTP/1.1 request.")
 
-    def _decline(self, rest: bytes) -> None:
-        """A caller would rather speak HTTP/2 or a websocket: its request is read once more, as if it would not."""
+    def _fed(self, data: bytes) -> bytes:
+        """Take what has come; returns what is to be taken next."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            return self._declined() + data[wish.args[0] :]
+        return b""
+
+    def _declined(self) -> bytes:
+        """A caller would rather speak HTTP/2 or a websocket: the head of its request once more, without that wish."""
         method = self._parser.get_method()
         if method == b"CONNECT":
             self._refuse(405, "This is no proxy.")
-            return
         head = [b"%b %b HTTP/%b\r\n" % (method, self._url, self._parser.get_http_version().encode())]
         head += [b"%b: %b\r\n" % one for one in self._headers if one[0] != b"upgrade"]
         self._reset()
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join([*head, b"\r\n", rest]))
+        return b"".join([*head, b"\r\n"])
 
     def pause_writing(self) -> None:
         self._is_stuffed = True
