@@ -3,7 +3,7 @@
 set -euo pipefail
 
 # A program, and the package that has it.
-needed=(git:git g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin node:nodejs npm:npm
+needed=(git:git curl:curl openssl:openssl g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin node:nodejs npm:npm
     podman:podman buildah:buildah runc:runc catatonit:catatonit bwrap:bubblewrap
     sbatch:slurm-client slurmctld:slurmctld slurmd:slurmd munged:munge ip:iproute2
     ssh:openssh-client sshd:openssh-server faketime:faketime fusermount3:fuse3)

@@ -15,6 +15,18 @@ from tests.own_server import own_server
 from tests.serving.test_services import here, post
 from tests.serving.test_survive import fronts, replicas, seen_of, wait_until
 
+#: Prints more than there is room for, in each of the ways that scripts print; and fails, which is logged too.
+SCRIPT = """
+import json, logging, sys
+def run(data):
+    found = json.loads(data)
+    print("x" * 300_000, flush=True)
+    sys.stderr.write("y" * 300_000 + "\\n")
+    sys.stdout.flush()
+    logging.warning("z" * 1000)
+    return found[0]
+"""
+
 
 def main(folder: Path) -> None:
     """Fill the disk, ask, end processes, deploy; free it, deploy."""
@@ -22,7 +34,7 @@ def main(folder: Path) -> None:
     disk.mkdir()
     source.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], check=True)
-    (source / "score.py").write_text("import json\ndef run(data):\n    return json.loads(data)[0]\n")
+    (source / "score.py").write_text(SCRIPT)
     config = InferenceConfig("score.py", source_directory=str(source), environment=here())
     with own_server(disk / "home"):
         workspace = Workspace.create("full", exist_ok=True)
@@ -31,7 +43,12 @@ def main(folder: Path) -> None:
         pid, uri = seen_of(service).pid, service.scoring_uri
         assert post(uri, [7]) == (200, 7)
         _fill(disk / "ballast")
-        assert post(uri, [7]) == (200, 7)
+        (pid_of_model,) = replicas(service)
+        for _ in range(5):
+            assert post(uri, [7]) == (200, 7)
+        status, answer = post(uri, [])
+        assert (status, "IndexError" in answer["error"]) == (500, True), answer
+        assert replicas(service) == [pid_of_model], "what it prints ends no process"
         for which in (replicas, fronts):
             before = which(service)
             os.kill(before[0], signal.SIGKILL)

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -64,6 +65,14 @@ def test_tensorflow_examples_go_to_a_signature_for_them() -> None:
     assert question.inputs["examples"].tolist() == [{"year": 1999, "age": 3}, {"year": 1999, "age": 4}]
     answer = said(question, {"scores": SCORES["scores"], "classes": objects([["a", "b"], ["a", "b"]])})
     assert answer == {"results": [[["a", 0.25], ["b", 0.75]], [["a", 1.0], ["b", 0.0]]]}
+    # As TensorFlow Serving: a label that the model does not give is empty, a score 0.
+    assert said(question, {"scores": SCORES["scores"]}) == {
+        "results": [[["", 0.25], ["", 0.75]], [["", 1.0], ["", 0.0]]]
+    }
+    assert said(question, {"classes": objects([["a"], ["b"]])}) == {"results": [[["a", 0.0]], [["b", 0.0]]]}
+    for outputs in ({"logits": SCORES["scores"]}, {"scores": SCORES["scores"][0]}):
+        with pytest.raises(BadRequestError, match='no "scores" or "classes"'):
+            question.encode(outputs)
     with pytest.raises(BadRequestError, match="no signature for regress"):
         tensorflow_rest.examples(NETWORK, body, "regress")
 
@@ -161,16 +170,139 @@ def test_a_tensor_that_lies_about_itself_is_refused(tensor: Any) -> None:
         open_inference.decode(NETWORK, json.dumps({"inputs": [tensor]}).encode(), "", "m", "1")
 
 
+#: Numbers in two columns that have names, and in two that have none.
+NAMED = ModelFacts(
+    TENSORS,
+    "XGBoost",
+    signatures={"predict": SignatureFacts((TensorFacts("data", "float32", (-1, 2)),))},
+    default="predict",
+    columns=("age", "size"),
+)
+UNNAMED = replace(NAMED, kind=ROWS, columns=())
+#: A row may lack its second column.
+LENIENT = replace(TABLE, framework="MLflow", optional=("city",))
+#: Whoever saved it has not said what it takes.
+UNKNOWN = replace(
+    TABLE,
+    framework="MLflow",
+    columns=(),
+    signatures={"predict": SignatureFacts((TensorFacts("data", OBJECT, (-1, -1)),))},
+)
+
+
+def given(facts: ModelFacts, body: Any) -> Any:
+    """What an invocation gives the model."""
+    return mlflow_json.decode(facts, json.dumps(body).encode(), "application/json").inputs["data"].tolist()
+
+
 def test_mlflow_tables_go_by_the_names_of_their_columns() -> None:
-    split = {"dataframe_split": {"columns": ["city", "age"], "data": [["Rome", 3]]}}
-    assert mlflow_json.decode(TABLE, json.dumps(split).encode(), "application/json").inputs["data"].tolist() == [
-        [3, "Rome"]
-    ]
-    records = {"dataframe_records": [{"city": "Oslo", "age": 4}]}
-    assert mlflow_json.from_json(TABLE, records).inputs["data"].tolist() == [[4, "Oslo"]]
+    split = {"dataframe_split": {"columns": ["city", "age"], "data": [["Rome", 3]], "index": [0]}}
+    assert given(TABLE, split) == [[3, "Rome"]]
+    assert given(TABLE, {"dataframe_records": [{"city": "Oslo", "age": 4}]}) == [[4, "Oslo"]]
+    assert given(TABLE, {"inputs": {"city": ["Oslo", "Rome"], "age": [4, None]}}) == [[4, "Oslo"], [None, "Rome"]]
+    assert given(TABLE, {"inputs": {"city": "Oslo", "age": 4}}) == [[4, "Oslo"]]
+    assert given(TABLE, {"inputs": [{"city": "Oslo", "age": 4}]}) == [{"city": "Oslo", "age": 4}]
     question = mlflow_json.decode(TABLE, b"city,age\nRome,3\n", "text/csv; charset=utf-8")
     assert question.inputs["data"].tolist() == [[3, "Rome"]]
     assert said(question, {"predict": numpy.array([1.5])}) == {"predictions": [1.5]}
+
+
+def test_numbers_go_by_the_names_of_their_columns_too_and_in_order_where_there_are_none() -> None:
+    split = {"dataframe_split": {"columns": ["size", "age"], "data": [[1, 2], [3, 4]]}}
+    assert (given(NAMED, split), given(UNNAMED, split)) == ([[2, 1], [4, 3]], [[1, 2], [3, 4]])
+    columns = {"inputs": {"size": [1, 3], "age": [2, 4]}}
+    assert (given(NAMED, columns), given(UNNAMED, columns)) == ([[2, 1], [4, 3]], [[1, 2], [3, 4]])
+    assert given(NAMED, {"instances": [{"size": 1, "age": 2}]}) == [[2, 1]]
+    assert given(NAMED, {"dataframe_split": {"data": [[1, 2]]}}) == [[1, 2]], "who gives no names means their order"
+    assert given(NAMED, {"inputs": [[1, 2]]}) == given(NAMED, {"inputs": {"data": [[1, 2]]}}) == [[1, 2]]
+    question = tensorflow_rest.predict(NAMED, columns)
+    assert (question.inputs["data"].tolist(), said(question, {"predict": numpy.ones(2)})) == (
+        [[2, 1], [4, 3]],
+        {"outputs": [1.0, 1.0]},
+    )
+    tensors = [
+        {"name": name, "shape": [2], "datatype": "FP32", "data": values} for name, values in columns["inputs"].items()
+    ]
+    question = open_inference.decode(NAMED, json.dumps({"inputs": tensors}).encode(), "", "m", "1")
+    assert question.inputs["data"].tolist() == [[2, 1], [4, 3]]
+    assert rows.decode(NAMED, {"data": [{"size": None, "age": 2}]}).inputs["data"][0, 0] == 2
+
+
+def test_columns_that_a_model_may_lack_and_those_of_a_model_that_says_nothing_keep_their_names() -> None:
+    assert given(LENIENT, {"dataframe_split": {"columns": ["age"], "data": [[3]]}}) == [{"age": 3}]
+    assert given(LENIENT, {"dataframe_records": [{"age": 3}, {"age": 4, "city": "Rome"}]}) == [
+        {"age": 3},
+        {"age": 4, "city": "Rome"},
+    ]
+    assert given(UNKNOWN, {"dataframe_split": {"columns": ["b", "a"], "data": [[1, 2]]}}) == [{"b": 1, "a": 2}]
+    assert given(UNKNOWN, {"dataframe_records": [{"b": 1, "a": "x"}]}) == [{"b": 1, "a": "x"}]
+    assert given(UNKNOWN, {"inputs": {"b": [1], "a": [2]}}) == [{"b": 1, "a": 2}]
+    assert given(UNKNOWN, {"dataframe_split": {"data": [[1, 2]]}}) == [[1, 2]]
+
+
+@pytest.mark.parametrize("facts", [TABLE, NAMED])
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["age", "height"], "lacks the columns {1}.*does not know the columns height"),
+        (["age"], "lacks the columns {1} "),
+        (["age", "{1}", "extra"], "names: it does not know the columns extra."),
+        (["Age", "{1}"], "lacks the columns age .*does not know the columns Age"),
+    ],
+)
+def test_columns_that_a_model_does_not_know_or_lacks_are_named_and_never_taken_in_their_order(
+    facts: ModelFacts, names: list[str], sentence: str
+) -> None:
+    names = [one.replace("{1}", facts.columns[1]) for one in names]
+    row = dict.fromkeys(names, 1)
+    good = dict.fromkeys(facts.columns, 1)
+    tensors = [{"name": one, "shape": [1], "datatype": "FP32", "data": [1]} for one in names]
+    for body in (
+        {"dataframe_split": {"columns": names, "data": [list(row.values())]}},
+        {"dataframe_records": [row]},
+        {"dataframe_records": [good, row]},
+        {"instances": [row]},
+        {"inputs": row},
+        {"inputs": [good, row]},
+    ):
+        with pytest.raises(BadRequestError, match=sentence.replace("{1}", facts.columns[1])):
+            mlflow_json.from_json(facts, body)
+    with pytest.raises(BadRequestError, match=sentence.replace("{1}", facts.columns[1])):
+        rows.decode(facts, {"data": [good, row]})
+    with pytest.raises(BadRequestError, match=sentence.replace("{1}", facts.columns[1])):
+        mlflow_json.decode(facts, (",".join(names) + "\n" + ",".join("1" * len(names))).encode(), "text/csv")
+    if len(names) > 1:
+        with pytest.raises(BadRequestError, match=sentence.replace("{1}", facts.columns[1])):
+            open_inference.decode(facts, json.dumps({"inputs": tensors}).encode(), "", "m", "1")
+
+
+@pytest.mark.parametrize("facts", [TABLE, NAMED, UNNAMED, UNKNOWN, replace(NETWORK, default="two")])
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"dataframe_split": {"columns": ["age", "size"], "data": [[1, 2], [3]]}}, "Row 1 has not one value"),
+        ({"dataframe_split": {"columns": ["age", "size"], "data": [[1, 2], 3]}}, "Row 1 has not one value"),
+        ({"dataframe_split": {"columns": [["age"], "size"], "data": [[1, 2]]}}, "names of columns are texts"),
+        ({"dataframe_split": {"columns": 7, "data": [[1, 2]]}}, "columns and data"),
+        ({"dataframe_split": [1]}, "columns and data"),
+        ({"dataframe_records": [{"age": 1, "size": 2}, {"age": 1}]}, "different columns|lacks the columns"),
+        ({"dataframe_records": [{"age": 1}, 7]}, "list of objects"),
+    ],
+)
+def test_a_table_whose_rows_do_not_fit_together_is_refused(facts: ModelFacts, body: Any, sentence: str) -> None:
+    with pytest.raises(BadRequestError, match=sentence):
+        mlflow_json.from_json(facts, body)
+
+
+def test_columns_that_do_not_fit_together_are_refused() -> None:
+    for body, sentence in (
+        ({"dataframe_split": {"columns": ["age", "age"], "data": [[1, 2]]}}, "two columns of the name age"),
+        ({"inputs": {"age": [1, 2], "size": [1]}}, "different lengths"),
+        ({"inputs": [{"age": 1, "size": 2}, [1, 2]]}, "all lists, or all objects"),
+        ({"inputs": {}}, "different lengths"),
+    ):
+        with pytest.raises(BadRequestError, match=sentence):
+            mlflow_json.from_json(NAMED, body)
 
 
 def test_numbers_that_json_does_not_have_come_in_and_go_out_as_python_writes_them() -> None:

@@ -6,6 +6,7 @@ framework's own shape of requests and in the Open Inference Protocol.
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn.datasets import load_iris
 
 from runyard.azureml.core import Environment, Experiment, Model, Run, ScriptRunConfig, Webservice, Workspace
 from runyard.azureml.core.conda_dependencies import CondaDependencies
+from runyard.environments.pythons import find_minor
 from runyard.errors import WebserviceException
 from tests.frameworks.torch_python import torch_python
 from tests.frameworks.warm_server import warm_server
@@ -30,8 +32,13 @@ pytestmark = [
 ]
 
 SCRIPTS = Path(__file__).parent / "scripts"
+ARTICLE = Path(__file__).parents[1] / "articles" / "blocks" / "a1_06.yml"
 FLOWERS = load_iris().data
 ROWS = numpy.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
+#: The head of a JPEG.
+IMAGE = bytes.fromhex("ffd8ffe000104a46494600")
+#: A tf.train.Example with the age 20.0 and the city Rome.
+EXAMPLE = "CiMKDwoDYWdlEggSBgoEAACgQQoQCgRjaXR5EggKBgoEUm9tZQ=="
 SMALL = ("onnxruntime", "onnx", "xgboost-cpu", "lightgbm", "scikit-learn", "pandas", "mlflow-skinny")
 
 
@@ -93,6 +100,17 @@ def tensorflow(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -
     """TensorFlow and Keras, by the wheel that the articles' tests have fetched."""
     environment = packed("tensorflow", "tensorflow-cpu")
     return Trained(workspace, tmp_path_factory.mktemp("tensorflow"), "save_tensorflow.py", environment)
+
+
+@pytest.fixture(scope="module")
+def estimators(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """tf.estimator of TensorFlow 2.2, in the environment of the article of its time."""
+    if find_minor("3.8") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have Python 3.8: TensorFlow 2.2 needs it.")
+        pytest.skip("This host has no Python 3.8.")
+    environment = Environment.from_conda_specification("estimators", str(ARTICLE))
+    return Trained(workspace, tmp_path_factory.mktemp("estimators"), "save_estimator.py", environment)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +179,9 @@ def test_a_model_of_mlflow_answers_as_mlflows_own_server(small: Trained, deploy:
     found = infer(base, "flavoured", **{name: ("FP64", FLOWERS[:, at].tolist()) for at, name in enumerate(columns)})
     assert found["predict"] == wanted
     status, answer = post(base + "/invocations", {"dataframe_split": {"columns": ["height"], "data": [[1.0]]}})
-    assert (status, "[any, 4]" in answer["error"]) == (400, True), answer
+    assert (status, "does not know the columns height" in answer["error"]) == (400, True), answer
+    by_columns = {"inputs": {name: FLOWERS[:, at].tolist() for at, name in reversed(list(enumerate(columns)))}}
+    assert post(base + "/invocations", by_columns) == (200, {"predictions": wanted})
     unlike = [{"height": 1.0}]
     status, answer = post(service.scoring_uri, {"data": unlike})
     assert (status, "sepal length" in answer["error"]) == (400, True), answer
@@ -181,6 +201,70 @@ def test_a_saved_model_answers_each_of_its_signatures(tensorflow: Trained, deplo
     metadata = get(base + "/v1/models/several/metadata")[1]["metadata"]["signature_def"]["signature_def"]
     assert set(metadata) >= {"serving_default", "words"}
     assert metadata["words"]["inputs"]["text"]["dtype"] == "DT_STRING"
+
+
+def test_an_estimator_classifies_and_regresses_examples_as_under_tensorflow_serving(
+    estimators: Trained, deploy: Deploy
+) -> None:
+    people = [
+        {"age": 20.0, "city": "Rome"},
+        {"age": [31.0], "city": ["Oslo"]},
+        {"age": 45.0, "city": {"b64": "Um9tZQ=="}},
+    ]
+    labels = ["young", "old", "older"]
+    kinds = deploy(estimators.run, "kinds", "outputs/kinds", Model.Framework.TENSORFLOW)
+    address = base_of(kinds) + "/v1/models/kinds:classify"
+    status, answer = post(address, {"examples": people})
+    assert status == 200, answer
+    assert [[label for label, _ in one] for one in answer["results"]] == [labels] * 3
+    assert close([[score for _, score in one] for one in answer["results"]], estimators.said["kinds"][:3])
+    status, answer = post(address, {"context": {"city": "Lima"}, "examples": [{"age": 60.0}, people[0]]})
+    assert close([[score for _, score in one] for one in answer["results"]], estimators.said["kinds"][::-3])
+    assert post(address, {"signature_name": "classification", "examples": people[:1]})[0] == 200
+    for body, said in (
+        ({"examples": [{"age": None}]}, "'age'"),
+        ({"examples": [{"age": [1, "a"]}]}, "of one kind"),
+        ({"examples": [{"city": "Rome"}]}, "age"),
+        ({"examples": []}, '"examples"'),
+        ({"examples": people, "signature_name": "predict"}, "no signature for classify"),
+    ):
+        status, answer = post(address, body)
+        assert (status, said in answer["error"]) == (400, True), answer
+    status, answer = post(address.replace("classify", "regress"), {"examples": people})
+    assert (status, "no signature for regress" in answer["error"]) == (400, True)
+    # The same by bytes that the caller has made.
+    answer = kinds.run(json.dumps({"signature_name": "predict", "instances": [{"b64": EXAMPLE}]}))
+    assert close(answer["predictions"][0]["probabilities"], estimators.said["kinds"][0])
+    assert answer["predictions"][0]["classes"] == ["young"]
+    incomes = deploy(estimators.run, "incomes", "outputs/incomes", Model.Framework.TENSORFLOW)
+    status, answer = post(base_of(incomes) + "/v1/models/incomes:regress", {"examples": people})
+    assert status == 200, answer
+    assert close(answer["results"], estimators.said["incomes"][:3])
+    metadata = get(base_of(incomes) + "/v1/models/incomes/metadata")[1]["metadata"]["signature_def"]["signature_def"]
+    assert metadata["serving_default"]["method_name"] == "tensorflow/serving/regress"
+
+
+def test_a_saved_model_of_today_reads_examples_and_takes_images_as_bytes(tensorflow: Trained, deploy: Deploy) -> None:
+    service = deploy(tensorflow.run, "parsed", "outputs/parsed", Model.Framework.TENSORFLOW)
+    base = base_of(service) + "/v1/models/parsed"
+    status, answer = post(base + ":classify", {"examples": [{"pair": [1.0, 2.0]}, {"pair": [0.5, 0.5]}]})
+    assert status == 200, answer
+    assert [[label for label, _ in one] for one in answer["results"]] == [["", ""], ["", ""]]
+    assert close([[score for _, score in one] for one in answer["results"]], [[0.268941, 0.731059], [0.5, 0.5]])
+    image = {"b64": base64.b64encode(IMAGE).decode()}
+    found = post(
+        base + ":regress", {"context": {"times": 2}, "examples": [{"image": image}, {"image": "abc", "times": 1}]}
+    )
+    assert found == (200, {"results": [2.0 * len(IMAGE), 3.0]})
+    # Neither JSON nor text can hold these bytes.
+    answer = service.run(json.dumps({"instances": [image, image]}))
+    assert answer == {"predictions": [{"bytes": len(IMAGE), "same": image}] * 2}
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(IMAGE) + 4}}
+    header = json.dumps({"inputs": [tensor], "outputs": [{"name": "bytes"}]}).encode()
+    body = header + len(IMAGE).to_bytes(4, "little") + IMAGE
+    length = {"Inference-Header-Content-Length": str(len(header))}
+    status, answer = post(base_of(service) + "/v2/models/parsed/infer", body, **length)
+    assert (status, answer["outputs"][0]["data"]) == (200, [len(IMAGE)]), answer
 
 
 def test_a_keras_file_is_compiled_and_takes_inputs_by_their_names(tensorflow: Trained, deploy: Deploy) -> None:

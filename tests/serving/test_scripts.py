@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 from sklearn.datasets import load_digits
 
@@ -233,60 +232,3 @@ def test_a_profile_measures_what_a_service_takes(
     # A Python with a script takes some ten megabytes at least.
     assert 0.005 < details["maxUtilizedMemory"] < details["recommendedMemoryInGB"]
     assert [one.name for one in Webservice.list(workspace) if one.name.startswith("profile-")] == []
-
-
-TRITON = """
-import sys
-import numpy as np
-import tritonclient.http as triton
-
-address, rows, labels = sys.argv[1], np.load(sys.argv[2]), np.load(sys.argv[3])
-client = triton.InferenceServerClient(address)
-assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("linear")
-assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
-(taken,) = client.get_model_metadata("linear")["inputs"]
-assert (taken["datatype"], taken["shape"]) == ("FP64", [-1, 64]), taken
-for is_binary in (True, False):
-    given = triton.InferInput(taken["name"], list(rows.shape), taken["datatype"])
-    given.set_data_from_numpy(rows, binary_data=is_binary)
-    wanted = [triton.InferRequestedOutput("predict", binary_data=is_binary)]
-    answer = client.infer("linear", [given], outputs=wanted, request_id="7", model_version="1")
-    assert answer.get_response()["id"] == "7"
-    assert ("data" in answer.get_output("predict")) is not is_binary
-    assert (answer.as_numpy("predict") == labels).all()
-    # Where no output is named, the client asks for all of them in binary.
-    assert (client.infer("linear", [given]).as_numpy("predict") == labels).all()
-    shares = client.infer("linear", [given], outputs=[triton.InferRequestedOutput("predict_proba")])
-    assert np.allclose(shares.as_numpy("predict_proba").sum(axis=1), 1)
-try:
-    wrong = triton.InferInput(taken["name"], [1, 2], "FP64")
-    wrong.set_data_from_numpy(np.zeros((1, 2)))
-    client.infer("linear", [wrong])
-except triton.InferenceServerException as error:
-    assert "[any, 64]" in error.message(), error
-else:
-    raise SystemExit("the wrong shape was taken")
-print("triton is content")
-"""
-
-
-def test_tritons_own_client_asks_in_json_and_in_binary(
-    trained: dict[str, Model], deploy: Deploy, tmp_path: Path
-) -> None:
-    python = tmp_path / "client" / "bin" / "python"
-    for words in (
-        ["venv", "--python", sys.executable, str(tmp_path / "client")],
-        ["pip", "install", "--python", str(python), "tritonclient[http]"],
-    ):
-        subprocess.run([find_uv(), *words], check=True, capture_output=True)
-    service = deploy("for-triton", [trained["linear"]])
-    numpy.save(tmp_path / "rows.npy", DIGITS[:50])
-    numpy.save(tmp_path / "labels.npy", LABELS[:50])
-    found = subprocess.run(
-        [str(python), "-c", TRITON, service.scoring_uri.split("/")[2], tmp_path / "rows.npy", tmp_path / "labels.npy"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert found.stdout.endswith("triton is content\n"), found.stderr

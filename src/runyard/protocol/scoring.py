@@ -55,6 +55,8 @@ class ModelFacts:
     default: str = ""
     #: Names of the columns, where the model was trained on named ones.
     columns: Tuple[str, ...] = ()
+    #: Of those, the ones that a row may lack.
+    optional: Tuple[str, ...] = ()
     #: A request's body that the smoke test has sent with success, as JSON; '': none was known.
     sample: str = ""
     #: What the script says of its input and output, as JSON schema; '': nothing.

@@ -36,6 +36,9 @@ class BoosterModel:
         taken = TensorFacts("data", "float64", (-1, int(self._booster.num_feature())))
         signature = SignatureFacts((taken,), (TensorFacts("predict", "float64", None),))
         columns = tuple(str(one) for one in self._booster.feature_name())
+        # LightGBM's own names, where it was given none.
+        if columns == tuple(f"Column_{number}" for number in range(len(columns))):
+            columns = ()
         return ModelFacts(TENSORS, "LightGBM", self._lightgbm.__version__, {"predict": signature}, "predict", columns)
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:

@@ -27,13 +27,18 @@ class MlflowModel:
         schema = model.metadata.get_input_schema()
         self._schema: Any = schema or None
         self._is_tensor = bool(schema and schema.is_tensor_spec())
-        self._columns: List[str] = [str(one) for one in schema.input_names()] if schema and not self._is_tensor else []
+        inputs = list(schema.inputs) if schema and not self._is_tensor else []
+        self._width = len(inputs) or -1
+        has_names = bool(inputs) and all(one.name is not None for one in inputs)
+        self._columns: List[str] = [str(one.name) for one in inputs] if has_names else []
+        self._optional = tuple(str(one.name) for one in inputs if has_names and not _is_needed(one))
 
     def facts(self) -> ModelFacts:
         """One signature, over rows."""
-        width = len(self._columns) or -1
-        signature = SignatureFacts((TensorFacts("data", OBJECT, (-1, width)),), (TensorFacts("predict", OBJECT, None),))
-        return ModelFacts(ROWS, "MLflow", self._version, {"predict": signature}, "predict", tuple(self._columns))
+        taken = TensorFacts("data", OBJECT, (-1, self._width))
+        signature = SignatureFacts((taken,), (TensorFacts("predict", OBJECT, None),))
+        columns = tuple(self._columns)
+        return ModelFacts(ROWS, "MLflow", self._version, {"predict": signature}, "predict", columns, self._optional)
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """As MLflow's own server would."""
@@ -77,6 +82,11 @@ class MlflowModel:
             if wanted().kind == "f" or bool((made == given).all()):
                 frame[one.name] = made
         return frame
+
+
+def _is_needed(column: Any) -> bool:
+    """MLflow has turned the word round."""
+    return bool(column.required) if hasattr(column, "required") else not getattr(column, "optional", False)
 
 
 def _objects(rows: List[Dict[str, Any]]) -> Any:

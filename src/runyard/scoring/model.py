@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from runyard.protocol.scoring import ModelFacts
+from runyard.scoring.streams import keep_printing
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -44,6 +45,7 @@ def load_model(framework: str, path: str) -> Scorer:
     name = LOADERS.get(framework)
     if name is None:
         raise ValueError(f"Models of the framework {framework!r} need an entry script; known: {', '.join(LOADERS)}.")
+    keep_printing()
     module = importlib.import_module("runyard.scoring." + name)
     scorer: Scorer = module.load(path)
     return scorer

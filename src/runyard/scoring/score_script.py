@@ -9,6 +9,7 @@ import traceback
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from runyard.protocol.scoring import SCRIPT, ModelFacts
+from runyard.scoring.streams import keep_printing
 
 #: Status, headers and body of an answer.
 Answer = Tuple[int, Dict[str, str], bytes]
@@ -19,6 +20,7 @@ class ScriptModel:
     """The module of an entry script, initialised."""
 
     def __init__(self, path: str) -> None:
+        keep_printing()
         self._module = _load(path)
         run = getattr(self._module, "run", None)
         if not callable(run):

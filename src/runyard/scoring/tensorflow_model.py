@@ -1,5 +1,6 @@
 """Models of TensorFlow: a SavedModel of release 1 or 2, or one of Keras in a file."""
 
+import base64
 import os
 import sys
 from typing import Any, Dict, Optional, Tuple
@@ -77,15 +78,9 @@ class SavedModel:
         self._functions: Dict[str, Any] = dict(self._loaded.signatures)
         if not self._functions:
             raise ValueError("This SavedModel has no signature; save it with tf.saved_model.save(..., signatures=...).")
-        self._methods = _methods(folder)
-        self._signatures = {
-            name: SignatureFacts(
-                tuple(_tensor(key, one) for key, one in sorted(function.structured_input_signature[1].items())),
-                tuple(_tensor(key, one) for key, one in sorted(function.structured_outputs.items())),
-                self._methods.get(name, "predict"),
-            )
-            for name, function in self._functions.items()
-        }
+        # As the file has them: of what an estimator has exported, the functions do not know their own inputs.
+        defined = {name: one for name, one in _defined(folder).items() if name in self._functions}
+        self._signatures = _signatures(tensorflow, defined)
 
     def facts(self) -> ModelFacts:
         """Its signatures."""
@@ -98,11 +93,11 @@ class SavedModel:
         constant = self.tensorflow.constant
         given = {}
         for one in self._signatures[signature].inputs:
-            dtype = self.tensorflow.string if one.dtype == OBJECT else one.dtype
-            value = inputs[one.name]
-            if one.dtype == OBJECT and self._signatures[signature].method != "predict":
-                value = _examples(self.tensorflow, value)
-            given[one.name] = constant(value.tolist() if one.dtype == OBJECT else value, dtype=dtype)
+            if one.dtype == OBJECT:
+                texts = _texts(self.tensorflow, inputs[one.name])
+                given[one.name] = constant(texts.tolist(), dtype=self.tensorflow.string, shape=texts.shape)
+            else:
+                given[one.name] = constant(inputs[one.name], dtype=one.dtype)
         return {name: one.numpy() for name, one in self._functions[signature](**given).items()}
 
     def sample(self, signature: str) -> Optional[Arrays]:
@@ -124,14 +119,7 @@ class SessionModel:
         with self._session.graph.as_default():
             loaded = tensorflow.saved_model.loader.load(self._session, ["serve"], folder)
         self._defined = dict(loaded.signature_def)
-        self._signatures = {
-            name: SignatureFacts(
-                tuple(_info(tensorflow, key, one) for key, one in sorted(defined.inputs.items())),
-                tuple(_info(tensorflow, key, one) for key, one in sorted(defined.outputs.items())),
-                _METHODS.get(defined.method_name, "predict"),
-            )
-            for name, defined in self._defined.items()
-        }
+        self._signatures = _signatures(tensorflow, self._defined)
 
     def facts(self) -> ModelFacts:
         """Its signatures."""
@@ -141,7 +129,10 @@ class SessionModel:
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """Run that signature's outputs."""
         defined = self._defined[signature]
-        fed = {one.name: inputs[key] for key, one in defined.inputs.items()}
+        given = {
+            key: _texts(self._tensorflow, value) if value.dtype == object else value for key, value in inputs.items()
+        }
+        fed = {one.name: given[key] for key, one in defined.inputs.items()}
         result: Arrays = self._session.run({key: one.name for key, one in defined.outputs.items()}, fed)
         return result
 
@@ -150,31 +141,54 @@ class SessionModel:
         return zeros(self._signatures[signature])
 
 
-def _examples(tensorflow: Any, rows: Any) -> Any:
-    """Rows of features by name as tf.train.Example, which is what signatures to classify or regress take."""
-    made = []
-    for row in rows.tolist():
-        features = {}
-        for name, value in row.items():
-            values = value if isinstance(value, list) else [value]
-            if all(isinstance(one, (str, bytes)) for one in values):
-                texts = [one.encode("utf-8") if isinstance(one, str) else one for one in values]
-                kind = {"bytes_list": tensorflow.train.BytesList(value=texts)}
-            elif all(isinstance(one, int) for one in values):
-                kind = {"int64_list": tensorflow.train.Int64List(value=values)}
-            else:
-                kind = {"float_list": tensorflow.train.FloatList(value=values)}
-            features[name] = tensorflow.train.Feature(**kind)
-        example = tensorflow.train.Example(features=tensorflow.train.Features(feature=features))
-        made.append(example.SerializeToString())
+def _texts(tensorflow: Any, values: Any) -> Any:
+    """Texts and bytes; features by name as a tf.train.Example, which is what signatures to classify or regress take."""
     import numpy
 
-    return numpy.array(made, dtype=object)
+    made = numpy.empty(values.shape, dtype=object)
+    flat = [_bytes_of(one) if _is_packed(one) else one for one in values.reshape(-1).tolist()]
+    made.reshape(-1)[:] = [_example(tensorflow, one) if isinstance(one, dict) else one for one in flat]
+    return made
 
 
-def _tensor(name: str, spec: Any) -> TensorFacts:
-    shape = None if spec.shape.rank is None else tuple(-1 if size is None else int(size) for size in spec.shape)
-    return TensorFacts(name, _dtype(spec.dtype), shape)
+def _example(tensorflow: Any, row: Dict[str, Any]) -> bytes:
+    features = {}
+    for name, value in row.items():
+        values = [_bytes_of(one) for one in (value if isinstance(value, list) else [value])]
+        if not values:
+            features[name] = tensorflow.train.Feature()
+            continue
+        if all(isinstance(one, (str, bytes)) for one in values):
+            texts = [one.encode("utf-8") if isinstance(one, str) else one for one in values]
+            kind = {"bytes_list": tensorflow.train.BytesList(value=texts)}
+        elif all(isinstance(one, int) for one in values):
+            kind = {"int64_list": tensorflow.train.Int64List(value=values)}
+        else:
+            kind = {"float_list": tensorflow.train.FloatList(value=values)}
+        features[name] = tensorflow.train.Feature(**kind)
+    made = tensorflow.train.Example(features=tensorflow.train.Features(feature=features))
+    serialized: bytes = made.SerializeToString()
+    return serialized
+
+
+def _is_packed(value: Any) -> bool:
+    """Is that bytes as JSON has them?"""
+    return isinstance(value, dict) and set(value) == {"b64"}
+
+
+def _bytes_of(value: Any) -> Any:
+    return base64.b64decode(value["b64"]) if _is_packed(value) else value
+
+
+def _signatures(tensorflow: Any, defined: Dict[str, Any]) -> Dict[str, SignatureFacts]:
+    return {
+        name: SignatureFacts(
+            tuple(_info(tensorflow, key, info) for key, info in sorted(one.inputs.items())),
+            tuple(_info(tensorflow, key, info) for key, info in sorted(one.outputs.items())),
+            _METHODS.get(one.method_name, "predict"),
+        )
+        for name, one in defined.items()
+    }
 
 
 def _info(tensorflow: Any, name: str, info: Any) -> TensorFacts:
@@ -188,13 +202,13 @@ def _dtype(dtype: Any) -> str:
     return OBJECT if dtype.name == "string" else str(dtype.name)
 
 
-def _methods(folder: str) -> Dict[str, str]:
-    """What each signature is for, which TensorFlow 2 does not tell of a loaded model."""
-    return {
-        name: _METHODS.get(defined.method_name, "predict")
-        for meta in _stored(folder).meta_graphs
-        for name, defined in meta.signature_def.items()
-    }
+def _defined(folder: str) -> Dict[str, Any]:
+    """The signatures by name, as the file defines them."""
+    found: Dict[str, Any] = {}
+    for meta in _stored(folder).meta_graphs:
+        if "serve" in meta.meta_info_def.tags:
+            found.update(meta.signature_def)
+    return found
 
 
 def _stored(folder: str) -> Any:

@@ -19,9 +19,13 @@ from runyard.sdk.workspace import Workspace
 #: Where the service listens in its image, as v1's did.
 PORT = 5001
 _PYTHON = "/opt/model/bin/python"
-_DOCKERFILE = """FROM python:3.11-slim
-RUN pip install --no-cache-dir "runyard[server]"
-COPY requirements.txt /opt/requirements.txt
+_DOCKERFILE = """# An image with Python 3.11 or newer and pip.
+ARG BASE=python:3.11-slim
+FROM ${{BASE}}
+# What pip installs: a certain release, or a wheel beside this file, as /opt/<its name>[server].
+ARG RUNYARD="runyard[server]"
+COPY requirements.txt *.whl /opt/
+RUN pip install --no-cache-dir "${{RUNYARD}}"
 RUN uv venv /opt/model --python {python} \\
     && uv pip install --python {program} --compile-bytecode{as_of} --requirements /opt/requirements.txt
 COPY service/ /opt/service/

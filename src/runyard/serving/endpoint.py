@@ -70,7 +70,7 @@ class Endpoint:
         self._addresses: Dict[str, Callable[[Request, Responder], None]] = {
             "/score": self._score, "/invocations": self._invocations, "/": self._alive, "/ping": self._alive,
             "/health": self._alive, "/swagger.json": self._swagger, "/metrics": self._metrics,
-            "/version": self._version, "/v2": self._server, "/v2/health/live": self._alive,
+            "/version": self._version, "/v2": self._server, "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
         }  # fmt: skip
 
@@ -97,7 +97,8 @@ class Endpoint:
             if encoding in ("", "identity"):
                 respond(400, _error(str(error)), JSON, None)
             else:
-                respond(415, _error(f"Bodies are taken as they are, and not in the encoding {encoding!r}."), JSON, None)
+                said = _error(f"Bodies come as they are or packed by gzip or deflate, and not by {encoding[:100]!r}.")
+                respond(415, said, JSON, None)
         except ScoringError as error:
             _refuse(respond, error)
         except Exception as error:  # noqa: BLE001 - one request's failure is no other's
@@ -186,6 +187,9 @@ class Endpoint:
 
     def _alive(self, request: Request, respond: Responder) -> None:
         respond(200, b"Healthy", _TEXT, None)
+
+    def _live(self, request: Request, respond: Responder) -> None:
+        respond(200, dumps({"live": True}), JSON, None)
 
     def _ready(self, request: Request, respond: Responder) -> None:
         is_ready = self._compiled is not None or self._pool.ready_count > 0

@@ -5,11 +5,14 @@ httptools parses. A framework's request and response objects would cost several 
 
 import asyncio
 import time
+import zlib
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 from urllib.parse import unquote
 
 import httptools
+
+from runyard.serving.packed import ENCODINGS, Unpacking
 
 #: Most bytes of a request's line and headers.
 HEAD_MAX = 64 << 10
@@ -98,7 +101,6 @@ class Connection(asyncio.Protocol):
         self._pending: Deque[Any] = deque()
         self._is_answering = False
         self._is_broken = False
-        self._is_last = False
         self._is_looping = False
         #: Are answers waiting for a caller that does not read? Then no more are made.
         self._is_stuffed = False
@@ -111,7 +113,9 @@ class Connection(asyncio.Protocol):
         self._headers: List[Any] = []
         self._head_size = 0
         self._body: List[bytes] = []
-        self._size = 0
+        #: Bytes of the body that are held, and those that came: fewer where it is packed.
+        self._size = self._came = 0
+        self._unpacking: Optional[Unpacking] = None
         self._is_asking = False
 
     # asyncio
@@ -127,20 +131,33 @@ class Connection(asyncio.Protocol):
         self._size = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._is_broken:
-            return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # A caller that would rather speak HTTP/2 or a websocket gets its answer in HTTP/1.1, the last one here.
-            self._is_last = True
-            if not self._is_answering and not self._pending:
-                self._transport.close()
+            while data and not self._is_broken:
+                data = self._fed(data)
         except httptools.HttpParserCallbackError as error:
             if not self._is_broken:
                 raise error.__context__ or error from None
         except httptools.HttpParserError:
             self._refuse(400, "This is no HTTP/1.1 request.")
+
+    def _fed(self, data: bytes) -> bytes:
+        """Take what has come; returns what is to be taken next."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            return self._declined() + data[wish.args[0] :]
+        return b""
+
+    def _declined(self) -> bytes:
+        """A caller would rather speak HTTP/2 or a websocket: the head of its request once more, without that wish."""
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(405, "This is no proxy.")
+        head = [b"%b %b HTTP/%b\r\n" % (method, self._url, self._parser.get_http_version().encode())]
+        head += [b"%b: %b\r\n" % one for one in self._headers if one[0] != b"upgrade"]
+        self._reset()
+        self._parser = httptools.HttpRequestParser(self)
+        return b"".join([*head, b"\r\n"])
 
     def pause_writing(self) -> None:
         self._is_stuffed = True
@@ -167,8 +184,12 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        self._headers.append((name, value))
         self._head_size += len(name) + len(value) + 4
+        if name == b"content-encoding" and self._unpacking is None:
+            encoding = value.decode("latin-1").strip().lower()
+            if encoding in ENCODINGS:
+                self._unpacking = Unpacking(encoding)
+        self._headers.append((name, value))
         if self._head_size > HEAD_MAX:
             self._refuse(431, f"The headers are larger than {HEAD_MAX} bytes.")
         elif name == b"content-length":
@@ -178,10 +199,27 @@ class Connection(asyncio.Protocol):
             self._is_asking = True
 
     def on_headers_complete(self) -> None:
-        if self._is_asking and not self._is_broken:
+        if self._is_asking and not self._is_broken and not self._parser.should_upgrade():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, piece: bytes) -> None:
+        self._came += len(piece)
+        if self._came > self._all.body_max:
+            self._refuse(413, f"The body is larger than {self._all.body_max} bytes.")
+        if self._unpacking is None:
+            self._hold(piece)
+            return
+        try:
+            for part in self._unpacking.feed(piece):
+                if self._is_broken:
+                    return
+                self._hold(part)
+        except zlib.error as error:
+            self._refuse(400, f"The packed body is damaged: {error}.")
+
+    def _hold(self, piece: bytes) -> None:
+        if self._is_broken:
+            return
         self._size += len(piece)
         self._all.memory += len(piece)
         if self._size > self._all.body_max:
@@ -192,8 +230,13 @@ class Connection(asyncio.Protocol):
             self._body.append(piece)
 
     def on_message_complete(self) -> None:
-        if self._is_broken:
+        if not self._is_broken and self._unpacking is not None and not self._unpacking.is_whole:
+            self._refuse(400, "The packed body ends before its end.")
+        if self._is_broken or self._parser.should_upgrade():
             return
+        if self._unpacking is not None:
+            # Whoever reads the body finds it as if it had come so.
+            self._headers = [one for one in self._headers if one[0] != b"content-encoding"]
         path, query = _address(self._url)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(self._parser.get_method().decode(), path, query, self._headers, body, self._began)
@@ -228,7 +271,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             self._is_answering = False
             return
-        is_last = not is_kept or self._all.is_leaving or (self._is_last and not self._pending)
+        is_last = not is_kept or self._all.is_leaving
         end = b"Connection: close\r\n\r\n" if is_last else b"\r\n"
         self._is_answering = False
         self._transport.write(b"".join((head, end, b"" if request.method == "HEAD" else body)))
@@ -243,6 +286,8 @@ class Connection(asyncio.Protocol):
         if self._is_broken:
             return
         self._is_broken = True
+        self._all.memory -= self._size
+        self._size, self._body = 0, []
         body = b'{"error": "%s"}' % sentence.encode()
         head = head_of(status, len(body), JSON, None)
         if not self._is_answering:
@@ -259,7 +304,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Is the request too slow, or the connection idle for too long?"""
-        if self._began and now - self._began > ARRIVAL_S + self._size / ARRIVAL_BYTES_A_SECOND:
+        if self._began and now - self._began > ARRIVAL_S + self._came / ARRIVAL_BYTES_A_SECOND:
             self._refuse(408, "The request did not come in time.")
         elif not self._began and not self._is_answering and not self._pending:
             idle_s = now - self._used

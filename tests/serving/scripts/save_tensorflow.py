@@ -32,12 +32,49 @@ class Several(tf.Module):
         return {"upper": tf.strings.upper(text), "length": tf.strings.length(text) * times}
 
 
+class Parsed(tf.Module):
+    """Reads tf.train.Example itself, and has what TensorFlow Serving's other two addresses ask for."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        """Which is larger, and by how much? It gives no labels."""
+        read = tf.io.parse_example(inputs, {"pair": tf.io.FixedLenFeature([2], tf.float32)})
+        return {"scores": tf.nn.softmax(read["pair"])}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs):
+        """The length of an image's file, times a whole number."""
+        features = {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "times": tf.io.FixedLenFeature([], tf.int64, default_value=1),
+        }
+        read = tf.io.parse_example(inputs, features)
+        return {"outputs": tf.cast(tf.strings.length(read["image"]), tf.float32) * tf.cast(read["times"], tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
+    def size(self, image):
+        """Files as they are, and their lengths."""
+        return {"bytes": tf.strings.length(image), "same": image}
+
+
+def save_parsed():
+    """TensorFlow 2 writes each signature as one to predict; the file is told what it is for."""
+    parsed = Parsed()
+    signatures = {"serving_default": parsed.size, "larger": parsed.classify, "length": parsed.regress}
+    tf.saved_model.save(parsed, "outputs/parsed", signatures=signatures)
+    names = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater("outputs/parsed")
+    names.replace_method_name(signature_key="larger", method_name="tensorflow/serving/classify")
+    names.replace_method_name(signature_key="length", method_name="tensorflow/serving/regress")
+    names.save()
+
+
 def main():
     """Save, and note what the originals say."""
     os.makedirs("outputs", exist_ok=True)
     several = Several()
     signatures = {"serving_default": several.product, "words": several.words}
     tf.saved_model.save(several, "outputs/several", signatures=signatures)
+    save_parsed()
 
     tf.keras.utils.set_random_seed(1)
     left, right = tf.keras.Input((4,), name="left"), tf.keras.Input((4,), name="right")

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy
 
-from runyard.protocol.scoring import OBJECT, ROWS, ModelFacts, TensorFacts
+from runyard.protocol.scoring import OBJECT, ROWS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.serving.dialects import rows
 from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
 from runyard.serving.dialects.values import check_shape, dumps, load_object, objects, to_array
 from runyard.serving.http import JSON
@@ -114,9 +115,19 @@ def _texts(piece: memoryview) -> Any:
         if at + 4 > len(piece):
             raise BadRequestError("Binary texts each begin with their length.")
         (length,) = struct.unpack_from("<I", piece, at)
-        found.append(bytes(piece[at + 4 : at + 4 + length]))
+        if at + 4 + length > len(piece):
+            raise BadRequestError("A binary text is shorter than it says.")
+        found.append(_text(bytes(piece[at + 4 : at + 4 + length])))
         at += 4 + length
-    return objects([one.decode("utf-8", "surrogateescape") for one in found])
+    return objects(found)
+
+
+def _text(data: bytes) -> Any:
+    """Images and the like are no text, and stay what they are."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
 
 
 def _reshaped(array: Any, one: Dict[str, Any]) -> Any:
@@ -136,12 +147,9 @@ def _fitted(facts: ModelFacts, taken: Tuple[TensorFacts, ...], tensors: Dict[str
         inputs = {one.name: tensors[one.name] for one in taken}
     elif len(taken) == 1 and len(tensors) == 1:
         inputs = {names[0]: next(iter(tensors.values()))}
-    elif facts.kind == ROWS:
+    elif len(taken) == 1 and (facts.kind == ROWS or facts.columns):
         columns = {name: value.reshape(-1).tolist() for name, value in tensors.items()}
-        if len({len(one) for one in columns.values()}) != 1:
-            raise BadRequestError("The columns have different lengths.")
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return {names[0]: objects(rows)}
+        return rows.tensors(facts, SignatureFacts(taken), columns)
     else:
         raise BadRequestError(f"The model takes the inputs {', '.join(names)}; given: {', '.join(tensors)}.")
     for one in taken:

@@ -3,19 +3,24 @@
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
+import json
 from typing import Any, Dict, List
 
 import numpy
 
 from runyard.protocol.scoring import ModelFacts, SignatureFacts
 from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
-from runyard.serving.dialects.values import objects, said, to_array
+from runyard.serving.dialects.rows import is_table, tensors
+from runyard.serving.dialects.values import said, to_array, unpacked
 
 
 def predict(facts: ModelFacts, found: Dict[str, Any]) -> Question:
     """``instances`` is a list with one item a row, ``inputs`` a tensor or tensors by name."""
     name = _signature_name(facts, found)
     signature = facts.signatures[name]
+    if is_table(facts, signature) and ("instances" in found or "inputs" in found):
+        encode = _said_by_rows if "instances" in found else _said_by_columns
+        return Question(name, tensors(facts, signature, found.get("instances", found.get("inputs"))), encode)
     if "instances" in found:
         inputs = _by_rows(signature, found["instances"])
         return Question(name, inputs, _said_by_rows)
@@ -26,16 +31,43 @@ def predict(facts: ModelFacts, found: Dict[str, Any]) -> Question:
 
 def examples(facts: ModelFacts, found: Dict[str, Any], method: str) -> Question:
     """``examples`` are features by name; only for a model with a signature of that method."""
-    name = found.get("signature_name") or next((one for one, it in facts.signatures.items() if it.method == method), "")
-    signature = facts.signatures.get(name)
+    name = found.get("signature_name") or _signature_for(facts, method)
+    signature = facts.signatures.get(name) if isinstance(name, str) else None
     if signature is None or signature.method != method or len(signature.inputs) != 1:
         raise BadRequestError(f"This model has no signature for {method}; ask its address that ends in :predict.")
     given, context = found.get("examples"), found.get("context") or {}
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given) or not isinstance(context, dict):
-        raise BadRequestError('The body has "examples", a list of objects.')
+    if not isinstance(given, list) or not given or not all(isinstance(one, dict) for one in [*given, context]):
+        raise BadRequestError('The body has "examples", a list of objects with features by name.')
     rows = [{**context, **one} for one in given]
-    encode = _said_classes if method == "classify" else _said_values
-    return Question(name, {signature.inputs[0].name: objects(rows)}, encode)
+    for row in rows:
+        _check_features(row)
+    taken = numpy.empty(len(rows), dtype=object)
+    taken[:] = rows
+    return Question(str(name), {signature.inputs[0].name: taken}, _SAID[method])
+
+
+def _signature_for(facts: ModelFacts, method: str) -> str:
+    """The default one where it is for that; else the first that is."""
+    names = [facts.default, *sorted(facts.signatures)]
+    return next((one for one in names if one in facts.signatures and facts.signatures[one].method == method), "")
+
+
+def _check_features(row: Dict[str, Any]) -> None:
+    for name, value in row.items():
+        values = value if isinstance(value, list) else [value]
+        kinds = {_kind_of(one) for one in values}
+        if "" in kinds or ("text" in kinds and len(kinds) > 1):
+            raise BadRequestError(
+                f"The feature {name[:100]!r} is a number, a text, an object with b64, or a list of such of one kind; "
+                f"here is {json.dumps(value)[:60]}."
+            )
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        unpacked(value)
+        return "text"
+    return "text" if isinstance(value, str) else "number" if isinstance(value, (bool, int, float)) else ""
 
 
 def metadata(facts: ModelFacts, model: str, version: str) -> Dict[str, Any]:
@@ -112,24 +144,22 @@ def _said_by_columns(outputs: Arrays) -> Said:
 
 
 def _said_classes(outputs: Arrays) -> Said:
-    scores = outputs.get("scores")
-    classes = outputs.get("classes")
-    if scores is None:
-        raise BadRequestError("This signature gives no scores.")
-    if classes is None:
-        classes = numpy.broadcast_to(
-            numpy.array([str(one) for one in range(scores.shape[-1])], dtype=object), scores.shape
-        )
-    return said(
-        {
-            "results": [
-                [list(pair) for pair in zip(*row, strict=True)]
-                for row in zip(classes.tolist(), scores.tolist(), strict=True)
-            ]
-        }
-    )
+    """``[label, score]`` for each class; a label or score that the model does not give is empty or 0."""
+    scores, classes = outputs.get("scores"), outputs.get("classes")
+    given = [one for one in (scores, classes) if one is not None]
+    if not given or any(one.ndim != 2 or one.shape != given[0].shape for one in given):
+        raise BadRequestError('This signature gives no "scores" or "classes" for each class of each example.')
+    labels = numpy.full(given[0].shape, "", dtype=object) if classes is None else classes
+    values = numpy.zeros(given[0].shape) if scores is None else scores
+    pairs = zip(labels.tolist(), values.tolist(), strict=True)
+    return said({"results": [[list(pair) for pair in zip(*row, strict=True)] for row in pairs]})
 
 
 def _said_values(outputs: Arrays) -> Said:
-    (first, *_) = outputs.values()
-    return said({"results": first.reshape(len(first), -1)[:, 0]})
+    values = outputs.get("outputs") if len(outputs) > 1 else next(iter(outputs.values()))
+    if values is None or values.ndim not in (1, 2) or values.shape[1:] not in ((), (1,)):
+        raise BadRequestError('This signature gives no "outputs" of one number for each example.')
+    return said({"results": values.reshape(-1)})
+
+
+_SAID = {"classify": _said_classes, "regress": _said_values}

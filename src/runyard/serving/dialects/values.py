@@ -151,9 +151,12 @@ def objects(value: Any) -> Array:
 
 def _bytes_of(value: Any) -> Any:
     """TensorFlow Serving's {"b64": "..."}."""
-    if isinstance(value, dict) and set(value) == {"b64"}:
-        try:
-            return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, TypeError, ValueError):
-            raise BadRequestError("A b64 value is not base64.") from None
-    return value
+    return unpacked(value) if isinstance(value, dict) and set(value) == {"b64"} else value
+
+
+def unpacked(value: Dict[str, Any]) -> bytes:
+    """The bytes of ``{"b64": "..."}``."""
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise BadRequestError("A b64 value is not base64.") from None

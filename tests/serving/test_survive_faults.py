@@ -1,0 +1,271 @@
+"""Services whose port, disk, name, environment, compiled model or patience gives out."""
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from runyard.azureml.core import Environment, Model, Run, Webservice, Workspace
+from runyard.azureml.core.conda_dependencies import CondaDependencies
+from runyard.azureml.core.model import InferenceConfig
+from runyard.azureml.core.webservice import LocalWebservice
+from runyard.client.local_server import is_running
+from runyard.environments.confinement import why_not
+from runyard.environments.kit import make_kit
+from runyard.protocol.services import Revision, Seen, Wanted
+from runyard.protocol.wire import dumps, loads
+from runyard.sdk.session import forget_server
+from tests.environments.packages import make_waiting_source, source_of
+from tests.own_server import own_server, submit_here
+from tests.serving.test_services import DIGITS, get, post
+from tests.serving.test_survive import ECHO, below, folder_of, fronts, scripted, seen_of, wait_until
+from tests.serving.test_survive_server import NEVER, begin, kill_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("serving")]
+__all__ = ["scripted"]
+
+
+def listen_on(port: int) -> socket.socket:
+    """As another program, as soon as the service's own processes have let go of it."""
+    found: list[socket.socket] = []
+
+    def is_mine() -> bool:
+        try:
+            found.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_mine, f"port {port} is free")
+    return found[0]
+
+
+def test_ports_that_others_took_while_nobody_watched_are_told_or_given_up(
+    workspace: Workspace, script_folder: Any
+) -> None:
+    folder = script_folder(ECHO)
+    free = begin(workspace, folder, "any-port")
+    free.wait_for_deployment()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    asked = begin(workspace, folder, "asked-port", deployment_config=LocalWebservice.deploy_configuration(port=port))
+    asked.wait_for_deployment()
+    before = {one.name: seen_of(one) for one in (free, asked)}
+    kill_server()
+    for seen in before.values():
+        os.kill(seen.pid, 9)
+    with listen_on(before["any-port"].port), listen_on(port):
+        free.update_deployment_state()  # By the next server.
+        wait_until(lambda: seen_of(free).pid != before["any-port"].pid, "another supervisor")
+        wait_until(lambda: seen_of(free).state == "Healthy", "it answers elsewhere")
+        free.update_deployment_state()
+        assert seen_of(free).port != before["any-port"].port
+        assert free.run("[1]") == [1]
+
+        def has_failed() -> bool:
+            asked.update_deployment_state()
+            return bool(asked.state in ("Failed", "failed"))
+
+        wait_until(has_failed, "its port is told")
+        assert f"Port {port} cannot be listened on: Address already in use." in str(asked.error)
+    free.delete()
+    asked.delete()
+
+
+def test_a_service_is_deleted_while_its_environment_is_being_built(
+    script_folder: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gate = tmp_path_factory.mktemp("gate")
+    make_waiting_source(gate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_TEST_GATE", str(gate))
+        with own_server(tmp_path_factory.mktemp("building-home")):
+            here = Workspace.create("building", exist_ok=True)
+            environment = Environment("waits")
+            environment.python.conda_dependencies = CondaDependencies.create(
+                python_version="{}.{}".format(*sys.version_info[:2]), pip_packages=[*source_of(gate), "waits==1.0"]
+            )
+            config = InferenceConfig("score.py", source_directory=script_folder(ECHO), environment=environment)
+            service = Model.deploy(here, "unfinished", [], config)
+            wait_until(lambda: (gate / "started").exists(), "its environment is being built")
+            folder = folder_of(service)
+            began = time.monotonic()
+            service.delete()
+            assert time.monotonic() - began < 10, "nobody waits for the build"
+            assert "unfinished" not in here.webservices
+            assert not folder.exists()
+            (gate / "go").touch()
+            again = Model.deploy(here, "unfinished", [], config)
+            again.wait_for_deployment(timeout_sec=60)
+            assert again.run("[1]") == [1], "what was built is used by the next one"
+            assert not folder.exists(), "nothing of the deleted one comes back"
+            again.delete()
+
+
+#: Puts constants where its compiler should, which are half a gigabyte in memory.
+BOMB = """
+import json, os, sys, zipfile
+if sys.argv[0].endswith('compile.py'):
+    made = sys.argv[3]
+    with zipfile.ZipFile(made + '/constants.npz', 'w', zipfile.ZIP_DEFLATED) as file:
+        with file.open('x.npy', 'w', force_zip64=True) as entry:
+            for _ in range(32):
+                entry.write(bytes(16 << 20))
+    json.dump({'compiled': True}, open(made + '/report.json', 'w'))
+    facts = {'kind': 'rows', 'framework': 'x'}
+    json.dump({'facts': facts, 'steps': [], 'results': {}}, open(made + '/program.json', 'w'))
+    os._exit(0)
+raise RuntimeError('the original is loaded')
+"""
+
+
+@pytest.mark.skipif(bool(why_not()), reason="no bubblewrap here")
+def test_constants_that_would_fill_the_memory_are_not_read(workspace: Workspace, tmp_path: Path) -> None:
+    training = (
+        "import os, pickle\nclass Bomb:\n    def __reduce__(self):\n"
+        f"        return exec, ({BOMB!r}, {{}})\n"
+        "pickle.dump(Bomb(), open('outputs/model.pkl', 'wb'))\n"
+    )
+    run = submit_here(workspace, tmp_path, training)
+    run.wait_for_completion()
+    model = run.register_model("constants", "outputs/model.pkl", model_framework=Model.Framework.SCIKITLEARN)
+    service = Model.deploy(workspace, "constants", [model])
+    most = 0
+
+    def is_over() -> bool:
+        nonlocal most
+        most = max([most, *(int(one.split()[1]) for one in _front_status(service) if one.startswith("VmHWM"))])
+        service.update_deployment_state()
+        return bool(service.state == "Failed")
+
+    wait_until(is_over, "it fails")
+    assert "constants have 536870912 bytes, and their file is smaller" in str(service.error)
+    assert 0 < most < 300_000, "kB"
+    service.delete()
+
+
+def _front_status(service: Webservice) -> list[str]:
+    try:
+        return [
+            line for pid in fronts(service) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        ]  # fmt: skip
+    except OSError:
+        return []
+
+
+def test_a_model_with_an_odd_name_is_found_by_it(workspace: Workspace, trained: dict[str, Model]) -> None:
+    name = "Prüfung der Ziffern 1.0 - 数字"
+    run = Run.get(workspace, trained["support"].run_id)
+    model = run.register_model(name, "outputs/support/model.joblib", model_framework=Model.Framework.SCIKITLEARN)
+    service = Model.deploy(workspace, "odd-name", [model])
+    service.wait_for_deployment(timeout_sec=120)
+    base = service.scoring_uri.rpartition("/")[0]
+    assert post(base + "/score", {"data": DIGITS[:3].tolist()})[0] == 200
+    path = f"/v2/models/{quote(name)}"
+    assert json.loads(get(base + path)[1])["name"] == name
+    assert json.loads(get(base + f"/v1/models/{quote(name)}/versions/1/metadata")[1])["model_spec"]["name"] == name
+    status, answer = post(base + path + "/infer", {"inputs": []})
+    assert (status, '"inputs"' in answer["error"]) == (400, True)
+    status, answer = post(base + "/v2/models/another/infer", {"inputs": []})
+    assert (status, name in answer["error"]) == (404, True)
+    assert b'service="odd-name",status="200"' in get(base + "/metrics")[1]
+    service.delete()
+
+
+@pytest.fixture
+def beyond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server that listens on every address, with TLS, is this process's own."""
+    home = tmp_path_factory.mktemp("beyond") / "home"
+    # Where the sandbox of a front shows it; /tmp is its own.
+    shown = tempfile.TemporaryDirectory(dir="/var/tmp")
+    certificate, key = Path(shown.name) / "certificate.pem", Path(shown.name) / "key.pem"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+    command = [sys.executable, "-m", "runyard.server", "--home", str(home), "--host", "0.0.0.0", "--port", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNYARD_HOME", str(home))
+        patch.setenv("SSL_CERT_FILE", str(certificate))
+        forget_server()
+        with subprocess.Popen(
+            [*command, "--certificate", str(certificate), "--key", str(key)], stderr=subprocess.DEVNULL
+        ) as server:
+            wait_until(lambda: is_running(home), "the server answers")
+            yield
+            server.terminate()
+        forget_server()
+    shown.cleanup()
+
+
+def test_beyond_loopback_a_service_speaks_tls_and_wants_its_key(beyond: None, script_folder: Any) -> None:
+    workspace = Workspace.create("beyond", exist_ok=True)
+    service = begin(workspace, script_folder(ECHO), "guarded")
+    service.wait_for_deployment(timeout_sec=60)
+    try:
+        assert service.scoring_uri.startswith("https://127.0.0.1:")
+        assert service.swagger_uri.startswith("https://127.0.0.1:")
+        base = service.scoring_uri.rpartition("/")[0]
+        key = {"Authorization": "Bearer " + service.get_keys()[0]}
+        for path in ("/metrics", "/swagger.json", "/v2", "/nowhere"):
+            assert get(base + path)[0] == 401, path
+        assert [get(base + path, **key)[0] for path in ("/metrics", "/swagger.json")] == [200, 200]
+        assert [get(base + path)[0] for path in ("/", "/v2/health/live", "/v2/health/ready")] == [200] * 3
+        assert post(service.scoring_uri, [1])[0] == 401
+        assert post(service.scoring_uri, [1], **key) == (200, [1])
+        assert service.run("[1]") == [1]
+        with pytest.raises((urllib.error.URLError, OSError)):
+            urllib.request.urlopen(base.replace("https", "http") + "/", timeout=10)
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+            urllib.request.urlopen(base + "/", timeout=10, context=nobody)
+    finally:
+        service.delete()
+
+
+#: A supervisor that is less patient than those of services.
+IMPATIENT = """
+import sys
+import runyard.serving.group
+from runyard.serving.__main__ import main
+runyard.serving.group.LOAD_S = 3.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_model_that_takes_too_long_to_load_fails_with_a_sentence_and_is_ended(tmp_path: Path) -> None:
+    revision = tmp_path / "revisions" / "1"
+    (revision / "app").mkdir(parents=True)
+    (revision / "app" / "score.py").write_text(NEVER)
+    kit = make_kit(str(tmp_path / "kits")).folder
+    variables = {"PATH": os.defpath, "PYTHONPATH": kit}
+    plan = {"entry_script": str(revision / "app" / "score.py")}
+    told = Revision(1, "slow", "slow", "1", plan, sys.executable, str(revision / "app"), variables)
+    (revision / "revision.json").write_text(dumps(told))
+    (tmp_path / "wanted.json").write_text(dumps(Wanted(1, 0, "127.0.0.1", 0)))
+    supervisor = subprocess.Popen([sys.executable, "-c", IMPATIENT, str(tmp_path)])
+    try:
+
+        def seen() -> Any:
+            path = tmp_path / "seen.json"
+            return loads(Seen, path.read_text()) if path.exists() else None
+
+        wait_until(lambda: below(supervisor.pid, "-m runyard.scoring "), "its model is being loaded")
+        wait_until(lambda: seen() is not None and seen().failed_revision == 1, "it fails")
+        assert (seen().state, seen().error) == ("Failed", "The model was not loaded within 3 s.")
+        wait_until(lambda: not below(supervisor.pid, "runyard"), "its processes end")
+        assert "The model was not loaded within 3 s." in (tmp_path / "log.txt").read_text()
+    finally:
+        supervisor.terminate()
+        supervisor.wait(20)
