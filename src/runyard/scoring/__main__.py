@@ -26,22 +26,37 @@ def main(arguments: Sequence[str]) -> int:
     line = socket.socket(fileno=int(arguments[0]))
     with open(arguments[1], encoding="utf-8") as file:
         plan = json.load(file)
-    began = time.monotonic()
     try:
-        scorer = _load(plan)
-        facts = scorer.facts()
-        sample = _smoke(scorer, facts)
+        loaded = Loaded(plan)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a script too: told, not lost
-        _tell_failure(line, error)
+        tell_failure(line, error)
         return 1
-    took = time.monotonic() - began
-    frames.send(line, {"ready": to_wire(facts), "took_s": round(took, 3), "sample_s": sample})
-    while True:
-        message = frames.receive(line)
-        if message is None:
-            return 0
-        _answer(line, scorer, *message)
-        sys.stdout.flush()
+    loaded.serve(line)
+    return 0
+
+
+class Loaded:
+    """A model in memory, which has answered once where anybody can know what to ask it."""
+
+    def __init__(self, plan: Dict[str, Any]) -> None:
+        began = time.monotonic()
+        self._scorer = _load(plan)
+        facts = self._scorer.facts()
+        sample = _smoke(self._scorer, facts)
+        took = time.monotonic() - began
+        self._said = {"ready": to_wire(facts), "took_s": round(took, 3), "sample_s": sample}
+
+    def serve(self, line: Any) -> bool:
+        """Answer the front at the other end; True where it wants the end, False where it is gone."""
+        frames.send(line, self._said)
+        while True:
+            message = frames.receive(line)
+            if message is None:
+                return False
+            if message[0].get("call") == "leave":
+                return True
+            _answer(line, self._scorer, *message)
+            sys.stdout.flush()
 
 
 def _load(plan: Dict[str, Any]) -> Any:
@@ -79,7 +94,8 @@ def _smoke(scorer: Any, facts: ModelFacts) -> Optional[float]:
     return time.monotonic() - began
 
 
-def _tell_failure(line: Any, error: BaseException) -> None:
+def tell_failure(line: Any, error: BaseException) -> None:
+    """Say why the model cannot be loaded: in the log, and to the front."""
     traceback.print_exc()
     sys.stderr.flush()
     lines = traceback.format_exc().splitlines()
