@@ -15,10 +15,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from runyard.azureml.core import Experiment, Model, Webservice
-from runyard.azureml.core.compute import ComputeTarget
 from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import AksWebservice
-from runyard.errors import UserErrorException, WebserviceException
+from runyard.errors import WebserviceException
 from runyard.protocol.services import JoinedReplicas, ServiceReplica
 from runyard.scoring import frames
 from tests.engines.engines import TARGET, Engine, make_engine, wait_until, with_prefix
@@ -37,10 +36,10 @@ pytestmark = [
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 ROWS = {"data": DIGITS[:5].tolist()}
-TWO = AksWebservice.deploy_configuration(num_replicas=2, auth_enabled=False)
+TWO = AksWebservice.deploy_configuration(num_replicas=2, auth_enabled=False, scoring_timeout_ms=15_000)
 #: Answers by the model, in the digits' own words, and says where.
 SCRIPT = """
-import json, os
+import json, os, time
 from azureml.core.model import Model
 
 def init():
@@ -49,6 +48,8 @@ def init():
     model = joblib.load(Model.get_model_path("support"))
 
 def run(text):
+    if text == '"hang"':
+        time.sleep(3600)
     return {"predict": model.predict(json.loads(text)["data"]).tolist(), "by": os.environ["AZUREML_RUN_ID"]}
 """
 
@@ -243,6 +244,18 @@ def replicas_reason(service: Webservice) -> str:
     return service._record.reason
 
 
+def test_replica_that_hangs_is_canceled_and_another_takes_its_place(engine: Engine, service: Webservice) -> None:
+    before = ready_of(service)
+    with pytest.raises(WebserviceException, match=r"504[\s\S]*has not answered for 15 s"):
+        service.run('"hang"')
+    assert is_right(service.run(json.dumps(ROWS)))
+    wait_until(lambda: len(ready_of(service)) == 2 and ready_of(service) != before, "another has come")
+    (gone,) = before - ready_of(service)
+    (ended,) = (run for run in Experiment(engine.workspace, "services").get_runs() if run.id == gone)
+    ended.wait_for_completion(raise_on_error=False)
+    assert ended.get_status() == "Canceled"
+
+
 def test_update_that_fails_there_says_why_and_leaves_what_answers(
     engine: Engine, service: Webservice, tmp_path: Path
 ) -> None:
@@ -266,12 +279,3 @@ def test_service_that_is_deleted_leaves_no_run(engine: Engine, service: Webservi
     assert engine.slurm is not None
     slurm = engine.slurm
     wait_until(lambda: not slurm.run("squeue", "--noheader").strip(), "nothing is left in the queue")
-
-
-def test_what_has_no_place_there_is_refused(engine: Engine, model: Model) -> None:
-    target = ComputeTarget(engine.workspace, TARGET)
-    many = AksWebservice.deploy_configuration(num_replicas=100)
-    largest = target._record.spec.max_nodes
-    if largest < 100:
-        with pytest.raises(UserErrorException, match=f"at most {largest} nodes, not 100"):
-            Model.deploy(engine.workspace, "too-many", [model], None, many, target)

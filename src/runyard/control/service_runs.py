@@ -73,18 +73,16 @@ class Wish:
     cancel: Tuple[str, ...] = ()
 
 
-def decide(deployment: Deployment, rows: Rows, joined: Optional[JoinedReplicas], is_wanted: bool, now: int) -> Wish:
-    """Compare the runs of one revision with what it wants; ``now`` in microseconds. Pure.
+def decide(deployment: Optional[Deployment], rows: Rows, joined: Optional[JoinedReplicas], now: int) -> Wish:
+    """Compare the runs of one revision with what it wants, None: nothing; ``now`` in microseconds. Pure.
 
     Those that are connected are the front's to let go: it has them finish what they work at.
     """
     active = [row for row in rows if row.status not in TERMINAL and not row.cancel_requested]
     inside: Set[str] = set() if joined is None else set(joined.joined)
-    if not is_wanted or not deployment.target:
-        is_leaving = joined is not None and joined.is_leaving
+    is_leaving = joined is not None and joined.is_leaving
+    if deployment is None or not deployment.target or is_leaving:
         return Wish(cancel=tuple(row.run_id for row in active if not (is_leaving and row.run_id in inside)))
-    if joined is not None and joined.is_leaving:
-        return Wish(cancel=tuple(row.run_id for row in active if row.run_id not in inside))
     hung = tuple(row.run_id for row in active if joined is not None and row.run_id in joined.hung)
     staying = [row for row in active if row.run_id not in hung]
     wanted = first_count(deployment) if joined is None else joined.wanted
@@ -151,12 +149,9 @@ class ServiceRuns:
         for replica in rows:
             if replica.ready_at is None and any(replica.run_id in one.ready for one in joined.values()):
                 self._database.write(partial(services.note_ready, run_id=replica.run_id, now=now))
-        for number in sorted({*wanted, *(one.revision for one in rows)}):
-            deployment = self._deployment(row, number)
-            mine = [one for one in rows if one.revision == number]
-            if deployment is None or not (mine or deployment.target):
-                continue
-            wish = decide(deployment, mine, joined.get(number), number in wanted, now)
+        for number in sorted({*wanted, *(one.revision for one in rows if one.status not in TERMINAL)}):
+            deployment = self._deployment(row, number) if number in wanted else None
+            wish = decide(deployment, [one for one in rows if one.revision == number], joined.get(number), now)
             self._cancel(row, wish.cancel, now)
             if wish.start:
                 self._start(row, number, wish.start, now)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from runyard.errors import NotFoundError, PermissionDeniedError, RunyardError, ServerUnreachableError
 from runyard.protocol.services import ReplicaPlan, replica_proof
 from runyard.scoring import frames
-from runyard.scoring.__main__ import Loaded, tell_failure
+from runyard.scoring.loaded import Loaded, tell_failure
 from runyard.sdk.session import current_server
 
 #: Between two looks for the front, at first and later, seconds; and how long one connection may take.
