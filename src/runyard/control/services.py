@@ -200,10 +200,9 @@ class Services(threading.Thread):
             self._prepare(row, key)
             return
         self._preparing.pop(key, None)
-        wanted = replace(
-            self._wanted(row), failed_revision=row.revision, failure=self._runs.failure(row, replicas),
-            room=self._runs.room(row, replicas, seen, now),
-        )  # fmt: skip
+        failure, room = self._runs.failure(row, replicas), self._runs.room(row, replicas, seen, now)
+        failed = row.revision if failure else 0
+        wanted = replace(self._wanted(row), failed_revision=failed, failure=failure, room=room)
         if seen is None and not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             self._prepare(row, key)

@@ -235,6 +235,7 @@ class Group:
         if one.process is not None:
             kill(one.process)
         else:
+            self.say(f"replica {one.number}, the run {one.run_id}, does not answer; another takes its place")
             self._hung = [*self._hung, one.run_id][-HUNG_MAX:]
             self._order({"do": "drop", "replica": one.number})
 

@@ -309,6 +309,7 @@ class Pool:
             from runyard.protocol.wire import from_wire
 
             self.facts = replica.facts = from_wire(ModelFacts, header["ready"])
+            self._lacking_since = None
             took_s = float(header.get("took_s") or 0)
             self._tell({"event": "replica_ready", "replica": replica.number, "took_s": took_s})
             self.give_work()
