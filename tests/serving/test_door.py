@@ -138,7 +138,7 @@ def test_replica_that_proves_its_run_answers_and_ends_when_it_is_let_go(
         thread = threading.Thread(target=lambda: ends.append(model.serve(line)))
         thread.start()
         wait_until(lambda: "replica_ready" in front.events(), "it is ready", 10)
-        assert front.told[0] == {"event": "replica_joined", "replica": 1, "run": RUN}
+        assert front.told[0] == {"event": "replica_joined", "replica": 1, "run": RUN, "place": "127.0.0.1"}
         for rows in (1, 1500):
             found = front.ask(rows)["predict"]
             assert (found == LABELS[:rows]).mean() > 0.9

@@ -3,11 +3,15 @@
 import hmac
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,6 @@ pytestmark = [
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 ROWS = {"data": DIGITS[:5].tolist()}
-TWO = AksWebservice.deploy_configuration(num_replicas=2, auth_enabled=False, scoring_timeout_ms=15_000)
 #: Answers by the model, in the digits' own words, and says where.
 SCRIPT = """
 import json, os, time
@@ -71,11 +74,19 @@ def model(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def service(engine: Engine, model: Model) -> Webservice:
     """One of two replicas, which both answer."""
-    target = engine.workspace.compute_targets[TARGET]
-    found = Model.deploy(engine.workspace, "there", [model], None, TWO, target)
-    found.wait_for_deployment()
+    words = ["deploy", "there", "--model", model.id, "--target", TARGET, "--replicas", "2", "--kind", "aks"]
+    assert "there is Healthy at http://127.0.0.1:" in runyard(*words, "--no-auth", "--timeout", "15")
+    found = engine.workspace.webservices["there"]
     wait_until(lambda: len(ready_of(found)) == 2, "both answer")
     return found
+
+
+def runyard(*words: str) -> str:
+    """What a command prints."""
+    program = [sys.executable, "-m", "runyard.cli", *words, "--workspace", "engines"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def replicas_of(service: Webservice) -> tuple[ServiceReplica, ...]:
@@ -116,6 +127,10 @@ def test_replicas_are_runs_of_the_cluster_which_answer(engine: Engine, service: 
         assert run.id.startswith("service-there_")
         # Nothing that it proves itself with is to be seen by those who see runs.
         assert set(run.properties) == {"runyard.service", "runyard.service_revision"}
+    shown = runyard("service", "show", "there")
+    for run_id in runs:
+        assert re.search(rf"^Run {run_id} +revision 1, answers$", shown, re.MULTILINE), shown
+        assert re.search(rf"^{run_id} +services +Running +{TARGET} ", runyard("run", "list"), re.MULTILINE)
     assert len(engine.slurm.run("squeue", "--noheader", "--states=R").splitlines()) == 2  # type: ignore[union-attr]
     assert f"the original model serves: its replicas are runs of '{TARGET}'" in service.get_logs()
 
@@ -279,3 +294,70 @@ def test_service_that_is_deleted_leaves_no_run(engine: Engine, service: Webservi
     assert engine.slurm is not None
     slurm = engine.slurm
     wait_until(lambda: not slurm.run("squeue", "--noheader").strip(), "nothing is left in the queue")
+
+
+ANSWERS = """
+import json, os, time
+def run(text):
+    time.sleep(0.05)
+    return [json.loads(text), os.environ.get("AZUREML_RUN_ID")]
+"""
+
+
+@pytest.fixture(scope="module")
+def moving(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Webservice]:
+    """Puts a service onto the cluster, with one replica or two by what is asked of it, or back onto this host."""
+    folder = tmp_path_factory.mktemp("moving")
+    (folder / "score.py").write_text(ANSWERS)
+    config = InferenceConfig("score.py", source_directory=str(folder), environment=here())
+    scaled = AksWebservice.deploy_configuration(
+        autoscale_enabled=True, autoscale_min_replicas=1, autoscale_max_replicas=2, autoscale_refresh_seconds=1,
+        auth_enabled=False,
+    )  # fmt: skip
+    scaled.deployment = replace(scaled.deployment, autoscale=replace(scaled.deployment.autoscale, refresh_s=0.2))
+
+    def move(is_there: bool) -> Webservice:
+        target = engine.workspace.compute_targets[TARGET] if is_there else None
+        return Model.deploy(engine.workspace, "moving", [], config, scaled, target, overwrite=True)
+
+    return move
+
+
+def runs_of(engine: Engine, name: str) -> dict[str, str]:
+    found = Experiment(engine.workspace, "services").get_runs(properties={"runyard.service": name})
+    return {run.id: run.get_status() for run in found}
+
+
+def test_service_moves_to_a_cluster_while_the_server_is_killed_again_and_again(
+    engine: Engine, moving: Callable[[bool], Webservice]
+) -> None:
+    service = moving(False)
+    service.wait_for_deployment()
+    assert service.run("1") == [1, None]
+    with Load(service.scoring_uri, 7, lambda answer: answer[0] == 7) as load:
+        moving(True)
+        kill_server()
+        wait_until(lambda: runs_of(engine, "moving"), "its run is submitted")
+        kill_server()
+        service.update_deployment_state()
+        kill_server()
+        service.wait_for_deployment(timeout_sec=120)
+        assert service.run("2")[1] in runs_of(engine, "moving")
+        wait_until(lambda: len(ready_of(service)) == 2, "there are as many as so many callers need")
+        load.wait_for(20)
+    assert load.failures == []
+    # One to begin with, and one more: none was started twice.
+    assert len(runs_of(engine, "moving")) == 2
+    wait_until(lambda: sorted(runs_of(engine, "moving").values()) == ["Completed", "Running"], "one is enough now")
+
+
+def test_service_moves_back_to_this_host(engine: Engine, moving: Callable[[bool], Webservice]) -> None:
+    service = engine.workspace.webservices["moving"]
+    with Load(service.scoring_uri, 7, lambda answer: answer[0] == 7) as load:
+        moving(False)
+        service.wait_for_deployment()
+        wait_until(lambda: set(runs_of(engine, "moving").values()) <= {"Completed", "Canceled"}, "no run is left")
+        load.wait_for(20)
+    assert load.failures == []
+    assert service.run("3") == [3, None]
+    service.delete()

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 
 from runyard.compute.service_host import ServiceHost
 from runyard.control import runs as life
+from runyard.control.schedule import LOCAL
 from runyard.control.service_plan import model_folder
 from runyard.db import experiments, runs, services
 from runyard.db.engine import Database
@@ -258,10 +259,15 @@ def shown_replicas(rows: Rows, seen: Optional[Seen]) -> Tuple[ServiceReplica, ..
     """A service's runs that have not ended."""
     ready = {run_id for one in _by_revision(seen).values() for run_id in one.ready}
     return tuple(
-        ServiceReplica(row.run_id, row.revision, row.status, row.reason or "", row.node or "", row.run_id in ready)
+        ServiceReplica(row.run_id, row.revision, row.status, row.reason or "", _node_of(row), row.run_id in ready)
         for row in rows
         if row.status not in TERMINAL
     )
+
+
+def _node_of(row: Row[Any]) -> str:
+    """The node's name where it is ours to know; those of Slurm are its own."""
+    return row.node if row.node and row.node != LOCAL else ""
 
 
 def store_snapshot(store: ArtifactStore, spec: ServiceSpec, found: Sequence[Model]) -> str:

@@ -63,7 +63,7 @@ class Door:
         number, self._next_number = self._next_number, self._next_number + 1
         self._inside[run_id] = newcomer
         newcomer.run_id = run_id
-        self._tell({"event": "replica_joined", "replica": number, "run": run_id})
+        self._tell({"event": "replica_joined", "replica": number, "run": run_id, "place": newcomer.place})
         return self.pool.add(number, is_elsewhere=True)
 
     def left(self, newcomer: "Newcomer") -> None:
@@ -85,6 +85,8 @@ class Newcomer(asyncio.Protocol):
 
     def __init__(self, door: Door) -> None:
         self.run_id = ""
+        #: The address that it comes from.
+        self.place = ""
         self._door = door
         self._nonce = os.urandom(32).hex()
         self._transport: Any = None
@@ -94,6 +96,7 @@ class Newcomer(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self.place = str((transport.get_extra_info("peername") or ("",))[0])
         if len(self._door.unproven) >= UNPROVEN_MAX:
             transport.abort()
             return

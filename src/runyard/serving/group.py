@@ -369,7 +369,7 @@ class Group:
             self._order_to_accept()
         elif kind == "replica_joined":
             self._replicas[number] = _Replica(number, None, time.monotonic(), str(event["run"]))
-            self.say(f"the run {event['run']} has come as replica {number}")
+            self.say(f"the run {event['run']} has come from {event['place']} as replica {number}")
         elif kind == "stranger":
             self.say(f"a connection where replicas come was refused: {event['why']}")
         elif kind == "replica_ready" and replica is not None:
