@@ -133,10 +133,15 @@ def list_replicas(connection: Connection, service_id: Optional[str] = None) -> L
 
 
 def find_replica(connection: Connection, run_id: str) -> Optional[Row[Any]]:
-    """The service's row and ``of_revision`` where that run is a replica of one; None for any other run."""
+    """The service's row and ``of_revision`` where that run is its replica; None for any other, and for one that ends."""
     ours = service_replicas.c
-    statement = select(services, ours.revision.label("of_revision")).join(services, services.c.id == ours.service)
-    return connection.execute(statement.where(ours.run_id == run_id)).first()
+    statement = (
+        select(services, ours.revision.label("of_revision"))
+        .join(service_replicas, services.c.id == ours.service)
+        .join(runs, runs.c.id == ours.run_id)
+    )
+    stays = (runs.c.ended_at.is_(None), runs.c.cancel_requested.is_(False))
+    return connection.execute(statement.where(ours.run_id == run_id, *stays)).first()
 
 
 def note_ready(connection: Connection, run_id: str, now: int) -> None:

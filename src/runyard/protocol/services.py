@@ -26,7 +26,7 @@ def log_line(sentence: str) -> bytes:
 
 
 class ComputeType:
-    """v1's words for where a service runs; here each is this server's host, and they differ in their defaults."""
+    """v1's words for where a service runs; here they differ in their defaults alone: see ``Deployment.target``."""
 
     ACI = "ACI"
     AKS = "AKS"
