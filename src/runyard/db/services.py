@@ -133,7 +133,7 @@ def list_replicas(connection: Connection, service_id: Optional[str] = None) -> L
 
 
 def find_replica(connection: Connection, run_id: str) -> Optional[Row[Any]]:
-    """The service's row and ``of_revision`` where that run is its replica; None for any other, and for one that ends."""
+    """The service's row and ``of_revision`` where that run is its replica; None for any other, and one that ends."""
     ours = service_replicas.c
     statement = (
         select(services, ours.revision.label("of_revision"))
