@@ -50,6 +50,13 @@ def test_of_too_many_those_go_that_are_not_connected_the_newest_first() -> None:
     assert decide(TWO, [run("a"), run("b"), run("c")], joined("a", "b", "c"), NOW) == Wish()
 
 
+def test_one_that_was_let_go_has_the_time_for_its_last_answer() -> None:
+    rows = [run("a"), run("b")]
+    assert decide(TWO, rows, joined("a", wanted=1, dismissed=("b",)), NOW) == Wish()
+    assert decide(TWO, rows, joined("a", wanted=1), NOW) == Wish(0, ("b",))
+    assert decide(None, rows, joined("a", is_leaving=True, dismissed=("b",)), NOW) == Wish()
+
+
 def test_one_that_hangs_is_canceled_and_replaced() -> None:
     assert decide(TWO, [run("a"), run("b")], joined("a", hung=("b",)), NOW) == Wish(1, ("b",))
 

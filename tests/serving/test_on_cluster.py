@@ -24,11 +24,12 @@ from runyard.azureml.core.webservice import AksWebservice
 from runyard.errors import WebserviceException
 from runyard.protocol.services import JoinedReplicas, ServiceReplica
 from runyard.scoring import frames
+from runyard.sdk.session import current_server
 from tests.engines.engines import TARGET, Engine, make_engine, wait_until, with_prefix
 from tests.own_server import submit_here
 from tests.serving.conftest import TRAINING
 from tests.serving.test_services import here
-from tests.serving.test_survive import Load, seen_of
+from tests.serving.test_survive import Load, below, seen_of
 from tests.serving.test_survive_server import kill_server
 
 pytestmark = [
@@ -221,6 +222,18 @@ def test_server_that_is_killed_finds_its_replicas_again(engine: Engine, service:
         load.wait_for(40)
     assert load.failures == []
     assert {one.run_id for one in replicas_of(service)} == before
+
+
+def test_front_that_is_killed_gets_them_back_without_the_server(service: Webservice) -> None:
+    before = ready_of(service)
+    supervisor = seen_of(service).pid
+    (front,) = below(supervisor, "runyard.serving.front")
+    current_server().call("stop_server")
+    os.kill(front, signal.SIGKILL)
+    wait_until(lambda: below(supervisor, "runyard.serving.front") not in ([], [front]), "there is another front", 20)
+    wait_until(lambda: set(joined_of(service).ready) == before, "they are back", 20)
+    assert is_right(service.run(json.dumps(ROWS)))
+    assert ready_of(service) == before
 
 
 def test_supervisor_that_is_killed_gets_the_same_replicas_back(service: Webservice) -> None:

@@ -79,8 +79,11 @@ def decide(deployment: Optional[Deployment], rows: Rows, joined: Optional[Joined
 
     Those that are connected are the front's to let go: it has them finish what they work at.
     """
-    active = [row for row in rows if row.status not in TERMINAL and not row.cancel_requested]
+    going: Set[str] = set() if joined is None else set(joined.dismissed)
     inside: Set[str] = set() if joined is None else set(joined.joined)
+    active = [
+        row for row in rows if row.status not in TERMINAL and not row.cancel_requested and row.run_id not in going
+    ]
     is_leaving = joined is not None and joined.is_leaving
     if deployment is None or not deployment.target or is_leaving:
         return Wish(cancel=tuple(row.run_id for row in active if not (is_leaving and row.run_id in inside)))

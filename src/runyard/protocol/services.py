@@ -346,9 +346,11 @@ class JoinedReplicas:
     port: int
     #: How many there should be.
     wanted: int
-    #: By their ids: connected, of those with the model loaded, and those that do not answer any more.
+    #: By their ids: connected, of those with the model loaded; told to end and connected until their last answer; and
+    #: those that do not answer any more.
     joined: Tuple[str, ...] = ()
     ready: Tuple[str, ...] = ()
+    dismissed: Tuple[str, ...] = ()
     hung: Tuple[str, ...] = ()
     #: Does the revision take no more requests?
     is_leaving: bool = False

@@ -31,13 +31,15 @@ def main() -> int:
     loaded: Optional[Loaded] = None
     plan: Optional[ReplicaPlan] = None
     failing_since: Optional[float] = None
-    pause_s = LOOK_S
+    pause_s, must_ask = LOOK_S, True
     while True:
         try:
-            plan = _ask(names, plan)
+            plan = _ask(names, plan) if must_ask else plan
+            must_ask = True
             if plan is not None and plan.port:
                 with _connect(plan, run_id) as line:
-                    failing_since, pause_s = None, LOOK_S
+                    # The next front may be where this one is, also while the server is away.
+                    failing_since, pause_s, must_ask = None, LOOK_S, False
                     if loaded is None:
                         loaded = _load(plan, line)
                     if loaded is None:

@@ -115,11 +115,18 @@ class Group:
         """Its replicas where they are runs of a cluster."""
         if self._joins is None:
             return None
-        found = [one for one in self._replicas.values() if not one.is_dismissed]
+        found = self._replicas.values()
+        staying = [one for one in found if not one.is_dismissed]
         return JoinedReplicas(
-            self.revision.number, self._joins.getsockname()[1], self._count_now, tuple(one.run_id for one in found),
-            tuple(one.run_id for one in found if one.is_ready), tuple(self._hung), self.is_leaving,
-        )  # fmt: skip
+            revision=self.revision.number,
+            port=self._joins.getsockname()[1],
+            wanted=self._count_now,
+            joined=tuple(one.run_id for one in staying),
+            ready=tuple(one.run_id for one in staying if one.is_ready),
+            dismissed=tuple(one.run_id for one in found if one.is_dismissed),
+            hung=tuple(self._hung),
+            is_leaving=self.is_leaving,
+        )
 
     @property
     def _count_now(self) -> int:
