@@ -17,6 +17,7 @@ import numpy
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from runyard.client.http import Server
 from runyard.protocol.services import ReplicaPlan, replica_secret
 from runyard.scoring.loaded import Loaded
 from runyard.sdk import replica
@@ -214,3 +215,13 @@ def test_nobody_waits_for_ever_where_there_is_no_replica() -> None:
     pool.look(now + 61)
     assert [one.status for one in failed] == [503]
     assert pool.busy_count == 0
+
+
+def test_replica_that_reaches_nobody_ends_with_a_sentence(
+    in_run: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AZUREML_ARM_WORKSPACE_NAME", "ws")
+    monkeypatch.setattr(replica, "NO_SERVER_S", 0.5)
+    monkeypatch.setattr(Server.__init__, "__defaults__", (0.1, None))
+    assert replica.main() == 1
+    assert "The server cannot be reached from this node: The server at https://127.0.0.1:1" in capfd.readouterr().err

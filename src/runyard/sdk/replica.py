@@ -20,8 +20,8 @@ from runyard.sdk.session import current_server
 
 #: Between two looks for the front, at first and later, seconds; and how long one connection may take.
 LOOK_S, LOOK_MAX_S, CONNECT_S = 0.2, 5.0, 10.0
-#: A front that listens and cannot be reached from here for so long never will be, seconds.
-UNREACHABLE_S = 120.0
+#: A front that listens and cannot be reached from here for so long never will be, nor will a server, seconds.
+UNREACHABLE_S, NO_SERVER_S = 120.0, 600.0
 
 
 def main() -> int:
@@ -51,12 +51,12 @@ def main() -> int:
         except NotFoundError as error:
             print(f"This replica ends: {error}", flush=True)
             return 0
-        except (OSError, _Refused) as error:
+        except (OSError, _Refused, ServerUnreachableError) as error:
             now = time.monotonic()
             failing_since = now if failing_since is None else failing_since
-            if loaded is None and now - failing_since > UNREACHABLE_S:
-                where = f"{_host()}:{plan.port if plan else 0}"
-                print(f"The service at {where} cannot be reached from this node: {error}", file=sys.stderr, flush=True)
+            if loaded is None and now - failing_since > (NO_SERVER_S if plan is None else UNREACHABLE_S):
+                what = "server" if plan is None else f"service at {_host()}:{plan.port}"
+                print(f"The {what} cannot be reached from this node: {error}", file=sys.stderr, flush=True)
                 return 1
         time.sleep(pause_s)
         pause_s = min(LOOK_MAX_S, pause_s * 1.5)
@@ -67,13 +67,18 @@ class _Refused(Exception):
 
 
 def _ask(names: Dict[str, Any], known: Optional[ReplicaPlan]) -> Optional[ReplicaPlan]:
-    """What to do and where to go now; what was known where the server is away. NotFoundError: not wanted any more."""
+    """What to do and where to go now, or what was known where the server is away. NotFoundError: not wanted any more.
+
+    ServerUnreachableError where the server is away and nothing is known.
+    """
     try:
         found: ReplicaPlan = current_server().call("read_replica_plan", **names)
         return found
     except (NotFoundError, PermissionDeniedError) as error:
         raise NotFoundError(str(error)) from None
     except ServerUnreachableError:
+        if known is None:
+            raise
         return known
     except RunyardError as error:
         print(f"The server does not say where the service is: {error}", flush=True)
