@@ -14,8 +14,8 @@ import pytest
 from runyard.client.local_server import connect, is_running
 from tests.emulators.servers import S3, Azurite, start_azurite, start_s3
 
-#: Where a test may connect to, apart from Unix sockets; the last is the network of the tests' own Ray clusters.
-LOOPBACK = ("127.", "::1", "localhost", "10.77.")
+#: Where a test may connect to, apart from Unix sockets; the last are networks of the tests' own Ray and SSH machines.
+LOOPBACK = ("127.", "::1", "localhost", "10.77.", "10.78.")
 
 #: Variables that would lead a test to somebody's server or account, or make it believe that it is inside a run.
 FOREIGN_PREFIXES = ("RUNYARD_", "AZUREML_", "AZ_BATCH", "AZURE_", "AWS_")

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from runyard.azureml.core import Dataset, Environment, Model
+from runyard.azureml.core import Dataset, Environment, Experiment, Model
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget, SlurmCompute
+from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from runyard.azureml.core.webservice import AksWebservice
 from runyard.azureml.data import OutputFileDatasetConfig
-from runyard.azureml.exceptions import ComputeTargetException, UserErrorException, WebserviceException
+from runyard.azureml.exceptions import ComputeTargetException, UserErrorException
 from runyard.environments.confinement import why_not
 from runyard.sdk.session import current_server
-from tests.engines.engines import TARGET, Engine, make_engine, wait_until
+from tests.engines.engines import TARGET, Engine, here, make_engine, wait_until
 from tests.engines.ray_cluster import RAY, RAY_HERE
 from tests.engines.sshd import SSHD
 from tests.environments.packages import make_wheel, source_of
@@ -75,12 +77,35 @@ def test_run_logs_metrics_and_makes_outputs(engine: Engine, tmp_path: Path) -> N
     assert (tmp_path / "made.txt").read_text() == "made"
 
 
-def test_services_stay_on_the_servers_host(engine: Engine) -> None:
+SCORES = """
+import json, os
+def run(data):
+    return [json.loads(data), os.environ.get("AZUREML_TARGET_TYPE"), os.environ.get("AZUREML_RUN_ID")]
+"""
+
+
+def test_replicas_of_a_service_are_runs_there(engine: Engine, tmp_path: Path) -> None:
+    """Of an engine beside this host; else they are processes of the server's."""
     target = engine.workspace.compute_targets[TARGET]
-    # On this host what is wrong is that there is no model.
-    problem = UserErrorException if engine.kind == "local" else WebserviceException
-    with pytest.raises(problem, match="exactly one model" if engine.kind == "local" else "leave deployment_target out"):
-        Model.deploy(engine.workspace, "elsewhere", [], deployment_target=target)
+    (tmp_path / "score.py").write_text(SCORES)
+    config = InferenceConfig("score.py", source_directory=str(tmp_path), environment=here())
+    if engine.kind in ("ssh", "ray", "ray-here"):
+        many = AksWebservice.deploy_configuration(num_replicas=engine.nodes + 1)
+        with pytest.raises(UserErrorException, match=f"at most {engine.nodes} nodes, not {engine.nodes + 1}"):
+            Model.deploy(engine.workspace, "elsewhere", [], config, many, target)
+    service = Model.deploy(engine.workspace, "elsewhere", [], config, deployment_target=target)
+    try:
+        service.wait_for_deployment(timeout_sec=120)
+        answer, kind, run_id = service.run("7")
+        assert (answer, service._record.spec.deployment.target) == (7, "" if engine.kind == "local" else TARGET)
+        assert (kind is None) == (engine.kind == "local")
+        assert [one.run_id for one in service._record.replica_runs] == ([] if run_id is None else [run_id])
+    finally:
+        service.delete()
+    if run_id is not None:
+        run = next(one for one in Experiment(engine.workspace, "services").get_runs() if one.id == run_id)
+        assert run.get_status() in ("Completed", "Canceled")
+        wait_until(lambda: engine.is_clean(run), "nothing is left")
 
 
 def test_failing_script_is_told_with_its_traceback(engine: Engine, tmp_path: Path) -> None:

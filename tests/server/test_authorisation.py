@@ -46,6 +46,7 @@ DECIDED = {
     "meet": "j",
     "read_node_file": "j",
     "find_environment_pack": "j",
+    "read_replica_plan": "j",
     "read_environment_pack": "j",
     "append_log": "j",
     "add_metrics": "coj",

@@ -13,6 +13,7 @@ from runyard.azureml.core import Environment, Model, Webservice, Workspace
 from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import AciWebservice, AksWebservice, LocalWebservice
 from runyard.errors import UserErrorException, WebserviceException
+from tests.engines.engines import wait_until
 from tests.serving.conftest import Deploy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("serving")]
@@ -138,7 +139,7 @@ def test_keys_are_needed_where_they_are_asked_for_and_an_old_one_ends(
     service.regen_key("Primary")
     assert service.get_keys()[0] != primary
     assert service.run(json.dumps(body))["predict"] == LABELS[:1].tolist()
-    assert post(service.scoring_uri, body, Authorization="Bearer " + primary)[0] == 401
+    wait_until(lambda: post(service.scoring_uri, body, Authorization="Bearer " + primary)[0] == 401, "it ends", 10)
     with pytest.raises(WebserviceException, match="takes no tokens"):
         service.get_token()
 

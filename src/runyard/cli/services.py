@@ -12,7 +12,8 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
-from runyard.protocol.services import Access, Autoscale, Deployment, Service, ServiceChange
+from runyard.protocol.services import Access, Autoscale, Deployment, Service, ServiceChange, ServiceReplica
+from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.deployment_configuration import (
     AciServiceDeploymentConfiguration,
     AksServiceDeploymentConfiguration,
@@ -51,6 +52,9 @@ def deploy_service(
     environment: EnvironmentName = None,
     conda_file: CondaFile = None,
     kind: Annotated[str, typer.Option(help="aci, aks or local: v1's words, which differ in their defaults.")] = "aci",
+    target: Annotated[
+        Optional[str], typer.Option("--target", "-t", help="A cluster whose runs the replicas are; else this host.")
+    ] = None,
     port: Annotated[int, typer.Option(help="0: one that is free.")] = 0,
     replicas: Annotated[int, typer.Option(help="Processes that share the requests.")] = 1,
     max_replicas: Annotated[Optional[int], typer.Option(help="Scale up to so many, by requests under way.")] = None,
@@ -77,8 +81,9 @@ def deploy_service(
     )  # fmt: skip
     models = [_model(found, one) for one in model or ()]
     made = deploy(
-        found, name, models, _inference(found, script, source, environment, conda_file), config, None, overwrite
-    )
+        found, name, models, _inference(found, script, source, environment, conda_file), config,
+        None if target is None else ComputeTarget(found, target), overwrite,
+    )  # fmt: skip
     _finish(made, wait, as_json)
 
 
@@ -108,6 +113,8 @@ def show_service(name: str, workspace: WorkspaceName = None, as_json: Json = Fal
         ("Models", ", ".join(found.spec.models)),
         ("Revision", f"{found.serving_revision or '-'} of {found.revision}"),
         ("Replicas", found.replicas),
+        ("On", found.spec.deployment.target or "this server's host"),
+        *((f"Run {one.run_id}", _replica(one)) for one in found.replica_runs),
         ("Scoring", found.scoring_uri),
         ("Requests", f"{counts.requests} ({counts.failed} failed, {counts.in_flight} under way)"),
         ("Latency", _latency(found)),
@@ -259,6 +266,12 @@ def _finish(service: Webservice, wait: bool, as_json: bool) -> None:
     tell(record, as_json, f"{name} is {record.state}{where}")
     if not as_json:
         say(f"Next: runyard service score {name} @request.json, or: runyard service show {name}")
+
+
+def _replica(one: ServiceReplica) -> str:
+    """How a run is that is a replica."""
+    how = "answers" if one.is_ready else f"{one.status}: {one.reason}" if one.reason else one.status
+    return f"revision {one.revision}, {how}" + (f", on {one.node}" if one.node else "")
 
 
 def _latency(found: Service) -> str:

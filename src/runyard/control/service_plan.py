@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from dataclasses import replace
 from typing import Dict, Optional, Sequence, Tuple
 
 from runyard.errors import UserErrorException
@@ -94,6 +95,22 @@ def make_revision(
         framework=model.framework if model is not None and spec.entry is None else "Custom",
         deployment=spec.deployment,
     )
+
+
+def make_revision_elsewhere(
+    number: int, spec: ServiceSpec, models: Sequence[Model], folder: str, interpreter: str, isolation: str,
+    hidden: Tuple[str, ...],
+) -> Revision:  # fmt: skip
+    """As ``make_revision`` where replicas are runs of a cluster: paths are relative to a run's working folder.
+
+    The processes of this host are the front alone, so ``interpreter`` is this server's.
+    """
+    made = make_revision(number, spec, models, folder, interpreter, "", isolation, hidden, (), "", "")
+    app = os.path.join(folder, "app")
+    names = ("AZUREML_MODEL_DIR", "AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "TF_CPP_MIN_LOG_LEVEL")
+    variables = {name: made.variables[name].replace(app, "{app}") for name in names if name in made.variables}
+    scoring = {name: text[len(app) + 1 :] if text.startswith(app) else text for name, text in made.scoring.items()}
+    return replace(made, variables=variables, scoring=scoring)
 
 
 def model_folder(app: str, model: Model) -> str:

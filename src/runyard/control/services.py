@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any, Callable, Collection, Dict, List, Sequence, Set, Tuple
 
 from sqlalchemy import Connection, Row
 
@@ -21,9 +21,11 @@ from runyard.control.service_plan import (
     compiled_key,
     framework_environment,
     make_revision,
+    make_revision_elsewhere,
     model_folder,
     run_environment,
 )
+from runyard.control.service_runs import ServiceRuns, run_pattern, shown_replicas, store_snapshot
 from runyard.db import fleet, models, runs, services
 from runyard.db.engine import Database
 from runyard.environments.kit import compile_kit, find_kit
@@ -38,7 +40,9 @@ from runyard.protocol.record import record
 from runyard.protocol.scoring import PROGRAM_FILE
 from runyard.protocol.services import (
     REVISION_FILE,
+    RUN_FILE,
     Access,
+    ReplicaPlan,
     Revision,
     Seen,
     Service,
@@ -94,11 +98,13 @@ class Services(threading.Thread):
 
     def __init__(
         self, database: Database, host: ServiceHost, builds: Builds, store: ArtifactStore, vault: Vault,
-        kit: Callable[[], str], facts: ServingFacts,
+        kit: Callable[[], str], facts: ServingFacts, on_run: Callable[[str], None],
     ) -> None:  # fmt: skip
+        """``on_run`` hears of each run that was submitted, or is to end, as a replica on a cluster."""
         super().__init__(name="services", daemon=True)
         self._database, self._host, self._builds, self._store = database, host, builds, store
         self._vault, self._kit, self.facts = vault, kit, facts
+        self._runs = ServiceRuns(database, host, on_run)
         self._pool = ThreadPoolExecutor(PREPARED_AT_ONCE, thread_name_prefix="service")
         self._preparing: Dict[Tuple[str, int], Future[Revision]] = {}
         self._told: Dict[str, Wanted] = {}
@@ -133,18 +139,16 @@ class Services(threading.Thread):
     def round(self) -> bool:
         """Look at every service once; does one of them move?"""
         with self._database.read() as connection:
-            rows = services.list_rows(connection)
+            rows, replicas = services.list_rows(connection), services.list_replicas(connection)
         is_moving = False
         for row in rows:
             try:
-                self._advance(row)
+                self._advance(row, [one for one in replicas if one.service == row.id])
             except AzureMLException as error:
                 self._set(row, state=ServiceState.FAILED, error=str(error), reason="")
             except Exception:  # noqa: BLE001 - one service's trouble, as a full disk, is no other's
                 _log.exception("service %s cannot be looked after; tried again", row.name)
-            is_moving = is_moving or row.state in (ServiceState.TRANSITIONING, ServiceState.DELETING) or (
-                row.serving_revision != row.revision and row.state != ServiceState.FAILED
-            )  # fmt: skip
+            is_moving = is_moving or _is_moving(row, self._preparing)
         return is_moving
 
     def shown(self, row: Row[Any]) -> Service:
@@ -157,9 +161,15 @@ class Services(threading.Thread):
             scoring = base + scoring_path(self._framework(row), model)
             service = replace(service, scoring_uri=scoring, swagger_uri=base + "/swagger.json")
         service = replace(service, access=self._access(service.spec))
+        with self._database.read() as connection:
+            service = replace(service, replica_runs=shown_replicas(services.list_replicas(connection, row.id), seen))
         if seen is None:
             return service
         return replace(service, replicas=seen.replicas, statistics=seen.statistics)
+
+    def replica_plan(self, workspace: str, run_id: str) -> ReplicaPlan:
+        """What a run is told that is a replica on a cluster; NotFoundError where no service has it, or wants it."""
+        return self._runs.plan_of(workspace, run_id, self.keys_of, bool(self.facts.certificate))
 
     def keys_of(self, row: Row[Any]) -> Dict[str, str]:
         """Its keys: primary, secondary, and that of its tokens."""
@@ -176,19 +186,23 @@ class Services(threading.Thread):
 
     # One service.
 
-    def _advance(self, row: Row[Any]) -> None:
+    def _advance(self, row: Row[Any], replicas: Sequence[Row[Any]]) -> None:
+        now = time.time_ns() // 1000
         if row.state == ServiceState.DELETING:
-            self._clear(row)
+            self._clear(row, self._runs.end(row, replicas, now))
             return
         key = (row.id, row.revision)
         folder, seen = self._host.revision_folder(row.id, row.revision), self._host.watch(row.id)
+        self._runs.advance(row, replicas, seen, now)
         if row.state == ServiceState.FAILED and seen is None:
             return  # Until somebody asks for another revision.
         if not (folder / REVISION_FILE).exists():
             self._prepare(row, key)
             return
         self._preparing.pop(key, None)
-        wanted = self._wanted(row)
+        failure, room = self._runs.failure(row, replicas), self._runs.room(row, replicas, seen, now)
+        failed = row.revision if failure else 0
+        wanted = replace(self._wanted(row), failed_revision=failed, failure=failure, room=room)
         if seen is None and not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             self._prepare(row, key)
@@ -199,7 +213,7 @@ class Services(threading.Thread):
             self._host.tell(row.id, wanted)
             self._told[row.id] = wanted
         if seen is not None:
-            self._note(row, seen)
+            self._note(row, seen, self._runs.reason(row, replicas, seen))
 
     def _prepare(self, row: Row[Any], key: Tuple[str, int]) -> None:
         work = self._preparing.get(key)
@@ -230,8 +244,8 @@ class Services(threading.Thread):
         self._set(row, revision=row.good_revision, spec=dumps(spec), error=f"Revision {row.revision} failed: {error}",
                   reason="")  # fmt: skip
 
-    def _note(self, row: Row[Any], seen: Seen) -> None:
-        """Let the row say what the supervisor sees."""
+    def _note(self, row: Row[Any], seen: Seen, waits_for: str) -> None:
+        """Let the row say what the supervisor sees, and what the replicas of a cluster wait for."""
         values: Dict[str, Any] = {}
         if seen.port != row.port:
             values["port"] = seen.port
@@ -245,8 +259,10 @@ class Services(threading.Thread):
                 values.update(good_revision=row.revision, reason="")
                 if row.good_revision != row.revision:
                     values["how"] = self._how(row)
-        if state == ServiceState.TRANSITIONING:
-            values["reason"] = "The model is being loaded."
+        if state == ServiceState.TRANSITIONING or (waits_for and seen.revision != row.revision):
+            values["reason"] = waits_for or "The model is being loaded."
+        elif waits_for and state == ServiceState.UNHEALTHY:
+            values["reason"] = waits_for
         self._set(row, **values, state=state)
 
     def _set(self, row: Row[Any], **values: Any) -> None:
@@ -264,14 +280,14 @@ class Services(threading.Thread):
 
         self._database.write(write)
 
-    def _clear(self, row: Row[Any]) -> None:
+    def _clear(self, row: Row[Any], has_no_runs: bool) -> None:
         self._deleted.add(row.id)
         working = [one for key, one in self._preparing.items() if key[0] == row.id]
         if not all(one.cancel() or one.done() for one in working):
             return  # Its folder can go once nobody writes there any more.
         for key in [one for one in self._preparing if one[0] == row.id]:
             del self._preparing[key]
-        if self._host.end(row.id):
+        if self._host.end(row.id) and has_no_runs:
             self._deleted.discard(row.id)
             self._told.pop(row.id, None)
             self._database.write(lambda connection: services.remove(connection, row.id))
@@ -316,6 +332,8 @@ class Services(threading.Thread):
         app.mkdir(parents=True)
         self._place(spec, found, app)
         choice = self._choose(spec, found)
+        if spec.deployment.target:
+            return self._prepared_elsewhere(row, spec, found, choice, folder)
         compiled, is_there = self._compiled(spec, found, choice)
         kit = find_kit(str(Path(self.facts.cache) / "kits"), self._kit())
         if is_there:
@@ -330,6 +348,22 @@ class Services(threading.Thread):
             (self.facts.home, os.path.expanduser("~")), (*readable, kit.folder), compiled,
             next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
         )  # fmt: skip
+        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
+        return revision
+
+    def _prepared_elsewhere(
+        self, row: Row[Any], spec: ServiceSpec, found: List[Model], choice: Choice, folder: Path
+    ) -> Revision:
+        """Where replicas are runs of a cluster, their environment is built for those, and no model is compiled."""
+        self._host.say(row.id, f"environment: {choice.why}")
+        if spec.entry is None:
+            self._host.say(row.id, f"the original model serves: its replicas are runs of {spec.deployment.target!r}")
+        revision = make_revision_elsewhere(
+            row.revision, spec, found, str(folder), sys.executable, self.facts.isolation,
+            (self.facts.home, os.path.expanduser("~")),
+        )  # fmt: skip
+        pattern = run_pattern(spec, row.revision, choice.spec, store_snapshot(self._store, spec, found))
+        write_atomically(folder / RUN_FILE, dumps(pattern).encode(), mode=0o600)
         write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
         return revision
 
@@ -426,6 +460,8 @@ class Services(threading.Thread):
         spec = loads(ServiceSpec, row.spec)
         if spec.entry is not None:
             return f"script {spec.entry.script}"
+        if spec.deployment.target:
+            return "the original model"
         revision = loads(
             Revision, (self._host.revision_folder(row.id, row.revision) / REVISION_FILE).read_text("utf-8")
         )
@@ -433,6 +469,15 @@ class Services(threading.Thread):
         if (folder / PROGRAM_FILE).exists():
             return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
         return "the original model"
+
+
+def _is_moving(row: Row[Any], preparing: Collection[Tuple[str, int]]) -> bool:
+    """Will there be something new in a moment? What a cluster does takes seconds at least."""
+    if loads(ServiceSpec, row.spec).deployment.target and (row.id, row.revision) not in preparing:
+        return False
+    if row.state in (ServiceState.TRANSITIONING, ServiceState.DELETING):
+        return True
+    return bool(row.serving_revision != row.revision) and row.state != ServiceState.FAILED
 
 
 def _is_whole(folder: Path) -> bool:

@@ -286,6 +286,19 @@ CREATE TABLE schema_number (
 	PRIMARY KEY (number)
 );
 
+CREATE TABLE service_replicas (
+	workspace VARCHAR NOT NULL,
+	created_by VARCHAR NOT NULL,
+	created_at BIGINT NOT NULL,
+	run_id VARCHAR NOT NULL,
+	service VARCHAR NOT NULL,
+	revision INTEGER NOT NULL,
+	ready_at BIGINT,
+	PRIMARY KEY (run_id)
+);
+
+CREATE INDEX service_replicas_by_service ON service_replicas (service);
+
 CREATE TABLE service_revisions (
 	workspace VARCHAR NOT NULL,
 	created_by VARCHAR NOT NULL,

@@ -5,10 +5,13 @@ from typing import Any, Dict, List, Optional
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from runyard.db.tables import service_revisions, services
+from runyard.db.tables import runs, service_replicas, service_revisions, services
 from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.services import Service, ServiceRevision, ServiceSpec, ServiceState
 from runyard.protocol.wire import dumps, loads
+
+#: So many of a service's replicas that have ended are known still: by them the next ones are paused.
+REPLICAS_REMEMBERED = 20
 
 
 def create_service(
@@ -95,8 +98,56 @@ def change_labels(connection: Connection, row: Row[Any], spec: ServiceSpec, now:
 
 def remove(connection: Connection, service_id: str) -> None:
     """Forget a service whose processes have ended."""
+    connection.execute(delete(service_replicas).where(service_replicas.c.service == service_id))
     connection.execute(delete(service_revisions).where(service_revisions.c.service == service_id))
     connection.execute(delete(services).where(services.c.id == service_id))
+
+
+def add_replica(connection: Connection, row: Row[Any], revision: int, run_id: str, now: int) -> None:
+    """That run is a replica of the service's revision; of those that have ended, only the last are remembered."""
+    values: Dict[str, Any] = {"run_id": run_id, "service": row.id, "revision": revision, "created_at": now}
+    connection.execute(insert(service_replicas).values(**values, workspace=row.workspace, created_by=row.created_by))
+    ended = (
+        select(runs.c.id)
+        .join(service_replicas, service_replicas.c.run_id == runs.c.id)
+        .where(service_replicas.c.service == row.id, runs.c.ended_at.is_not(None))
+        .order_by(runs.c.ended_at.desc())
+        .offset(REPLICAS_REMEMBERED)
+    )
+    connection.execute(delete(service_replicas).where(service_replicas.c.run_id.in_(ended)))
+
+
+def list_replicas(connection: Connection, service_id: Optional[str] = None) -> List[Row[Any]]:
+    """The runs that are replicas of that service, or of any, oldest first, with what of each run matters."""
+    names = ("workspace", "target", "status", "reason", "node", "cancel_requested", "report_seq", "queued_at",
+             "ended_at", "error")  # fmt: skip
+    ours = service_replicas.c
+    statement = (
+        select(ours.run_id, ours.service, ours.revision, ours.ready_at, *[runs.c[name] for name in names])
+        .join(runs, runs.c.id == ours.run_id)
+        .order_by(runs.c.row)
+    )
+    if service_id is not None:
+        statement = statement.where(ours.service == service_id)
+    return list(connection.execute(statement))
+
+
+def find_replica(connection: Connection, run_id: str) -> Optional[Row[Any]]:
+    """The service's row and ``of_revision`` where that run is its replica; None for any other, and one that ends."""
+    ours = service_replicas.c
+    statement = (
+        select(services, ours.revision.label("of_revision"))
+        .join(service_replicas, services.c.id == ours.service)
+        .join(runs, runs.c.id == ours.run_id)
+    )
+    stays = (runs.c.ended_at.is_(None), runs.c.cancel_requested.is_(False))
+    return connection.execute(statement.where(ours.run_id == run_id, *stays)).first()
+
+
+def note_ready(connection: Connection, run_id: str, now: int) -> None:
+    """It has the model loaded; the first time counts."""
+    statement = update(service_replicas).where(service_replicas.c.run_id == run_id)
+    connection.execute(statement.where(service_replicas.c.ready_at.is_(None)).values(ready_at=now))
 
 
 def to_service(row: Row[Any]) -> Service:

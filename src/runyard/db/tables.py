@@ -326,3 +326,14 @@ service_revisions = _table(
     Column("number", Integer, primary_key=True),
     Column("spec", Text, nullable=False),
 )
+
+#: Runs of a cluster that are, or were, replicas of a service: what a run's labels say of that is anybody's word.
+service_replicas = _table(
+    "service_replicas",
+    Column("run_id", String, primary_key=True),
+    Column("service", String, nullable=False),
+    Column("revision", Integer, nullable=False),
+    #: When it had the model loaded for the first time; NULL: it never had.
+    Column("ready_at", BigInteger),
+    Index("service_replicas_by_service", "service"),
+)

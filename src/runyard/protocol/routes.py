@@ -142,6 +142,7 @@ TABLE: Tuple[Route, ...] = (
         environments.EnvironmentPack,
         query=("platform",),
     ),
+    Route("read_replica_plan", "GET", _R + "/replica", _REPORT, None, services.ReplicaPlan),
     Route("read_environment_pack", "GET", _R + "/environment-pack/bytes", _REPORT, raw=True, query=("platform",)),
     Route("read_snapshot_files", "POST", _R + "/snapshot", _RUN_READ, blobs.DigestList, raw=True),
     Route("read_snapshot_file", "GET", _R + "/snapshot/{digest}", _RUN_READ, raw=True),

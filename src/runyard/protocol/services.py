@@ -13,6 +13,8 @@ from runyard.protocol.record import record
 WANTED_FILE, SEEN_FILE, REFUSED_FILE, LOG_FILE = "wanted.json", "seen.json", "refused.txt", "log.txt"
 #: Files of a revision's folder: what its processes are told, and of that what concerns the model.
 REVISION_FILE, SCORING_FILE = "revision.json", "scoring.json"
+#: And, where its replicas are runs of a cluster, the run that each of them is.
+RUN_FILE = "run.json"
 #: A supervisor's exit codes: another one has the service, or another program its port.
 SERVICE_TAKEN, PORT_TAKEN = 3, 4
 
@@ -24,7 +26,7 @@ def log_line(sentence: str) -> bytes:
 
 
 class ComputeType:
-    """v1's words for where a service runs; here each is this server's host, and they differ in their defaults."""
+    """v1's words for where a service runs; here they differ in their defaults alone: see ``Deployment.target``."""
 
     ACI = "ACI"
     AKS = "AKS"
@@ -96,6 +98,8 @@ class Deployment:
     logged_share: float = 0.0
     #: 0: any that is free.
     port: int = 0
+    #: The cluster whose runs the replicas are; '': they are processes of the server's host.
+    target: str = ""
     #: What v1 took and means nothing here, as given: it is shown again.
     kept: Dict[str, str] = field(default_factory=dict)
 
@@ -161,6 +165,20 @@ class ServiceStatistics:
 
 
 @record
+class ServiceReplica:
+    """A run of a cluster that holds a service's model."""
+
+    run_id: str
+    revision: int
+    #: The run's own, and what it waits for.
+    status: str
+    reason: str = ""
+    node: str = ""
+    #: Is it connected to its front with the model loaded?
+    is_ready: bool = False
+
+
+@record
 class Service:
     """A service as it is."""
 
@@ -185,6 +203,8 @@ class Service:
     #: What answers: "compiled", "original" or "script", and in which environment.
     how: str = ""
     statistics: ServiceStatistics = field(default_factory=ServiceStatistics)
+    #: Those of a cluster's runs that have not ended.
+    replica_runs: Tuple[ServiceReplica, ...] = ()
 
 
 @record
@@ -199,7 +219,12 @@ class ServiceRevision:
 
 def is_inline(deployment: Deployment) -> bool:
     """May a compiled model run inside the front? Only as the sole replica: others are for other cores."""
-    return deployment.replicas == 1 and deployment.autoscale is None
+    return deployment.replicas == 1 and deployment.autoscale is None and not deployment.target
+
+
+def first_count(deployment: Deployment) -> int:
+    """How many replicas a revision begins with."""
+    return deployment.replicas if deployment.autoscale is None else deployment.autoscale.min_replicas
 
 
 def scoring_path(framework: str, model: str) -> str:
@@ -228,6 +253,30 @@ class KeyChange:
 def sign_token(token_key: str, expiry: str) -> str:
     """HMAC-SHA256 of a token's expiry, 64 hex digits; the token is ``<expiry, seconds since 1970>.<that>``."""
     return hmac.new(token_key.encode(), expiry.encode(), hashlib.sha256).hexdigest()
+
+
+def replica_secret(token_key: str, service: str, revision: int, run_id: str) -> str:
+    """What the run that is a replica of that revision proves itself with; no token of a caller has this form."""
+    return sign_token(token_key, f"replica\n{service}\n{revision}\n{run_id}")
+
+
+def replica_proof(secret: str, nonce: str) -> str:
+    """A replica's answer to a front: it has the secret, which does not travel."""
+    return hmac.new(secret.encode(), nonce.encode(), hashlib.sha256).hexdigest()
+
+
+@record
+class ReplicaPlan:
+    """What a run that is a replica asks for, by its own token."""
+
+    #: Framework and model, or entry_script; paths are relative to the run's working folder.
+    scoring: Dict[str, str]
+    variables: Dict[str, str]
+    secret: str
+    #: Where its front is, on the host by whose name the run reaches the server; 0: it does not listen yet.
+    port: int = 0
+    #: Does the front speak TLS, with the server's certificate?
+    has_tls: bool = False
 
 
 @record
@@ -281,6 +330,30 @@ class Wanted:
     token_key: str = ""
     certificate: str = ""
     certificate_key: str = ""
+    #: A revision whose runs on a cluster have failed, and why: a supervisor sees no run.
+    failed_revision: int = 0
+    failure: str = ""
+    #: Replicas that the revision which answers gives up, so that the next one has a place on their cluster.
+    room: int = 0
+
+
+@record
+class JoinedReplicas:
+    """The runs of a cluster that are replicas of one revision, as its supervisor sees them."""
+
+    revision: int
+    #: Where they come to.
+    port: int
+    #: How many there should be.
+    wanted: int
+    #: By their ids: connected, of those with the model loaded; told to end and connected until their last answer; and
+    #: those that do not answer any more.
+    joined: Tuple[str, ...] = ()
+    ready: Tuple[str, ...] = ()
+    dismissed: Tuple[str, ...] = ()
+    hung: Tuple[str, ...] = ()
+    #: Does the revision take no more requests?
+    is_leaving: bool = False
 
 
 @record
@@ -300,3 +373,5 @@ class Seen:
     failed_revision: int = 0
     error: str = ""
     statistics: ServiceStatistics = field(default_factory=ServiceStatistics)
+    #: Of revisions whose replicas are runs of a cluster.
+    elsewhere: Tuple[JoinedReplicas, ...] = ()

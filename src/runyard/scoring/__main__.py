@@ -7,18 +7,9 @@ import json
 import os
 import socket
 import sys
-import time
-import traceback
-from typing import Any, Dict, Optional, Sequence
+from typing import Sequence
 
-from runyard.protocol.scoring import SCRIPT, ModelFacts
-from runyard.protocol.wire import to_wire
-from runyard.scoring import arrays, frames
-
-#: The last lines of a traceback that say why a model could not be loaded.
-TRACEBACK_LINES_MAX = 60
-#: Of a model's own error, so much goes to whoever asked, characters.
-ERROR_MAX = 1500
+from runyard.scoring.loaded import Loaded, tell_failure
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,86 +17,13 @@ def main(arguments: Sequence[str]) -> int:
     line = socket.socket(fileno=int(arguments[0]))
     with open(arguments[1], encoding="utf-8") as file:
         plan = json.load(file)
-    began = time.monotonic()
     try:
-        scorer = _load(plan)
-        facts = scorer.facts()
-        sample = _smoke(scorer, facts)
+        loaded = Loaded(plan)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a script too: told, not lost
-        _tell_failure(line, error)
+        tell_failure(line, error)
         return 1
-    took = time.monotonic() - began
-    frames.send(line, {"ready": to_wire(facts), "took_s": round(took, 3), "sample_s": sample})
-    while True:
-        message = frames.receive(line)
-        if message is None:
-            return 0
-        _answer(line, scorer, *message)
-        sys.stdout.flush()
-
-
-def _load(plan: Dict[str, Any]) -> Any:
-    if plan.get("compiled"):
-        from runyard.scoring.program import load_program
-
-        return load_program(plan["compiled"])
-    if plan.get("entry_script"):
-        from runyard.scoring.score_script import ScriptModel
-
-        return ScriptModel(plan["entry_script"])
-    from runyard.scoring.model import load_model
-
-    return load_model(plan["framework"], plan["model"])
-
-
-def _smoke(scorer: Any, facts: ModelFacts) -> Optional[float]:
-    """One request before anybody's; seconds that it took, None where nobody can know what to send."""
-    if facts.kind == SCRIPT:
-        if not facts.sample:
-            return None
-        began = time.monotonic()
-        status, _, body = scorer.answer(
-            {"method": "POST", "path": "/score", "query": "", "headers": {}}, facts.sample.encode()
-        )
-        if status != 200:
-            raise RuntimeError(f"run() failed on its own sample: {body.decode('utf-8', 'replace')[:2000]}")
-        return time.monotonic() - began
-    inputs = scorer.sample(facts.default)
-    if inputs is None:
-        return None
-    scorer.predict(facts.default, inputs)
-    began = time.monotonic()
-    scorer.predict(facts.default, inputs)
-    return time.monotonic() - began
-
-
-def _tell_failure(line: Any, error: BaseException) -> None:
-    traceback.print_exc()
-    sys.stderr.flush()
-    lines = traceback.format_exc().splitlines()
-    if len(lines) > TRACEBACK_LINES_MAX:
-        lines = [*lines[:2], "  ...", *lines[-TRACEBACK_LINES_MAX:]]
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    frames.send(line, {"failed": said, "traceback": "\n".join(lines)})
-
-
-def _answer(line: Any, scorer: Any, header: Dict[str, Any], body: Any) -> None:
-    number = header["id"]
-    if header["call"] == "run":
-        status, headers, made = scorer.answer(header, bytes(body))
-        frames.send(line, {"id": number, "status": status, "headers": headers}, [made])
-        return
-    try:
-        outputs = scorer.predict(header["signature"], arrays.unpack(header["tensors"], body))
-        described, buffers = arrays.pack(outputs)
-    except Exception as error:  # noqa: BLE001 - the model's own
-        traceback.print_exc()
-        sys.stderr.flush()
-        # One line, of all of theirs: what was wrong often comes after what was done.
-        said = " ".join(str(error).split())
-        frames.send(line, {"id": number, "error": f"{type(error).__name__}: {said}"[:ERROR_MAX]})
-        return
-    frames.send(line, {"id": number, "tensors": described}, buffers)
+    loaded.serve(line)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@
 """
 
 import json
+import socket as sockets
 import struct
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 _SIZES = struct.Struct("<IQ")
+#: What every message begins with, bytes.
+SIZES_BYTES = _SIZES.size
 #: Longest header and body, bytes: whoever sends more is not one of ours.
 HEADER_MAX, BODY_MAX = 256 << 20, 4 << 30
+#: Another machine that is gone is noticed after so long without a word, between so many tries, seconds and tries.
+KEEP_IDLE_S, KEEP_STEP_S, KEEP_TRIES = 15, 5, 3
 
 Frame = Tuple[Dict[str, Any], memoryview]
 
@@ -76,3 +81,18 @@ class Unpacker:
             del self._pending[:end]
             begin = _SIZES.size + header_size
             yield json.loads(bytes(whole[_SIZES.size : begin]).decode("utf-8")), whole[begin:]
+
+
+def keep_alive(line: Any) -> None:
+    """Have the kernel notice that the machine at the other end is gone; what a socket accepts inherits it."""
+    line.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEP_IDLE_S),
+        ("TCP_KEEPINTVL", KEEP_STEP_S),
+        ("TCP_KEEPCNT", KEEP_TRIES),
+        # While something that was sent is not acknowledged, the others do not count.
+        ("TCP_USER_TIMEOUT", 1000 * (KEEP_IDLE_S + KEEP_STEP_S * KEEP_TRIES)),
+        ("TCP_NODELAY", 1),
+    ):
+        if hasattr(sockets, name):
+            line.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, name), value)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from runyard.errors import ConflictError, NotFoundError, UserErrorException, WebserviceException
@@ -19,8 +20,8 @@ from runyard.sdk.workspace import Workspace
 #: How long wait_for_deployment waits where nobody says; and how often it looks in the first second and later, seconds.
 DEPLOYMENT_TIMEOUT_S = 7_200.0
 LOOK_S, LOOK_MAX_S = 0.02, 1.0
-#: How long a deleted service may take to be gone, seconds.
-DELETE_TIMEOUT_S = 30.0
+#: How long a deleted service may take to be gone, here and with runs of a cluster, seconds.
+DELETE_TIMEOUT_S, DELETE_RUNS_TIMEOUT_S = 30.0, 180.0
 
 
 class Webservice:
@@ -330,7 +331,8 @@ class Webservice:
     def delete(self) -> None:
         """End it; its name is free when this returns."""
         self.workspace._call("delete_service", name=self.name)
-        until = time.monotonic() + DELETE_TIMEOUT_S
+        has_runs = bool(self._record.spec.deployment.target or self._record.replica_runs)
+        until = time.monotonic() + (DELETE_RUNS_TIMEOUT_S if has_runs else DELETE_TIMEOUT_S)
         while time.monotonic() < until:
             try:
                 self.update_deployment_state()
@@ -398,7 +400,9 @@ def deploy(
     config.validate_configuration()
     deployment = config.deployment
     found = [models] if isinstance(models, Model) else list(models or ())
-    _check_target(deployment_target)
+    target = _target_name(deployment_target)
+    if target:
+        deployment = replace(deployment, target=target)
     if inference_config is None:
         check_no_code(found)
         deployment = _with_needs(deployment, found)
@@ -423,14 +427,10 @@ def deploy(
     return made
 
 
-def _check_target(target: Any) -> None:
-    """Services run on the server's host alone: whoever names another engine's target must know."""
+def _target_name(target: Any) -> str:
+    """The cluster whose runs the replicas are; '' for what v1 had as a target and is this server's host here."""
     record = getattr(target, "_record", None)
-    if record is not None and record.spec.engine is not None:
-        raise WebserviceException(
-            f"Services run on the server's own host, and {target.name!r} is a cluster elsewhere; leave "
-            "deployment_target out."
-        )
+    return "" if record is None or record.spec.engine is None else str(record.spec.name)
 
 
 def check_no_code(models: Sequence[Model]) -> None:
@@ -448,8 +448,6 @@ def check_no_code(models: Sequence[Model]) -> None:
 
 def _with_needs(deployment: services.Deployment, models: Sequence[Model]) -> services.Deployment:
     """What the model's resource_configuration asks for, where the deployment says nothing."""
-    from dataclasses import replace
-
     needs = models[0].resource_configuration
     if needs is None:
         return deployment

@@ -125,6 +125,11 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         database, engines, builds, kit, home / "logs", settings.local_slots, settings.allow_private_urls,
         events.notify, gpus, settings.processes_max,
     )  # fmt: skip
+
+    def on_run(run_id: str) -> None:
+        loop.ring()
+        events.notify(run_id)
+
     return Parts(
         settings=settings,
         database=database,
@@ -136,7 +141,7 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         packs=Packs(home / "packs", cache, store, builds, settings.environment_packs),
         sweeper=Sweeper(database, local, home, store),
         services=Services(
-            database, ServiceHost(home / "services"), builds, store, vault, kit, _serving(settings, shown_url)
+            database, ServiceHost(home / "services"), builds, store, vault, kit, _serving(settings, shown_url), on_run
         ),
         events=events,
         keys=Keys(database),

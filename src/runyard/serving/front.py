@@ -1,7 +1,7 @@
 """A revision's front: HTTP on the service's socket, orders from its supervisor on another, replicas on further ones.
 
-``python -m runyard.serving.front <supervisor's socket> <listening socket> <revision's folder>``; it ends
-with its supervisor.
+``python -m runyard.serving.front <supervisor's socket> <listening socket> <door's socket, or -> <revision's folder>``;
+it ends with its supervisor. The door is where replicas come that are runs of a cluster.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 from runyard.protocol.scoring import CONSTANTS_FILE
 from runyard.protocol.services import REVISION_FILE, SCORING_FILE, Revision
 from runyard.protocol.wire import loads, to_wire
+from runyard.serving.door import Door
 from runyard.serving.endpoint import Endpoint, Keys
 from runyard.serving.http import LEAVING_IDLE_S, Connections
 from runyard.serving.orders import ORDER_MAX, send_order
@@ -32,16 +33,20 @@ BODY_MAX, MEMORY_MAX = 100 << 20, 1 << 30
 BACKLOG = 2_048
 #: How long a front that leaves waits for its last answers, seconds.
 LEAVE_S = 30.0
+#: How long its word to replicas elsewhere that they may end has to go out, seconds.
+FAREWELL_S = 0.2
 
 
 class Front:
     """One front process."""
 
     def __init__(
-        self, line: socket.socket, listener: socket.socket, revision: Revision, scoring: Dict[str, Any]
-    ) -> None:
-        self._line, self._listener, self._revision = line, listener, revision
+        self, line: socket.socket, listener: socket.socket, joins: Optional[socket.socket], revision: Revision,
+        scoring: Dict[str, Any],
+    ) -> None:  # fmt: skip
+        self._line, self._listener, self._joins, self._revision = line, listener, joins, revision
         self._pool = Pool(revision.deployment, self._tell)
+        self._door = Door(revision, self._pool, self._tell)
         self._compiled = _load_compiled(scoring) if scoring.get("is_inline") else None
         self._endpoint = Endpoint(revision, self._pool, self._compiled)
         self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
@@ -67,6 +72,7 @@ class Front:
             except TimeoutError:
                 pass
             self._connections.sweep(time.monotonic())
+            self._pool.look(time.monotonic())
             self._tell_statistics()
 
     def _tell_statistics(self) -> None:
@@ -111,13 +117,19 @@ class Front:
     def _do_dismiss(self, order: Dict[str, Any], _: List[int]) -> None:
         self._pool.dismiss(order["replica"])
 
+    def _do_drop(self, order: Dict[str, Any], _: List[int]) -> None:
+        self._pool.drop(order["replica"])
+
     def _do_access(self, order: Dict[str, Any], _: List[int]) -> None:
         self._endpoint.keys = Keys(order["access"], order["keys"], order["token_key"])
-
-    def _do_accept(self, order: Dict[str, Any], _: List[int]) -> None:
-        if order.get("certificate"):
+        if order.get("certificate") and self._tls is None:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._tls.load_cert_chain(order["certificate"], order["certificate_key"])
+        if self._joins is not None:
+            self._door.set_key(order["token_key"])
+            self._begin(self._door.open(self._joins, self._tls))
+
+    def _do_accept(self, order: Dict[str, Any], _: List[int]) -> None:
         self._begin(self._accept())
 
     def _do_leave(self, order: Dict[str, Any], _: List[int]) -> None:
@@ -143,6 +155,9 @@ class Front:
             await asyncio.sleep(0.05)
             now = time.monotonic()
         self._tell_statistics()
+        if self._joins is not None:
+            self._pool.dismiss_all()
+            await asyncio.sleep(FAREWELL_S)
         self._ending.set()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -186,14 +201,15 @@ async def _connect(replica: Any, line: socket.socket) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Serve; the exit code is 0 where the supervisor wanted the end."""
     line, listener = (socket.socket(fileno=int(one)) for one in arguments[:2])
-    folder = Path(arguments[2])
+    joins = None if arguments[2] == "-" else socket.socket(fileno=int(arguments[2]))
+    folder = Path(arguments[3])
     revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
     scoring = json.loads((folder / SCORING_FILE).read_text("utf-8"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def serve() -> None:
-        await Front(line, listener, revision, scoring).run()
+        await Front(line, listener, joins, revision, scoring).run()
 
     try:
         _run(serve())

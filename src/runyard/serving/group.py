@@ -17,8 +17,19 @@ from runyard.environments.control_groups import make_group, processes_max, remov
 from runyard.environments.held import hold_folder
 from runyard.files.layout import write_atomically
 from runyard.files.processes import ProcessTable
-from runyard.protocol.services import SCORING_FILE, Autoscale, Revision, ServiceStatistics, Wanted, is_inline, log_line
+from runyard.protocol.services import (
+    SCORING_FILE,
+    Autoscale,
+    JoinedReplicas,
+    Revision,
+    ServiceStatistics,
+    Wanted,
+    first_count,
+    is_inline,
+    log_line,
+)
 from runyard.protocol.wire import from_wire
+from runyard.scoring.frames import keep_alive
 from runyard.serving.compiler import Compiler, kill
 from runyard.serving.orders import ORDER_MAX, pair, send_order
 from runyard.serving.sandbox import own_places, started
@@ -35,6 +46,8 @@ PROCESSES_A_REPLICA = 1_024
 END_S = 5.0
 #: How long a model may take to load, seconds.
 LOAD_S = 900.0
+#: So many replicas that did not answer are told of, the latest.
+HUNG_MAX = 20
 
 
 class Group:
@@ -42,6 +55,11 @@ class Group:
 
     def __init__(self, folder: Path, revision: Revision, listener: socket.socket, log: int) -> None:
         self.revision = revision
+        #: Where replicas come that are runs of a cluster; None: they are processes of this host.
+        self._joins = _open_door(listener) if revision.deployment.target else None
+        self._hung: List[str] = []
+        #: How many replicas it gives up while the next revision needs a place.
+        self._room = 0
         self._folder = folder
         self._listener = listener
         self._log = log
@@ -54,7 +72,7 @@ class Group:
         self._access: Dict[str, Any] = {}
         self._accept: Dict[str, Any] = {}
         self._busy = 0
-        self._wanted_count = self._first_count()
+        self._wanted_count = first_count(revision.deployment)
         self._scaled_at, self._idle_looks = 0.0, 0
         self._memory_bytes, self._cpu_share = 0, 0.0
         self._measured_at, self._cpu_s = 0.0, 0.0
@@ -93,6 +111,29 @@ class Group:
         return self._front is None and not self._replicas and not self._compiler.is_running
 
     @property
+    def joined(self) -> Optional[JoinedReplicas]:
+        """Its replicas where they are runs of a cluster."""
+        if self._joins is None:
+            return None
+        found = self._replicas.values()
+        staying = [one for one in found if not one.is_dismissed]
+        return JoinedReplicas(
+            revision=self.revision.number,
+            port=self._joins.getsockname()[1],
+            wanted=self._count_now,
+            joined=tuple(one.run_id for one in staying),
+            ready=tuple(one.run_id for one in staying if one.is_ready),
+            dismissed=tuple(one.run_id for one in found if one.is_dismissed),
+            hung=tuple(self._hung),
+            is_leaving=self.is_leaving,
+        )
+
+    @property
+    def _count_now(self) -> int:
+        """How many replicas there should be: one at least, whoever needs room."""
+        return max(1, self._wanted_count - self._room)
+
+    @property
     def measured(self) -> ServiceStatistics:
         """What the front counts, and what all processes take."""
         return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_share=round(self._cpu_share, 3))
@@ -103,6 +144,8 @@ class Group:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+        if self._joins is not None:
+            self._joins.close()
 
     def sockets(self) -> List[socket.socket]:
         """What to wait on."""
@@ -110,13 +153,18 @@ class Group:
 
     def set_access(self, wanted: Wanted) -> None:
         """Who may ask from now on."""
-        self._access = {"do": "access", "access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key}
+        tls = {"certificate": wanted.certificate, "certificate_key": wanted.certificate_key}
+        self._access = {"do": "access", "access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key,
+                        **tls}  # fmt: skip
         self._order(self._access)
 
-    def accept(self, wanted: Wanted) -> None:
+    def set_room(self, room: int) -> None:
+        """Give up so many replicas of a cluster."""
+        self._room = room
+
+    def accept(self) -> None:
         """Take requests from now on."""
-        tls = {"certificate": wanted.certificate, "certificate_key": wanted.certificate_key}
-        self._accept = {"do": "accept", **tls}
+        self._accept = {"do": "accept"}
         self._order_to_accept()
 
     def leave(self) -> None:
@@ -128,16 +176,18 @@ class Group:
         """End at once."""
         self.is_leaving = True
         self._compiler.end()
-        for process in [self._front, *(one.process for one in self._replicas.values())]:
-            if process is not None:
-                kill(process)
+        for process in self._processes():
+            kill(process)
 
     def wait(self) -> None:
         """Until what was told to end has ended."""
-        for process in [self._front, *(one.process for one in self._replicas.values())]:
-            if process is not None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(END_S)
+        for process in self._processes():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+
+    def _processes(self) -> "List[subprocess.Popen[bytes]]":
+        found = [self._front, *(one.process for one in self._replicas.values())]
+        return [one for one in found if one is not None]
 
     # Once a moment: what has happened, and what is missing?
 
@@ -158,24 +208,43 @@ class Group:
             self._start_front(now)
         if not self.is_inline and self._is_front_ready:
             self._scale(now)
-            while sum(not one.is_dismissed for one in self._replicas.values()) < self._wanted_count:
-                self._start_replica(now)
+            if self._joins is not None:
+                # What is missing is control's to start.
+                while self._staying_count > self._count_now:
+                    self._dismiss()
+            else:
+                while self._staying_count < self._wanted_count:
+                    self._start_replica(now)
+
+    @property
+    def _staying_count(self) -> int:
+        return sum(not one.is_dismissed for one in self._replicas.values())
 
     def look_closer(self, now: float) -> None:
         """From time to time: does a replica take too much memory, or too long to load?"""
-        replicas = list(self._replicas.values())
-        fronts = [] if self._front is None else [self._front.pid]
-        table = ProcessTable()
-        used = [table.usage(pid) for pid in [*(one.process.pid for one in replicas), *fronts]]
-        self._note_usage(now, used)
-        limit_gb = self.revision.deployment.memory_gb_limit
-        for one, (_, memory) in zip(replicas, used, strict=False):
+        for one in list(self._replicas.values()):
             if not one.is_ready and now - one.began > LOAD_S:
                 self._fail_or_log(f"The model was not loaded within {LOAD_S:.0f} s.")
-                kill(one.process)
-            elif limit_gb and memory > limit_gb * 1e9:
-                self.say(f"replica {one.number} takes more than {limit_gb:g} GB of memory and is started anew")
-                kill(one.process)
+                self._end_replica(one)
+        pids = {one.number: one.process.pid for one in self._replicas.values() if one.process is not None}
+        fronts = [] if self._front is None else [self._front.pid]
+        table = ProcessTable()
+        used = [table.usage(pid) for pid in [*pids.values(), *fronts]]
+        self._note_usage(now, used)
+        limit_gb = self.revision.deployment.memory_gb_limit
+        for number, (_, memory) in zip(pids, used, strict=False):
+            if limit_gb and memory > limit_gb * 1e9:
+                self.say(f"replica {number} takes more than {limit_gb:g} GB of memory and is started anew")
+                self._end_replica(self._replicas[number])
+
+    def _end_replica(self, one: "_Replica") -> None:
+        """End it at once; another takes its place."""
+        if one.process is not None:
+            kill(one.process)
+        else:
+            self.say(f"replica {one.number}, the run {one.run_id}, does not answer; another takes its place")
+            self._hung = [*self._hung, one.run_id][-HUNG_MAX:]
+            self._order({"do": "drop", "replica": one.number})
 
     def _note_usage(self, now: float, used: List[Tuple[float, int]]) -> None:
         """The memory of all processes, and the most cores that they used between two looks."""
@@ -195,14 +264,16 @@ class Group:
         if front is not None and front.poll() is not None:
             self._front, self._is_front_ready = None, False
             self._close_line()
-            # Replicas talk to that front alone.
+            # Replicas talk to that front alone; those of a cluster come to the next one.
             for one in self._replicas.values():
-                kill(one.process)
+                if one.process is not None:
+                    kill(one.process)
+            self._replicas = {number: one for number, one in self._replicas.items() if one.process is not None}
             if not self.is_leaving:
                 self._deaths = 0 if now - self._front_began > SETTLED_S else self._deaths
                 self._died(now, f"the front ended ({_ended(front.returncode)})")
         for number, one in list(self._replicas.items()):
-            if one.process.poll() is not None:
+            if one.process is not None and one.process.poll() is not None:
                 del self._replicas[number]
                 if not self.is_leaving and self._front is not None and not one.is_dismissed:
                     self._deaths = 0 if one.is_ready and now - one.ready_at > SETTLED_S else self._deaths
@@ -231,18 +302,20 @@ class Group:
             "runyard.serving.front",
             str(theirs.fileno()),
             str(listener),
+            "-" if self._joins is None else str(self._joins.fileno()),
             str(self._folder),
         ]
+        sockets = [theirs.fileno(), listener, *([] if self._joins is None else [self._joins.fileno()])]
         variables = {"PATH": os.defpath, "PYTHONPATH": own_places()[0], "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
                      "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
         places = [*own_places(), str(self._folder), *self._compiler.places, *self._certificates()]
-        self._front = started(self.revision, command, variables, self._log, (theirs.fileno(), listener), places)
+        self._front = started(self.revision, command, variables, self._log, sockets, places)
         theirs.close()
         ours.setblocking(False)
         self._line, self._front_began = ours, now
 
     def _certificates(self) -> List[str]:
-        return [one for one in (self._accept.get("certificate"), self._accept.get("certificate_key")) if one]
+        return [one for one in (self._access.get("certificate"), self._access.get("certificate_key")) if one]
 
     def _start_replica(self, now: float) -> None:
         number, self._next_number = self._next_number, self._next_number + 1
@@ -301,6 +374,11 @@ class Group:
             self.was_ready = self.was_ready or self.is_inline
             self._order(self._access)
             self._order_to_accept()
+        elif kind == "replica_joined":
+            self._replicas[number] = _Replica(number, None, time.monotonic(), str(event["run"]))
+            self.say(f"the run {event['run']} has come from {event['place']} as replica {number}")
+        elif kind == "stranger":
+            self.say(f"a connection where replicas come was refused: {event['why']}")
         elif kind == "replica_ready" and replica is not None:
             replica.is_ready = self.was_ready = True
             replica.ready_at = time.monotonic()
@@ -309,8 +387,12 @@ class Group:
             self._order_to_accept()
         elif kind == "replica_failed" or kind == "front_failed":
             self._fail_or_log(str(event.get("error")), str(event.get("traceback") or ""))
+        elif kind == "replica_gone" and replica is not None and replica.process is None:
+            del self._replicas[number]
+            if not replica.is_dismissed and not self.is_leaving:
+                self.say(f"replica {number} is gone, which was the run {replica.run_id}")
         elif kind in ("replica_hangs", "replica_gone") and replica is not None:
-            kill(replica.process)
+            self._end_replica(replica)
         elif kind == "statistics":
             self.statistics = from_wire(ServiceStatistics, event["seen"])
             self._busy = int(event["busy"])
@@ -333,10 +415,6 @@ class Group:
         count = self.revision.deployment.replicas if scale is None else scale.max_replicas
         return min(processes_max(None) or sys.maxsize, count * PROCESSES_A_REPLICA)
 
-    def _first_count(self) -> int:
-        deployment = self.revision.deployment
-        return deployment.replicas if deployment.autoscale is None else deployment.autoscale.min_replicas
-
     def _scale(self, now: float) -> None:
         """By requests that wait or are worked at: as many replicas as keep each at its target."""
         scale = self.revision.deployment.autoscale
@@ -352,7 +430,8 @@ class Group:
             if self._idle_looks >= IDLE_LOOKS:
                 self._idle_looks = 0
                 self._wanted_count -= 1
-                self._dismiss()
+                if self._joins is None:
+                    self._dismiss()
             return
         self._idle_looks = 0
 
@@ -383,10 +462,23 @@ def wanted_replicas(scale: Autoscale, concurrent: int, busy: int) -> int:
 class _Replica:
     """One process with the model."""
 
-    def __init__(self, number: int, process: "subprocess.Popen[bytes]", began: float) -> None:
+    def __init__(
+        self, number: int, process: "Optional[subprocess.Popen[bytes]]", began: float, run_id: str = ""
+    ) -> None:
         self.number, self.process, self.began = number, process, began
+        #: Of one that is a run of a cluster, and has no process here.
+        self.run_id = run_id
         self.is_ready = self.is_dismissed = False
         self.ready_at = began
+
+
+def _open_door(listener: socket.socket) -> socket.socket:
+    """Where replicas of a cluster come: at the service's own address, on a port of its own."""
+    door = socket.socket(listener.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    keep_alive(door)
+    door.bind((listener.getsockname()[0], 0))
+    door.listen(128)
+    return door
 
 
 def _ended(code: int) -> str:

@@ -19,6 +19,8 @@ ANSWER_MAX = 512 << 20
 #: Most of an error and its traceback that go on to the supervisor, characters: in JSON each may take six bytes.
 ERROR_MAX, TRACEBACK_MAX = 2_000, 15_000
 
+_LACKING = "No replica of this service is there at the moment; its cluster has to give a place. Try again."
+
 
 class ScoringError(Exception):
     """Why a request has no answer: an HTTP status and a sentence."""
@@ -55,8 +57,10 @@ class Job:
 class Replica(asyncio.Protocol):
     """One process with the model, at the other end of a socket. It works at one batch at a time."""
 
-    def __init__(self, number: int, pool: "Pool") -> None:
+    def __init__(self, number: int, pool: "Pool", is_elsewhere: bool = False) -> None:
         self.number = number
+        #: A run of a cluster, which is told to end: nobody here ends its process.
+        self._is_elsewhere = is_elsewhere
         self.facts: Optional[ModelFacts] = None
         self.jobs: List[Job] = []
         self._pool = pool
@@ -118,6 +122,17 @@ class Replica(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def dismiss(self) -> None:
+        """Let go of it once it has answered what it works at."""
+        self.is_dismissed = True
+        if self.jobs or self._transport is None:
+            return
+        if self._is_elsewhere:
+            self._transport.writelines(frames.encode({"call": "leave"}))
+            self._transport.close()
+        else:
+            self._transport.abort()
+
     def _received(self, header: Dict[str, Any], body: memoryview) -> None:
         if "id" not in header:
             self._pool.said(self, header)
@@ -144,7 +159,7 @@ class Replica(asyncio.Protocol):
             self._pool.divide(jobs, answer)
         self._pool.give_work()
         if self.is_dismissed:
-            self.abort()
+            self.dismiss()
 
     def _hangs(self, timeout_s: float) -> None:
         jobs, self.jobs = self.jobs, []
@@ -172,6 +187,8 @@ class Pool:
         self._row_s = 0.0
         #: Signatures whose outputs are not one row for each row: their requests go by themselves.
         self._single: Dict[str, bool] = {}
+        #: Since when no replica has the model loaded; None: one has, or they come back by themselves.
+        self._lacking_since: Optional[float] = None
         #: What the model says of itself; None before a first replica is ready. Stays while none is: requests wait.
         self.facts: Optional[ModelFacts] = None
 
@@ -185,18 +202,42 @@ class Pool:
         """Requests that wait or are worked at."""
         return len(self._waiting) + sum(len(one.jobs) for one in self._replicas.values())
 
-    def add(self, number: int) -> Replica:
+    def add(self, number: int, is_elsewhere: bool = False) -> Replica:
         """A process that was started; it works once it has said that it is ready."""
-        replica = self._replicas[number] = Replica(number, self)
+        replica = self._replicas[number] = Replica(number, self, is_elsewhere)
         return replica
 
     def dismiss(self, number: int) -> None:
         """Let one go, once it has answered."""
         replica = self._replicas.get(number)
         if replica is not None:
-            replica.is_dismissed = True
-            if not replica.jobs:
-                replica.abort()
+            replica.dismiss()
+
+    def dismiss_all(self) -> None:
+        """Let every one go, once it has answered."""
+        for number in list(self._replicas):
+            self.dismiss(number)
+
+    def drop(self, number: int) -> None:
+        """Let one go at once."""
+        replica = self._replicas.get(number)
+        if replica is not None:
+            replica.abort()
+
+    def look(self, now: float) -> None:
+        """Nobody waits for a replica for longer than an answer may take, where replicas are a cluster's to give."""
+        if not self._deployment.target or self.ready_count:
+            self._lacking_since = None
+        elif self._lacking_since is None:
+            self._lacking_since = now
+        if self.is_lacking(now):
+            for job in list(self._waiting):
+                job.done(None, ScoringError(503, _LACKING))
+            self._waiting.clear()
+
+    def is_lacking(self, now: float) -> bool:
+        """Has there been no replica for so long that nobody should wait for one?"""
+        return self._lacking_since is not None and now - self._lacking_since > self._deployment.timeout_s
 
     def submit(self, job: Job) -> None:
         """Have a request worked at, in its turn; ScoringError where too many wait."""
@@ -205,6 +246,8 @@ class Pool:
             raise ScoringError(503, "Too many requests wait for this service; try again.")
         if not self._replicas and not deployment.replicas:
             raise ScoringError(503, "This service has no replica.")
+        if self.is_lacking(time.monotonic()):
+            raise ScoringError(503, _LACKING)
         self._waiting.append(job)
         self.give_work()
 
@@ -266,6 +309,7 @@ class Pool:
             from runyard.protocol.wire import from_wire
 
             self.facts = replica.facts = from_wire(ModelFacts, header["ready"])
+            self._lacking_since = None
             took_s = float(header.get("took_s") or 0)
             self._tell({"event": "replica_ready", "replica": replica.number, "took_s": took_s})
             self.give_work()

@@ -110,6 +110,10 @@ class Supervisor:
             self._listener = _listen(wanted.host, wanted.port)
         for group in self._groups():
             group.set_access(wanted)
+        if self._serving is not None:
+            self._serving.set_room(wanted.room)
+        if self._coming is not None:
+            _tell_failure(self._coming, wanted)
         if before is None and wanted.last_good and wanted.last_good != wanted.revision:
             self._coming = self._group(wanted.last_good)
         elif before is None or before.revision != wanted.revision:
@@ -119,7 +123,10 @@ class Supervisor:
         if self._coming is not None:
             self._coming.end()
             self._leaving.append(self._coming)
-        self._coming = self._group(number)
+            self._coming = None
+        # The one that answers is wanted again where its successor has failed.
+        if self._serving is None or self._serving.revision.number != number:
+            self._coming = self._group(number)
 
     def _group(self, number: int) -> Optional[Group]:
         folder = self._folder / "revisions" / str(number)
@@ -128,6 +135,7 @@ class Supervisor:
         revision = _placed(folder, loads(Revision, (folder / REVISION_FILE).read_text("utf-8")))
         group = Group(folder, revision, self._listener, self._log)
         group.set_access(self._wanted)
+        _tell_failure(group, self._wanted)
         return group
 
     def _advance(self) -> None:
@@ -136,7 +144,7 @@ class Supervisor:
         if coming is not None and wanted is not None:
             if coming.is_ready:
                 coming.say(f"revision {coming.revision.number} answers from now on")
-                coming.accept(wanted)
+                coming.accept()
                 if self._serving is not None:
                     self._serving.leave()
                     self._leaving.append(self._serving)
@@ -169,6 +177,7 @@ class Supervisor:
             me["pid"], me["start_time"], me["boot_id"], state, self._listener.getsockname()[1],
             serving.revision.number if serving else 0, serving.ready_count if serving else 0,
             self._failed, self._error, serving.measured if serving else ServiceStatistics(),
+            tuple(one.joined for one in self._groups() if one.joined is not None),
         )  # fmt: skip
         text = dumps(seen)
         if text != self._seen:
@@ -204,6 +213,12 @@ class Supervisor:
                 os.truncate(path, 0)
         except OSError:
             pass
+
+
+def _tell_failure(group: Group, wanted: Wanted) -> None:
+    """Runs of a cluster fail before they come here: control knows."""
+    if wanted.failed_revision == group.revision.number and not group.is_ready:
+        group.failure = group.failure or wanted.failure
 
 
 def _placed(folder: Path, revision: Revision) -> Revision:

@@ -8,7 +8,7 @@ from typing import Any, List, Tuple
 from sqlalchemy import Connection, Row
 
 from runyard.control.service_plan import check_models
-from runyard.db import models, services
+from runyard.db import fleet, models, services
 from runyard.errors import ConflictError, UserErrorException
 from runyard.protocol.models import Model
 from runyard.protocol.services import (
@@ -17,6 +17,7 @@ from runyard.protocol.services import (
     ComputeType,
     Deployment,
     KeyChange,
+    ReplicaPlan,
     Service,
     ServiceChange,
     ServiceKeys,
@@ -24,6 +25,7 @@ from runyard.protocol.services import (
     ServiceSpec,
     ServiceState,
     ServiceToken,
+    first_count,
     sign_token,
 )
 from runyard.protocol.trees import check_path
@@ -146,6 +148,11 @@ def create_service_token(call: Call) -> ServiceToken:
     return ServiceToken(f"{expiry}.{sign_token(key, expiry)}", refresh_after, expires_at)
 
 
+def read_replica_plan(call: Call) -> ReplicaPlan:
+    """What a run is told that is a replica of a service on a cluster."""
+    return call.parts.services.replica_plan(call.workspace, call.path["run_id"])
+
+
 def read_service_log(call: Call) -> Content:
     """The last lines of what its processes said."""
     count = call.integer("lines", 5_000, 1, 1_000_000)
@@ -188,6 +195,7 @@ def _checked(call: Call, spec: ServiceSpec) -> ServiceSpec:
         call.parts.store.size(spec.entry.snapshot)
         spec = replace(spec, entry=replace(spec.entry, environment=call.parts.sealer.seal_spec(spec.entry.environment)))
     _check_deployment(spec.deployment)
+    spec = replace(spec, deployment=_placed(call, spec.deployment))
     for key in (spec.primary_key, spec.secondary_key):
         if key is not None:
             _check_key(key)
@@ -226,6 +234,24 @@ def _check_deployment(asked: Deployment) -> None:
         raise UserErrorException("A port is 0 to 65535; batches, queues and concurrent requests are 1 at least.")
     if not 0 <= asked.logged_share <= 1:
         raise UserErrorException(f"The share of logged requests is 0 to 1, not {asked.logged_share}.")
+
+
+def _placed(call: Call, asked: Deployment) -> Deployment:
+    """With the cluster that has its replicas, or none where the target is this host; UserErrorException: too small."""
+    if not asked.target:
+        return asked
+    names.check_compute_name(asked.target)
+    with call.parts.database.read() as connection:
+        cluster = fleet.get_cluster(connection, call.workspace, asked.target).spec
+    if cluster.engine is None:
+        return replace(asked, target="")
+    wanted = first_count(asked)
+    if wanted > cluster.max_nodes:
+        raise UserErrorException(
+            f"Each replica is a run on a node of its own, and compute target {cluster.name!r} has at most "
+            f"{cluster.max_nodes} nodes, not {wanted}; ask for fewer replicas."
+        )
+    return asked
 
 
 def _check_key(key: str) -> None:
