@@ -13,6 +13,7 @@ from runyard.errors import ComputeTargetException
 from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
 from tests.engines.phases import VARIABLES, phased_run
 from tests.engines.ray_cluster import RAY, RayCluster
+from tests.engines.ray_nodes import CPUS
 
 pytestmark = RAY
 
@@ -37,6 +38,16 @@ if attempt == "1":
     wait("go")
 open("outputs/of-" + attempt, "w").close()
 """
+#: Takes the classes of all actors out of Ray's control store.
+FORGETS = """
+import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list
+ray.init()
+keys = _internal_kv_list(b"ActorClass", namespace=b"fun")
+for key in keys:
+    _internal_kv_del(key, namespace=b"fun")
+print(len(keys))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +56,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         patch.setenv("RUNYARD_FENCE_SECONDS", str(FENCE_S))
         with make_engine("ray", tmp_path_factory.mktemp("ray-faults"), has_line=True, **VARIABLES) as found:
             ray, folder = ray_of(found), str(found.node_folder)
+            # It takes a whole node: no run of the other target is lost with it.
             config = RayCompute.attach_configuration(
-                ray.address, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
+                ray.address, cpus=CPUS, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
             )
             ComputeTarget.attach(found.workspace, "spot", config)
             yield found
@@ -184,6 +196,16 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
     assert engine.is_clean(healing)
     assert "outputs/of-2" in lost.get_file_names()
     assert "outputs/of-1" not in lost.get_file_names()
+
+
+def test_run_begins_where_ray_has_forgotten_what_is_to_begin(engine: Engine, tmp_path: Path) -> None:
+    """As it may after its control store was started again: classes of a job that still lives are gone from it."""
+    for number in (1, 2):
+        run = engine.submit(tmp_path, "print('begun')")
+        run.wait_for_completion()
+        assert run.get_details()["attempt"] == 1
+        if number == 1:
+            assert int(ray_of(engine).run(FORGETS)) > 0
 
 
 def test_run_that_waits_in_ray_says_what_for_and_can_be_canceled(engine: Engine, tmp_path: Path) -> None:
