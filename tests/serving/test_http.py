@@ -3,15 +3,21 @@
 import gzip
 import json
 import socket
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving.fronts import LABELS, digits_model, raw, request, rows, serving
+from runyard.protocol.services import REVISION_FILE, SCORING_FILE, scoring_path
+from runyard.protocol.wire import dumps
+from runyard.serving.orders import ORDER_MAX, pair, send_order
+from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
 ANSWER = json.dumps({"predict": LABELS[:2].tolist()}, separators=(",", ":")).encode()
@@ -28,6 +34,23 @@ def front(model: Any) -> Iterator[Any]:
         yield found
 
 
+def test_a_front_that_cannot_do_what_it_is_told_says_so_and_ends(tmp_path: Path) -> None:
+    (tmp_path / REVISION_FILE).write_text(dumps(revision()))
+    (tmp_path / SCORING_FILE).write_text("{}")
+    ours, theirs = pair()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ours, theirs:
+        ours.settimeout(30)
+        command = [sys.executable, "-m", "runyard.serving.front", str(theirs.fileno()), str(listener.fileno()), "-"]
+        with subprocess.Popen([*command, str(tmp_path)], pass_fds=(theirs.fileno(), listener.fileno())) as process:
+            nowhere = {"certificate": "/nowhere.pem", "certificate_key": "/nowhere.pem"}
+            send_order(ours, {"do": "access", "access": "open", "keys": [], "token_key": "", **nowhere})
+            events = [json.loads(ours.recv(ORDER_MAX))]
+            while events[-1]["event"] != "front_failed":
+                events.append(json.loads(ours.recv(ORDER_MAX)))
+            assert "No such file" in events[-1]["error"]
+            assert process.wait(30) == 1
+
+
 def test_a_request_is_answered_however_it_is_cut(front: Any) -> None:
     port, _, _ = front
     for parts in (1, 2, 7, 100, len(request(BODY))):
@@ -42,6 +65,10 @@ def test_pipelined_requests_are_answered_in_their_order(front: Any) -> None:
     answer = raw(port, (request(BODY) + wrong) * 150)
     statuses = [piece[:3] for piece in answer.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"200", b"400"] * 150
+
+
+def test_the_address_of_a_model_with_an_odd_name_is_one() -> None:
+    assert scoring_path("TensorFlow", "Prüfung 1.0") == "/v1/models/Pr%C3%BCfung%201.0:predict"
 
 
 def test_a_chunked_body_is_taken_and_a_head_request_has_no_body(front: Any) -> None:

@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -188,9 +187,7 @@ def test_a_model_with_an_odd_name_is_found_by_it(workspace: Workspace, trained: 
 def beyond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A server that listens on every address, with TLS, is this process's own."""
     home = tmp_path_factory.mktemp("beyond") / "home"
-    # Where the sandbox of a front shows it; /tmp is its own.
-    shown = tempfile.TemporaryDirectory(dir="/var/tmp")
-    certificate, key = Path(shown.name) / "certificate.pem", Path(shown.name) / "key.pem"
+    certificate, key = home.parent / "certificate.pem", home.parent / "key.pem"
     words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
     words += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
     subprocess.run(["openssl", *words], check=True, capture_output=True)
@@ -206,7 +203,6 @@ def beyond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             yield
             server.terminate()
         forget_server()
-    shown.cleanup()
 
 
 def test_beyond_loopback_a_service_speaks_tls_and_wants_its_key(beyond: None, script_folder: Any) -> None:

@@ -5,6 +5,7 @@ import hmac
 import time
 from dataclasses import field
 from typing import Dict, Optional, Tuple
+from urllib.parse import quote
 
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
@@ -229,7 +230,7 @@ def first_count(deployment: Deployment) -> int:
 
 def scoring_path(framework: str, model: str) -> str:
     """Where v1 had callers of that framework post."""
-    return f"/v1/models/{model}:predict" if framework in ("TensorFlow", "TfKeras") else "/score"
+    return f"/v1/models/{quote(model)}:predict" if framework in ("TensorFlow", "TfKeras") else "/score"
 
 
 @record

@@ -53,6 +53,8 @@ class Front:
         self._server: Any = None
         self._tls: Optional[ssl.SSLContext] = None
         self._told = ""
+        #: What was asked for and could not be done.
+        self._failure: Optional[Exception] = None
         self._ending = asyncio.Event()
         #: Of what is under way: the loop holds tasks weakly.
         self._tasks: Set[asyncio.Task[None]] = set()
@@ -64,6 +66,8 @@ class Front:
         self._tell({"event": "front_ready"})
         gc.freeze()
         await self._tick()
+        if self._failure is not None:
+            raise self._failure
 
     async def _tick(self) -> None:
         while not self._ending.is_set():
@@ -106,7 +110,12 @@ class Front:
                 return
             order = json.loads(data)
             act: Callable[..., None] = getattr(self, "_do_" + order["do"])
-            act(order, descriptors)
+            try:
+                act(order, descriptors)
+            except Exception as error:  # noqa: BLE001 - as a certificate that cannot be read; told once the loop has ended
+                self._failure = error
+                self._ending.set()
+                return
 
     def _do_replica(self, order: Dict[str, Any], descriptors: List[int]) -> None:
         replica = self._pool.add(order["replica"])
