@@ -85,8 +85,8 @@ def test_lost_node_starts_the_run_again_on_all(house: House, node: int) -> None:
     _assert_nothing_is_left(house)
 
 
-#: Writes a checkpoint of its rank under a name that all ranks take, a name of its own, a folder of its own, and one that
-#: is called as what is put aside.
+#: Writes a checkpoint of its rank under a name that all ranks take, a name of its own, a folder of its own, and one
+#: that is called as what is put aside.
 CHECKPOINTS = """
 rank, attempt = os.environ["RANK"], os.environ["AZUREML_RUN_ATTEMPT"]
 names = ["outputs/last", "outputs/of-" + rank, "outputs/node_" + rank + "/mine", "outputs/node_1/last"]

@@ -9,6 +9,7 @@ from runyard.cli.place import find_run, find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
+from runyard.protocol.attempt_logs import log_of_attempt
 from runyard.protocol.runs import RunStatus
 from runyard.sdk.environment import Environment
 from runyard.sdk.experiment import Experiment
@@ -148,10 +149,13 @@ def logs(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     name: Annotated[str, typer.Option(help="Which log.")] = SCRIPT_LOG,
+    attempt: Annotated[Optional[int], typer.Option(help="Of which attempt, from 1; else of the last.")] = None,
     workspace: WorkspaceName = None,
 ) -> None:
     """Print a run's log."""
     found = find_run(find_workspace(workspace), run)
+    if attempt is not None and attempt != found._refresh().attempt:
+        name = log_of_attempt(name, attempt)
     if follow:
         follow_log(found, name, _write)
         return

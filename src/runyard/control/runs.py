@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import LOCAL, Decision
-from runyard.db import datasets, datastores, fleet, identity, lineage, runs
+from runyard.db import attempt_logs, datasets, datastores, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.compute import VmPriority
@@ -334,6 +334,7 @@ def _requeue(run: Steps, now: int) -> None:
     row = run.row
     reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
     values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None, "gpus": None}
+    attempt_logs.set_aside(run.connection, row.id, row.attempt)
     run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
     _free_nodes(run, now)
 
