@@ -479,7 +479,7 @@ def test_recorded_logs_of_an_attempt_that_is_over_are_called_so(stage: Stage) ->
     stage.submit(max_infrastructure_retries=2)
     for attempt in (1, 2, 3):
         stage.start() if attempt == 1 else stage.do(
-            partial(assign, run_id="run", node="", secret=f"s{attempt}", now=NOW)
+            partial(assign, run_id="run", node_id="", secret=f"s{attempt}", now=NOW)
         )
         names = ["user_logs/std_log.txt", "azureml-logs/70_driver_log.txt", "outputs/model", "system_logs/node_1.txt"]
         # As a job may name what it uploads.

@@ -76,7 +76,7 @@ def test_place_counts_the_runs_of_the_same_cluster_only(app: Application) -> Non
     _queue(app, "here", "run-1", "small")
     _queue(app, "here", "run-2", "small")
     assert _why(app, "run-1")[0].endswith("It is the next one.")
-    assert _why(app, "run-2")[0].endswith(" 1 come before it.")
+    assert _why(app, "run-2")[0].endswith(" 1 run comes before it.")
 
 
 def test_wait_is_estimated_from_the_runs_before(app: Application) -> None:
@@ -136,7 +136,7 @@ def test_processes_that_are_too_many_are_counted_and_not_made(app: Application) 
 def test_places_of_this_machine_are_for_every_workspace(app: Application) -> None:
     _queue(app, "there", "other-1", "local")
     _queue(app, "here", "run-1", "local")
-    assert _why(app, "run-1")[0].endswith(" 1 come before it.")
+    assert _why(app, "run-1")[0].endswith(" 1 run comes before it.")
 
 
 def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
@@ -207,7 +207,7 @@ def test_builds_before_tell_how_long_a_build_takes(app: Application) -> None:
     app.add_run("here", "run-1")
     _advance(app, "run-1", "Starting", "Preparing", reason="Its environment is being built.")
     assert app.ask("explain_run", workspace="here", run_id="run-1").json["estimate"] == (
-        "The last 1 builds took about 2 min."
+        "The last build took about 2 min."
     )
 
 

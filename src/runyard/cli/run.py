@@ -11,6 +11,7 @@ from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
 from runyard.protocol.attempt_logs import log_of_attempt
 from runyard.protocol.runs import RunStatus
+from runyard.protocol.words import counted
 from runyard.sdk.environment import Environment
 from runyard.sdk.experiment import Experiment
 from runyard.sdk.run import Run
@@ -201,7 +202,7 @@ def snapshot(
     found = find_run(find_workspace(workspace), run)
     folder = to or found.id
     count = download_snapshot(found, folder, overwrite)
-    tell({"run": found.id, "folder": folder, "files": count}, as_json, f"{folder}: {count} files")
+    tell({"run": found.id, "folder": folder, "files": count}, as_json, f"{folder}: {counted(count, 'file')}")
 
 
 def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:

@@ -18,6 +18,7 @@ from runyard.protocol.outputs import OutputSpec, made_dataset
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
 from runyard.protocol.wire import dumps
+from runyard.protocol.words import counted
 
 #: A run's token works this long after the run has ended, so that its last requests get through.
 TOKEN_GRACE_US = 600 * 1_000_000
@@ -319,7 +320,7 @@ def may_retry(connection: Connection, row: Row[Any]) -> bool:
 def _why_not_again(row: Row[Any]) -> str:
     """What is said of a run that lost its machine, and may not start again."""
     if row.retries:
-        return f"It had started again {row.retries} times, as often as max_infrastructure_retries lets it."
+        return f"It had started again {counted(row.retries, 'time')}, as often as max_infrastructure_retries lets it."
     return "It does not start again, unless max_infrastructure_retries or a target of low priority lets it."
 
 
