@@ -150,6 +150,13 @@ def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
     assert "create the compute target 'gone' again" in _why(app, "run-2")[1]
     assert "A local run that ends" in _why(app, "run-3")[1]
     assert "runyard run logs run-4 -f" in _why(app, "run-4")[1]
+    _queue(app, "here", "run-5", "local")
+    _advance(app, "run-5", "Queued", "Running", "NotResponding", reason="Its runner was not heard of for 30 seconds.")
+    assert _why(app, "run-5")[1] == (
+        "A word of its runner, after which it goes on; to give it up: runyard run cancel run-5"
+    )
+    _advance(app, "run-5", "NotResponding", "CancelRequested", reason="Its processes are ending.")
+    assert _why(app, "run-5")[1].startswith("The end of its processes: they are killed after their grace")
 
 
 @pytest.mark.parametrize("word", ["marketplace.csv", "busy.csv", "environment.yml", "what does not exist"])

@@ -33,6 +33,10 @@ def explain_run(connection: Connection, run: Run, local_slots: int, now: int) ->
     elif run.status == RunStatus.PREPARING:
         unblocked = f"Its build; follow it with: runyard run logs {run.id} -f"
         estimate = _estimate_build(connection, run)
+    elif run.status == RunStatus.NOT_RESPONDING:
+        unblocked = f"A word of its runner, after which it goes on; to give it up: runyard run cancel {run.id}"
+    elif run.status == RunStatus.CANCEL_REQUESTED:
+        unblocked = "The end of its processes: they are killed after their grace, once their machine has heard of it."
     elif run.status == RunStatus.FINALIZING and "disk is full" in (run.reason or ""):
         unblocked = "Free space on the disk that the sentence names."
     return Explanation(run.id, run.status, waits_for, unblocked, since, estimate)
