@@ -208,12 +208,27 @@ def test_process_that_hangs_after_the_others_is_killed_and_named(
 ) -> None:
     each = {"process_count": 2} if kind is PyTorchConfiguration else {"process_count_per_node": 2 // nodes}
     config = kind(**each, node_count=nodes)
-    run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1")
+    run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1.5")
     run.wait_for_completion(raise_on_error=False)
     message = run.get_details()["error"]["error"]["message"]
     assert message == (
-        f"process 1 on node {nodes - 1}: 'train.py' went on for 1 s after the others had ended, and was killed."
+        f"process 1 on node {nodes - 1}: 'train.py' went on for 1.5 s after the others had ended, and was killed."
     )
+
+
+def test_time_for_the_last_process_that_is_no_number_is_told_in_the_log(workspace: Workspace, tmp_path: Path) -> None:
+    for config in (PyTorchConfiguration(process_count=2, node_count=2), MpiConfiguration(1, node_count=2)):
+        run = submit(workspace, tmp_path / "source", "print('done')", config, RUNYARD_STRAGGLER_SECONDS="half an hour")
+        run.wait_for_completion()
+        (target := tmp_path / "std_log.txt").unlink(missing_ok=True)
+        run.download_file("user_logs/std_log.txt", str(target))
+        assert (
+            target.read_text().count(
+                "Runyard: RUNYARD_STRAGGLER_SECONDS is a number of seconds, as 90 or 1.5, and not 'half an hour'; "
+                "the last processes have 1800 s after the others.\n"
+            )
+            == 1
+        )
 
 
 SLEEPS = """
