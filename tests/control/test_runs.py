@@ -482,8 +482,7 @@ def test_recorded_logs_of_an_attempt_that_is_over_are_called_so(stage: Stage) ->
             partial(assign, run_id="run", node_id="", secret=f"s{attempt}", now=NOW)
         )
         names = ["user_logs/std_log.txt", "azureml-logs/70_driver_log.txt", "outputs/model", "system_logs/node_1.txt"]
-        # As a job may name what it uploads.
-        names += ["user_logs/attempt_2/std_log.txt"] if attempt == 2 else []
+        names += ["user_logs/attempt_2/std_log.txt"] if attempt == 2 else []  # as a job may upload it
         found = [Artifact(name, str(attempt), 1) for name in names]
         stage.do(lambda c, found=found: runs.add_artifacts(c, stage.row(), found, "ann", NOW))
         stage.do(lambda c, attempt=attempt: life.lose(c, "run", f"run/{attempt}", "Gone.", NOW))
