@@ -68,7 +68,7 @@ def test_stopped_cluster_lets_no_run_begin_until_it_is_started(
     runyard("compute", "create", "pool", "--max-nodes", "1", "--priority", "lowpriority")
     first = submit("pool", go)
     wait_for(runyard, first, "Running")
-    assert "leave when their runs have ended" in runyard("compute", "stop", "pool").stdout
+    assert "(1 node leaves when its run has ended)" in runyard("compute", "stop", "pool").stdout
     second = submit("pool", go)
     wait_for(runyard, second, "Queued")
     ends_at = time.monotonic() + 30

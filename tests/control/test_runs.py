@@ -17,7 +17,7 @@ from runyard.db.tables import runs as table
 from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.compute import ClusterSpec
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
-from runyard.protocol.runs import TERMINAL, TRANSITIONS, Run, RunError, RunKind, RunSpec, RunStatus
+from runyard.protocol.runs import TERMINAL, TRANSITIONS, Artifact, Run, RunError, RunKind, RunSpec, RunStatus
 from runyard.protocol.workspaces import WorkspaceSpec
 from tests.control.decided import assign, queue
 
@@ -473,3 +473,28 @@ def test_silence_of_an_attempt_counts_from_its_own_start(stage: Stage) -> None:
     row = stage.row()
     assert stage.do(lambda c: life.start_again(c, row, "secret-3", NOW + 900))
     assert stage.row().heard_at == NOW + 900
+
+
+def test_recorded_logs_of_an_attempt_that_is_over_are_called_so(stage: Stage) -> None:
+    stage.submit(max_infrastructure_retries=2)
+    for attempt in (1, 2, 3):
+        stage.start() if attempt == 1 else stage.do(
+            partial(assign, run_id="run", node_id="", secret=f"s{attempt}", now=NOW)
+        )
+        names = ["user_logs/std_log.txt", "azureml-logs/70_driver_log.txt", "outputs/model", "system_logs/node_1.txt"]
+        names += ["user_logs/attempt_2/std_log.txt"] if attempt == 2 else []  # as a job may upload it
+        found = [Artifact(name, str(attempt), 1) for name in names]
+        stage.do(lambda c, found=found: runs.add_artifacts(c, stage.row(), found, "ann", NOW))
+        stage.do(lambda c, attempt=attempt: life.lose(c, "run", f"run/{attempt}", "Gone.", NOW))
+    with stage.database.read() as connection:
+        recorded = {one.path: one.digest for one in runs.list_artifacts(connection, "run")}
+    assert recorded == {
+        "azureml-logs/70_driver_log.txt": "3",
+        "outputs/model": "3",
+        "system_logs/attempt_1/node_1.txt": "1",
+        "system_logs/attempt_2/node_1.txt": "2",
+        "system_logs/node_1.txt": "3",
+        "user_logs/attempt_1/std_log.txt": "1",
+        "user_logs/attempt_2/std_log.txt": "2",
+        "user_logs/std_log.txt": "3",
+    }

@@ -161,7 +161,7 @@ def test_stopped_target_tells_of_its_runs_and_is_drained_of_them(engine: Engine,
     try:
         wait_until(lambda: run.get_status() == "Running", "it runs")
         assert "are not taken away from here; stop it without --now" in _typed("stop", "brief", "--now").stderr
-        assert "brief is stopped (1 runs there go on to their ends)" in _typed("stop", "brief").stdout
+        assert "brief is stopped (1 run there goes on to its end)" in _typed("stop", "brief").stdout
         for verb in ("evict", "drain"):
             assert "are its engine's own: Slurm's scontrol drains them" in _typed(verb, "brief", "n0").stderr
         late = engine.submit(tmp_path, "pass", compute_target="brief")

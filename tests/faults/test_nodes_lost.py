@@ -85,12 +85,14 @@ def test_lost_node_starts_the_run_again_on_all(house: House, node: int) -> None:
     _assert_nothing_is_left(house)
 
 
-#: Writes a checkpoint of its rank under a name that all ranks take, a name of its own, and a folder of its own.
+#: Writes a checkpoint of its rank under a name that all ranks take, a name of its own, a folder of its own, and one
+#: that is called as what is put aside.
 CHECKPOINTS = """
 rank, attempt = os.environ["RANK"], os.environ["AZUREML_RUN_ATTEMPT"]
-names = ["outputs/last", "outputs/of-" + rank, "outputs/node_" + rank + "/mine"]
+names = ["outputs/last", "outputs/of-" + rank, "outputs/node_" + rank + "/mine", "outputs/node_1/last"]
 tell("found " + rank + " " + attempt, [open(one).read() if os.path.exists(one) else None for one in names])
-os.makedirs("outputs/node_" + rank, exist_ok=True)
+for folder in {rank, "1"}:
+    os.makedirs("outputs/node_" + folder, exist_ok=True)
 for one in names:
     open(one, "w").write("rank " + rank + " step " + attempt + " " + os.path.basename(os.path.dirname(one)))
 tell("up " + rank + " " + attempt)
@@ -110,14 +112,29 @@ def test_each_node_finds_its_own_checkpoints_however_often_it_is_taken_away(hous
     run = house.wait(run_id)
     assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 3)
     for rank in (0, 1):
-        assert house.hear(f"found {rank} 1") == "[None, None, None]"
+        assert house.hear(f"found {rank} 1") == str([None] * 4)
         for step in (1, 2):
-            before = [f"rank {rank} step {step} {folder}" for folder in ("outputs", "outputs", f"node_{rank}")]
+            before = [
+                f"rank {rank} step {step} {folder}" for folder in ("outputs", "outputs", f"node_{rank}", "node_1")
+            ]
             assert house.hear(f"found {rank} {step + 1}") == str(before), "its own"
     artifacts = house.server.call("list_artifacts", None, {"prefix": "outputs/"}, workspace=WORKSPACE, run_id=run_id)
-    assert {"outputs/last", "outputs/of-0", "outputs/of-1", "outputs/node_1/last"} <= {one.path for one in artifacts}
-    said = b"".join(house.server.stream("read_artifact", workspace=WORKSPACE, run_id=run_id, path="outputs/of-1"))
-    assert said == b"rank 1 step 3 outputs", "that of the last attempt"
+    record = {
+        one.path: b"".join(
+            house.server.stream("read_artifact", workspace=WORKSPACE, run_id=run_id, path=one.path)
+        ).decode()
+        for one in artifacts
+    }
+    assert record == {
+        "outputs/last": "rank 0 step 3 outputs",
+        "outputs/of-0": "rank 0 step 3 outputs",
+        "outputs/node_0/mine": "rank 0 step 3 node_0",
+        "outputs/node_1/last": "rank 0 step 3 node_1",
+        "outputs/of-1": "rank 1 step 3 outputs",
+        "outputs/node_1/mine": "rank 1 step 3 node_1",
+        "outputs/node_1-2/last": "rank 1 step 3 outputs",
+        "outputs/node_1/node_1/last": "rank 1 step 3 node_1",
+    }, "those of the last attempt"
 
 
 def test_killed_mpirun_is_the_runs_error(house: House) -> None:

@@ -107,7 +107,7 @@ def test_run_whose_data_are_being_fetched_survives_the_death_of_its_server(house
     assert house.stored_status(run_id) == RunStatus.QUEUED
     house.start()
     slow_data.may_answer.set()
-    _assert_whole(house, run_id, ("Runyard: Input 'data': 1 files, 4 bytes, were downloaded.",))
+    _assert_whole(house, run_id, ("Runyard: Input 'data': 1 file, 4 bytes, downloaded.",))
 
 
 def test_finalizing_run_survives_the_death_of_its_server(house: House) -> None:

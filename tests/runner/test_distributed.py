@@ -27,7 +27,9 @@ names = ("TF_CONFIG", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_A
 rank = os.environ["RUNYARD_RANK"]
 json.dump({**{name: os.environ.get(name) for name in names}, "arguments": sys.argv[1:]},
           open("outputs/%s.json" % rank, "w"))
-open("outputs/shared.txt", "w").write("of " + rank)
+os.makedirs("outputs/node_1", exist_ok=True)
+for name in ("shared.txt", "node_1/shared.txt", "node_1/alike.txt"):
+    open("outputs/" + name, "w").write("of " + ("all" if "alike" in name else rank))
 Run.get_context().log("rank", int(rank))
 print("said by", rank)
 """
@@ -77,7 +79,20 @@ def test_tensorflow_tasks_know_each_other(workspace: Workspace, tmp_path: Path) 
     assert {"user_logs/std_log_process_0.txt", "user_logs/std_log_process_1.txt"} <= set(names)
     assert sorted(run.get_metrics()["rank"]) == [0, 1]
     assert run.get_metrics_by_rank() == {0: {"rank": 0}, 1: {"rank": 1}}
-    assert {"outputs/shared.txt", "outputs/node_1/shared.txt"} <= set(names)
+    run.download_files("outputs", str(tmp_path / "record"))
+    record = tmp_path / "record" / "outputs"
+    assert {path.relative_to(record).as_posix(): path.read_text() for path in record.rglob("*.txt")} == {
+        "shared.txt": "of 0",
+        "node_1/shared.txt": "of 0",
+        "node_1/alike.txt": "of all",
+        "node_1-2/shared.txt": "of 1",
+        "node_1/node_1/shared.txt": "of 1",
+    }
+    run.download_file("system_logs/node_1.txt", str(tmp_path / "node_1.txt"))
+    assert (tmp_path / "node_1.txt").read_text() == (
+        "Runyard: 'outputs/shared.txt' of node 1 is in the record as 'outputs/node_1-2/shared.txt': "
+        "other files have its names.\n"
+    )
 
 
 def test_pytorch_processes_know_each_other(workspace: Workspace, tmp_path: Path) -> None:
@@ -193,12 +208,27 @@ def test_process_that_hangs_after_the_others_is_killed_and_named(
 ) -> None:
     each = {"process_count": 2} if kind is PyTorchConfiguration else {"process_count_per_node": 2 // nodes}
     config = kind(**each, node_count=nodes)
-    run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1")
+    run = submit(workspace, tmp_path / "source", HANGS, config, RUNYARD_STRAGGLER_SECONDS="1.5")
     run.wait_for_completion(raise_on_error=False)
     message = run.get_details()["error"]["error"]["message"]
     assert message == (
-        f"process 1 on node {nodes - 1}: 'train.py' went on for 1 s after the others had ended, and was killed."
+        f"process 1 on node {nodes - 1}: 'train.py' went on for 1.5 s after the others had ended, and was killed."
     )
+
+
+def test_time_for_the_last_process_that_is_no_number_is_told_in_the_log(workspace: Workspace, tmp_path: Path) -> None:
+    for config in (PyTorchConfiguration(process_count=2, node_count=2), MpiConfiguration(1, node_count=2)):
+        run = submit(workspace, tmp_path / "source", "print('done')", config, RUNYARD_STRAGGLER_SECONDS="half an hour")
+        run.wait_for_completion()
+        (target := tmp_path / "std_log.txt").unlink(missing_ok=True)
+        run.download_file("user_logs/std_log.txt", str(target))
+        assert (
+            target.read_text().count(
+                "Runyard: RUNYARD_STRAGGLER_SECONDS is a number of seconds, as 90 or 1.5, and not 'half an hour'; "
+                "the last processes have 1800 s after the others.\n"
+            )
+            == 1
+        )
 
 
 SLEEPS = """

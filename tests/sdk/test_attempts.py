@@ -1,5 +1,6 @@
 """How often a run starts again when its machine is taken away: the user says, or the target's priority."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from runyard.azureml.core import Environment, Experiment, Run, RunConfiguration, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
 from runyard.azureml.exceptions import UserErrorException
+from runyard.sdk.run_record import read_log
 from tests.engines.engines import wait_until
 from tests.own_server import own_server
 
@@ -77,3 +79,46 @@ def test_retries_are_an_attribute_of_both_configurations_and_stand_in_the_file(t
 def test_retries_that_are_no_count_are_refused(workspace: Workspace, tmp_path: Path, asked: Any, says: str) -> None:
     with pytest.raises(UserErrorException, match=says):
         Experiment(workspace, "attempts").submit(_config(tmp_path, "dedicated", max_infrastructure_retries=asked))
+
+
+#: Says more in its first attempt than in the next ones; the last one is done at once.
+SPEAKS = """
+import os, time
+attempt = os.environ["AZUREML_RUN_ATTEMPT"]
+print("this is attempt", attempt, "!" * 100 if attempt == "1" else "", flush=True)
+if attempt != "3":
+    time.sleep(600)
+"""
+
+
+def test_logs_of_earlier_attempts_stay_under_names_of_their_own(workspace: Workspace, tmp_path: Path) -> None:
+    config = _config(tmp_path, "lowpriority")
+    (tmp_path / "script.py").write_text(SPEAKS)
+    run = Experiment(workspace, "attempts").submit(config)
+    target, said = ComputeTarget(workspace, "lowpriority"), {1: f"this is attempt 1 {'!' * 100}\n"}
+    for attempt in (2, 3):
+        said[attempt] = f"Runyard: Attempt {attempt}: 0 files of ./outputs are back.\nthis is attempt {attempt} \n"
+    for attempt in (1, 2):
+        wait_until(
+            lambda attempt=attempt: _log(run, "std_log.txt") == said[attempt], "the log is this attempt's, and no other"
+        )
+        if attempt == 2:
+            assert _log(run, "attempt_1/std_log.txt") == said[1], "while the next one runs"
+        (node,) = [one["nodeId"] for one in target.list_nodes() if one["runId"] == run.id]
+        workspace._call("remove_node", None, {"evict": 1}, name=target.name, node=node.rpartition("/")[2])
+        wait_until(lambda attempt=attempt: run._refresh().attempt > attempt, "it starts again")
+    run.wait_for_completion()
+    names = {"user_logs/std_log.txt": 3, "user_logs/attempt_1/std_log.txt": 1, "user_logs/attempt_2/std_log.txt": 2}
+    names["azureml-logs/70_driver_log.txt"] = 3
+    assert set(run.get_file_names()) == set(names)
+    paths = run.get_all_logs(str(tmp_path / "logs"))
+    found = {Path(path).relative_to(tmp_path / "logs").as_posix(): Path(path).read_text() for path in paths}
+    assert found == {name: said[attempt] for name, attempt in names.items()}
+    for attempt in (1, 2, 3):
+        words = ["run", "logs", run.id, "--attempt", str(attempt), "--workspace", "attempts"]
+        done = subprocess.run([sys.executable, "-m", "runyard.cli", *words], capture_output=True, text=True, check=True)
+        assert done.stdout == said[attempt]
+
+
+def _log(run: Run, name: str) -> str:
+    return read_log(run, "user_logs/" + name).decode()

@@ -6,7 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from sqlalchemy import update
 
+from runyard.control.run_logs import set_aside
+from runyard.db.tables import runs
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.routes import BY_NAME
 from runyard.server.call import Call
@@ -74,6 +77,21 @@ def test_log_of_an_attempt_that_is_over_is_refused(app: Application, runner: str
     reply = app.ask("append_log", b" late", token=runner, query="offset=5&attempt=2", **LOG)
     assert (reply.status, "Attempt 2 of run run-1 is over" in reply.json["error"]["message"]) == (409, True)
     assert app.ask("read_log", **LOG).body == b"first"
+
+
+def test_what_was_heard_of_a_lost_attempt_stays_beside_the_log_of_the_next_one(app: Application, runner: str) -> None:
+    """Its machine took the log along: nothing of it is stored."""
+    app.ask("append_log", b"first, and longer", token=runner, query="offset=0&attempt=1", **LOG)
+    app.parts.database.write(lambda connection: connection.execute(update(runs).values(attempt=2)))
+    for at_start in (True, False):
+        set_aside(app.parts.logs_folder, "run-1", 2)
+        if at_start:
+            app.ask("append_log", b"second", token=runner, query="offset=0&attempt=2", **LOG)
+        assert app.ask("read_log", **LOG).body == b"second"
+        before = {**LOG, "path": "user_logs/attempt_1/std_log.txt"}
+        assert app.ask("read_log", **before).body == app.ask("read_artifact", **before).body == b"first, and longer"
+    listed = [one["path"] for one in app.ask("list_logs", workspace="here", run_id="run-1").json]
+    assert listed == ["user_logs/attempt_1/std_log.txt", "user_logs/std_log.txt"]
 
 
 def test_log_that_just_fits_is_not_cut(app: Application, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_place_counts_the_runs_of_the_same_cluster_only(app: Application) -> Non
     _queue(app, "here", "run-1", "small")
     _queue(app, "here", "run-2", "small")
     assert _why(app, "run-1")[0].endswith("It is the next one.")
-    assert _why(app, "run-2")[0].endswith(" 1 come before it.")
+    assert _why(app, "run-2")[0].endswith(" 1 run comes before it.")
 
 
 def test_wait_is_estimated_from_the_runs_before(app: Application) -> None:
@@ -136,7 +136,7 @@ def test_processes_that_are_too_many_are_counted_and_not_made(app: Application) 
 def test_places_of_this_machine_are_for_every_workspace(app: Application) -> None:
     _queue(app, "there", "other-1", "local")
     _queue(app, "here", "run-1", "local")
-    assert _why(app, "run-1")[0].endswith(" 1 come before it.")
+    assert _why(app, "run-1")[0].endswith(" 1 run comes before it.")
 
 
 def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
@@ -150,6 +150,13 @@ def test_what_unblocks_a_run_follows_from_its_state(app: Application) -> None:
     assert "create the compute target 'gone' again" in _why(app, "run-2")[1]
     assert "A local run that ends" in _why(app, "run-3")[1]
     assert "runyard run logs run-4 -f" in _why(app, "run-4")[1]
+    _queue(app, "here", "run-5", "local")
+    _advance(app, "run-5", "Queued", "Running", "NotResponding", reason="Its runner was not heard of for 30 seconds.")
+    assert _why(app, "run-5")[1] == (
+        "A word of its runner, after which it goes on; to give it up: runyard run cancel run-5"
+    )
+    _advance(app, "run-5", "NotResponding", "CancelRequested", reason="Its processes are ending.")
+    assert _why(app, "run-5")[1].startswith("The end of its processes: they are killed after their grace")
 
 
 @pytest.mark.parametrize("word", ["marketplace.csv", "busy.csv", "environment.yml", "what does not exist"])
@@ -207,7 +214,7 @@ def test_builds_before_tell_how_long_a_build_takes(app: Application) -> None:
     app.add_run("here", "run-1")
     _advance(app, "run-1", "Starting", "Preparing", reason="Its environment is being built.")
     assert app.ask("explain_run", workspace="here", run_id="run-1").json["estimate"] == (
-        "The last 1 builds took about 2 min."
+        "The last build took about 2 min."
     )
 
 

@@ -10,6 +10,7 @@ from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind, VmPriority
+from runyard.protocol.words import counted, is_or_are
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
@@ -150,9 +151,15 @@ def stop_cluster(
     busy = [one for one in cluster.nodes if one.run_id is not None]
     for node in busy if now else []:
         cluster = found._call("remove_node", None, {"evict": 1}, name=name, node=node.id.rpartition("/")[2])
-    left = f"{len(busy)} nodes {'are taken away' if now else 'leave when their runs have ended'}" if busy else "idle"
+    left = "idle"
+    if busy and now:
+        left = f"{counted(len(busy), 'node')} {is_or_are(len(busy))} taken away"
+    elif busy:
+        ends = "leaves when its run has ended" if len(busy) == 1 else "leave when their runs have ended"
+        left = f"{counted(len(busy), 'node')} {ends}"
     if cluster.spec.has_own_queue and cluster.runs:
-        left = f"{len(cluster.runs)} runs there go on to their ends"
+        goes_on = "goes on to its end" if len(cluster.runs) == 1 else "go on to their ends"
+        left = f"{counted(len(cluster.runs), 'run')} there {goes_on}"
     tell(cluster, as_json, f"{name} is stopped ({left}). Start it again: runyard compute start {name}")
 
 

@@ -9,7 +9,9 @@ from runyard.cli.place import find_run, find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
+from runyard.protocol.attempt_logs import log_of_attempt
 from runyard.protocol.runs import RunStatus
+from runyard.protocol.words import counted
 from runyard.sdk.environment import Environment
 from runyard.sdk.experiment import Experiment
 from runyard.sdk.run import Run
@@ -148,10 +150,13 @@ def logs(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     name: Annotated[str, typer.Option(help="Which log.")] = SCRIPT_LOG,
+    attempt: Annotated[Optional[int], typer.Option(help="Of which attempt, from 1; else of the last.")] = None,
     workspace: WorkspaceName = None,
 ) -> None:
     """Print a run's log."""
     found = find_run(find_workspace(workspace), run)
+    if attempt is not None and attempt != found._refresh().attempt:
+        name = log_of_attempt(name, attempt)
     if follow:
         follow_log(found, name, _write)
         return
@@ -197,7 +202,7 @@ def snapshot(
     found = find_run(find_workspace(workspace), run)
     folder = to or found.id
     count = download_snapshot(found, folder, overwrite)
-    tell({"run": found.id, "folder": folder, "files": count}, as_json, f"{folder}: {count} files")
+    tell({"run": found.id, "folder": folder, "files": count}, as_json, f"{folder}: {counted(count, 'file')}")
 
 
 def why(run: RunName, workspace: WorkspaceName = None, as_json: Json = False) -> None:

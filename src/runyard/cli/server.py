@@ -15,6 +15,7 @@ from runyard.cli.shown import say, show_facts, tell
 from runyard.client.home import home_folder, read_server_file, server_file
 from runyard.client.local_server import connect, ensure_running, find_server_info, is_running
 from runyard.errors import ServerUnreachableError, UserErrorException
+from runyard.protocol.words import counted
 
 #: How long a server may take to end, seconds.
 DOWN_TIMEOUT_S = 20.0
@@ -83,7 +84,8 @@ def down(as_json: Json = False) -> None:
             raise ServerUnreachableError(f"The server has not ended within {DOWN_TIMEOUT_S:.0f} s.")
         time.sleep(0.05)
     record = {"stopped": True, "active_runs": active, "home": str(home)}
-    tell(record, as_json, "Server stopped." + (f" {active} runs go on without it." if active else ""))
+    left = f"{counted(active, 'run')} {'goes' if active == 1 else 'go'} on without it."
+    tell(record, as_json, f"Server stopped. {left}" if active else "Server stopped.")
 
 
 def status(as_json: Json = False) -> None:

@@ -15,6 +15,7 @@ from runyard.files.fetch import Fetched, fetch, partial_name
 from runyard.files.layout import DISK_FULL
 from runyard.protocol.mounts import DataFile, shown_url
 from runyard.protocol.record import record
+from runyard.protocol.words import counted
 
 #: Files that are on their way at once.
 AT_ONCE = 8
@@ -312,7 +313,7 @@ class Tally:
     def sentence(self) -> str:
         """As a person reads it."""
         of = "" if self._total is None else f" of {self._total / 1e6:.1f}"
-        return f"{self._what}: {self._done} of {self._files} files, {self._bytes / 1e6:.1f}{of} MB."
+        return f"{self._what}: {self._done} of {counted(self._files, 'file')}, {self._bytes / 1e6:.1f}{of} MB."
 
 
 def _has_failed(work: "Future[Any]") -> bool:

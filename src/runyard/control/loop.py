@@ -17,11 +17,11 @@ from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
 from runyard.control.places import ClusterView, GpuView, Waiting
 from runyard.control.plan import make_plan
+from runyard.control.run_logs import set_aside, show_build_log
 from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, NodeView, decide
 from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
-from runyard.files.layout import folder_name
 from runyard.files.tails import tail_of
 from runyard.protocol.compute import ClusterSpec, EngineKind, NodeState, find_vm_size
 from runyard.protocol.environments import EnvironmentSpec
@@ -208,7 +208,7 @@ class Loop(threading.Thread):
 
     def _follow(self, row: Row[Any], spec: EnvironmentSpec, state: BuildState) -> str:
         """Let a run show how far its environment is; the digest of its lock once it is ready, '' before."""
-        self._show_build_log(row.id, state.log_path)
+        show_build_log(self._logs_folder, row.id, state.log_path)
         if state.state == "ready" and state.lock is not None:
             return state.lock.digest
         if state.state == "failed":
@@ -220,13 +220,6 @@ class Loop(threading.Thread):
             if row.reason != reason:
                 self._write(life.prepare, row.id, reason)
         return ""
-
-    def _show_build_log(self, run_id: str, log_path: Path) -> None:
-        """Let the build's log be read as the run's own, while it grows: the same file under both names."""
-        shown = self._logs_folder / folder_name(run_id) / "azureml-logs" / "20_image_build_log.txt"
-        if not shown.exists() and log_path.exists():
-            shown.parent.mkdir(parents=True, exist_ok=True)
-            shown.hardlink_to(log_path)
 
     def _schedule(
         self,
@@ -327,6 +320,7 @@ class Loop(threading.Thread):
                 EngineKind.LOCAL if target is None else target.kind, fence_s, row.gpus,
                 None if target is None else find_vm_size(target.vm_size), self._processes_max,
             )  # fmt: skip
+            set_aside(self._logs_folder, row.id, row.attempt)
             engine.start(row.key, plan, secret)
         except StorageFullError as error:
             _log.warning("run %s cannot be started yet: %s", run_id, error)

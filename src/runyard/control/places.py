@@ -3,6 +3,7 @@
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from runyard.protocol.record import record
+from runyard.protocol.words import counted
 
 #: How long others may take nodes that a run of several waits for, seconds; then they are kept for it.
 PASSED_S = 600
@@ -163,12 +164,13 @@ class Room:
             return f"Waits behind {before.run_id!r}, which has long waited for {before.nodes} nodes at once."
         if run.nodes > cluster.max_nodes:
             return (
-                f"Waits for {run.nodes} nodes of {cluster.name!r}, which may have {cluster.max_nodes}: "
+                f"Waits for {counted(run.nodes, 'node')} of {cluster.name!r}, which may have {cluster.max_nodes}: "
                 "update(max_nodes=...)."
             )
         if run.nodes > 1:
             return f"Waits for {run.nodes} of the {cluster.max_nodes} nodes of {cluster.name!r} to be free at once."
-        return f"Waits for a node of {cluster.name!r}: all {cluster.max_nodes} are busy."
+        busy = "its one is" if cluster.max_nodes == 1 else f"all {cluster.max_nodes} are"
+        return f"Waits for a node of {cluster.name!r}: {busy} busy."
 
 
 def _is_overdue(run: Waiting, now: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import LOCAL, Decision
-from runyard.db import datasets, datastores, fleet, identity, lineage, runs
+from runyard.db import attempt_logs, datasets, datastores, fleet, identity, lineage, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.compute import VmPriority
@@ -18,6 +18,7 @@ from runyard.protocol.outputs import OutputSpec, made_dataset
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
 from runyard.protocol.wire import dumps
+from runyard.protocol.words import counted
 
 #: A run's token works this long after the run has ended, so that its last requests get through.
 TOKEN_GRACE_US = 600 * 1_000_000
@@ -319,7 +320,7 @@ def may_retry(connection: Connection, row: Row[Any]) -> bool:
 def _why_not_again(row: Row[Any]) -> str:
     """What is said of a run that lost its machine, and may not start again."""
     if row.retries:
-        return f"It had started again {row.retries} times, as often as max_infrastructure_retries lets it."
+        return f"It had started again {counted(row.retries, 'time')}, as often as max_infrastructure_retries lets it."
     return "It does not start again, unless max_infrastructure_retries or a target of low priority lets it."
 
 
@@ -334,6 +335,7 @@ def _requeue(run: Steps, now: int) -> None:
     row = run.row
     reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
     values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None, "gpus": None}
+    attempt_logs.set_aside(run.connection, row.id, row.attempt)
     run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
     _free_nodes(run, now)
 

@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from runyard.control.places import ClusterView, GpuView, Pool, Room, Waiting
 from runyard.protocol.record import record
+from runyard.protocol.words import counted
 
 #: How many runs go to an engine's own queue in one round, since each is a request of its own.
 HANDED_OVER_MAX = 8
@@ -114,7 +115,7 @@ def decide(
     free_slots = max(0, local_slots - local_running)
     assigned.extend((run.run_id, ()) for run in local[:free_slots])
     for run in local[free_slots:]:
-        reasons[run.run_id] = f"Waits for one of this machine's {local_slots} places for local runs."
+        reasons[run.run_id] = f"Waits for one of this machine's {counted(local_slots, 'place')} for local runs."
     given = {run.run_id: pool.share() for run in local[:free_slots]} if pool.is_there else {}
     removed: List[str] = []
     added: List[Tuple[str, str, str]] = []

@@ -12,6 +12,7 @@ from runyard.db import fleet, runs
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import ClusterSpec, EngineKind
 from runyard.protocol.runs import TERMINAL, Explanation, Run, RunStatus
+from runyard.protocol.words import counted, last_few
 
 
 def explain_run(connection: Connection, run: Run, local_slots: int, now: int) -> Explanation:
@@ -22,7 +23,8 @@ def explain_run(connection: Connection, run: Run, local_slots: int, now: int) ->
         spec = _spec_of(connection, run)
         if run.node is None:
             before = _count_before(connection, run)
-            waits_for += " It is the next one." if before == 0 else f" {before} come before it."
+            comes = f"{counted(before, 'run')} {'comes' if before == 1 else 'come'} before it"
+            waits_for += f" {comes}." if before else " It is the next one."
             if can_tell_when(run.reason or "") and not _waits_for_somebody(run, spec):
                 estimate = _estimate_turn(connection, run, spec, before, local_slots)
         else:
@@ -31,6 +33,10 @@ def explain_run(connection: Connection, run: Run, local_slots: int, now: int) ->
     elif run.status == RunStatus.PREPARING:
         unblocked = f"Its build; follow it with: runyard run logs {run.id} -f"
         estimate = _estimate_build(connection, run)
+    elif run.status == RunStatus.NOT_RESPONDING:
+        unblocked = f"A word of its runner, after which it goes on; to give it up: runyard run cancel {run.id}"
+    elif run.status == RunStatus.CANCEL_REQUESTED:
+        unblocked = "The end of its processes: they are killed after their grace, once their machine has heard of it."
     elif run.status == RunStatus.FINALIZING and "disk is full" in (run.reason or ""):
         unblocked = "Free space on the disk that the sentence names."
     return Explanation(run.id, run.status, waits_for, unblocked, since, estimate)
@@ -120,7 +126,7 @@ def _estimate_turn(connection: Connection, run: Run, spec: Optional[ClusterSpec]
     wait_s = estimate_wait_s(found, before, places)
     if wait_s is None:
         return ""
-    return f"By the last {len(found)} runs there, it may start in about {_shown(wait_s)}."
+    return f"By {last_few(len(found), 'run')} there, it may start in about {_shown(wait_s)}."
 
 
 def _estimate_start(connection: Connection, run: Run, now: int) -> str:
@@ -130,13 +136,14 @@ def _estimate_start(connection: Connection, run: Run, now: int) -> str:
         return ""
     left_s = median(found) - (now - run.queued_at) / 1e6
     if left_s <= 0:
-        return f"The last {len(found)} runs there had waited for {_shown(median(found))} by their start."
-    return f"By the last {len(found)} runs there, it may start in about {_shown(left_s)}."
+        whose = "its start" if len(found) == 1 else "their start"
+        return f"{last_few(len(found), 'run').capitalize()} there had waited for {_shown(median(found))} by {whose}."
+    return f"By {last_few(len(found), 'run')} there, it may start in about {_shown(left_s)}."
 
 
 def _estimate_build(connection: Connection, run: Run) -> str:
     found = _seconds(fleet.recent_builds(connection, run.workspace))
-    return f"The last {len(found)} builds took about {_shown(median(found))}." if found else ""
+    return f"{last_few(len(found), 'build').capitalize()} took about {_shown(median(found))}." if found else ""
 
 
 def _seconds(times_us: Sequence[int]) -> Tuple[float, ...]:

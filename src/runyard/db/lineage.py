@@ -11,6 +11,7 @@ from runyard.db.tables import dataset_files, dataset_totals, dataset_uses
 from runyard.protocol.datasets import Dataset
 from runyard.protocol.lineage import DatasetUse, Direction, SeenFile, Totals
 from runyard.protocol.mounts import shown_url
+from runyard.protocol.words import counted, is_or_are
 
 #: Most lines of one answer, the newest.
 USES_MAX = 10_000
@@ -102,7 +103,8 @@ def note_totals(connection: Connection, found: Dataset, run_id: str, totals: Tot
     if lost:
         shown = ": " + ", ".join(map(repr, gone[:NAMES_SHOWN])) if gone else ""
         more = f" and {len(gone) - NAMES_SHOWN} more" if len(gone) > NAMES_SHOWN else ""
-        return [f"{lost} of the {row.file_count} files of dataset {found.name!r} are gone since {since}{shown}{more}."]
+        files = counted(row.file_count, "file")
+        return [f"{lost} of the {files} of dataset {found.name!r} {is_or_are(lost)} gone since {since}{shown}{more}."]
     sizes = {row.size_bytes, totals.size_bytes}
     if row.file_count == totals.count and None not in sizes and len(sizes) == 2:
         return [

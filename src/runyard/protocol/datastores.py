@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Dict, Iterable, Tuple
 
 from runyard.protocol.record import record
+from runyard.protocol.words import counted, is_or_are
 
 DEFAULT_DATASTORE = "workspaceblobstore"
 #: What a workspace comes with besides: v1's names of its file shares. They are folders of ours as the default one is.
@@ -105,4 +106,4 @@ def left_out_sentence(datastore: str, count: int, reasons: Iterable[str]) -> str
     if not shown:
         return ""
     more = f" ... ({count - len(shown)} more)" if count > len(shown) else ""
-    return f"{count} files of datastore {datastore!r} are left out: {' '.join(shown)}{more}"
+    return f"{counted(count, 'file')} of datastore {datastore!r} {is_or_are(count)} left out: {' '.join(shown)}{more}"

@@ -29,6 +29,7 @@ from runyard.protocol.digests import Hasher
 from runyard.protocol.outputs import OutputMode, OutputPlan
 from runyard.protocol.plan import ExitCause, Report
 from runyard.protocol.trees import check_path
+from runyard.protocol.words import counted, is_or_are
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.regular import record_name, regular_files
 from runyard.runner.warn import warn
@@ -187,8 +188,10 @@ class Destinations:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(lambda found: self._send(output, *found), files):
                 done += 1
-                self.progress = f"Output {output.name!r} goes to {shown}: {done} of {len(files)} files are there."
-        self.notices[f"Output {output.name!r}: {len(files)} files, {total} bytes, are in {shown}."] = None
+                there = f"{done} of {counted(len(files), 'file')} {is_or_are(done)} there"
+                self.progress = f"Output {output.name!r} goes to {shown}: {there}."
+        what = f"{counted(len(files), 'file')}, {counted(total, 'byte')}, {is_or_are(len(files))}"
+        self.notices[f"Output {output.name!r}: {what} in {shown}."] = None
 
     def _files(self, output: OutputPlan) -> List[Tuple[str, str]]:
         """(path below the target, path here) of each file that is to be stored."""

@@ -23,6 +23,7 @@ from runyard.protocol.plan import InputPlan
 from runyard.protocol.runs import InputMode
 from runyard.protocol.selection import select
 from runyard.protocol.trees import check_path
+from runyard.protocol.words import counted
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.mount import PATIENCE_S, mount, why_not
 from runyard.runner.user import is_open, share
@@ -96,8 +97,8 @@ class _Binding:
             self._folder.note(f"Input {asked.name!r} is downloaded and not mounted: {reason}.")
             return False
         size = sum(one.size_bytes or 0 for one in remote)
-        what = f"Input {asked.name!r}: {len(remote)} files, {size} bytes"
-        self._folder.note(what + ", mounted; they come when they are read.")
+        what = f"Input {asked.name!r}: {counted(len(remote), 'file')}, {counted(size, 'byte')}"
+        self._folder.note(what + ", mounted; what is read comes then.")
         return True
 
     def _are_cached(self, files: List[DataFile]) -> bool:
@@ -207,7 +208,8 @@ class _Binding:
         )
         received = downloads.carry_out(wanted, tally.add_bytes, tally.add_file, tick)
         size = sum(one.size_bytes for one in received)
-        self._folder.note(f"Input {asked.name!r}: {len(received)} files, {size} bytes, were downloaded.")
+        what = f"{counted(len(received), 'file')}, {counted(size, 'byte')}"
+        self._folder.note(f"Input {asked.name!r}: {what}, downloaded.")
         fetched = [
             SeenFile(one.wanted.url, one.size_bytes, one.sha256) for one in received if one.wanted.url is not None
         ]
@@ -242,7 +244,7 @@ class _Binding:
             else:
                 shutil.copyfile(one.origin, place)
         how = "linked to where they are on this disk" if is_linked else "copied"
-        self._folder.note(f"Input {self._asked.name!r}: {len(files)} files, {how}.")
+        self._folder.note(f"Input {self._asked.name!r}: {counted(len(files), 'file')}, {how}.")
 
     def _share(self, one: DataFile, place: str) -> None:
         """A file that the job's user may not read by its path: a datastore's comes with the datastore."""

@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import replace
 from hashlib import sha256
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
@@ -25,8 +26,8 @@ from runyard.runner.regular import record_name, regular_files
 STD_LOG, DRIVER_LOG = "user_logs/std_log.txt", "azureml-logs/70_driver_log.txt"
 #: The same of another node than the first.
 NODE_LOG = "system_logs/node_{}.txt"
-#: What a node has recorded whose name was taken.
-_OTHERS = re.compile(r"outputs/node_\d+/")
+#: What a node has recorded whose name was taken: node_1/, or node_1-2/ and so on where that one was taken too.
+_ASIDE = re.compile(r"outputs/node_(\d+)(?:-([2-9]|[1-9]\d+))?/")
 #: Folders of the working folder that belong to the record.
 RECORDED = ("outputs", "logs")
 #: Most artifacts in one request.
@@ -64,6 +65,8 @@ class Outputs:
         self._seen: Dict[str, Tuple[int, int]] = {}
         #: Digests of what an earlier attempt had written, by name.
         self._restored: Dict[str, str] = {}
+        #: Where the record has it, by name.
+        self._origins: Dict[str, str] = {}
         #: What was left out, and why; each once.
         self.notices: Dict[str, None] = {}
 
@@ -82,33 +85,38 @@ class Outputs:
                 self._store.copy_to(one.digest, target, False)
             else:
                 _write(target, self._server.stream("read_artifact", path=one.path, **names))
-            self._restored[name] = one.digest
+            self._restored[name], self._origins[name] = one.digest, one.path
         return len(found)
 
-    def _wanted(self, recorded: Iterable[Artifact]) -> Dict[str, Artifact]:
+    def _wanted(self, recorded: List[Artifact]) -> Dict[str, Artifact]:
         """What is put where: this node's own before the first one's, and no file where another needs a folder."""
+        names = {one.path for one in recorded}
         wanted: Dict[str, Artifact] = {}
         folders: Set[str] = set()
-        for one in sorted(recorded, key=lambda one: (self._is_own(one.path), one.path), reverse=True):
-            for name in self._places_of(one.path):
+        for one in sorted(recorded, key=lambda one: (len(self._places_of(one.path, names)), one.path), reverse=True):
+            for name in self._places_of(one.path, names):
                 above = {str(parent) for parent in PurePosixPath(name).parents}
                 if name not in wanted and name not in folders and not above & wanted.keys():
                     wanted[name] = one
                     folders |= above
         return wanted
 
-    def _is_own(self, path: str) -> bool:
-        return not self._is_first and path.startswith(f"outputs/node_{self._folder.node}/")
-
-    def _places_of(self, path: str) -> Tuple[str, ...]:
-        """The names under which a recorded file is put back here; none: it is another node's."""
-        other = _OTHERS.match(path)
-        if other is None or self._folder.plan.node_count == 1:
+    def _places_of(self, path: str, names: Set[str]) -> Tuple[str, ...]:
+        """The names under which a recorded file is put back here; none: it is another node's, two: it may be ours."""
+        found = _ASIDE.match(path)
+        if found is None or self._folder.plan.node_count == 1:
             return (path,)
-        if other.group() != f"outputs/node_{self._folder.node}/":
+        node, number, rest = int(found[1]), int(found[2] or 1), path[found.end() :]
+        is_taken = "outputs/" + rest in names and all(
+            _aside("outputs", node, one, rest) in names for one in range(1, number)
+        )
+        if not is_taken or _aside("outputs", node, number + 1, rest) in names:
+            # A script's own name: those before it were free, or what was put aside went further.
+            return (path,)
+        if node != self._folder.node or self._is_first:
             return ()
         # The script may have named the folder so itself, and looks for it there.
-        return (path,) if self._is_first else ("outputs/" + path[other.end() :], path)
+        return ("outputs/" + rest, path)
 
     def is_small(self) -> bool:
         """Will the record be stored so soon that the script's end need not be told before?"""
@@ -213,28 +221,38 @@ class Outputs:
         plan = self._folder.plan
         recorded = self._server.call("list_artifacts", workspace=plan.workspace, run_id=plan.run_id)
         taken = {one.path: one.digest for one in recorded}
+        changed: List[Artifact] = []
         for start in range(0, len(files), BATCH):
             found = self._store_some(files[start : start + BATCH], move=False)
-            self._send(
-                [
-                    one if taken.get(one.path) in self._free(one) else replace(one, path=self._beside(one.path))
-                    for one in found
-                    if self._restored.get(one.path) != one.digest
-                ]
+            # What is as an earlier attempt left it is in the record.
+            changed += [one for one in found if self._restored.get(one.path) != one.digest]
+        own = {one.path for one in changed}
+        named = [replace(one, path=self._name_for(one, taken, own)) for one in changed]
+        for start in range(0, len(named), BATCH):
+            self._send(named[start : start + BATCH])
+
+    def _name_for(self, one: Artifact, taken: Dict[str, str], own: Set[str]) -> str:
+        """Under which name a file is recorded: its own, or the first beside it that no other file has.
+
+        ``taken``: what is recorded; ``own``: what this node records.
+        """
+        before = self._restored.get(one.path)
+        if taken.get(one.path) in (None, one.digest, before):
+            return one.path
+        origin = self._origins.get(one.path)
+        if origin is not None and origin not in own and taken.get(origin) in (one.digest, before):
+            return origin
+        top, _, rest = one.path.partition("/")
+        for number in count(1):
+            name = _aside(top, self._folder.node, number, rest)
+            if name not in own and name not in self._restored and taken.get(name) in (None, one.digest):
+                break
+        if number > 1:
+            node = self._folder.node
+            self.notices[f"{one.path!r} of node {node} is in the record as {name!r}: other files have its names."] = (
+                None
             )
-
-    def _free(self, one: Artifact) -> Tuple[Optional[str], ...]:
-        """What may be recorded under the file's name for it to have it: what it is, or was before this attempt."""
-        return (None, one.digest, self._restored.get(one.path))
-
-    def _beside(self, name: str) -> str:
-        """``outputs/model.h5`` as ``outputs/node_1/model.h5``."""
-        top, _, rest = name.partition("/")
-        found = f"{top}/node_{self._folder.node}/{rest}"
-        # A path that is too long by that ends in a digest of itself.
-        return (
-            found if len(found) <= PATH_MAX else f"{top}/node_{self._folder.node}/{sha256(name.encode()).hexdigest()}"
-        )
+        return name
 
     def _files(self, *tops: str) -> Iterator[Tuple[str, str]]:
         """(name in the record, path) of each regular file; what the record cannot hold is left out and said."""
@@ -274,6 +292,14 @@ class Outputs:
             plan = self._folder.plan
             body = ArtifactList(tuple(artifacts))
             self._server.call("add_artifacts", body, workspace=plan.workspace, run_id=plan.run_id)
+
+
+def _aside(top: str, node: int, number: int, rest: str) -> str:
+    """``outputs/model.h5`` as ``outputs/node_1/model.h5``; where that is taken, as ``outputs/node_1-2/model.h5``."""
+    folder = f"{top}/node_{node}" if number == 1 else f"{top}/node_{node}-{number}"
+    found = f"{folder}/{rest}"
+    # A path that is too long by that ends in a digest of itself.
+    return found if len(found) <= PATH_MAX else f"{folder}/{sha256(f'{top}/{rest}'.encode()).hexdigest()}"
 
 
 def _write(target: Path, pieces: Iterable[bytes]) -> None:

@@ -20,6 +20,7 @@ from runyard.errors import (
 from runyard.files.layout import DISK_FULL
 from runyard.protocol.plan import ReportKind
 from runyard.protocol.runs import Artifact
+from runyard.protocol.words import counted, is_or_are
 from runyard.runner.destinations import Destinations
 from runyard.runner.folder import AttemptFolder
 from runyard.runner.meeting import NodeReporter
@@ -59,7 +60,8 @@ class Record:
         """Bring back what an earlier attempt of the run has stored of ./outputs."""
         if self._folder.plan.attempt > 1:
             count = self._outputs.restore()
-            self._folder.note(f"Attempt {self._folder.plan.attempt}: {count} files of ./outputs are back.")
+            files = f"{counted(count, 'file')} of ./outputs {is_or_are(count)} back"
+            self._folder.note(f"Attempt {self._folder.plan.attempt}: {files}.")
 
     def ship(self) -> None:
         """Send what is new in logs and metrics."""

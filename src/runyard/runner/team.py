@@ -1,5 +1,6 @@
 """The processes of a distributed run on this node: begun, watched, and ended together with those of other nodes."""
 
+import re
 import select
 import signal
 import time
@@ -17,6 +18,7 @@ from runyard.runner.processes import Script
 #: Once a worker has ended well, how long the last ones may go on after the latest end, seconds; and the variable of the
 #: run's environment that says otherwise.
 STRAGGLER_S, STRAGGLER_VARIABLE = 1_800.0, "RUNYARD_STRAGGLER_SECONDS"
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 #: From a process's own variables to its command and all of its variables.
 Command = Callable[[Dict[str, str]], Tuple[List[str], Dict[str, str]]]
@@ -149,14 +151,20 @@ class Patience:
 
     def __init__(self, folder: AttemptFolder, count: int) -> None:
         text = folder.plan.variables.get(STRAGGLER_VARIABLE, "")
-        self._limit_s = float(text) if text.isascii() and text.isdigit() else STRAGGLER_S
+        is_number = _SECONDS.fullmatch(text) is not None
+        self._limit_s = float(text) if is_number else STRAGGLER_S
+        if text and not is_number and folder.node == 0:
+            folder.note(
+                f"{STRAGGLER_VARIABLE} is a number of seconds, as 90 or 1.5, and not {text[:80]!r}; "
+                f"the last processes have {STRAGGLER_S:.0f} s after the others."
+            )
         self._left = count
         self._last_end: Optional[float] = None
 
     @property
     def remark(self) -> str:
         """What is said of one that went on for longer."""
-        return f"went on for {self._limit_s:.0f} s after the others had ended, and was killed"
+        return f"went on for {self._limit_s:.12g} s after the others had ended, and was killed"
 
     def is_over(self, left: int) -> bool:
         """Have those that are left had their time since the last end?"""

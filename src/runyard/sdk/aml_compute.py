@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec, VmPriority
 from runyard.protocol.vm_sizes import list_vm_sizes
+from runyard.protocol.words import counted
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.estimator_notice import say_once
@@ -144,8 +145,8 @@ class AmlCompute(ComputeTarget):
         while self._refresh().current_node_count < wanted:
             if time.monotonic() > ends_at:
                 raise ComputeTargetException(
-                    f"Cluster {self._name!r} has {self._record.current_node_count} of {wanted} nodes "
-                    f"after {timeout_in_minutes} minutes."
+                    f"Cluster {self._name!r} has {self._record.current_node_count} of {counted(wanted, 'node')} "
+                    f"after {timeout_in_minutes} min."
                 )
             time.sleep(LOOK_S)
         if show_output:

@@ -12,6 +12,7 @@ from runyard.errors import ConflictError, PermissionDeniedError, UserErrorExcept
 from runyard.protocol import datastores
 from runyard.protocol.outputs import OutputMode
 from runyard.protocol.trees import check_path
+from runyard.protocol.words import counted
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.progress import Progress
 from runyard.sdk.session import current_server, is_in_run
@@ -114,7 +115,8 @@ class AbstractAzureStorageDatastore(AbstractDatastore):
                 skipped += not self._send(path, name, overwrite, progress)
                 progress.add_file()
         if show_progress:
-            print(f"Uploaded {len(files) - skipped} files" + (f" ({skipped} were there)" if skipped else ""))
+            there = f" ({skipped} {'was' if skipped == 1 else 'were'} there)" if skipped else ""
+            print(f"Uploaded {counted(len(files) - skipped, 'file')}{there}")
         return DataReference(self, path_on_datastore=target)
 
     def download(

@@ -25,6 +25,7 @@ from runyard.protocol.compute import (
 )
 from runyard.protocol.routes import ROLES, Permission
 from runyard.protocol.runs import Count
+from runyard.protocol.words import counted
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
@@ -215,7 +216,8 @@ def _shortages(spec: ClusterSpec, gpus: int) -> List[str]:
         return []
     found = [_guess(spec.vm_size, size)] if size.is_guess else []
     if 0 < gpus < size.gpus:
-        return [*found, f"{NO_RUN_STARTS} on {spec.vm_size}: a node has {size.gpus} GPUs, and this host {gpus}."]
+        has = f"a node has {counted(size.gpus, 'GPU')}, and this host {gpus}"
+        return [*found, f"{NO_RUN_STARTS} on {spec.vm_size}: {has}."]
     lacks = []
     if size.gpus and not gpus:
         lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))

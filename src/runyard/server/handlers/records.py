@@ -11,6 +11,7 @@ from runyard.db import metrics, runs
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL, folder_name
+from runyard.protocol.attempt_logs import is_of_earlier_attempt
 from runyard.protocol.blobs import BlobAddress, DigestList, Offset, PartList, SignedPart, Upload, UploadSpec
 from runyard.protocol.bundles import join_bundle, split_bundle
 from runyard.protocol.datastores import DatastoreFile
@@ -106,16 +107,21 @@ def _look_at_log(call: Call) -> Tuple[None, bool]:
 def _log_size(call: Call) -> Tuple[int, bool]:
     run = _present_run(call)
     stored = _find_artifact(call, run.id)
-    if stored is not None and run.status in TERMINAL:
+    if stored is not None and _is_over(call, run):
         return stored.size_bytes, True
     path = _log_path(call)
-    return (path.stat().st_size if path.exists() else 0), run.status in TERMINAL
+    return (path.stat().st_size if path.exists() else 0), _is_over(call, run)
+
+
+def _is_over(call: Call, run: Row[Any]) -> bool:
+    """Is the log's attempt over?"""
+    return run.status in TERMINAL or is_of_earlier_attempt(call.path["path"])
 
 
 def _read_log(call: Call) -> Content:
     run = _present_run(call)
     offset, limit = call.integer("offset", 0), call.integer("limit", READ_MAX, 1, READ_MAX)
-    stored = _find_artifact(call, run.id) if run.status in TERMINAL else None
+    stored = _find_artifact(call, run.id) if _is_over(call, run) else None
     if stored is not None:
         with call.parts.store.open(stored.digest) as file:
             file.seek(offset)
@@ -123,13 +129,13 @@ def _read_log(call: Call) -> Content:
     else:
         path = _log_path(call)
         if not path.exists():
-            if run.status in TERMINAL:
+            if _is_over(call, run):
                 raise NotFoundError("Run {} has no log {!r}.".format(run.id, call.path["path"][:200]))
             return Content(headers={"X-Log-Complete": "0"}, media_type="text/plain; charset=utf-8")
         with open(path, "rb") as file:
             file.seek(offset)
             data, size = file.read(limit), os.fstat(file.fileno()).st_size
-    is_complete = run.status in TERMINAL and offset + len(data) >= size
+    is_complete = _is_over(call, run) and offset + len(data) >= size
     return Content(data, headers={"X-Log-Complete": str(int(is_complete))}, media_type="text/plain; charset=utf-8")
 
 

@@ -28,6 +28,7 @@ from runyard.protocol.runs import (
     RunSpec,
 )
 from runyard.protocol.trees import check_path, decode_tree
+from runyard.protocol.words import counted
 from runyard.server import names
 from runyard.server.call import Call
 from runyard.server.handlers.outputs import check_outputs
@@ -171,7 +172,7 @@ def _check_fits(spec: RunSpec, cluster: ClusterSpec) -> None:
             f"Compute target {cluster.name!r} is one node, not {spec.node_count}: "
             "a run of several nodes goes to an AmlCompute, or to an attached Slurm or Ray cluster."
         )
-    lacks = f"Compute target {cluster.name!r} has at most {cluster.max_nodes} nodes, not {spec.node_count}"
+    lacks = f"Compute target {cluster.name!r} has at most {counted(cluster.max_nodes, 'node')}, not {spec.node_count}"
     if cluster.has_own_queue:
         raise UserErrorException(f"{lacks}.")
     more = f"--max-nodes {spec.node_count}"
