@@ -27,6 +27,8 @@ MISSING_S = 30.0
 LEAVE_S, END_S = 20.0, 5.0
 #: Carried by the programs that an attempt has on a node, and none of its script's processes: the attempt's name in Ray.
 MARK = "RUNYARD_RAY_ATTEMPT"
+#: Most that is told of why Ray has lost a node, characters; and what stands in it where no actor could begin.
+WHY_MAX, UNKNOWN_CLASS = 1_000, "load_actor_class"
 #: Of the program on a node: it lives; it has done its part; it is gone and has not.
 ALIVE, ENDED, GONE = "alive", "ended", "gone"
 #: Where runner/supervise.py says that its part is done: the number of a descriptor.
@@ -50,7 +52,6 @@ os.close(log)
 """
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)  # type: ignore[untyped-decorator,unused-ignore]
 class NodeActor:
     """One node's part of an attempt."""
 
@@ -167,6 +168,15 @@ def _send(pid: int, number: int) -> None:
         pass
 
 
+class Told:
+    """What the actors of an attempt say of its programs: how many live, have not answered, and have done their part."""
+
+    def __init__(self) -> None:
+        self.alive = self.late = self.ended = 0
+        #: Why Ray has lost a node, by its number.
+        self.lost: Dict[int, str] = {}
+
+
 class Bridge:
     """What can be asked."""
 
@@ -175,6 +185,11 @@ class Bridge:
         #: Since when an attempt goes on without one of its nodes, or is to be over, by its name.
         self._missing: Dict[str, float] = {}
         self._leaving: Dict[str, float] = {}
+        #: Actors that this process has begun, by the attempt's name and the node's number: Ray finds none by name that
+        #: has died, and tells these why; and what each was asked for.
+        self._begun: Dict[str, Dict[int, Any]] = {}
+        self._asked: Dict[str, Tuple[str, Dict[str, float], str]] = {}
+        self._actor_class = _remote_class()
 
     def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str, strategy: str) -> None:
         """Ask Ray for the nodes of an attempt, each with its actor; what of them is there already is left alone."""
@@ -182,17 +197,9 @@ class Bridge:
         group = _group(name)
         if group is None:
             group = placement_group([bundle] * nodes, strategy=strategy, name=name, lifetime="detached")
+        self._asked[name] = program, bundle, log
         for number in range(nodes):
-            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
-            actor = NodeActor.options(  # type: ignore[attr-defined]
-                name=f"{name}:{number}",
-                get_if_exists=True,
-                lifetime="detached",
-                scheduling_strategy=place,
-                num_cpus=bundle.get("CPU", 0),
-                num_gpus=bundle.get("GPU", 0),
-            )
-            actor.remote(program, number, log, name)
+            self._begin(name, number, group)
 
     def look(self, keys: List[str]) -> Dict[str, List[str]]:
         """[state, detail] of each key that Ray knows; what is asked for no more is removed once it has ended."""
@@ -205,6 +212,9 @@ class Bridge:
         for known in (self._missing, self._leaving):
             for name in known.keys() - groups.keys():
                 del known[name]
+        for begun in (self._begun, self._asked):
+            for name in begun.keys() - groups.keys():
+                del begun[name]
         for name, facts in groups.items():
             key = name[len(self._prefix) :]
             if key in keys:
@@ -223,7 +233,7 @@ class Bridge:
         if facts["state"] == "PENDING":
             _remove(name, facts)
             return
-        for actor in _actors_of(name, facts):
+        for actor in _actors_of(name, facts).values():
             actor.signal.remote(number)
 
     def end(self, key: str) -> None:
@@ -246,24 +256,43 @@ class Bridge:
         count = len(facts["bundles"])
         if facts["state"] == "PENDING":
             return ["waiting", _wait_of(facts)]
-        alive, late, lost, ended = _ask_all(name, facts)
-        if lost:
-            return ["unseen", f"Ray has lost {lost} of its {count} nodes."]
-        if late == count:
+        told = _ask_all(name, facts, self._begun.get(name, {}))
+        unknown = [number for number, why in told.lost.items() if UNKNOWN_CLASS in why]
+        if unknown and name in self._asked:
+            # Nothing has begun there: Ray's control store has forgotten the class while this process had its job.
+            self._actor_class = _remote_class()
+            for number in unknown:
+                self._begin(name, number, _group(name))
+        elif told.lost:
+            return ["unseen", f"Ray has lost {len(told.lost)} of its {count} nodes: {min(told.lost.items())[1]}"]
+        if told.late + len(told.lost) == count:
             return ["waiting", "Waits for Ray to start its runner."]
-        gone = count - alive - late - ended
+        missing = count - told.alive - told.late
         # One node stores after the other: those that have done their part wait for nobody.
-        if not gone and alive + late:
+        if missing == told.ended and told.alive + told.late:
             self._missing.pop(name, None)
-        elif alive + late == 0 or time.monotonic() - self._missing.setdefault(name, time.monotonic()) > MISSING_S:
-            return ["gone", f"Its supervisor on {count - alive - late} of {count} nodes is gone."]
+        elif missing == count or time.monotonic() - self._missing.setdefault(name, time.monotonic()) > MISSING_S:
+            return ["gone", f"Its supervisor on {missing} of {count} nodes is gone."]
         return ["alive", ""]
+
+    def _begin(self, name: str, number: int, group: Any) -> None:
+        """Have Ray start the actor of one node, unless it has it already."""
+        program, bundle, log = self._asked[name]
+        actor = self._actor_class.options(
+            name=f"{name}:{number}",
+            get_if_exists=True,
+            lifetime="detached",
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
+            num_cpus=bundle.get("CPU", 0),
+            num_gpus=bundle.get("GPU", 0),
+        )
+        self._begun.setdefault(name, {})[number] = actor.remote(program, number, log, name)
 
     def _let_go(self, name: str, facts: Dict[str, Any]) -> None:
         """Remove what nobody asks for; its processes may end by themselves first, as they do once a run has ended."""
         if facts["state"] != "PENDING":
-            alive, late, *_ = _ask_all(name, facts)
-            if alive + late:
+            told = _ask_all(name, facts, {})
+            if told.alive + told.late:
                 if time.monotonic() - self._leaving.setdefault(name, time.monotonic()) < LEAVE_S:
                     return
                 _end(name, facts)
@@ -290,25 +319,31 @@ def _amount(what: str, number: float) -> str:
     return f"{number / (1 << 30):g} GiB" if what == "memory" else f"{number:g}"
 
 
-def _ask_all(name: str, facts: Dict[str, Any]) -> Tuple[int, int, int, int]:
-    """Of how many nodes the program lives, how many have not answered, how many Ray has lost, how many are done."""
-    actors = _actors_of(name, facts)
-    asked = [actor.state.remote() for actor in actors]
-    done, late = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    alive, unsure, lost, ended = 0, len(late), len(facts["bundles"]) - len(actors), 0
+def _remote_class() -> Any:
+    """The actors' class, which Ray's control store is given anew before the next one begins."""
+    return ray.remote(max_restarts=0, max_task_retries=0)(NodeActor)
+
+
+def _ask_all(name: str, facts: Dict[str, Any], begun: Dict[int, Any]) -> Told:
+    actors = {**begun, **_actors_of(name, facts)}
+    asked = {actor.state.remote(): number for number, actor in actors.items()}
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    told = Told()
+    told.late = len(late)
+    told.lost = {number: "it knows none there." for number in range(len(facts["bundles"])) if number not in actors}
     for one in done:
         try:
             state = ray.get(one)
-            alive, ended = alive + (state == ALIVE), ended + (state == ENDED)
+            told.alive, told.ended = told.alive + (state == ALIVE), told.ended + (state == ENDED)
         except ray.exceptions.ActorUnavailableError:
-            unsure += 1
-        except ray.exceptions.RayError:
-            lost += 1
-    return alive, unsure, lost, ended
+            told.late += 1
+        except ray.exceptions.RayError as error:
+            told.lost[asked[one]] = " ".join(str(error).split())[:WHY_MAX]
+    return told
 
 
 def _end(name: str, facts: Dict[str, Any]) -> None:
-    asked = [actor.end.remote() for actor in _actors_of(name, facts)]
+    asked = [actor.end.remote() for actor in _actors_of(name, facts).values()]
     if asked:
         ray.wait(asked, num_returns=len(asked), timeout=END_S + ANSWER_S)
 
@@ -320,19 +355,19 @@ def _group(name: str) -> Any:
         return None
 
 
-def _actors_of(name: str, facts: Dict[str, Any]) -> List[Any]:
-    """The actors of a group that Ray knows: one that was lost is no reason to pass those after it."""
-    found: List[Any] = []
+def _actors_of(name: str, facts: Dict[str, Any]) -> Dict[int, Any]:
+    """The actors of a group that Ray knows, by their nodes: one that was lost is no reason to pass those after it."""
+    found: Dict[int, Any] = {}
     for number in range(len(facts["bundles"])):
         try:
-            found.append(ray.get_actor(f"{name}:{number}", NAMESPACE))
+            found[number] = ray.get_actor(f"{name}:{number}", NAMESPACE)
         except ValueError:
             continue
     return found
 
 
 def _remove(name: str, facts: Dict[str, Any]) -> None:
-    for actor in _actors_of(name, facts):
+    for actor in _actors_of(name, facts).values():
         ray.kill(actor)
     group = _group(name)
     if group is not None:
