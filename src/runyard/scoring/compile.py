@@ -65,7 +65,7 @@ def _sklearn(scorer: Any) -> Tuple[Program, Arrays]:
     if width is None or width[1] < 0:
         raise CannotCompileError("an unknown number of columns")
     builder = Builder()
-    walk(builder, scorer.estimator, list(facts.signatures), "data")
+    walk(builder, scorer.estimator, list(facts.signatures), "data", width[1])
     return builder.program(facts), builder.constants
 
 

@@ -131,8 +131,8 @@ def Softmax() -> Function:
 
 
 @operator
-def Normalize(norm: str) -> Function:
-    """Each row by its l1, l2 or max norm; rows of zeros stay."""
+def Normalize(norm: str, least: float = 0.0) -> Function:
+    """Each row by its l1, l2 or max norm; rows of zeros stay, and those whose norm is below ``least``."""
     numpy = _numpy()
     sizes: Dict[str, Function] = {
         "l1": lambda x: numpy.abs(x).sum(axis=1, keepdims=True),
@@ -143,7 +143,7 @@ def Normalize(norm: str) -> Function:
 
     def normalize(x: Array) -> Array:
         found = size(x)
-        return x / numpy.where(found == 0, 1, found)
+        return x / numpy.where((found == 0) | (found < least), 1, found)
 
     return normalize
 
@@ -362,8 +362,11 @@ def Trees(depth: int, aggregate: str, scale: float = 1.0) -> Function:
         nan_left: Array,
         values: Array,
     ) -> Array:
-        # scikit-learn compares float32 with its thresholds.
-        x = x.astype("float32")
+        # scikit-learn compares float32 with its thresholds, and refuses what float32 cannot hold.
+        with numpy.errstate(over="ignore"):
+            x = x.astype("float32")
+        if numpy.isinf(x).any():
+            raise ValueError("The input contains infinity or a value too large for float32.")
         rows = numpy.arange(len(x))[:, None]
         at = numpy.broadcast_to(roots, (len(x), len(roots)))
         has_nan = numpy.isnan(x).any()

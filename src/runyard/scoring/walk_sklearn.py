@@ -103,13 +103,16 @@ class SklearnWalk:
         self._linear = Linear(tensor, None, None, None)
 
 
-def walk(builder: Builder, estimator: Any, methods: List[str], source: str) -> None:
-    """Compile an estimator or pipeline that reads rows of float64 from ``source``; CannotCompileError says why not."""
+def walk(builder: Builder, estimator: Any, methods: List[str], source: str, width: int) -> None:
+    """Compile an estimator or pipeline that reads rows of ``width`` float64 from ``source``.
+
+    CannotCompileError says why not.
+    """
     if getattr(estimator, "feature_names_in_", None) is not None:
         raise CannotCompileError("columns that go by name")
     steps = [one for _, one in estimator.steps] if type(estimator).__name__ == "Pipeline" else [estimator]
     steps = [one for one in steps if one is not None and one != "passthrough"]
-    allows_nan = any(_allows_nan(one) for one in steps)
+    allows_nan = _allows_nan(estimator, methods[0], width)
     path = SklearnWalk(builder, builder.add("Finite", [source], allow_nan=allows_nan))
     for step in steps[:-1]:
         path.transform(step)
@@ -120,13 +123,15 @@ def walk(builder: Builder, estimator: Any, methods: List[str], source: str) -> N
         path.finish(steps[-1], methods)
 
 
-def _allows_nan(step: Any) -> bool:
-    """Does a missing value get as far as this step, which knows what to do with it?"""
-    if type(step).__name__ == "SimpleImputer":
-        return True
-    trees = getattr(step, "estimators_", [step])
-    is_forest = "Forest" in type(step).__name__ or "Tree" in type(step).__name__
-    return is_forest and hasattr(getattr(next(iter(trees)), "tree_", None), "missing_go_to_left")
+def _allows_nan(estimator: Any, method: str, width: int) -> bool:
+    """Does the original take rows with missing values? It is asked: each step and each release has rules of its own."""
+    import numpy
+
+    try:
+        getattr(estimator, method)(numpy.full((1, width), numpy.nan))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_foreign(step: Any) -> bool:
@@ -169,7 +174,12 @@ def _svd(path: SklearnWalk, step: Any) -> None:
 
 
 def _normalizer(path: SklearnWalk, step: Any) -> None:
-    path.replace(path.builder.add("Normalize", [path.tensor()], norm=step.norm))
+    import numpy
+
+    # Of some releases rows that are nearly zeros stay as they are, of others only zeros do.
+    faint = numpy.full((1, getattr(step, "n_features_in_", 1)), 1e-30)
+    least = 0.0 if abs(step.transform(faint)).max() > 1e-20 else 10 * numpy.finfo("float64").eps
+    path.replace(path.builder.add("Normalize", [path.tensor()], norm=step.norm, least=float(least)))
 
 
 def _imputer(path: SklearnWalk, step: Any) -> None:
@@ -198,7 +208,8 @@ _TRANSFORMERS: Dict[str, Callable[[SklearnWalk, Any], None]] = {
 def _classes(estimator: Any) -> Dict[str, Any]:
     """The labels, as JSON and the type that the estimator gives them in."""
     classes = estimator.classes_
-    if isinstance(classes, list) or classes.ndim != 1 or classes.dtype.kind not in "biufUS":
+    is_texts = not isinstance(classes, list) and all(isinstance(one, str) for one in classes.tolist())
+    if isinstance(classes, list) or classes.ndim != 1 or not (is_texts or classes.dtype.kind in "biufS"):
         raise CannotCompileError("labels of that kind")
     return {"classes": classes.tolist(), "dtype": classes.dtype.str}
 
@@ -325,9 +336,12 @@ def _bayes(path: SklearnWalk, estimator: Any) -> Dict[str, str]:
 
 
 def _kmeans(path: SklearnWalk, estimator: Any) -> Dict[str, str]:
-    builder = path.builder
-    squared = builder.add("Distances", [path.tensor(), builder.constant(estimator.cluster_centers_.astype("float64"))])
-    nearest = builder.add("ArgMax", [builder.add("Neg", [squared])], axis=1, to="int32")
+    builder, tensor, centers = path.builder, path.tensor(), estimator.cluster_centers_.astype("float64")
+    squared = builder.add("Distances", [tensor, builder.constant(centers)])
+    # As its own code has it: without the square of the row, beside which a large row's centres would be all the same.
+    offset = -(centers**2).sum(axis=1)
+    nearer = builder.add("Gemm", [tensor, builder.constant(2 * centers.T), builder.constant(offset)])
+    nearest = builder.add("ArgMax", [nearer], axis=1, to="int32")
     return {"predict": nearest, "transform": builder.add("Sqrt", [squared])}
 
 
