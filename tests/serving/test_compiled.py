@@ -117,6 +117,47 @@ def test_what_the_original_refuses_is_refused_and_what_it_takes_is_taken(name: s
         assert made.predict("predict", {"data": row})["predict"] == expected
 
 
+HARD = {
+    "too large for a tree": (tree.DecisionTreeRegressor(max_depth=3), 1e39),
+    "too large for boosting": (ensemble.GradientBoostingRegressor(n_estimators=3), -1e39),
+    "missing before components": (make_pipeline(decomposition.PCA(3), ensemble.RandomForestRegressor(3)), numpy.nan),
+    "missing before norms": (make_pipeline(preprocessing.Normalizer(), ensemble.RandomForestRegressor(3)), numpy.nan),
+    "missing in a scaled column": (
+        make_pipeline(preprocessing.StandardScaler(), ensemble.RandomForestRegressor(3)),
+        numpy.nan,
+    ),
+    "nearly nothing": (make_pipeline(preprocessing.Normalizer(), linear_model.Ridge()), 1e-30),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # scikit-learn's own, before it refuses.
+@pytest.mark.parametrize("name", HARD)
+def test_hard_values_get_the_originals_answer_or_refusal(name: str) -> None:
+    estimator, value = HARD[name]
+    original, made = compiled(fitted(estimator, MEASURES, PROGRESS))
+    rows = {"data": numpy.full((2, MEASURES.shape[1]), value)}
+    try:
+        expected = original.predict("predict", rows)["predict"]
+    except ValueError:
+        with pytest.raises(ValueError, match="contains"):
+            made.predict("predict", rows)
+    else:
+        numpy.testing.assert_allclose(made.predict("predict", rows)["predict"], expected, rtol=1e-9)
+
+
+def test_a_large_row_is_put_into_the_cluster_that_the_original_names() -> None:
+    original, made = compiled(cluster.KMeans(5, random_state=0, n_init=1).fit(DIGITS))
+    for value in (1e15, -1e15, 1e39, -1e39):
+        rows = {"data": numpy.eye(DIGITS.shape[1]) * value}
+        assert (made.predict("predict", rows)["predict"] == original.predict("predict", rows)["predict"]).all()
+
+
+def test_labels_that_are_texts_of_a_data_frame_are_compiled() -> None:
+    original, made = compiled(fitted(linear_model.LogisticRegression(max_iter=20), DIGITS, LETTERS.astype(object)))
+    assert made.predict("predict", {"data": DIGITS})["predict"].dtype == object
+    assert check(original, made)["why"] in ("", "it would be slower than the original")
+
+
 def test_what_has_no_exact_form_says_which_part() -> None:
     class Own(linear_model.LogisticRegression):
         """A class of one's own may do anything."""

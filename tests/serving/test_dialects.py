@@ -85,6 +85,7 @@ def test_tensorflow_examples_go_to_a_signature_for_them() -> None:
         ({"instances": [[1, 2, 3], [1, 2]]}, "different lengths"),
         ({"instances": [["a", "b", "c"]]}, "takes numbers"),
         ({"instances": [[1, 2, 3]], "signature_name": "none"}, "no signature 'none'"),
+        ({"instances": [[1, 2, 3]], "signature_name": ["two"]}, "no signature"),
         ({"instances": [{"image": [1, 2, 3]}], "signature_name": "two"}, "image, scale"),
         ({"inputs": {"image": [[1, 2, 3]], "scale": [1.5]}, "signature_name": "two"}, "takes int64"),
         ({}, '"instances"'),
@@ -102,6 +103,12 @@ def test_rows_may_be_lists_or_objects_and_name_their_method() -> None:
     question = rows.decode(TABLE, {"data": [{"age": 3, "city": "Rome"}]})
     assert question.inputs["data"].tolist() == [{"age": 3, "city": "Rome"}]
     assert said(question, {"predict": objects(["yes"])}) == {"predict": ["yes"]}
+
+
+@pytest.mark.parametrize("method", [["predict"], {}, 5])
+def test_a_method_that_is_no_name_is_refused(method: Any) -> None:
+    with pytest.raises(BadRequestError, match="no method"):
+        rows.decode(TABLE, {"data": [[3, "Rome"]], "method": method})
 
 
 def test_onnx_tensors_travel_raw_or_as_values() -> None:

@@ -32,6 +32,11 @@ columns = ColumnTransformer([
     ("kinds", OneHotEncoder(handle_unknown="ignore"), ["city", "member"]),
 ])
 joblib.dump(make_pipeline(columns, LogisticRegression()).fit(people, ["in", "out"] * 9), "outputs/people.joblib")
+places = ColumnTransformer([
+    ("numbers", SimpleImputer(), [0]), ("kinds", OneHotEncoder(handle_unknown="ignore"), [1, 2]),
+])
+positions = make_pipeline(places, LogisticRegression()).fit(people.to_numpy(dtype=object), ["in", "out"] * 9)
+joblib.dump(positions, "outputs/positions.joblib")
 films = ["good film", "bad film", "very good", "very bad"] * 3
 texts = GridSearchCV(make_pipeline(TfidfVectorizer(), LogisticRegression()), {"logisticregression__C": [1, 10]}, cv=3)
 joblib.dump(texts.fit(films, [1, 0] * 6), "outputs/films.joblib")
@@ -47,7 +52,7 @@ def pipelines(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) ->
     run = submit_here(workspace, tmp_path_factory.mktemp("pipelines"), TRAINING)
     run.wait_for_completion()
     framework = Model.Framework.SCIKITLEARN
-    names = ("people", "films", "things")
+    names = ("people", "positions", "films", "things")
     return {name: run.register_model(name, f"outputs/{name}.joblib", model_framework=framework) for name in names}
 
 
@@ -74,6 +79,14 @@ def test_a_pipeline_of_named_columns_takes_rows_as_lists_and_as_objects(
         status, answer = post(service.scoring_uri, {"data": data})
         assert status >= 400
         assert said in answer["error"]
+
+
+def test_columns_of_texts_without_names_go_by_their_order(pipelines: dict[str, Model], deploy: Deploy) -> None:
+    service = deploy("positions", [pipelines["positions"]])
+    rows = [[20, "Rome", True], [None, "Oslo", False], [40, "Paris", True]]
+    assert service.run(json.dumps({"data": rows})) == {"predict": ["in", "out", "in"]}
+    # A row of numbers alone is not taken for one of numbers: what is unknown is ignored, as it was fitted.
+    assert service.run(json.dumps({"data": [[20, 5, True]]})) == {"predict": ["in"]}
 
 
 def test_a_pipeline_that_reads_texts_takes_them_however_they_are_written(

@@ -183,6 +183,10 @@ def test_an_update_that_fails_leaves_the_old_revision_in_place(
     with pytest.raises(WebserviceException, match="no such luck"):
         service.wait_for_deployment()
     assert service.run(json.dumps({"data": DIGITS[:2].tolist()}))["predict"] == LABELS[:2].tolist()
+    # The next update is none of the failed one's business.
+    service.update(models=[trained["forest"]])
+    service.wait_for_deployment()
+    assert [one.name for one in service.models] == ["forest"]
 
 
 SCRIPT = """

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from runyard.db.tables import runs, service_replicas, service_revisions, services
 from runyard.errors import ConflictError, NotFoundError
@@ -42,7 +42,9 @@ def add_revision(connection: Connection, row: Row[Any], spec: ServiceSpec, user:
     """What is to answer from now on; ConflictError for a service that is being deleted."""
     if row.state == ServiceState.DELETING:
         raise ConflictError(f"Service {row.name!r} is being deleted; try again in a moment.")
-    kept, number = _plain(spec), row.revision + 1
+    # One that failed has been left for the one before it, and keeps its number.
+    last = select(func.max(service_revisions.c.number)).where(service_revisions.c.service == row.id)
+    kept, number = _plain(spec), int(connection.execute(last).scalar_one()) + 1
     # One that answers goes on meanwhile, and says so.
     state = row.state if row.state == ServiceState.HEALTHY else ServiceState.TRANSITIONING
     change(connection, row.id, now, spec=dumps(kept), revision=number, state=state, error="", reason="")

@@ -11,6 +11,8 @@ from runyard.scoring.places import find_file
 METHODS = ("predict", "predict_proba", "decision_function")
 #: What a first step reads that is no table.
 TEXTS, OBJECTS = "texts", "objects"
+#: What a first step reads that is a table with texts in some of its columns.
+MIXED = "mixed"
 ENDINGS = (".joblib", ".pkl", ".pickle", ".sav")
 
 
@@ -79,7 +81,7 @@ class SklearnModel:
 
         if self._takes == TEXTS:
             return {"data": numpy.array(["text"], dtype=object)}
-        if self._width is None or self._columns:
+        if self._width is None or self._columns or self._takes == MIXED:
             return None
         return {"data": numpy.zeros((1, int(self._width)))}
 
@@ -104,6 +106,8 @@ class SklearnModel:
             raise ValueError(f"Each row has the values {', '.join(self._columns)}, in this order or by name.")
         if self._columns and data.ndim == 2:
             return _frame([dict(zip(self._columns, row)) for row in data.tolist()], list(self._columns))
+        if self._takes == MIXED:
+            return data
         # Texts stay objects; numbers that came with texts or nothing among them become what they are.
         try:
             return data.astype(numpy.float64)
@@ -112,11 +116,22 @@ class SklearnModel:
 
 
 def _takes(estimator: Any) -> str:
-    """What its first step reads, where that is no table: TEXTS or OBJECTS; '' for a table."""
+    """What its first step reads, where that is no table: TEXTS or OBJECTS; MIXED or '' for a table."""
     first = _first_step(estimator)
     if hasattr(first, "build_analyzer"):
         return TEXTS
-    return OBJECTS if type(first).__name__ in ("DictVectorizer", "FeatureHasher") else ""
+    if type(first).__name__ in ("DictVectorizer", "FeatureHasher"):
+        return OBJECTS
+    return MIXED if _was_fitted_on_texts(first) else ""
+
+
+def _was_fitted_on_texts(step: Any) -> bool:
+    """Does it hold texts that were in a column: an encoder's categories, an imputer's most frequent value?"""
+    parts = [one[1] for one in getattr(step, "transformers_", getattr(step, "transformer_list", ()))]
+    if parts:
+        return any(_was_fitted_on_texts(_first_step(one)) for one in parts if not isinstance(one, str))
+    seen = list(getattr(step, "categories_", ())) + [getattr(step, "statistics_", None)]
+    return any(isinstance(value, str) for one in seen if hasattr(one, "tolist") for value in one.tolist())
 
 
 def _first_step(estimator: Any) -> Any:

@@ -59,8 +59,9 @@ def _shown(one: TensorFacts) -> Dict[str, Any]:
 def _signature(facts: ModelFacts, wanted: List[Dict[str, Any]]) -> str:
     """The default one, or that whose output is asked for by name: predict_proba."""
     for one in wanted:
-        if one.get("name") in facts.signatures:
-            return str(one["name"])
+        name = one.get("name")
+        if isinstance(name, str) and name in facts.signatures:
+            return name
     return facts.default
 
 

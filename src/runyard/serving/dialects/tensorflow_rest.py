@@ -93,9 +93,11 @@ def _shown(one: Any) -> Dict[str, Any]:
 
 def _signature_name(facts: ModelFacts, found: Dict[str, Any]) -> str:
     name = found.get("signature_name") or facts.default
-    if name not in facts.signatures:
-        raise BadRequestError(f"This model has no signature {name!r}; it has {', '.join(sorted(facts.signatures))}.")
-    return str(name)
+    if not isinstance(name, str) or name not in facts.signatures:
+        raise BadRequestError(
+            f"This model has no signature {name!r:.100}; it has {', '.join(sorted(facts.signatures))}."
+        )
+    return name
 
 
 def _by_rows(signature: SignatureFacts, rows: Any) -> Arrays:
