@@ -191,6 +191,8 @@ def test_a_packed_body_is_unpacked_as_it_comes(front: Any, encoding: str, packed
         ("br", PACKED, b"415", b"not by 'br'"),
         ("gzip, gzip", PACKED, b"415", b"not by 'gzip, gzip'"),
     ],
+    # What is packed tells the time.
+    ids=["short", "shorter", "spoilt", "plain", "more", "deflate-more", "files", "no-json", "empty", "other", "twice"],
 )
 def test_a_packed_body_that_cannot_be_unpacked_is_refused_with_the_reason(
     front: Any, encoding: str, packed: bytes, status: bytes, said: bytes
