@@ -1,6 +1,7 @@
 """Services from deployment to deletion, on a real server, by v1's own calls."""
 
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -187,6 +188,57 @@ def test_an_update_that_fails_leaves_the_old_revision_in_place(
     service.update(models=[trained["forest"]])
     service.wait_for_deployment()
     assert [one.name for one in service.models] == ["forest"]
+    # What never answered is nothing to go back to.
+    service.rollback()
+    service.wait_for_deployment()
+    assert [one.name for one in service.models] == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"models": ["linear"]}, "Model objects, and 'linear' is none"),
+        ({"name": None}, "A service's name is a text, not None"),
+        ({"inference_config": "score.py"}, "is an InferenceConfig, not 'score.py'"),
+        ({"deployment_config": {"cpu_cores": 1}}, "is what AciWebservice.deploy_configuration"),
+        ({"deployment_target": "cpu"}, "is a compute target, not 'cpu'"),
+    ],
+)
+def test_what_is_no_deployment_is_refused_in_a_sentence(
+    workspace: Workspace, trained: dict[str, Model], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserErrorException, match=re.escape(said)):
+        Model.deploy(**{"workspace": workspace, "name": "refused", "models": [trained["linear"]], **given})
+    assert "refused" not in workspace.webservices
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (lambda: AciWebservice.deploy_configuration(cpu_cores="x"), "cpu_cores is a number above 0, not 'x'"),
+        (lambda: AciWebservice.deploy_configuration(auth_enabled="yes"), "auth_enabled is True or False, not 'yes'"),
+        (lambda: AksWebservice.deploy_configuration(memory_gb=2, memory_gb_limit=1), "a number of at least 2, not 1"),
+        (lambda: AksWebservice.deploy_configuration(replica_max_concurrent_requests=0), "requests are 1 at least"),
+        (lambda: AksWebservice.deploy_configuration(autoscale_enabled=True, autoscale_refresh_seconds=0), "above 0"),
+        (lambda: LocalWebservice.deploy_configuration("x"), "A port is from 1 to 65535, not 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_a_sentence(
+    workspace: Workspace, trained: dict[str, Model], config: Any, said: str
+) -> None:
+    with pytest.raises((WebserviceException, UserErrorException), match=said):
+        Model.deploy(workspace, "refused", [trained["linear"]], deployment_config=config())
+    assert "refused" not in workspace.webservices
+
+
+def test_calls_of_a_service_that_is_gone_say_so(trained: dict[str, Model], deploy: Deploy) -> None:
+    service = deploy("goes", [trained["linear"]])
+    with pytest.raises(UserErrorException, match="is none"):
+        service.update(models=["linear"])
+    service.delete()
+    for call in (service.get_logs, service.get_keys, service.rollback):
+        with pytest.raises(WebserviceException, match="'goes' does not exist"):
+            call()
 
 
 SCRIPT = """

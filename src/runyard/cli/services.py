@@ -14,6 +14,7 @@ from runyard.cli.shown import say, show, show_facts, shown_time, tell
 from runyard.errors import UserErrorException
 from runyard.protocol.services import Access, Autoscale, Deployment, Service, ServiceChange, ServiceReplica
 from runyard.sdk.compute_target import ComputeTarget
+from runyard.sdk.deployment import deploy
 from runyard.sdk.deployment_configuration import (
     AciServiceDeploymentConfiguration,
     AksServiceDeploymentConfiguration,
@@ -23,7 +24,7 @@ from runyard.sdk.deployment_configuration import (
 from runyard.sdk.environment import Environment
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
-from runyard.sdk.webservice import Webservice, deploy
+from runyard.sdk.webservice import Webservice
 from runyard.sdk.workspace import Workspace
 
 #: Between two looks at a log that is followed, seconds.
@@ -127,8 +128,17 @@ def show_service(name: str, workspace: WorkspaceName = None, as_json: Json = Fal
 def list_revisions(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """List what a service was, newest first."""
     found = find_workspace(workspace)._call("list_service_revisions", name=name)
-    rows = [(one.number, ", ".join(one.spec.models), shown_time(one.created_at), one.created_by) for one in found]
-    show(found, as_json, ("Revision", "Models", "Made", "By"), rows)
+    rows = [
+        (
+            one.number,
+            ", ".join(one.spec.models),
+            shown_time(one.created_at),
+            one.created_by,
+            "never" if one.answered_at is None else shown_time(one.answered_at),
+        )
+        for one in found
+    ]
+    show(found, as_json, ("Revision", "Models", "Made", "By", "Answers since"), rows)
 
 
 @commands.command("logs")

@@ -52,7 +52,7 @@ STEPS = {
         "updated_at BIGINT NOT NULL, PRIMARY KEY (id), UNIQUE (workspace, name))",
         "CREATE TABLE service_revisions (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
         "created_at BIGINT NOT NULL, service VARCHAR NOT NULL, number INTEGER NOT NULL, spec TEXT NOT NULL, "
-        "PRIMARY KEY (service, number))",
+        "answered_at BIGINT, PRIMARY KEY (service, number))",
         "CREATE TABLE service_replicas (workspace VARCHAR NOT NULL, created_by VARCHAR NOT NULL, "
         "created_at BIGINT NOT NULL, run_id VARCHAR NOT NULL, service VARCHAR NOT NULL, revision INTEGER NOT NULL, "
         "ready_at BIGINT, PRIMARY KEY (run_id))",

@@ -306,6 +306,7 @@ CREATE TABLE service_revisions (
 	service VARCHAR NOT NULL,
 	number INTEGER NOT NULL,
 	spec TEXT NOT NULL,
+	answered_at BIGINT,
 	PRIMARY KEY (service, number)
 );
 

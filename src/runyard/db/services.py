@@ -84,12 +84,19 @@ def list_revisions(connection: Connection, service_id: str) -> List[ServiceRevis
     """Newest first."""
     statement = select(service_revisions).where(service_revisions.c.service == service_id)
     rows = connection.execute(statement.order_by(service_revisions.c.number.desc()))
-    return [ServiceRevision(row.number, row.created_by, row.created_at, loads(ServiceSpec, row.spec)) for row in rows]
+    return [
+        ServiceRevision(row.number, row.created_by, row.created_at, loads(ServiceSpec, row.spec), row.answered_at)
+        for row in rows
+    ]
 
 
 def change(connection: Connection, service_id: str, now: int, **values: Any) -> None:
-    """Set columns of a service."""
+    """Set columns of a service; a ``good_revision`` is one that answers, which is remembered."""
     connection.execute(update(services).where(services.c.id == service_id).values(updated_at=now, **values))
+    if values.get("good_revision"):
+        ours = service_revisions.c
+        statement = update(service_revisions).where(ours.service == service_id, ours.answered_at.is_(None))
+        connection.execute(statement.where(ours.number == values["good_revision"]).values(answered_at=now))
 
 
 def change_labels(connection: Connection, row: Row[Any], spec: ServiceSpec, now: int) -> Service:

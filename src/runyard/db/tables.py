@@ -325,6 +325,8 @@ service_revisions = _table(
     Column("service", String, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("spec", Text, nullable=False),
+    #: When it could answer for the first time; NULL: it never could.
+    Column("answered_at", BigInteger),
 )
 
 #: Runs of a cluster that are, or were, replicas of a service: what a run's labels say of that is anybody's word.

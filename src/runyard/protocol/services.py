@@ -216,6 +216,8 @@ class ServiceRevision:
     created_by: str
     created_at: int
     spec: ServiceSpec
+    #: When it could answer for the first time; None: it never could.
+    answered_at: Optional[int] = None
 
 
 def is_inline(deployment: Deployment) -> bool:

@@ -34,8 +34,9 @@ class WebserviceDeploymentConfiguration:
         """WebserviceException for values that v1 refused."""
         deployment = self.deployment
         for name, value in (("cpu_cores", deployment.cpu), ("memory_gb", deployment.memory_gb)):
-            if value is not None and value <= 0:
-                raise WebserviceException(f"{name} is above 0, not {value}.")
+            _check_number(name, value)
+        if None not in (deployment.memory_gb, deployment.memory_gb_limit):
+            _check_number("memory_gb_limit", deployment.memory_gb_limit, float(deployment.memory_gb or 0))
         if self.primary_key is not None and deployment.access != Access.KEY:
             raise WebserviceException("A primary_key needs auth_enabled=True.")
 
@@ -88,6 +89,7 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
     )  # fmt: skip
     taken = {name: given.pop(name, None) for name in names}
     timeout_ms, replicas = taken["scoring_timeout_ms"], taken["num_replicas"]
+    concurrent = taken["replica_max_concurrent_requests"]
     scale = _autoscale(taken)
     asked = taken["auth_enabled"]
     return Deployment(
@@ -99,7 +101,7 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
         replicas=1 if replicas is None else replicas,
         autoscale=scale,
         timeout_s=60.0 if timeout_ms is None else timeout_ms / 1000,
-        concurrent_requests=taken["replica_max_concurrent_requests"] or 1,
+        concurrent_requests=1 if concurrent is None else concurrent,
         kept=_kept(given),
     )
 
@@ -115,14 +117,26 @@ def _autoscale(taken: Dict[str, Any]) -> Optional[Autoscale]:
     if is_on is False or replicas is not None or (is_on is None and all(one is None for one in bounds)):
         return None
     least, most = bounds
+    refresh_s, percent = taken["autoscale_refresh_seconds"], taken["autoscale_target_utilization"]
     return Autoscale(
         1 if least is None else least, 10 if most is None else most,
-        taken["autoscale_refresh_seconds"] or 1.0, taken["autoscale_target_utilization"] or 70,
+        1.0 if refresh_s is None else refresh_s, 70 if percent is None else percent,
     )  # fmt: skip
+
+
+def _check_number(name: str, value: Any, least: float = 0.0) -> None:
+    """WebserviceException for what is no number, or too small; None is fine."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0 and value >= least):
+        bounds = f"of at least {least:g}" if least else "above 0"
+        raise WebserviceException(f"{name} is a number {bounds}, not {value!r}.")
 
 
 def access(by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
     """Who may ask; None: as the server has it, where v1's caller said nothing."""
+    for name, asked in (("auth_enabled", by_key), ("token_auth_enabled", by_token)):
+        if not isinstance(asked, (bool, type(None))):
+            raise WebserviceException(f"{name} is True or False, not {asked!r}.")
     if by_key and by_token:
         raise WebserviceException("auth_enabled and token_auth_enabled cannot both be True.")
     if by_token:

@@ -10,7 +10,7 @@ from runyard.sdk.deployment_configuration import (
 )
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
-from runyard.sdk.webservice import Webservice, deploy
+from runyard.sdk.webservice import Webservice
 
 
 class LocalWebservice(Webservice):
@@ -28,8 +28,8 @@ class LocalWebservice(Webservice):
     @staticmethod
     def deploy_configuration(port: Optional[int] = None) -> LocalWebserviceDeploymentConfiguration:
         """``port``: None takes a free one."""
-        if port is not None and not 0 < int(port) < 65_536:
-            raise WebserviceException(f"A port is from 1 to 65535, not {port}.")
+        if port is not None and not (isinstance(port, int) and 0 < port < 65_536):
+            raise WebserviceException(f"A port is from 1 to 65535, not {port!r}.")
         return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0), access=Access.OPEN))
 
     @property
@@ -89,6 +89,8 @@ class LocalWebservice(Webservice):
         deployment_target: Any = None,
     ) -> Webservice:
         """The same models and script as a service of another kind, by default AciWebservice's."""
+        from runyard.sdk.deployment import deploy
+
         made = deploy(
             self.workspace, name or self.name + "-aci", self.models, self._inference_config, deployment_config,
             deployment_target,

@@ -200,7 +200,7 @@ class Model:
         Returns a Webservice at once; its wait_for_deployment waits. UserErrorException for what cannot go without
         code, WebserviceException for a name that is taken, unless ``overwrite``.
         """
-        from runyard.sdk.webservice import deploy
+        from runyard.sdk.deployment import deploy
 
         made = deploy(workspace, name, models, inference_config, deployment_config, deployment_target, overwrite)
         if show_output:

@@ -77,7 +77,7 @@ def write_package(
     """Write models, script, pinned packages and Dockerfile into a folder of their own."""
     # No environments are in a job's kit.
     from runyard.environments.kit import make_kit
-    from runyard.sdk.webservice import check_no_code
+    from runyard.sdk.deployment import check_no_code
 
     found = list(models)
     if inference_config is None:

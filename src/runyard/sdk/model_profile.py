@@ -59,7 +59,7 @@ def profile(
 
     ``input_dataset``: a TabularDataset whose first column holds requests' bodies, or one body.
     """
-    from runyard.sdk.webservice import deploy
+    from runyard.sdk.deployment import deploy
 
     samples = _samples(input_dataset)
     config = LocalWebserviceDeploymentConfiguration(

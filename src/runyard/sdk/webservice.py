@@ -3,13 +3,12 @@
 import json
 import sys
 import time
-from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from runyard.errors import ConflictError, NotFoundError, UserErrorException, WebserviceException
+from runyard.errors import NotFoundError, UserErrorException, WebserviceException
 from runyard.protocol import services
 from runyard.protocol.services import Access, ComputeType, ServiceState
-from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, WebserviceDeploymentConfiguration
+from runyard.sdk.deployment_configuration import WebserviceDeploymentConfiguration
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.labels import has_labels, label_texts
 from runyard.sdk.model import Model
@@ -144,6 +143,8 @@ class Webservice:
         overwrite: bool = False,
     ) -> "Webservice":
         """v1's older way: an image's configuration is an entry script with its environment."""
+        from runyard.sdk.deployment import deploy
+
         config = image_config.inference_config()
         return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
 
@@ -157,6 +158,8 @@ class Webservice:
         overwrite: bool = False,
     ) -> "Webservice":
         """v1's older way: an image is its models and its configuration."""
+        from runyard.sdk.deployment import deploy
+
         config = image.image_config.inference_config()
         return deploy(workspace, name, image.models, config, deployment_config, deployment_target, overwrite)
 
@@ -172,6 +175,8 @@ class Webservice:
     ) -> "Webservice":
         """v1's oldest way: files are registered as models first, each by its own name."""
         import os
+
+        from runyard.sdk.deployment import deploy
 
         models = [Model.register(workspace, one, os.path.basename(one.rstrip("/"))) for one in model_paths]
         config = image_config.inference_config()
@@ -217,10 +222,7 @@ class Webservice:
             if not self._is_moving():
                 break
             if time.monotonic() > until:
-                raise WebserviceException(
-                    f"Service {self.name!r} is still {self.state} ({self._record.reason or 'no reason given'}); "
-                    "see get_logs()."
-                )
+                raise WebserviceException(f"Service {self.name!r} is not there yet: {_wait_of(self._record)}")
             time.sleep(pause_s)
             if time.monotonic() - began > LOOK_MAX_S:
                 # Most models are there by now; others take their time.
@@ -283,27 +285,21 @@ class Webservice:
 
     def get_logs(self, num_lines: int = 5000, init: bool = False) -> str:
         """The last lines of what its processes and its preparation have said."""
-        data: bytes = self.workspace._call("read_service_log", query={"lines": num_lines}, name=self.name)
+        data: bytes = self._ask("read_service_log", query={"lines": num_lines})
         return data.decode("utf-8", "replace")
 
     def get_keys(self) -> Tuple[str, str]:
         """(primary, secondary)."""
-        found = self.workspace._call("get_service_keys", name=self.name)
+        found = self._ask("get_service_keys")
         return found.primary, found.secondary
 
     def regen_key(self, key: str, set_key: Optional[str] = None) -> None:
         """A new Primary or Secondary key, or the one that is given."""
-        try:
-            self.workspace._call("change_service_key", services.KeyChange(str(key), set_key), name=self.name)
-        except UserErrorException as error:
-            raise WebserviceException(str(error)) from None
+        self._ask("change_service_key", services.KeyChange(str(key), set_key))
 
     def get_token(self) -> Tuple[str, Any]:
         """(token, when to fetch the next one); WebserviceException where it takes none."""
-        try:
-            found = self.workspace._call("create_service_token", name=self.name)
-        except UserErrorException as error:
-            raise WebserviceException(str(error)) from None
+        found = self._ask("create_service_token")
         return found.token, utc_time(found.refresh_after)
 
     # Changing.
@@ -330,7 +326,7 @@ class Webservice:
 
     def delete(self) -> None:
         """End it; its name is free when this returns."""
-        self.workspace._call("delete_service", name=self.name)
+        self._ask("delete_service")
         has_runs = bool(self._record.spec.deployment.target or self._record.replica_runs)
         until = time.monotonic() + (DELETE_RUNS_TIMEOUT_S if has_runs else DELETE_TIMEOUT_S)
         while time.monotonic() < until:
@@ -362,11 +358,13 @@ class Webservice:
         properties: Optional[Dict[str, str]] = None,
     ) -> None:
         """What each kind's ``update`` comes down to: what is given changes; an image is its models and its script."""
+        from runyard.sdk.deployment import check_models
+
         if image is not None:
             models, config = image.models, image.image_config.inference_config()
         self._change(
             services.ServiceChange(
-                models=None if models is None else tuple(one.id for one in models),
+                models=None if models is None else tuple(one.id for one in check_models(models)),
                 entry=None if config is None else config.send(self.workspace),
                 deployment=deployment,
                 description=description,
@@ -377,86 +375,17 @@ class Webservice:
         self._inference_config = config or self._inference_config
 
     def _change(self, change: services.ServiceChange) -> None:
+        self._record = self._ask("change_service", change)
+
+    def _ask(self, operation: str, body: Any = None, query: Optional[Dict[str, Any]] = None) -> Any:
+        """Call the server about this service; what it refuses is a WebserviceException, as in v1."""
         try:
-            self._record = self.workspace._call("change_service", change, name=self.name)
-        except UserErrorException as error:
+            return self.workspace._call(operation, body, query, name=self.name)
+        except (UserErrorException, NotFoundError) as error:
             raise WebserviceException(str(error)) from None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(workspace={self.workspace.name!r}, name={self.name}, state={self.state})"
-
-
-def deploy(
-    workspace: Workspace,
-    name: str,
-    models: Sequence[Model],
-    inference_config: Optional[InferenceConfig] = None,
-    deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
-    deployment_target: Any = None,
-    overwrite: bool = False,
-) -> Webservice:
-    """Deploy models; what every way of v1's comes down to. WebserviceException where the name is taken."""
-    config = deployment_config or AciServiceDeploymentConfiguration(services.Deployment())
-    config.validate_configuration()
-    deployment = config.deployment
-    found = [models] if isinstance(models, Model) else list(models or ())
-    target = _target_name(deployment_target)
-    if target:
-        deployment = replace(deployment, target=target)
-    if inference_config is None:
-        check_no_code(found)
-        deployment = _with_needs(deployment, found)
-    spec = services.ServiceSpec(
-        name=name,
-        compute_type=config.compute_type,
-        models=tuple(one.id for one in found),
-        entry=None if inference_config is None else inference_config.send(workspace),
-        deployment=deployment,
-        description=config.description or (inference_config.description if inference_config else None) or "",
-        tags=config.tags,
-        properties=config.properties,
-        overwrite=overwrite,
-        primary_key=config.primary_key,
-        secondary_key=config.secondary_key,
-    )
-    try:
-        made = Webservice(workspace, _record=workspace._call("deploy_service", spec))
-    except ConflictError as error:
-        raise WebserviceException(str(error)) from None
-    made._inference_config = inference_config
-    return made
-
-
-def _target_name(target: Any) -> str:
-    """The cluster whose runs the replicas are; '' for what v1 had as a target and is this server's host here."""
-    record = getattr(target, "_record", None)
-    return "" if record is None or record.spec.engine is None else str(record.spec.name)
-
-
-def check_no_code(models: Sequence[Model]) -> None:
-    """v1's own sentence for what cannot go without an InferenceConfig."""
-    if len(models) != 1:
-        raise UserErrorException(
-            f"Without an inference_config exactly one model is deployed, not {len(models)}; give an InferenceConfig."
-        )
-    if models[0].model_framework == Model.Framework.CUSTOM:
-        raise UserErrorException(
-            f"Model {models[0].id} has the framework Custom, which needs an InferenceConfig with an entry script; or "
-            "register it with model_framework=Model.Framework.TENSORFLOW, SCIKITLEARN or ONNX."
-        )
-
-
-def _with_needs(deployment: services.Deployment, models: Sequence[Model]) -> services.Deployment:
-    """What the model's resource_configuration asks for, where the deployment says nothing."""
-    needs = models[0].resource_configuration
-    if needs is None:
-        return deployment
-    return replace(
-        deployment,
-        cpu=needs.cpu if deployment.cpu is None else deployment.cpu,
-        memory_gb=needs.memory_in_gb if deployment.memory_gb is None else deployment.memory_gb,
-        gpu=needs.gpu if deployment.gpu is None else deployment.gpu,
-    )
 
 
 def _find(workspace: Workspace, name: str) -> services.Service:
@@ -489,6 +418,13 @@ def _show(record: services.Service, shown: str) -> str:
     sys.stdout.write(".")
     sys.stdout.flush()
     return said
+
+
+def _wait_of(record: services.Service) -> str:
+    """What it is waited for."""
+    if record.state == ServiceState.HEALTHY:
+        return f"revision {record.revision} is being prepared, while revision {record.serving_revision} answers."
+    return f"it is {record.state} ({record.reason or 'no reason given'}); see get_logs()."
 
 
 def _failure(record: services.Service) -> str:
