@@ -136,7 +136,7 @@ def test_files_that_are_gone_from_a_registered_dataset_are_named(workspace: Work
     dataset = Dataset.File.from_files(str(folder)).register(workspace, "shrinking")
     for expected in (
         "",
-        "1 of the 3 files of dataset 'shrinking' are gone since it was registered on",
+        "1 of the 3 files of dataset 'shrinking' is gone since it was registered on",
         "The files of dataset 'shrinking' have changed since it was registered on",
         "",
     ):
