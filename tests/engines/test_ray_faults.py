@@ -56,11 +56,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         patch.setenv("RUNYARD_FENCE_SECONDS", str(FENCE_S))
         with make_engine("ray", tmp_path_factory.mktemp("ray-faults"), has_line=True, **VARIABLES) as found:
             ray, folder = ray_of(found), str(found.node_folder)
-            # It takes a whole node: no run of the other target is lost with it.
-            config = RayCompute.attach_configuration(
-                ray.address, cpus=CPUS, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
-            )
-            ComputeTarget.attach(found.workspace, "spot", config)
+            # A run of the second one has its node to itself.
+            for name, cpus in (("spot", 1), ("whole", CPUS)):
+                config = RayCompute.attach_configuration(
+                    ray.address, cpus=cpus, max_nodes=2, node_folder=folder, vm_priority="lowpriority"
+                )
+                ComputeTarget.attach(found.workspace, name, config)
             yield found
 
 
@@ -158,7 +159,7 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
     healing_folder, lost_folder = tmp_path / "healing", tmp_path / "lost"
     healing, _, _ = begin(engine, healing_folder)
     others = engine.line.callers()
-    lost, namespace, pid = begin(engine, lost_folder, "spot")
+    lost, namespace, pid = begin(engine, lost_folder, "whole")
     wait_until(lambda: healing.get_metrics() == lost.get_metrics() == {"begun": 1}, "both are heard of")
     name, runner = node_of(ray_of(engine), namespace), Path(f"/proc/{engine.runner_pid(lost)}")
     was_alive: list[bool] = []
