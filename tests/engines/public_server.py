@@ -1,12 +1,13 @@
 """A server that nodes in other network namespaces reach, as the machines of a cluster would."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,7 @@ class PublicServer:
 
     def __init__(self, home: Path, address: str) -> None:
         self._home, self._address = home, address
-        with socket.socket() as found:
-            found.bind((address, 0))
-            self._port = found.getsockname()[1]
+        self._port = _free_port()
         self.url = f"http://{address}:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -55,6 +54,15 @@ class PublicServer:
         """Wait until it has ended."""
         if self._process is not None:
             self._process.wait(30)
+
+
+def _free_port() -> int:
+    """Free at every address, and none that the kernel gives to a connection before the server takes it."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("0.0.0.0", port))
+            return port
 
 
 @contextmanager
