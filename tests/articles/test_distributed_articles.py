@@ -226,7 +226,8 @@ def test_estimator_article_runs_from_top_to_end(folder: Path, mnist_url: str) ->
     names = run_blocks("a0", [13], folder, names, ESTIMATOR)
     run = names["run"]
     run.wait_for_completion()
-    assert max(run.get_metrics()["reached"]) >= 600
+    # A worker reads the step before it adds to it, and so does the other one meanwhile.
+    assert max(run.get_metrics()["reached"]) >= 600 - 2
     assert "user_logs/std_log_process_0_ps.txt" in run.get_file_names()
 
     alone = TensorFlow("project", compute_target=names["compute_target"], entry_script="article.py")
