@@ -84,11 +84,13 @@ class Builds:
             return state
 
     def forget(self, spec: EnvironmentSpec) -> None:
-        """Let the next request try again: after a failure, or once the environment is in use."""
+        """Let the next request try again, after a failure or once the environment is in use; what is at work goes on."""
         if self._states:
             with self._guard:
                 for is_here in (True, False):
-                    self._states.pop(_name(spec_digest(spec), is_here), None)
+                    name = _name(spec_digest(spec), is_here)
+                    if name in self._states and self._states[name].state in ("ready", "failed"):
+                        del self._states[name]
 
     def open_lock(self, lock: Lock) -> Lock:
         """The lock with its passwords, for a machine that builds it."""
