@@ -84,7 +84,7 @@ class Builds:
             return state
 
     def forget(self, spec: EnvironmentSpec) -> None:
-        """Let the next request try again, after a failure or once the environment is in use; what is at work goes on."""
+        """Let the next request try again: after a failure, or once it is in use. What is at work goes on."""
         if self._states:
             with self._guard:
                 for is_here in (True, False):
