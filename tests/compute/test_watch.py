@@ -140,13 +140,19 @@ def test_what_is_asked_for_again_and_again_is_done_once(watch: Watch, engine: En
 
 def test_engine_that_is_away_is_not_asked_for_each_attempt(watch: Watch, engine: Engine) -> None:
     asked: list[str] = []
-    goes_on = threading.Event()
+    hangs, goes_on = threading.Event(), threading.Event()
 
     def stop() -> None:
         asked.append("stop")
         raise EngineAwayError("It is away.")
 
-    watch.do("hang", lambda: goes_on.wait(10) and None)
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(10)
+
+    watch.do("hang", hang)
+    # Else some of what follows would be asked for with it, and the rest in another turn.
+    assert hangs.wait(10)
     for number in range(20):
         watch.do(f"stop {number}", stop)
     goes_on.set()

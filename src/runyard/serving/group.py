@@ -70,7 +70,7 @@ class Group:
         self._deaths, self._not_before = 0, 0.0
         self._is_front_ready, self._front_began = False, 0.0
         self._access: Dict[str, Any] = {}
-        self._accept: Dict[str, Any] = {}
+        self._may_accept = False
         self._busy = 0
         self._wanted_count = first_count(revision.deployment)
         self._scaled_at, self._idle_looks = 0.0, 0
@@ -164,7 +164,7 @@ class Group:
 
     def accept(self) -> None:
         """Take requests from now on."""
-        self._accept = {"do": "accept"}
+        self._may_accept = True
         self._order_to_accept()
 
     def leave(self) -> None:
@@ -399,8 +399,8 @@ class Group:
 
     def _order_to_accept(self) -> None:
         """A front that is started anew takes nobody before it can answer: connections wait in the socket."""
-        if self.is_ready:
-            self._order(self._accept)
+        if self.is_ready and self._may_accept:
+            self._order({"do": "accept"})
 
     def _fail_or_log(self, error: str, traceback: str = "") -> None:
         """A revision that never worked has failed; one that has is started anew."""
