@@ -48,6 +48,24 @@ for key in keys:
     _internal_kv_del(key, namespace=b"fun")
 print(len(keys))
 """
+#: Ends once every node that Ray counts as alive is: it may be half a minute late to find one dead.
+ANSWERS = """
+import ray, time
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+ray.init()
+@ray.remote(num_cpus=0, max_retries=0)
+def here():
+    return True
+def all_answer():
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    asked = [here.options(scheduling_strategy=On(node, soft=False)).remote() for node in nodes]
+    try:
+        return len(nodes) > 1 and all(ray.get(asked, timeout=5))
+    except ray.exceptions.RayError:
+        return False
+while not all_answer():
+    time.sleep(0.5)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +126,7 @@ def replace(ray: RayCluster, name: str) -> None:
         if node.name == name:
             ray.kill_raylet(node)
     wait_until(lambda: len(ray.nodes()) == 2, "the node is replaced")
+    ray.run(ANSWERS)
 
 
 def test_run_in_flight_ends_without_its_raylet(engine: Engine, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Control groups of the kernel's, version 2 or 1, where this user may make one: how much memory, how many processes."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Set, Tuple
@@ -21,6 +22,8 @@ PROCESSES_MAX = 16_384
 _PART, _NUMBERS = 4, Path("/proc/sys/kernel/pid_max")
 #: How often what a process started before it was in its group is looked for.
 _LOOKS_MAX = 20
+#: Between two tries to take a group away, seconds.
+_LOOK_S = 0.01
 
 
 def processes_max(asked: Optional[int]) -> Optional[int]:
@@ -101,12 +104,22 @@ def make_group(
     return None
 
 
-def remove_group(name: str, proc: Path = PROC) -> None:
-    """Take the group of that name away, whoever has made it; its processes have ended."""
-    for version, controller in ((2, "memory"), (1, "memory"), (1, "pids")):
-        for parent in _parents(version, controller, proc):
+def remove_group(name: str, proc: Path = PROC, wait_s: float = 0.0) -> bool:
+    """Take the group of that name away, whoever has made it; False where it stays, since a process of it lives.
+
+    The kernel takes a moment over processes that were killed: ``wait_s`` is how long to try again.
+    """
+    gives_up_at = time.monotonic() + wait_s
+    kinds = ((2, "memory"), (1, "memory"), (1, "pids"))
+    left = [parent / name for version, controller in kinds for parent in _parents(version, controller, proc)]
+    while True:
+        for folder in left:
             with suppress(OSError):
-                (parent / name).rmdir()
+                folder.rmdir()
+        left = [folder for folder in left if folder.exists()]
+        if not left or time.monotonic() >= gives_up_at:
+            return not left
+        time.sleep(_LOOK_S)
 
 
 def why_not(proc: Path = PROC) -> str:

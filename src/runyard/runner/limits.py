@@ -10,6 +10,10 @@ from runyard.runner.processes import Script, descendants
 from runyard.runner.team import Launcher
 
 
+#: How long the kernel may take to have none of a job's processes any more, once they have ended, seconds.
+EMPTY_S = 0.5
+
+
 class Limits:
     """What one attempt's job may take of this node."""
 
@@ -68,7 +72,7 @@ class Limits:
         for thread in self._taking:
             thread.join()
         if self.memory_bytes is not None or self.processes_max is not None:
-            remove_group(self._name, self._proc)
+            remove_group(self._name, self._proc, EMPTY_S)
 
     def _take(self, pid: int) -> None:
         with self._lock:

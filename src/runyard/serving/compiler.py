@@ -11,19 +11,22 @@ from typing import Any, Callable, Dict, List, Optional
 from runyard.files.tails import is_regular, read_regular
 from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, REPORT_FILE
 from runyard.protocol.services import Revision
+from runyard.serving.limits import Limits
 from runyard.serving.sandbox import started
 
 #: How long a model may take to be loaded, compiled and checked, seconds; then the original serves.
 COMPILE_S = 900.0
 #: Largest file of a compiled model, and of the report about it, bytes.
 MADE_MAX, REPORT_MAX = 4 << 30, 1 << 20
+#: The compiler's number among a revision's processes; those with the model have others.
+_NUMBER = 0
 
 
 class Compiler:
     """One revision's compilation, where its model may be compiled."""
 
-    def __init__(self, folder: Path, revision: Revision, log: int, enter: Optional[Callable[[], None]]) -> None:
-        self._folder, self._revision, self._log, self._enter = folder, revision, log, enter
+    def __init__(self, folder: Path, revision: Revision, log: int, limits: Limits) -> None:
+        self._folder, self._revision, self._log, self._limits = folder, revision, log, limits
         given = revision.scoring.get("compiled_folder")
         self._kept = Path(given) if given else None
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -65,7 +68,9 @@ class Compiler:
                 kill(self._process)
             return False
         code, self._process = self._process.returncode, None
-        self._keep(code, say)
+        exceeded = self._limits.exceeded(_NUMBER)
+        self._limits.drop(_NUMBER)
+        self._keep(code, say, exceeded)
         return True
 
     def end(self) -> None:
@@ -93,16 +98,16 @@ class Compiler:
         ]
         places = [str(self._folder)]
         self._process = started(revision, command, dict(revision.variables), self._log, (), places, self._made,
-                                self._enter)  # fmt: skip
+                                self._limits.enter(_NUMBER))  # fmt: skip
 
-    def _keep(self, code: int, say: Callable[[str], None]) -> None:
+    def _keep(self, code: int, say: Callable[[str], None], exceeded: str) -> None:
         """What it has made becomes visible with the program, which comes last."""
         made, kept = Path(self._made), self._kept
         assert kept is not None
         report = _read(made / REPORT_FILE) if code == 0 else None
         if report is None:
             # Most likely the model cannot be loaded at all: its own process says so next, with its traceback.
-            say("the model could not be compiled; the original serves")
+            say("the model could not be compiled" + (f": it {exceeded}" if exceeded else "") + "; the original serves")
         else:
             say(_sentence(report))
             for name in (CONSTANTS_FILE, REPORT_FILE, PROGRAM_FILE):

@@ -1,6 +1,5 @@
 """The processes of one revision: a front, and the replicas behind it; started, watched, started anew."""
 
-import hashlib
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from runyard.environments.control_groups import make_group, processes_max, remove_group
 from runyard.environments.held import hold_folder
 from runyard.files.layout import write_atomically
 from runyard.files.processes import ProcessTable
@@ -31,6 +29,7 @@ from runyard.protocol.services import (
 from runyard.protocol.wire import from_wire
 from runyard.scoring.frames import keep_alive
 from runyard.serving.compiler import Compiler, kill
+from runyard.serving.limits import Limits
 from runyard.serving.orders import ORDER_MAX, pair, send_order
 from runyard.serving.sandbox import own_places, started
 
@@ -40,8 +39,6 @@ PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 PAUSE_READY_S = 1.0
 #: A process that could answer for so long is no repeated failure, seconds.
 SETTLED_S = 5.0
-#: Processes and threads that a replica may have, on average of its revision's.
-PROCESSES_A_REPLICA = 1_024
 #: How long processes may take to end once they are killed, seconds.
 END_S = 5.0
 #: How long a model may take to load, seconds.
@@ -77,11 +74,8 @@ class Group:
         self._memory_bytes, self._cpu_share = 0, 0.0
         self._measured_at, self._cpu_s = 0.0, 0.0
         self.is_leaving = False
-        self._group_name = "runyard-service-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
-        limits = make_group(self._group_name, None, self._processes_max())
-        #: Brings processes of the model into their control group; None where this user may make none.
-        self._enter = None if limits is None else limits.enter
-        self._compiler = Compiler(folder, revision, log, self._enter)
+        self._limits = Limits(folder, revision.deployment.memory_gb_limit)
+        self._compiler = Compiler(folder, revision, log, self._limits)
         self._held = hold_folder(revision.environment) if revision.environment else None
         #: Why it cannot be; '' while it may.
         self.failure = ""
@@ -140,7 +134,7 @@ class Group:
 
     def close(self) -> None:
         """Let go of what it held, once it is gone."""
-        remove_group(self._group_name)
+        self._limits.close()
         if self._held is not None:
             os.close(self._held)
             self._held = None
@@ -275,10 +269,12 @@ class Group:
         for number, one in list(self._replicas.items()):
             if one.process is not None and one.process.poll() is not None:
                 del self._replicas[number]
+                why = self._limits.exceeded(number) or f"ended ({_ended(one.process.returncode)})"
+                self._limits.drop(number)
                 if not self.is_leaving and self._front is not None and not one.is_dismissed:
                     self._deaths = 0 if one.is_ready and now - one.ready_at > SETTLED_S else self._deaths
                     most_s = PAUSE_READY_S if one.is_ready else PAUSES_S[-1]
-                    self._died(now, f"replica {number} ended ({_ended(one.process.returncode)})", most_s)
+                    self._died(now, f"replica {number} {why}", most_s)
 
     def _died(self, now: float, sentence: str, most_s: float = PAUSES_S[-1]) -> None:
         pause_s = min(most_s, PAUSES_S[min(self._deaths, len(PAUSES_S) - 1)])
@@ -331,7 +327,7 @@ class Group:
         ]
         places = [str(self._folder), *self._compiler.places]
         process = started(revision, command, dict(revision.variables), self._log, (theirs.fileno(),), places,
-                          enter=self._enter)  # fmt: skip
+                          enter=self._limits.enter(number))  # fmt: skip
         theirs.close()
         self._replicas[number] = _Replica(number, process, now)
         self._order({"do": "replica", "replica": number}, [ours.fileno()])
@@ -409,11 +405,6 @@ class Group:
         self.say(error)
 
     # How many.
-
-    def _processes_max(self) -> Optional[int]:
-        scale = self.revision.deployment.autoscale
-        count = self.revision.deployment.replicas if scale is None else scale.max_replicas
-        return min(processes_max(None) or sys.maxsize, count * PROCESSES_A_REPLICA)
 
     def _scale(self, now: float) -> None:
         """By requests that wait or are worked at: as many replicas as keep each at its target."""

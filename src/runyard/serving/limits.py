@@ -1,0 +1,72 @@
+"""What a process of a service may take of its host: in a control group of its own, where this user may make one."""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable, Dict, Optional, Set
+
+from runyard.environments.control_groups import Group, make_group, processes_max, remove_group
+
+#: Processes and threads of one that has a model.
+PROCESSES_MAX = 1_024
+#: Without a limit of its own it has this part of the host's memory: what leaks is ended, and nothing beside it.
+HOST_PART = 0.9
+#: How long the kernel may take to have no process of a group any more, once they are killed, seconds.
+_EMPTY_S = 0.5
+
+
+class Limits:
+    """The groups of one revision's processes, by number."""
+
+    def __init__(self, folder: Path, memory_gb: Optional[float]) -> None:
+        """``folder`` is the revision's; ``memory_gb``: how much each process may have, if that is said."""
+        self._prefix = "runyard-service-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
+        self._memory_gb = memory_gb
+        self._groups: Dict[int, Group] = {}
+        #: Of processes that have just ended, and may not be gone from their groups.
+        self._left: Set[int] = set()
+
+    def enter(self, number: int) -> Optional[Callable[[], None]]:
+        """What brings a process that is started into its group; None where this user may make none."""
+        name, most = self._name(number), min(PROCESSES_MAX, processes_max(None) or PROCESSES_MAX)
+        memory = self._memory_bytes()
+        # One of an earlier process of that number would tell of what that one took.
+        remove_group(name)
+        group = make_group(name, memory, most) or make_group(name, None, most)
+        if group is None:
+            return None
+        self._groups[number] = group
+        return group.enter
+
+    def exceeded(self, number: int) -> str:
+        """What a process that has ended took too much of, as the end of a sentence; '' if nothing."""
+        group = self._groups.get(number)
+        if group is None or not group.is_out_of_memory():
+            return ""
+        if self._memory_gb is None:
+            return "took almost all the memory that the host has"
+        return f"took more than {self._memory_gb:g} GB of memory"
+
+    def drop(self, number: int) -> None:
+        """Take away the group of a process that has ended."""
+        if self._groups.pop(number, None) is not None:
+            self._left.add(number)
+        for one in list(self._left):
+            if remove_group(self._name(one)):
+                self._left.discard(one)
+
+    def close(self) -> None:
+        """Take every group away: all processes have ended, or are about to."""
+        for number in self._left | self._groups.keys():
+            remove_group(self._name(number), wait_s=_EMPTY_S)
+
+    def _name(self, number: int) -> str:
+        return f"{self._prefix}-{number}"
+
+    def _memory_bytes(self) -> Optional[int]:
+        if self._memory_gb is not None:
+            return int(self._memory_gb * 1e9)
+        with suppress(OSError, ValueError):
+            return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * HOST_PART)
+        return None
