@@ -309,6 +309,34 @@ def test_service_that_is_deleted_leaves_no_run(engine: Engine, service: Webservi
     wait_until(lambda: not slurm.run("squeue", "--noheader").strip(), "nothing is left in the queue")
 
 
+#: Takes as many bytes as it is asked for.
+TAKES = """
+import json
+def run(text):
+    return len(bytearray(json.loads(text)))
+"""
+
+
+def test_replica_that_takes_too_much_memory_is_ended_and_replaced(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(TAKES)
+    config = InferenceConfig("score.py", source_directory=str(tmp_path), environment=here())
+    held = AksWebservice.deploy_configuration(
+        auth_enabled=False, num_replicas=1, memory_gb=0.2, memory_gb_limit=0.4, autoscale_enabled=False
+    )
+    service = Model.deploy(engine.workspace, "held", [], config, held, engine.workspace.compute_targets[TARGET])
+    service.wait_for_deployment(timeout_sec=120)
+    assert service.run("1000000") == 1_000_000
+    (gone,) = ready_of(service)
+    with pytest.raises(WebserviceException, match="502"):
+        service.run("900000000")
+    wait_until(lambda: len(ready_of(service) - {gone}) == 1, "another has come in its place")
+    assert service.run("1000000") == 1_000_000
+    (ended,) = (run for run in Experiment(engine.workspace, "services").get_runs() if run.id == gone)
+    ended.wait_for_completion(raise_on_error=False)
+    assert "of memory, as much as it may have on a node" in ended.get_details()["error"]["error"]["message"]
+    service.delete()
+
+
 ANSWERS = """
 import json, os, time
 def run(text):

@@ -81,7 +81,7 @@ def make_plan(
         distribution=spec.distribution,
         fence_s=fence_s,
         gpus=None if gpus is None else _by_node(gpus, spec.node_count),
-        memory_bytes=_memory_bytes(workspace, size) if engine == EngineKind.LOCAL else None,
+        memory_bytes=_memory_bytes(spec, workspace, size if engine == EngineKind.LOCAL else None),
         processes_max=processes_max,
         container=_container(spec.environment.docker) if lock.builder == Builder.DOCKER else None,
     )
@@ -94,11 +94,10 @@ def _grace_s(asked: str) -> float:
     return float(min(max(1, int(asked[:9])), GRACE_MAX_S))
 
 
-def _memory_bytes(workspace: Workspace, size: Optional[VmSize]) -> Optional[int]:
-    """What a node has, where that counts; other engines hold their nodes' jobs to what they gave them."""
-    if size is None or workspace.tags.get("compute") != "strict":
-        return None
-    return int(size.memory_gib * (1 << 30))
+def _memory_bytes(spec: RunSpec, workspace: Workspace, size: Optional[VmSize]) -> Optional[int]:
+    """What the run may take, and what a node has where that counts: other engines hold jobs to what they gave."""
+    has = int(size.memory_gib * (1 << 30)) if size is not None and workspace.tags.get("compute") == "strict" else None
+    return min((one for one in (spec.memory_bytes, has) if one is not None), default=None)
 
 
 def _by_node(gpus: str, nodes: int) -> Tuple[str, ...]:

@@ -292,6 +292,7 @@ def store_snapshot(store: ArtifactStore, spec: ServiceSpec, found: Sequence[Mode
 
 def run_pattern(spec: ServiceSpec, revision: int, environment: EnvironmentSpec, snapshot: str) -> RunSpec:
     """The run that each replica of a revision is, but for its id: without an end, retried as its target's runs are."""
+    limit_gb = spec.deployment.memory_gb_limit
     return RunSpec(
         run_id="",
         experiment=EXPERIMENT,
@@ -299,6 +300,7 @@ def run_pattern(spec: ServiceSpec, revision: int, environment: EnvironmentSpec, 
         target=spec.deployment.target,
         environment=environment,
         snapshot=snapshot,
+        memory_bytes=None if limit_gb is None else int(limit_gb * 1e9),
         display_name=f"a replica of the service {spec.name}, revision {revision}",
         properties={"runyard.service": spec.name, "runyard.service_revision": str(revision)},
     )

@@ -123,6 +123,8 @@ class RunSpec:
     #: Several processes, on these nodes; None: one process on one node.
     distribution: Optional[Distribution] = None
     max_run_duration_s: Optional[int] = None
+    #: Memory that its job may take of each node, bytes; None: all that the node has.
+    memory_bytes: Optional[int] = None
     #: How often the run may start again after a fault of the machines; None: the compute target's default.
     max_infrastructure_retries: Optional[int] = None
     display_name: Optional[str] = None

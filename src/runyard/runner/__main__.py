@@ -312,7 +312,7 @@ class Attempt:
             raise AzureMLException(f"The script {plan.script!r} is not in the source folder.")
         unlimited, enter, interpreter = self.limits.make(), self.limits.enter, python.interpreter
         if unlimited:
-            folder.note(f"Its memory is not limited to what its node has: {unlimited}.")
+            folder.note(f"Its memory is not limited: {unlimited}.")
         folder.share_server_file()
         if python.image:
             from runyard.runner.container import contained

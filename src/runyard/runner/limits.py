@@ -9,7 +9,6 @@ from runyard.runner.folder import AttemptFolder, host_name_of
 from runyard.runner.processes import Script, descendants
 from runyard.runner.team import Launcher
 
-
 #: How long the kernel may take to have none of a job's processes any more, once they have ended, seconds.
 EMPTY_S = 0.5
 
@@ -62,7 +61,7 @@ class Limits:
     def exceeded(self) -> str:
         """What it took too much of, as the end of a sentence; '' if nothing."""
         if self._group is not None and self.memory_bytes is not None and self._group.is_out_of_memory():
-            return f"used more than {self.memory_bytes / (1 << 30):g} GiB of memory, which its node has"
+            return f"used more than {self.memory_bytes / (1 << 30):g} GiB of memory, as much as it may have on a node"
         if self._group is not None and self._group.is_out_of_processes():
             return f"wanted more than the {self.processes_max} processes and threads that it may have at once on a node"
         return ""
