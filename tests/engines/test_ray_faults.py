@@ -97,6 +97,14 @@ def begin(engine: Engine, folder: Path, target: str = "there") -> tuple[Run, str
     return run, namespace, int(pid)
 
 
+def what_is(process: Path) -> str:
+    """What a process is that should not be there, and what it waits for."""
+    try:
+        return "\n".join((process / name).read_text() for name in ("cmdline", "wchan", "status"))
+    except OSError as error:
+        return repr(error)
+
+
 def node_of(ray: RayCluster, namespace: str) -> str:
     """The name of the node in that network namespace."""
     for node in ray.nodes():
@@ -212,7 +220,7 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
         engine.line.release()
         cut(name, "up")
     assert is_left, "until the network heals its runner has not heard that it was given up"
-    wait_until(lambda: not runner.exists(), "then it ends, or is ended")
+    wait_until(lambda: not runner.exists(), "then it ends, or is ended", 120, lambda: what_is(runner))
     healing.wait_for_completion()
     assert (healing.get_details()["attempt"], healing.get_metrics()) == (1, {"begun": 1, "cut": 1})
     # What the late attempt had to say was not taken.

@@ -33,6 +33,8 @@ BODY_MAX, MEMORY_MAX = 100 << 20, 1 << 30
 BACKLOG = 2_048
 #: How long a front that leaves waits for its last answers, seconds.
 LEAVE_S = 30.0
+#: A supervisor hears at least so often from its front, seconds.
+BEAT_S = 5.0
 #: How long its word to replicas elsewhere that they may end has to go out, seconds.
 FAREWELL_S = 0.2
 
@@ -52,7 +54,7 @@ class Front:
         self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
         self._server: Any = None
         self._tls: Optional[ssl.SSLContext] = None
-        self._told = ""
+        self._told, self._told_at = "", 0.0
         #: What was asked for and could not be done.
         self._failure: Optional[Exception] = None
         self._ending = asyncio.Event()
@@ -81,9 +83,9 @@ class Front:
 
     def _tell_statistics(self) -> None:
         seen = to_wire(self._endpoint.statistics.seen())
-        text = json.dumps([seen, self._pool.busy_count])
-        if text != self._told:
-            self._told = text
+        text, now = json.dumps([seen, self._pool.busy_count]), time.monotonic()
+        if text != self._told or now - self._told_at > BEAT_S:
+            self._told, self._told_at = text, now
             self._tell({"event": "statistics", "seen": seen, "busy": self._pool.busy_count})
 
     def _tell(self, event: Dict[str, Any]) -> None:

@@ -41,7 +41,9 @@ PAUSE_READY_S = 1.0
 SETTLED_S = 5.0
 #: How long processes may take to end once they are killed, seconds.
 END_S = 5.0
-#: How long a model may take to load, seconds.
+#: A front that says nothing for so long has been stopped, or hangs, seconds.
+SILENT_S = 60.0
+#: How long a model may take to load, a front with a compiled one too, seconds.
 LOAD_S = 900.0
 #: So many replicas that did not answer are told of, the latest.
 HUNG_MAX = 20
@@ -65,7 +67,7 @@ class Group:
         self._replicas: Dict[int, _Replica] = {}
         self._next_number = 1
         self._deaths, self._not_before = 0, 0.0
-        self._is_front_ready, self._front_began = False, 0.0
+        self._is_front_ready, self._front_began, self._heard_at = False, 0.0, 0.0
         self._access: Dict[str, Any] = {}
         self._may_accept = False
         self._busy = 0
@@ -215,7 +217,13 @@ class Group:
         return sum(not one.is_dismissed for one in self._replicas.values())
 
     def look_closer(self, now: float) -> None:
-        """From time to time: does a replica take too much memory, or too long to load?"""
+        """From time to time: does the front hang, does a replica take too much memory, or too long to load?"""
+        # Read first: this process may have been stopped itself.
+        self.read()
+        most_s = SILENT_S if self._is_front_ready else LOAD_S
+        if self._front is not None and now - self._heard_at > most_s:
+            self.say(f"the front has said nothing for {most_s:.0f} s")
+            kill(self._front)
         for one in list(self._replicas.values()):
             if not one.is_ready and now - one.began > LOAD_S:
                 self._fail_or_log(f"The model was not loaded within {LOAD_S:.0f} s.")
@@ -308,7 +316,7 @@ class Group:
         self._front = started(self.revision, command, variables, self._log, sockets, places)
         theirs.close()
         ours.setblocking(False)
-        self._line, self._front_began = ours, now
+        self._line, self._front_began, self._heard_at = ours, now, now
 
     def _certificates(self) -> List[str]:
         return [one for one in (self._access.get("certificate"), self._access.get("certificate_key")) if one]
@@ -354,6 +362,7 @@ class Group:
             if not data:
                 self._close_line()
                 return
+            self._heard_at = time.monotonic()
             try:
                 self._heard(json.loads(data))
             except (ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,84 @@
+"""The processes of one revision as their supervisor keeps them: real ones, stepped by the test."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard.protocol.services import REVISION_FILE, Revision
+from runyard.protocol.wire import dumps
+from runyard.serving import group as module
+from runyard.serving.group import Group
+from runyard.serving.sandbox import own_places
+
+#: The test's own limits: how long a front may say nothing, and how often the supervisor looks closer, seconds.
+SILENT_S, LOOK_S = 8.0, 0.2
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    """A script's, with one replica, that is asked by its listener."""
+    (tmp_path / "score.py").write_text("import json\ndef run(text):\n    return json.loads(text) + 1\n")
+    revision = Revision(
+        1, "adds", "", "", {"entry_script": str(tmp_path / "score.py")}, sys.executable, str(tmp_path),
+        {"PYTHONPATH": own_places()[0], "PATH": os.defpath},
+    )  # fmt: skip
+    (tmp_path / REVISION_FILE).write_text(dumps(revision))
+    log = os.open(tmp_path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        made = Group(tmp_path, revision, listener, log)
+        made.accept()
+        yield made
+        made.end()
+        made.wait()
+        made.step(time.monotonic())
+        made.close()
+    os.close(log)
+
+
+def step_until(group: Group, is_so: Callable[[], bool], what: str) -> None:
+    gives_up_at, looked = time.monotonic() + WAIT_S, 0.0
+    while not is_so():
+        now = time.monotonic()
+        assert now < gives_up_at, what
+        group.step(now)
+        if now - looked > LOOK_S:
+            group.look_closer(now)
+            looked = now
+        group.read()
+        time.sleep(0.02)
+
+
+def ask(group: Group, number: int) -> int:
+    port = group._listener.getsockname()[1]
+    sent = urllib.request.Request(f"http://127.0.0.1:{port}/score", str(number).encode())
+    with urllib.request.urlopen(sent, timeout=WAIT_S) as answer:
+        return int(json.load(answer))
+
+
+def front_of(group: Group) -> int:
+    assert group._front is not None
+    return group._front.pid
+
+
+def test_front_that_is_stopped_is_replaced_and_one_that_is_idle_is_not(
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", SILENT_S)
+    step_until(group, lambda: group.is_ready, "it is ready")
+    assert ask(group, 1) == 2
+    front, until = front_of(group), time.monotonic() + SILENT_S + 2
+    step_until(group, lambda: time.monotonic() > until, "it is left alone")
+    assert front_of(group) == front
+    os.kill(front, signal.SIGSTOP)
+    step_until(group, lambda: group.is_ready and front_of(group) != front, "another front has come")
+    assert ask(group, 2) == 3
+    assert "the front has said nothing for 8 s" in (tmp_path / "log.txt").read_text()
