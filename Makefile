@@ -4,8 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 PROJECTS := pyproject.toml packages/runyard-azureml/pyproject.toml constraints.txt
-# Byte code is written at the install: without it the first import of a large library takes several times as long.
-INSTALL := env -u PYTHONDONTWRITEBYTECODE $(UV) pip install --quiet --python $(RUN) --compile-bytecode \
+# Byte code is written, at the install and later: without it every process reads all of its source anew, and the first
+# import of a large library takes several times as long.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(UV) pip install --quiet --python $(RUN) --compile-bytecode \
 	--constraint constraints.txt --editable '.[server,examples]' --editable packages/runyard-azureml
 # The rooms that may run inside or beside a user's job.
 KIT := src/runyard/__init__.py src/runyard/errors.py $(wildcard $(addprefix src/runyard/,protocol files client scoring sdk azureml environments runner))
