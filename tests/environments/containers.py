@@ -55,7 +55,7 @@ def make_image(folder: Path, variables: dict[str, str]) -> None:
     programs = [Path(sys.base_prefix) / "bin" / minor, *map(Path, ("/bin/sh", "/bin/sleep", "/usr/bin/env"))]
     modules = [one for one in (library / "lib-dynload").glob("*.so") if "tkinter" not in one.name]
     # uv is linked with libgcc, as every distribution's base image has it.
-    linked = {one for path in (*programs, *modules, _uv()) for one in _libraries(path)}
+    linked = {one for path in (*programs, *modules, _uv()) for one in libraries_of(path)}
     # What glibc's own package has beside: Open MPI's wheel is linked with it.
     found = Path(next(one for one in linked if "/libc.so" in one)).parent
     linked.update(str(found / f"lib{name}") for name in ("util.so.1", "rt.so.1", "dl.so.2", "pthread.so.0", "m.so.6"))
@@ -103,7 +103,8 @@ def _listens(path: Path) -> bool:
         return client.connect_ex(str(path)) == 0
 
 
-def _libraries(path: Path) -> set[str]:
+def libraries_of(path: Path) -> set[str]:
+    """The shared libraries that a program or module is linked with, by their paths."""
     done = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False)
     return set(re.findall(r"(/\S+) \(0x", done.stdout))
 

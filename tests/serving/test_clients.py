@@ -62,7 +62,7 @@ def address_of(service: Webservice) -> str:
     return "/".join(service.scoring_uri.split("/")[:3])
 
 
-@pytest.mark.parametrize(("name", "package"), [("kserve", "kserve"), ("triton", "tritonclient[http]")])
+@pytest.mark.parametrize(("name", "package"), [("kserve", "kserve==0.21.0"), ("triton", "tritonclient[http]==2.73.0")])
 def test_a_client_of_its_own_kind_asks_in_json_and_in_binary(
     service: Webservice, given: Path, name: str, package: str
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_client_of_its_own_kind_asks_in_json_and_in_binary(
 
 
 def test_mlservers_own_command_asks_for_a_file_of_requests(service: Webservice, given: Path, labels: list[int]) -> None:
-    mlserver = programs(given, "mlserver") / "mlserver"
+    mlserver = programs(given, "mlserver==1.7.1") / "mlserver"
     lines = [
         {"id": str(number), "inputs": [{"name": "data", "shape": [1, 64], "datatype": "FP64", "data": row}]}
         for number, row in enumerate(DIGITS[:50].tolist())

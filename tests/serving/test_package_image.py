@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from runyard.azureml.core import Model, Workspace
 from runyard.environments.uv import find_uv
-from tests.environments.containers import IMAGE, _libraries, make_image, podman, podman_settings
+from tests.environments.containers import IMAGE, libraries_of, make_image, podman, podman_settings
 from tests.serving.asking import get, post
 
 pytestmark = [
@@ -69,7 +69,7 @@ def make_base(folder: Path, variables: dict[str, str], wheel: Path, requirements
     import sklearn
 
     for module in (numpy, sklearn):
-        for linked in {one for path in Path(module.__file__).parent.rglob("*.so") for one in _libraries(path)}:
+        for linked in {one for path in Path(module.__file__).parent.rglob("*.so") for one in libraries_of(path)}:
             if not linked.startswith(sys.prefix):
                 target = root / linked.lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
