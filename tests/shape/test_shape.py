@@ -40,7 +40,7 @@ ALLOWED_THIRD_PARTY = {
     "storage": {"azure", "botocore", "cryptography", "fsspec", "google"},
     "control": {"sqlalchemy"},
     "scoring": FRAMEWORKS,
-    "serving": {"httptools", "numpy", "orjson", "uvloop"},
+    "serving": {"httptools", "numpy", "orjson", "simdjson", "uvloop"},
     "server": {"starlette", "uvicorn", "sqlalchemy"},
 }
 

@@ -14,6 +14,7 @@ from runyard.protocol.scoring import SCRIPT, ModelFacts
 from runyard.protocol.services import Access, Revision, scoring_path, sign_token
 from runyard.serving.dialects import mlflow_json, onnx_json, open_inference, rows, swagger, tensorflow_rest
 from runyard.serving.dialects.question import BadRequestError, Question
+from runyard.serving.dialects.table import table_question
 from runyard.serving.dialects.values import dumps, load_object, loads
 from runyard.serving.http import JSON, Request, Responder
 from runyard.serving.replicas import Job, Pool, ScoringError, rows_of
@@ -22,6 +23,8 @@ from runyard.serving.statistics import Statistics
 #: What anyone may ask: is it there? Everything else needs a key, where there are keys.
 OPEN_PATHS = frozenset(("/", "/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
 _TEXT = "text/plain; charset=utf-8"
+#: The tables that a scoring address takes.
+FORMS = {**rows.FORMS, **tensorflow_rest.FORMS}
 _TENSORFLOW = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict|:classify|:regress|/metadata)?")
 _OPEN_INFERENCE = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready)?")
 
@@ -146,7 +149,8 @@ class Endpoint:
             return
         if request.method != "POST":
             raise ScoringError(405, "This address takes POST.")
-        self._ask(facts, decode_any(facts, loads(request.body)), respond)
+        body = request.body
+        self._ask(facts, table_question(facts, body, FORMS) or decode_any(facts, loads(body)), respond)
 
     def _invocations(self, request: Request, respond: Responder) -> None:
         facts = self._tensors()
@@ -155,7 +159,9 @@ class Endpoint:
     def _tensorflow(self, request: Request, respond: Responder, what: str) -> None:
         facts = self._tensors()
         if what == ":predict":
-            self._ask(facts, tensorflow_rest.predict(facts, load_object(request.body)), respond)
+            body = request.body
+            asked = table_question(facts, body, tensorflow_rest.FORMS)
+            self._ask(facts, asked or tensorflow_rest.predict(facts, load_object(body)), respond)
         elif what in (":classify", ":regress"):
             self._ask(facts, tensorflow_rest.examples(facts, load_object(request.body), what[1:]), respond)
         elif what == "/metadata":

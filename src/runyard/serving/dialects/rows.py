@@ -9,6 +9,8 @@ from runyard.serving.dialects.values import said, to_array
 
 #: Of names that do not fit, so many are told.
 NAMES_MAX = 20
+#: As table_question() takes it.
+FORMS = {"data": ("method", said)}
 
 
 def decode(facts: ModelFacts, found: Dict[str, Any]) -> Question:

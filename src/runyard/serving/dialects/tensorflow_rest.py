@@ -165,3 +165,5 @@ def _said_values(outputs: Arrays) -> Said:
 
 
 _SAID = {"classify": _said_classes, "regress": _said_values}
+#: As table_question() takes them.
+FORMS = {"instances": ("signature_name", _said_by_rows), "inputs": ("signature_name", _said_by_columns)}
