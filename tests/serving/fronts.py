@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -32,9 +33,11 @@ def revision(**deployment: Any) -> Revision:
 
 
 @contextmanager
-def serving(model: Any, body_max: int = 1 << 20, memory_max: int = 1 << 22) -> Iterator[tuple[int, Any, Any]]:
+def serving(
+    model: Any, body_max: int = 1 << 20, memory_max: int = 1 << 22, variables: dict[str, str] | None = None
+) -> Iterator[tuple[int, Any, Any]]:
     """(port, event loop, connections) of a model that answers until the block ends."""
-    made = revision()
+    made = replace(revision(), variables=variables or {})
     endpoint = Endpoint(made, Pool(made.deployment, lambda event: None), model)
     connections = Connections(endpoint.handle, endpoint.count, body_max, memory_max)
     loop = asyncio.new_event_loop()
