@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import traceback
+import warnings
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from runyard.protocol.scoring import REPORT_FILE, ModelFacts, SignatureFacts, TensorFacts
@@ -19,6 +20,10 @@ from runyard.scoring.program import CompiledModel, Program, save_program
 #: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers.
 CHECKED_ROWS = 520
 TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-4), "float16": (1e-3, 1e-2)}
+#: What a row may hold that is hard to agree on, and how many rows with it both are asked for.
+HARD_VALUES, HARD_ROWS = (float("nan"), float("inf"), float("-inf"), 1e39, -1e39, -0.0, 1e-40), 3
+#: What a front takes for a refusal, of a compiled model.
+REFUSALS = (ValueError, IndexError, TypeError)
 #: Time for one kind of timing, seconds.
 TIMING_S = 0.2
 
@@ -111,6 +116,10 @@ def check(original: Any, compiled: Any) -> Dict[str, Any]:
             worst = max(worst, apart)
             if problem:
                 return {"why": f"{name} differs from the original: {problem}", "difference": worst}
+        for what, inputs in _hard_samples(signature):
+            problem = _difference_where_hard(original, compiled, name, inputs)
+            if problem:
+                return {"why": f"{name} differs from the original for {what}: {problem}", "difference": worst}
     speeds = {one: _per_row_s(model, facts) for one, model in (("original", original), ("compiled", compiled))}
     slower = speeds["compiled"] > speeds["original"]
     return {
@@ -135,6 +144,46 @@ def _samples(signature: SignatureFacts) -> List[Arrays]:
     ]
     rows = CHECKED_ROWS // len(kinds)
     return [{one.name: kind(_shape(one, rows)).astype(one.dtype) for one in signature.inputs} for kind in kinds]
+
+
+def _hard_samples(signature: SignatureFacts) -> List[Tuple[str, Arrays]]:
+    """Rows with what models stumble over, and what they are: each value alone in a row, and in all of it."""
+    import numpy
+
+    random = numpy.random.RandomState(1)
+    samples = []
+    for value in HARD_VALUES:
+        rows = {}
+        for one in signature.inputs:
+            made = random.standard_normal(_shape(one, HARD_ROWS))
+            rows_of_it = made.reshape(len(made) if made.ndim else 1, -1)
+            rows_of_it[0] = value
+            rows_of_it[1:, random.randint(rows_of_it.shape[1])] = value
+            with numpy.errstate(over="ignore", invalid="ignore"):
+                rows[one.name] = made.astype(one.dtype)
+        samples.append((f"rows with {value:g}", rows))
+    first = {one.name: random.standard_normal(_shape(one, 1)).astype(one.dtype) for one in signature.inputs}
+    samples.append(("one row", first))
+    if all(one.shape is not None and one.shape[:1] == (-1,) for one in signature.inputs):
+        samples.append(("no row", {name: value[:0] for name, value in first.items()}))
+    return samples
+
+
+def _difference_where_hard(original: Any, compiled: Any, name: str, inputs: Arrays) -> str:
+    """In words, how answers or refusals differ; '' where they agree."""
+    import numpy
+
+    with warnings.catch_warnings(), numpy.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            expected = original.predict(name, inputs)
+        except Exception:  # noqa: BLE001 - whatever it says, its callers get no answer
+            expected = None
+        try:
+            found = compiled.predict(name, inputs)
+        except REFUSALS:
+            return "" if expected is None else "it refuses them"
+    return "it answers them" if expected is None else _difference(expected, found)[1]
 
 
 def _shape(one: TensorFacts, rows: int) -> List[int]:

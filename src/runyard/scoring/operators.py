@@ -131,6 +131,18 @@ def Softmax() -> Function:
 
 
 @operator
+def SharesOfLogs() -> Function:
+    """Softmax as naive Bayes has it, by the logarithm of the sum: scores that are too large to tell apart each get 1."""
+    numpy = _numpy()
+
+    def shares(x: Array) -> Array:
+        most = x.max(axis=-1, keepdims=True)
+        return numpy.exp(x - (most + numpy.log(numpy.exp(x - most).sum(axis=-1, keepdims=True))))
+
+    return shares
+
+
+@operator
 def Normalize(norm: str, least: float = 0.0) -> Function:
     """Each row by its l1, l2 or max norm; rows of zeros stay, and those whose norm is below ``least``."""
     numpy = _numpy()
@@ -150,12 +162,14 @@ def Normalize(norm: str, least: float = 0.0) -> Function:
 
 @operator
 def Finite(allow_nan: bool) -> Function:
-    """Refuse what scikit-learn refuses: values that are no number, or without end."""
+    """Refuse what scikit-learn refuses: values that are no number, or without end, and no row at all."""
     numpy = _numpy()
     is_wrong: Function = numpy.isinf if allow_nan else lambda x: ~numpy.isfinite(x)
     is_finite, total = numpy.isfinite, numpy.add.reduce
 
     def checked(x: Array) -> Array:
+        if not len(x):
+            raise ValueError("There is no row.")
         # A sum is finite only where all of it is; large numbers may add up to infinity and be looked at one by one.
         if not is_finite(total(x, axis=None)) and is_wrong(x).any():
             raise ValueError("The input contains NaN or infinity." if not allow_nan else "The input contains infinity.")
