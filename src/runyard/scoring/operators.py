@@ -1,6 +1,6 @@
 """The operators of compiled models: each takes its attributes and gives a function of arrays. numpy only."""
 
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 Array = Any
 Function = Callable[..., Array]
@@ -56,6 +56,27 @@ def Relu() -> Function:
     """max(x, 0)."""
     maximum = _numpy().maximum
     return lambda x: maximum(x, 0)
+
+
+@operator
+def FusedRelu(most: Optional[float] = None) -> Function:
+    """Relu, and Relu6, as TensorFlow has them in one with the product before: what is no number becomes 0."""
+    numpy = _numpy()
+    if most is None:
+        return lambda x: numpy.fmax(x, 0)
+    return lambda x: numpy.fmin(numpy.fmax(x, 0), x.dtype.type(most))
+
+
+@operator
+def SomeRows() -> Function:
+    """Refuse no row at all."""
+
+    def checked(x: Array) -> Array:
+        if not len(x):
+            raise ValueError("There is no row.")
+        return x
+
+    return checked
 
 
 @operator
@@ -132,7 +153,7 @@ def Softmax() -> Function:
 
 @operator
 def SharesOfLogs() -> Function:
-    """Softmax as naive Bayes has it, by the logarithm of the sum: scores that are too large to tell apart each get 1."""
+    """Softmax as naive Bayes has it, by the logarithm of the sum: scores too large to tell apart get 1 each."""
     numpy = _numpy()
 
     def shares(x: Array) -> Array:
@@ -317,7 +338,7 @@ def DepthwiseConv(strides: Sequence[int], padding: str) -> Function:
     def conv(x: Array, w: Array) -> Array:
         windows = _windows(x, w.shape[:2], strides, padding, 0.0)
         made = numpy.einsum("bijchw,hwcm->bijcm", windows, w, optimize=True)
-        return made.reshape(*made.shape[:3], -1).astype(x.dtype)
+        return made.reshape(*made.shape[:3], made.shape[3] * made.shape[4]).astype(x.dtype)
 
     return conv
 
