@@ -1,5 +1,6 @@
 """A front's HTTP against callers that mean harm, or take each freedom of RFC 9110 and 9112: nobody else notices."""
 
+import hashlib
 import json
 import pickle
 import re
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 from sklearn.svm import SVC
 
+from runyard.protocol.services import Access
 from runyard.scoring.loaded import Loaded
+from runyard.serving.endpoint import Keys
 from runyard.serving.http import HEAD_MAX, HEADERS_MAX, IDLE_S
 from tests.serving.fronts import DIGITS, LABELS, digits_model, raw, request, rows, serving
 
@@ -144,10 +147,14 @@ def test_headers_are_bounded_in_number_too(front: Any) -> None:
 
 
 def test_what_comes_behind_a_body_changes_nothing_of_what_was_said(front: Any) -> None:
-    port, _, _ = front
-    late = b"Host: two\r\nContent-Encoding: gzip\r\nExpect: nothing\r\n"
+    port, _, connections = front
+    late = b"Host: two\r\nContent-Encoding: gzip\r\nExpect: nothing\r\nAuthorization: Bearer key\r\n"
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, late)
     assert statuses(raw(port, chunked + request(BODY))) == [b"200", b"200"]
+    known = (hashlib.sha256(b"key").hexdigest(),)
+    connections.handler.__self__.keys = Keys(Access.KEY, known, "")
+    with_key = request(BODY, Authorization="Bearer key")
+    assert statuses(raw(port, chunked + with_key + request(BODY))) == [b"401", b"200", b"401"]
 
 
 def test_a_caller_that_never_reads_is_let_go(front: Any) -> None:

@@ -64,8 +64,7 @@ class GraphWalk:
         if node.op in _PASSED:
             return inputs[0]
         if self._fuses and node.op in _FUSED and self._is_of_product(node):
-            most = _FUSED[node.op]
-            return self.builder.add("FusedRelu", inputs, **({} if most is None else {"most": most}))
+            return self.builder.add("FusedRelu", inputs, most=_FUSED[node.op])
         if node.op in _SAME:
             _check_nhwc(node)
             return self.builder.add(_SAME[node.op], inputs)

@@ -321,7 +321,7 @@ def _answer(question: Question, respond: Responder) -> Callable[[Any, Optional[S
         except BadRequestError as problem:
             respond(400, _error(str(problem)), JSON, None)
         except Exception as problem:  # noqa: BLE001 - what a model says may be anything; its caller gets an answer
-            respond(502, _error(f"The model's answer is none: {type(problem).__name__}."), JSON, None)
+            respond(502, _error(f"The model's answer cannot be told: {type(problem).__name__}: {problem}"), JSON, None)
 
     return done
 
