@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import re
 import socket
 import threading
@@ -12,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 from sklearn.svm import SVC
 
 from runyard.protocol.services import Access
-from runyard.scoring.loaded import Loaded
 from runyard.serving.endpoint import Keys
 from runyard.serving.http import HEAD_MAX, HEADERS_MAX, IDLE_S
-from tests.serving.fronts import DIGITS, LABELS, digits_model, raw, request, rows, serving
+from tests.serving.fronts import DIGITS, LABELS, digits_model, raw, replicating, request, rows, serving, wait_until
 
 BODY = json.dumps({"data": rows(1).tolist()}).encode()
 POST = b"POST /score HTTP/1.1\r\nHost: here\r\n"
@@ -39,30 +38,9 @@ def front(model: Any) -> Iterator[Any]:
 @pytest.fixture
 def replicated(tmp_path: Path) -> Iterator[Any]:
     """A front whose model lies behind a socket, as in its own process, and answers later."""
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(SVC().fit(DIGITS, LABELS)))
-    ours, theirs = socket.socketpair()
-    model = Loaded({"framework": "ScikitLearn", "model": str(tmp_path / "model.pkl")})
-    thread = threading.Thread(target=model.serve, args=(theirs,))
-    thread.start()
-    with serving(None) as (port, loop, connections):
-        pool = connections.handler.__self__._pool
-        ours.setblocking(False)
-        replica = pool.add(1)
-        loop.call_soon_threadsafe(
-            lambda: loop.create_task(loop.create_unix_connection(lambda: replica, sock=ours))  # type: ignore[misc]
-        )
-        wait_until(lambda: pool.ready_count == 1)
-        yield port, pool, connections
-        loop.call_soon_threadsafe(replica.abort)
-        thread.join(10)
-    theirs.close()
-
-
-def wait_until(is_so: Any) -> None:
-    until = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    joblib.dump(SVC().fit(DIGITS, LABELS), tmp_path / "model.pkl")
+    with replicating({"framework": "ScikitLearn", "model": str(tmp_path / "model.pkl")}) as found:
+        yield found
 
 
 def statuses(answer: bytes) -> list[bytes]:
@@ -230,3 +208,15 @@ def test_what_could_be_read_in_two_ways_is_refused_with_the_reason(
     assert said in json.dumps(json.loads(answer.partition(b"\r\n\r\n")[2])).encode(), answer
     assert b"\r\nConnection: close\r\n" in answer
     assert connections.memory == 0
+
+
+def test_a_script_takes_what_it_likes_and_says_what_it_does_not(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def run(data):\n    return len(data)\n")
+    with replicating({"entry_script": str(tmp_path / "score.py")}) as (port, _, _):
+        for method, status in (("GET", b"405"), ("HEAD", b"405"), ("OPTIONS", b"204"), ("POST", b"200")):
+            answer = raw(port, f"{method} /score HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n".encode())
+            assert statuses(answer) == [status], method
+            assert (b"\r\nAllow: POST, OPTIONS\r\n" in answer) == (status != b"200")
+        # It may unpack what the front does not.
+        assert raw(port, request(b"12345", Content_Encoding="zstd")).endswith(b"\r\n\r\n5")
+        assert statuses(raw(port, b"PUT / HTTP/1.1\r\nHost: here\r\n\r\n")) == [b"405"]
