@@ -2,9 +2,12 @@
 
 import asyncio
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -13,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from runyard.protocol.services import Deployment, Revision
 from runyard.scoring.compile import _sklearn
+from runyard.scoring.loaded import Loaded
 from runyard.scoring.program import CompiledModel
 from runyard.scoring.sklearn_model import SklearnModel
 from runyard.serving.endpoint import Endpoint
@@ -32,9 +36,11 @@ def revision(**deployment: Any) -> Revision:
 
 
 @contextmanager
-def serving(model: Any, body_max: int = 1 << 20, memory_max: int = 1 << 22) -> Iterator[tuple[int, Any, Any]]:
+def serving(
+    model: Any, body_max: int = 1 << 20, memory_max: int = 1 << 22, variables: dict[str, str] | None = None
+) -> Iterator[tuple[int, Any, Any]]:
     """(port, event loop, connections) of a model that answers until the block ends."""
-    made = revision()
+    made = replace(revision(), variables=variables or {})
     endpoint = Endpoint(made, Pool(made.deployment, lambda event: None), model)
     connections = Connections(endpoint.handle, endpoint.count, body_max, memory_max)
     loop = asyncio.new_event_loop()
@@ -77,3 +83,34 @@ def request(body: bytes, path: str = "/score", **headers: str) -> bytes:
 
 def rows(count: int = 1) -> Any:
     return numpy.asarray(DIGITS[:count] / 16)
+
+
+@contextmanager
+def replicating(plan: dict[str, Any]) -> Iterator[tuple[int, Pool, Connections]]:
+    """(port, pool, connections) of a front whose model is behind a socket, as in its own process, and answers later."""
+    ours, theirs = socket.socketpair()
+    streams = sys.stdout, sys.stderr
+    model = Loaded(plan)
+    # It has taken them for a process of its own.
+    sys.stdout, sys.stderr = streams
+    thread = threading.Thread(target=model.serve, args=(theirs,))
+    thread.start()
+    with serving(None) as (port, loop, connections):
+        pool = connections.handler.__self__._pool
+        ours.setblocking(False)
+        replica = pool.add(1)
+        connecting = loop.create_unix_connection(lambda: replica, sock=ours)
+        asyncio.run_coroutine_threadsafe(connecting, loop).result(20)
+        wait_until(lambda: pool.ready_count == 1)
+        yield port, pool, connections
+        loop.call_soon_threadsafe(replica.abort)
+        thread.join(20)
+    theirs.close()
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    """Until it is, for a while."""
+    until = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)

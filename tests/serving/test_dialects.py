@@ -87,7 +87,10 @@ def test_tensorflow_examples_go_to_a_signature_for_them() -> None:
         ({"instances": [[1, 2, 3]], "signature_name": "none"}, "no signature 'none'"),
         ({"instances": [[1, 2, 3]], "signature_name": ["two"]}, "no signature"),
         ({"instances": [{"image": [1, 2, 3]}], "signature_name": "two"}, "image, scale"),
-        ({"inputs": {"image": [[1, 2, 3]], "scale": [1.5]}, "signature_name": "two"}, "takes int64"),
+        (
+            {"inputs": {"image": [[1, 2, 3]], "scale": [1.5]}, "signature_name": "two"},
+            "takes whole numbers .int64., and here is 1.5",
+        ),
         ({}, '"instances"'),
     ],
 )

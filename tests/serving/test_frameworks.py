@@ -287,6 +287,119 @@ def test_an_h5_file_that_no_program_can_do_is_served_by_keras(tensorflow: Traine
     assert "the original model serves" in service.get_logs()
 
 
+Asked = tuple[dict[str, Any], int, str]
+
+
+def check_asked(service: Webservice, asked: list[Asked]) -> None:
+    """Each body gets that status, and words of the answer; whoever refuses says one sentence, of no code."""
+    for body, status, words in asked:
+        found, answer = post(service.scoring_uri, body)
+        said = json.dumps(answer, ensure_ascii=False)
+        assert (found, words in said) == (status, True), (body, found, answer)
+        assert "File " not in said, (body, answer)
+        assert "Traceback" not in said, (body, answer)
+
+
+def test_hard_values_get_tensorflows_answer_or_a_sentence(tensorflow: Trained, deploy: Deploy) -> None:
+    def kinds(whole: Any = 1, truth: Any = True, short: Any = 1) -> dict[str, Any]:
+        return {"signature_name": "kinds", "inputs": {"whole": [whole], "truth": [truth], "short": [short]}}
+
+    def words(text: Any) -> dict[str, Any]:
+        return {"signature_name": "words", "inputs": {"text": [text], "times": [1]}}
+
+    rows_of_two, rows_of_three = [[1, 2]] * 2, [[1, 2]] * 3
+    service = deploy(tensorflow.run, "hard-several", "outputs/several", Model.Framework.TENSORFLOW)
+    nan, infinity = float("nan"), float("inf")
+    check_asked(
+        service,
+        [
+            ({"instances": [[nan, 1, 1, 1], [infinity, 1, 1, 1]]}, 200, "[[NaN, NaN], [Infinity, Infinity]]"),
+            ({"instances": [[None, 1, 1, 1]]}, 200, "[[NaN, NaN]]"),
+            ({"instances": [[1, True, 0, 0]]}, 200, "[[4.0, 6.0]]"),
+            ({"instances": [["1", 1, 1, 1]]}, 400, "takes numbers (float32), and here is '1'"),
+            ({"instances": []}, 400, "at least one item"),
+            ({"instances": [1, 1, 1, 1]}, 400, "has the shape [4]; the model takes [any, 4]"),
+            ({"instances": [[1, 1, 1, 1], [1]]}, 400, "different lengths"),
+            ({"inputs": {"rows": [[1, 1, 1, 1]], "more": 1}}, 400, "takes the inputs rows; given: rows, more"),
+            (kinds(2**53 + 1), 200, str(2**53 + 1)),
+            (kinds(2**63), 400, "whole numbers (int64), and here is 9223372036854775808"),
+            (kinds(1.5), 400, "and here is 1.5"),
+            (kinds(truth=2), 400, "true or false, and here is 2"),
+            (kinds(short=1.5), 200, '"short": [3.0]'),
+            (kinds(short=None), 200, '"short": [NaN]'),
+            ({"signature_name": "kinds", "inputs": {"whole": [1]}}, 400, "given: whole"),
+            (words("Köln"), 200, '"length": [5]'),
+            (words({"b64": "/9j/"}), 200, '"length": [3]'),
+            (words({"b64": "?"}), 400, "not base64"),
+            (words(None), 400, "takes texts, and here is None"),
+            (words(5), 400, "takes texts, and here is 5"),
+            (words({"age": None}), 400, "The feature 'age'"),
+            (
+                {"signature_name": "added", "inputs": {"left": rows_of_two, "right": rows_of_three}},
+                400,
+                "Incompatible shapes: [2,2] vs. [3,2]",
+            ),
+        ],
+    )
+    empty = {"name": "rows", "shape": [0, 4], "datatype": "FP32", "data": []}
+    status, answer = post(base_of(service) + "/v2/models/hard-several/infer", {"inputs": [empty]})
+    assert (status, answer["outputs"][0]["shape"]) == (200, [0, 2]), answer
+
+
+def test_a_compiled_network_answers_hard_rows_as_tensorflow(tensorflow: Trained, deploy: Deploy) -> None:
+    service = deploy(tensorflow.run, "shy", "outputs/shy.keras", Model.Framework.TFKERAS)
+    assert "the model is compiled" in service.get_logs()
+    nan, infinity = float("nan"), float("inf")
+    hard = [[nan] * 4, [1, nan, 2, 3], [infinity, 1, 2, 3], [-infinity, 1, 2, 3], [1e39, 0, 0, 0], [-0.0] * 4]
+    for row, wanted in zip(hard, tensorflow.said["shy"], strict=True):
+        status, answer = post(service.scoring_uri, {"instances": [row]})
+        assert status == 200, answer
+        both_lack = numpy.isnan(answer["predictions"]).any() and numpy.isnan(wanted).any()
+        assert both_lack or numpy.allclose(answer["predictions"], wanted), (row, answer, wanted)
+
+
+def test_a_keras_model_that_reads_texts_takes_them(tensorflow: Trained, deploy: Deploy) -> None:
+    service = deploy(tensorflow.run, "lookup", "outputs/words.keras", Model.Framework.TFKERAS)
+    check_asked(
+        service,
+        [
+            ({"instances": [["zwölf"], ["one"], ["other"]]}, 200, "[[2], [1], [0]]"),
+            ({"instances": [[1]]}, 400, "takes texts, and here is 1"),
+            ({"instances": ["one"]}, 400, "has the shape [1]; the model takes [any, 1]"),
+        ],
+    )
+
+
+def test_hard_values_get_onnx_runtimes_answer_or_a_sentence(small: Trained, deploy: Deploy) -> None:
+    service = deploy(small.run, "kinds-of-onnx", "outputs/kinds.onnx", Model.Framework.ONNX)
+
+    def kinds(**given: Any) -> dict[str, Any]:
+        whole = {"number": [1.5], "whole": [1], "truth": [True], "text": ["a"], "half": [0.5], **given}
+        return {"inputs": {name: value for name, value in whole.items() if value != []}}
+
+    check_asked(
+        service,
+        [
+            (kinds(number=[None]), 200, '"numbers": [NaN]'),
+            (kinds(number=[1e39]), 200, '"numbers": [Infinity]'),
+            (kinds(number=[1]), 200, '"numbers": [1.0]'),
+            (kinds(number=["1"]), 400, "takes numbers (float32), and here is '1'"),
+            (kinds(number=[[1]]), 400, "has the shape [1, 1]; the model takes [any]"),
+            (kinds(number=[[1], [1, 2]]), 400, "different lengths"),
+            (kinds(whole=[2**53 + 1]), 200, str(2**53 + 1)),
+            (kinds(whole=[0.5]), 400, "and here is 0.5"),
+            (kinds(truth=[2]), 400, "true or false, and here is 2"),
+            (kinds(text=["Köln"]), 200, "Köln"),
+            (kinds(text=[None]), 400, "takes texts in UTF-8, and here is None"),
+            (kinds(text=[{"b64": "/9j/"}]), 400, "takes texts in UTF-8"),
+            (kinds(text=[{"b64": "YQ=="}]), 200, '"texts": ["a"]'),
+            (kinds(half=[70000]), 200, '"halfs": [Infinity]'),
+            (kinds(half=[]), 400, "given: number, whole, truth, text"),
+            (kinds(more=[1]), 400, "given: number, whole, truth, text, half, more"),
+        ],
+    )
+
+
 @pytest.mark.parametrize("file", ["scripted.pt", "exported.pt2"])
 def test_a_network_of_pytorch_needs_no_code(torch: Trained, deploy: Deploy, file: str) -> None:
     name = file.partition(".")[0]

@@ -1,5 +1,7 @@
 """A front's HTTP: what comes in pieces, many at once, too large, too slow, or is no HTTP at all."""
 
+import email.message
+import email.utils
 import gzip
 import json
 import socket
@@ -14,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.services import REVISION_FILE, SCORING_FILE, scoring_path
+from runyard.protocol.services import REVISION_FILE, SCORING_FILE, Access, scoring_path
 from runyard.protocol.wire import dumps
+from runyard.serving.endpoint import Keys
 from runyard.serving.orders import ORDER_MAX, pair, send_order
+from runyard.serving.origins import VARIABLE
 from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
+POST = b"POST /score HTTP/1.1\r\nHost: here\r\n"
 ANSWER = json.dumps({"predict": LABELS[:2].tolist()}, separators=(",", ":")).encode()
 
 
@@ -96,13 +101,16 @@ def test_a_caller_that_asks_first_is_told_to_go_on(front: Any) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"nonsense\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", b"431"),
-        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
-        (b"POST /score HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
-        (b"POST /score HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
-        (b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", b"400"),
-        (b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
-        (b"PUT /score HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"405"),
+        (b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", b"431"),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n", b"431"),
+        (b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        (b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", b"400"),
+        (
+            b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"400",
+        ),
+        (b"PUT /score HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}", b"405"),
     ],
     ids=["TLS", "words", "headers", "address", "huge", "negative", "two lengths", "smuggled", "method"],
 )
@@ -118,7 +126,7 @@ def test_bodies_in_memory_are_bounded(model: Any) -> None:
     with serving(model, body_max=1 << 16, memory_max=1 << 17) as (port, _, connections):
         lines = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(6)]
         for line in lines:
-            line.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000)
+            line.sendall(b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n" + b" " * 50_000)
         refused = 0
         for line in lines:
             line.settimeout(0.5)
@@ -135,6 +143,96 @@ def test_bodies_in_memory_are_bounded(model: Any) -> None:
         assert raw(port, request(BODY)).endswith(ANSWER)
 
 
+def test_an_address_takes_its_methods_and_names_them(front: Any) -> None:
+    port, _, _ = front
+    read, asked = "GET, HEAD, OPTIONS", "POST, OPTIONS"
+    for path, allow in {
+        "/": read, "/health": read, "/metrics": read, "/swagger.json": read, "/version": read, "/v2": read,
+        "/v1/models/digits": read, "/v1/models/digits/metadata": read, "/v2/models/digits/ready": read,
+        "/score": asked, "/invocations": asked, "/v1/models/digits:predict": asked, "/v2/models/digits/infer": asked,
+    }.items():  # fmt: skip
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"):
+            answer = raw(port, f"{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            head, _, body = answer.partition(b"\r\n\r\n")
+            if method == "OPTIONS":
+                assert head.startswith(b"HTTP/1.1 204 "), (method, path)
+                assert b"Content-" not in head, "an answer that has no body says nothing of one"
+            elif method not in allow:
+                assert head.startswith(b"HTTP/1.1 405 "), (method, path)
+            if method == "OPTIONS" or method not in allow:
+                assert f"\r\nAllow: {allow}\r\n".encode() in head, (method, path)
+            if method == "HEAD":
+                assert body == b""
+            elif b" 405 " in head:
+                assert json.loads(body)["error"].startswith(f"{path} takes ")
+    got, headed = (raw(port, f"{one} /swagger.json HTTP/1.1\r\nHost: a\r\n\r\n".encode()) for one in ("GET", "HEAD"))
+    assert got.partition(b"\r\n\r\n")[0] == headed.partition(b"\r\n\r\n")[0]
+    assert raw(port, b"OPTIONS * HTTP/1.1\r\nHost: here\r\n\r\n").startswith(b"HTTP/1.1 204 ")
+    assert raw(port, b"GET /nowhere HTTP/1.1\r\nHost: here\r\n\r\n").startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_address_may_be_written_whole(front: Any) -> None:
+    port, _, _ = front
+    for path in ("http://here/score", "HTTP://here:80/score?a=http://b/c", "https://[::1]:1/score"):
+        assert raw(port, request(BODY, path)).endswith(ANSWER), path
+    for path in ("http://here", "http://here?x=1"):
+        assert raw(port, f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode()).endswith(b"Healthy"), path
+
+
+def test_an_older_caller_is_told_whether_the_connection_stays(front: Any) -> None:
+    port, _, _ = front
+    ask = b"GET / HTTP/1.0\r\n"
+    answer = raw(port, (ask + b"\r\n") * 2)
+    assert answer.count(b"Healthy") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+    answer = raw(port, (ask + b"Connection: Keep-Alive\r\n\r\n") * 2 + ask + b"\r\n")
+    assert answer.count(b"Healthy") == 3
+    assert answer.count(b"\r\nConnection: keep-alive\r\n") == 2
+    # It knows nothing of being told to go on.
+    answer = raw(port, b"POST /score HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_has_its_date(front: Any) -> None:
+    port, loop, connections = front
+    found = email.message_from_bytes(raw(port, b"HEAD / HTTP/1.1\r\nHost: here\r\n\r\n").partition(b"\r\n")[2])
+    date = email.utils.parsedate_to_datetime(found["Date"])
+    assert abs(date.timestamp() - time.time()) < 60
+    connections.ends = {}
+    loop.call_soon_threadsafe(connections.sweep, time.monotonic())
+    while not connections.ends:
+        time.sleep(0.01)
+    assert raw(port, request(BODY)).endswith(ANSWER)
+
+
+def test_pages_of_origins_that_the_service_names_may_ask_it(model: Any) -> None:
+    get = "GET / HTTP/1.1\r\nHost: here\r\nOrigin: {}\r\n\r\n"
+    preflight = (
+        "OPTIONS /score HTTP/1.1\r\nHost: here\r\nOrigin: {}\r\nAccess-Control-Request-Method: POST\r\n"
+        "Access-Control-Request-Headers: authorization, x-mine\r\n\r\n"
+    )
+    with serving(model, variables={VARIABLE: "https://a.org, www.b.org,http://c.org:8080/"}) as (port, _, connections):
+        connections.handler.__self__.keys = Keys(Access.KEY, (), "")
+        for origin in ("https://a.org", "https://www.b.org", "http://www.b.org", "HTTP://C.org:8080"):
+            for data in (get, preflight):
+                answer = raw(port, data.format(origin).encode())
+                assert f"\r\nAccess-Control-Allow-Origin: {origin}\r\n".encode() in answer
+                assert b"\r\nVary: Origin\r\n" in answer
+            assert answer.startswith(b"HTTP/1.1 204 "), "a browser asks without a key"
+            assert b"\r\nAccess-Control-Allow-Headers: authorization, x-mine\r\n" in answer
+        refused = raw(port, request(BODY, Origin="https://a.org"))
+        assert refused.startswith(b"HTTP/1.1 401 ")
+        assert b"Access-Control-Allow-Origin" in refused, "the page may read why"
+        for origin in ("http://a.org", "https://b.org", "null", "https://c.org:8080"):
+            for data in (get, preflight):
+                assert b"Access-Control" not in raw(port, data.format(origin).encode()), origin
+    with serving(model, variables={VARIABLE: "*"}) as (port, _, _):
+        assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in raw(port, get.format("https://x.org").encode())
+    with serving(model) as (port, _, _):
+        for data in (get, preflight):
+            assert b"Access-Control" not in raw(port, data.format("https://a.org").encode())
+
+
 @pytest.mark.parametrize("name", ["websocket", "h2c"])
 def test_a_caller_that_offers_another_protocol_is_answered_in_this_one(front: Any, name: str) -> None:
     port, _, connections = front
@@ -147,7 +245,7 @@ def test_a_caller_that_offers_another_protocol_is_answered_in_this_one(front: An
     for parts in (1, 7, len(several)):
         statuses = [piece[:3] for piece in raw(port, several, parts).split(b"HTTP/1.1 ")[1:]]
         assert statuses == [b"200", b"200", b"400", b"200"], parts
-    many = b"GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" * 2_000
+    many = b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" * 2_000
     assert raw(port, many).count(b"HTTP/1.1 200") == 2_000
     assert raw(port, b"CONNECT here:80 HTTP/1.1\r\nHost: here\r\n\r\n").startswith(b"HTTP/1.1 405")
     assert connections.memory == 0
@@ -162,10 +260,12 @@ PACKED = gzip.compress(BODY)
         ("gzip", PACKED),
         ("X-GZip", PACKED),
         ("deflate", zlib.compress(BODY)),
+        ("Identity", BODY),
+        ("identity, gzip", PACKED),
         ("gzip", gzip.compress(BODY[:100]) + gzip.compress(b"") + gzip.compress(BODY[100:])),
         ("gzip", gzip.compress(BODY + b" " * 800_000)),
     ],
-    ids=["gzip", "its old name", "deflate", "three files", "much from little"],
+    ids=["gzip", "its old name", "deflate", "not at all", "once", "three files", "much from little"],
 )
 def test_a_packed_body_is_unpacked_as_it_comes(front: Any, encoding: str, packed: bytes) -> None:
     port, _, connections = front
@@ -189,10 +289,26 @@ def test_a_packed_body_is_unpacked_as_it_comes(front: Any, encoding: str, packed
         ("gzip", gzip.compress(b"{"), b"400", b"not JSON"),
         ("gzip", b"", b"400", b"not JSON"),
         ("br", PACKED, b"415", b"not by 'br'"),
+        ("zstd", BODY, b"415", b"not by 'zstd'"),
+        ("gzip\r\nContent-Encoding: br", PACKED, b"415", b"not by 'gzip, br'"),
         ("gzip, gzip", PACKED, b"415", b"not by 'gzip, gzip'"),
     ],
     # What is packed tells the time.
-    ids=["short", "shorter", "spoilt", "plain", "more", "deflate-more", "files", "no-json", "empty", "other", "twice"],
+    ids=[
+        "short",
+        "shorter",
+        "spoilt",
+        "plain",
+        "more",
+        "deflate-more",
+        "files",
+        "no-json",
+        "empty",
+        "other",
+        "no-other",
+        "lines",
+        "twice",
+    ],
 )
 def test_a_packed_body_that_cannot_be_unpacked_is_refused_with_the_reason(
     front: Any, encoding: str, packed: bytes, status: bytes, said: bytes
@@ -201,6 +317,7 @@ def test_a_packed_body_that_cannot_be_unpacked_is_refused_with_the_reason(
     answer = raw(port, request(packed, Content_Encoding=encoding))
     assert answer.startswith(b"HTTP/1.1 " + status), answer
     assert said in answer
+    assert (b"\r\nAccept-Encoding: gzip, deflate, identity\r\n" in answer) == (status == b"415")
     assert connections.memory == 0
 
 
@@ -228,7 +345,7 @@ def test_a_small_body_that_would_become_a_huge_one_costs_no_more_than_the_limit(
 def test_what_bodies_become_is_counted_with_all_that_is_in_memory(model: Any) -> None:
     packed = gzip.compress(b" " * 100_000)
     with serving(model, body_max=1 << 17, memory_max=1 << 18) as (port, _, connections):
-        head = b"POST /score HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+        head = POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
         lines = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2)]
         for line in lines:
             line.sendall(head + packed[:-1])
@@ -246,7 +363,7 @@ def test_slow_and_idle_connections_are_closed_by_the_sweep(front: Any) -> None:
     port, loop, connections = front
     slow, idle = (socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2))
     with slow, idle:
-        slow.sendall(b"POST /score HTTP/1.1\r\n")
+        slow.sendall(b"POST /score HTTP/1.1\r\nHost: here\r\n")
         while not any(one._began for one in list(connections.open)):
             time.sleep(0.01)
         loop.call_soon_threadsafe(connections.sweep, time.monotonic() + 1)

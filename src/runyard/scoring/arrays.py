@@ -15,7 +15,10 @@ def pack(arrays: Dict[str, Array]) -> Tuple[List[Dict[str, Any]], List[Any]]:
     described, buffers = [], []
     for name, value in arrays.items():
         array = numpy.asarray(value)
-        if array.dtype.kind in "OUSM" or not array.dtype.isnative:
+        if array.dtype.kind == "V" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+            # Types of numbers that not every numpy knows, as TensorFlow's bfloat16.
+            array = array.astype("float32" if array.dtype.kind == "V" else "float64")
+        if array.dtype.kind in "OUSMm" or not array.dtype.isnative:
             values = _plain(array.astype(object))
             described.append({"name": name, "dtype": OBJECT, "shape": list(array.shape), "values": values})
         else:
@@ -44,6 +47,15 @@ def unpack(described: List[Dict[str, Any]], body: Any) -> Dict[str, Array]:
             at += count * dtype.itemsize
         arrays[one["name"]] = array
     return arrays
+
+
+def check_ranks(signature: SignatureFacts, arrays: Dict[str, Array]) -> None:
+    """ValueError where texts come in another number of dimensions: one text a row is for models that read rows."""
+    for one in signature.inputs:
+        if one.dtype == OBJECT and one.shape is not None and arrays[one.name].ndim != len(one.shape):
+            wanted = ", ".join("any" if size < 0 else str(size) for size in one.shape)
+            shape = list(arrays[one.name].shape)
+            raise ValueError(f"The input {one.name!r} has the shape {shape}; the model takes [{wanted}].")
 
 
 def zeros(signature: SignatureFacts) -> Optional[Dict[str, Array]]:

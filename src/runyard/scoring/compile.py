@@ -8,6 +8,8 @@ import json
 import sys
 import time
 import traceback
+import warnings
+from functools import partial
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from runyard.protocol.scoring import REPORT_FILE, ModelFacts, SignatureFacts, TensorFacts
@@ -19,6 +21,11 @@ from runyard.scoring.program import CompiledModel, Program, save_program
 #: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers.
 CHECKED_ROWS = 520
 TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-4), "float16": (1e-3, 1e-2)}
+#: What a row may hold that is hard to agree on, and how many rows with it both are asked for.
+HARD_VALUES, HARD_ROWS = (float("nan"), float("inf"), float("-inf"), 1e39, -1e39, -0.0, 1e-40), 3
+NO_ROW = "no row"
+#: What a front takes for a refusal, of a compiled model.
+REFUSALS = (ValueError, IndexError, TypeError)
 #: Time for one kind of timing, seconds.
 TIMING_S = 0.2
 
@@ -45,16 +52,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compiled(scorer: Any, folder: str) -> Dict[str, Any]:
     kind = type(scorer).__name__
-    compiler = _COMPILERS.get(kind)
-    if compiler is None:
+    compilers = _COMPILERS.get(kind)
+    if compilers is None:
         raise CannotCompileError(f"models of {scorer.facts().framework}")
-    program, constants = compiler(scorer)
-    compiled = CompiledModel(program, constants)
-    checked = check(scorer, compiled)
-    if checked["why"]:
-        return {"compiled": False, **checked}
-    save_program(folder, program, constants)
-    return {"compiled": True, **checked}
+    checked: Dict[str, Any] = {}
+    for compiler in compilers:
+        program, constants = compiler(scorer)
+        checked = check(scorer, CompiledModel(program, constants))
+        if not checked["why"]:
+            save_program(folder, program, constants)
+            return {"compiled": True, **checked}
+    return {"compiled": False, **checked}
 
 
 def _sklearn(scorer: Any) -> Tuple[Program, Arrays]:
@@ -69,35 +77,49 @@ def _sklearn(scorer: Any) -> Tuple[Program, Arrays]:
     return builder.program(facts), builder.constants
 
 
-def _saved_model(scorer: Any) -> Tuple[Program, Arrays]:
+def _saved_model(scorer: Any, fuses: bool = True) -> Tuple[Program, Arrays]:
     facts, builder = scorer.facts(), Builder()
-    for name, signature in facts.signatures.items():
-        builder.results[name] = _frozen(scorer.tensorflow, builder, scorer.function(name), signature)
+    for name in facts.signatures:
+        builder.results[name] = _frozen(scorer.tensorflow, builder, scorer, name, scorer.function(name), fuses)
     return builder.program(facts), builder.constants
 
 
-def _keras(scorer: Any) -> Tuple[Program, Arrays]:
+def _keras(scorer: Any, fuses: bool = True) -> Tuple[Program, Arrays]:
     facts, builder = scorer.facts(), Builder()
-    ((name, signature),) = facts.signatures.items()
     try:
         tensorflow, function = scorer.concrete()
     except ValueError as error:
         raise CannotCompileError(str(error)) from None
-    builder.results[name] = _frozen(tensorflow, builder, function, signature)
+    builder.results[facts.default] = _frozen(tensorflow, builder, scorer, facts.default, function, fuses)
     return builder.program(facts), builder.constants
 
 
-def _frozen(tensorflow: Any, builder: Builder, function: Any, signature: SignatureFacts) -> Dict[str, str]:
+def _frozen(tensorflow: Any, builder: Builder, scorer: Any, name: str, function: Any, fuses: bool) -> Dict[str, str]:
     from runyard.scoring import walk_tensorflow
 
+    signature = scorer.facts().signatures[name]
     graph, placeholders, outputs = walk_tensorflow.freeze(function, [one.name for one in signature.inputs])
-    return walk_tensorflow.walk(tensorflow, builder, graph, placeholders, outputs)
+    if _refuses_no_row(scorer, name, signature):
+        placeholders = {one: builder.add("SomeRows", [tensor]) for one, tensor in placeholders.items()}
+    return walk_tensorflow.walk(tensorflow, builder, graph, placeholders, outputs, fuses)
 
 
-_COMPILERS: Dict[str, Callable[[Any], Tuple[Program, Arrays]]] = {
-    "SklearnModel": _sklearn,
-    "SavedModel": _saved_model,
-    "KerasModel": _keras,
+def _refuses_no_row(scorer: Any, name: str, signature: SignatureFacts) -> bool:
+    empty = dict(_hard_samples(signature)).get(NO_ROW)
+    if empty is None:
+        return False
+    try:
+        scorer.predict(name, empty)
+    except Exception:  # noqa: BLE001 - whatever it says, its callers get no answer
+        return True
+    return False
+
+
+#: Each in turn, until one is exact: releases of TensorFlow differ in what they do with NaN.
+_COMPILERS: Dict[str, Sequence[Callable[[Any], Tuple[Program, Arrays]]]] = {
+    "SklearnModel": (_sklearn,),
+    "SavedModel": (_saved_model, partial(_saved_model, fuses=False)),
+    "KerasModel": (_keras, partial(_keras, fuses=False)),
 }
 
 
@@ -111,6 +133,10 @@ def check(original: Any, compiled: Any) -> Dict[str, Any]:
             worst = max(worst, apart)
             if problem:
                 return {"why": f"{name} differs from the original: {problem}", "difference": worst}
+        for what, inputs in _hard_samples(signature):
+            problem = _difference_where_hard(original, compiled, name, inputs)
+            if problem:
+                return {"why": f"{name} differs from the original for {what}: {problem}", "difference": worst}
     speeds = {one: _per_row_s(model, facts) for one, model in (("original", original), ("compiled", compiled))}
     slower = speeds["compiled"] > speeds["original"]
     return {
@@ -135,6 +161,63 @@ def _samples(signature: SignatureFacts) -> List[Arrays]:
     ]
     rows = CHECKED_ROWS // len(kinds)
     return [{one.name: kind(_shape(one, rows)).astype(one.dtype) for one in signature.inputs} for kind in kinds]
+
+
+def _hard_samples(signature: SignatureFacts) -> List[Tuple[str, Arrays]]:
+    """Rows with what models stumble over, and what they are: each value alone in a row, and in all of it."""
+    import numpy
+
+    random = numpy.random.RandomState(1)
+    samples = []
+    for value in HARD_VALUES:
+        rows = {}
+        for one in signature.inputs:
+            made = random.standard_normal(_shape(one, HARD_ROWS))
+            rows_of_it = made.reshape(len(made) if made.ndim else 1, -1)
+            rows_of_it[0] = value
+            rows_of_it[1:, random.randint(rows_of_it.shape[1])] = value
+            with numpy.errstate(over="ignore", invalid="ignore"):
+                rows[one.name] = made.astype(one.dtype)
+        samples.append((f"rows with {value:g}", rows))
+    first = {one.name: random.standard_normal(_shape(one, 1)).astype(one.dtype) for one in signature.inputs}
+    samples.append(("one row", first))
+    if all(one.shape is not None and one.shape[:1] == (-1,) for one in signature.inputs):
+        samples.append((NO_ROW, {name: value[:0] for name, value in first.items()}))
+    return samples
+
+
+def _difference_where_hard(original: Any, compiled: Any, name: str, inputs: Arrays) -> str:
+    """In words, how answers or refusals differ; '' where they agree."""
+    import numpy
+
+    with warnings.catch_warnings(), numpy.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            expected = original.predict(name, inputs)
+        except Exception:  # noqa: BLE001 - whatever it says, its callers get no answer
+            expected = None
+        try:
+            found = compiled.predict(name, inputs)
+        except REFUSALS:
+            return "" if expected is None else "it refuses them"
+    if expected is None:
+        return "it answers them"
+    return _difference(*_rows_with_numbers(expected, found))[1]
+
+
+def _rows_with_numbers(expected: Arrays, found: Arrays) -> Tuple[Arrays, Arrays]:
+    """Rows in which both have NaN are NaN in both: that there is no answer counts, and not what else is in the row."""
+    import numpy
+
+    expected, found = ({name: numpy.array(value) for name, value in one.items()} for one in (expected, found))
+    for name, value in expected.items():
+        other = found.get(name)
+        if other is None or value.shape != other.shape or not value.size or value.dtype.kind != "f":
+            continue
+        of_rows = tuple(range(1, value.ndim))
+        lost = numpy.isnan(value).any(axis=of_rows) & numpy.isnan(other).any(axis=of_rows)
+        value[lost] = other[lost] = numpy.nan
+    return expected, found
 
 
 def _shape(one: TensorFacts, rows: int) -> List[int]:

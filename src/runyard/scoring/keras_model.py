@@ -3,8 +3,8 @@
 import os
 from typing import Any, Optional, Tuple
 
-from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, TensorFacts
-from runyard.scoring.arrays import zeros
+from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
+from runyard.scoring.arrays import check_ranks, zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
 
@@ -46,7 +46,11 @@ class KerasModel:
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """A forward pass."""
-        given = [inputs[one.name] for one in self._signature.inputs]
+        check_ranks(self._signature, inputs)
+        given = [
+            _texts(one.name, inputs[one.name]) if one.dtype == OBJECT else inputs[one.name]
+            for one in self._signature.inputs
+        ]
         # predict_on_batch keeps the graph that it made for that shape, in every release.
         result = self.model.predict_on_batch(given if len(given) > 1 else given[0])
         results = result if isinstance(result, (list, tuple)) else [result]
@@ -60,6 +64,8 @@ class KerasModel:
             import tensorflow
         except ImportError:
             raise ValueError("no TensorFlow beside this Keras") from None
+        if any(one.dtype == OBJECT for one in self._signature.inputs):
+            raise ValueError("a Keras model that reads texts")
         specs = [
             tensorflow.TensorSpec([None if size < 0 else size for size in one.shape or ()], one.dtype, name=one.name)
             for one in self._signature.inputs
@@ -95,7 +101,16 @@ def _tensor(one: Any, default: str, name: str = "") -> TensorFacts:
     shape: Tuple[Any, ...] = tuple(one.shape)
     sizes = tuple(-1 if _size(size) is None else int(_size(size)) for size in shape)
     dtype = getattr(one.dtype, "name", one.dtype)
-    return TensorFacts(name or str(one.name).partition(":")[0] or default, str(dtype), sizes)
+    kind = OBJECT if str(dtype) == "string" else str(dtype)
+    return TensorFacts(name or str(one.name).partition(":")[0] or default, kind, sizes)
+
+
+def _texts(name: str, values: Any) -> Any:
+    import tensorflow
+
+    from runyard.scoring.tensorflow_model import texts
+
+    return texts(tensorflow, name, values)
 
 
 def _size(size: Any) -> Any:

@@ -1,5 +1,6 @@
 """A model that is loaded, and how it answers a front: one request after the other, over whatever leads there."""
 
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,9 @@ from runyard.scoring import arrays, frames
 TRACEBACK_LINES_MAX = 60
 #: Of a model's own error, so much goes to whoever asked, characters.
 ERROR_MAX = 1500
+#: Lines and words of TensorFlow's and Keras' errors that tell where in somebody's code, and which node of a graph.
+_PLACE = re.compile(r'\s*(?:Graph execution error:|Detected at node |File "|<stack traces unavailable>)')
+_NODE = re.compile(r"\[\[\{\{[^\]]*\]\]|\[Op:\w+\]")
 
 
 class Loaded:
@@ -85,6 +89,16 @@ def tell_failure(line: Any, error: BaseException) -> None:
     frames.send(line, {"failed": said, "traceback": "\n".join(lines)})
 
 
+def said_of(error: Exception) -> str:
+    """What it says, in one line: of all of its own, since what was wrong often comes after what was done.
+
+    Without the places in code that frameworks tell: whoever asks has not written it.
+    """
+    whole = " ".join(str(error).split())
+    lines = [one for one in str(error).splitlines() if not _PLACE.match(one)]
+    return " ".join(_NODE.sub("", " ".join(lines)).split()) or whole
+
+
 def _answer(line: Any, scorer: Any, header: Dict[str, Any], body: Any) -> None:
     number = header["id"]
     if header["call"] == "run":
@@ -97,8 +111,6 @@ def _answer(line: Any, scorer: Any, header: Dict[str, Any], body: Any) -> None:
     except Exception as error:  # noqa: BLE001 - the model's own
         traceback.print_exc()
         sys.stderr.flush()
-        # One line, of all of theirs: what was wrong often comes after what was done.
-        said = " ".join(str(error).split())
-        frames.send(line, {"id": number, "error": f"{type(error).__name__}: {said}"[:ERROR_MAX]})
+        frames.send(line, {"id": number, "error": f"{type(error).__name__}: {said_of(error)}"[:ERROR_MAX]})
         return
     frames.send(line, {"id": number, "tensors": described}, buffers)

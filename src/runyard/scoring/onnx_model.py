@@ -3,7 +3,7 @@
 from typing import Any, Optional
 
 from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
-from runyard.scoring.arrays import zeros
+from runyard.scoring.arrays import check_ranks, zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
 
@@ -32,29 +32,40 @@ class OnnxModel:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self._version: str = onnxruntime.__version__
-
-    def facts(self) -> ModelFacts:
-        """Inputs and outputs under their own names."""
-        signature = SignatureFacts(
+        self._signature = SignatureFacts(
             tuple(_tensor(one) for one in self._session.get_inputs()),
             tuple(_tensor(one) for one in self._session.get_outputs()),
         )
-        return ModelFacts(TENSORS, "Onnx", self._version, {SIGNATURE: signature}, SIGNATURE)
+
+    def facts(self) -> ModelFacts:
+        """Inputs and outputs under their own names."""
+        return ModelFacts(TENSORS, "Onnx", self._version, {SIGNATURE: self._signature}, SIGNATURE)
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """Run the graph."""
+        check_ranks(self._signature, inputs)
+        for one in self._signature.inputs:
+            if one.dtype == OBJECT:
+                _check_texts(one.name, inputs[one.name])
         names = [one.name for one in self._session.get_outputs()]
         # ONNX-ML's ZipMap gives a list of dicts, which becomes an array of objects.
         return {name: _array(value) for name, value in zip(names, self._session.run(None, inputs))}
 
     def sample(self, signature: str) -> Optional[Arrays]:
         """Zeros of the declared shape, one where any length will do."""
-        return zeros(self.facts().signatures[SIGNATURE])
+        return zeros(self._signature)
 
 
 def _tensor(one: Any) -> TensorFacts:
     shape = tuple(size if isinstance(size, int) else -1 for size in one.shape)
     return TensorFacts(one.name, DTYPES.get(one.type, OBJECT), shape)
+
+
+def _check_texts(name: str, values: Any) -> None:
+    """ONNX Runtime would take the words for whatever else is there: "None"."""
+    for one in values.reshape(-1).tolist():
+        if not isinstance(one, str):
+            raise ValueError(f"The input {name!r} takes texts in UTF-8, and here is {one!r:.60}.")
 
 
 def _array(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The operators of compiled models: each takes its attributes and gives a function of arrays. numpy only."""
 
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 Array = Any
 Function = Callable[..., Array]
@@ -56,6 +56,27 @@ def Relu() -> Function:
     """max(x, 0)."""
     maximum = _numpy().maximum
     return lambda x: maximum(x, 0)
+
+
+@operator
+def FusedRelu(most: Optional[float] = None) -> Function:
+    """Relu, and Relu6, as TensorFlow has them in one with the product before: what is no number becomes 0."""
+    numpy = _numpy()
+    if most is None:
+        return lambda x: numpy.fmax(x, 0)
+    return lambda x: numpy.fmin(numpy.fmax(x, 0), x.dtype.type(most))
+
+
+@operator
+def SomeRows() -> Function:
+    """Refuse no row at all."""
+
+    def checked(x: Array) -> Array:
+        if not len(x):
+            raise ValueError("There is no row.")
+        return x
+
+    return checked
 
 
 @operator
@@ -131,6 +152,18 @@ def Softmax() -> Function:
 
 
 @operator
+def SharesOfLogs() -> Function:
+    """Softmax as naive Bayes has it, by the logarithm of the sum: scores too large to tell apart get 1 each."""
+    numpy = _numpy()
+
+    def shares(x: Array) -> Array:
+        most = x.max(axis=-1, keepdims=True)
+        return numpy.exp(x - (most + numpy.log(numpy.exp(x - most).sum(axis=-1, keepdims=True))))
+
+    return shares
+
+
+@operator
 def Normalize(norm: str, least: float = 0.0) -> Function:
     """Each row by its l1, l2 or max norm; rows of zeros stay, and those whose norm is below ``least``."""
     numpy = _numpy()
@@ -150,12 +183,14 @@ def Normalize(norm: str, least: float = 0.0) -> Function:
 
 @operator
 def Finite(allow_nan: bool) -> Function:
-    """Refuse what scikit-learn refuses: values that are no number, or without end."""
+    """Refuse what scikit-learn refuses: values that are no number, or without end, and no row at all."""
     numpy = _numpy()
     is_wrong: Function = numpy.isinf if allow_nan else lambda x: ~numpy.isfinite(x)
     is_finite, total = numpy.isfinite, numpy.add.reduce
 
     def checked(x: Array) -> Array:
+        if not len(x):
+            raise ValueError("There is no row.")
         # A sum is finite only where all of it is; large numbers may add up to infinity and be looked at one by one.
         if not is_finite(total(x, axis=None)) and is_wrong(x).any():
             raise ValueError("The input contains NaN or infinity." if not allow_nan else "The input contains infinity.")
@@ -303,7 +338,7 @@ def DepthwiseConv(strides: Sequence[int], padding: str) -> Function:
     def conv(x: Array, w: Array) -> Array:
         windows = _windows(x, w.shape[:2], strides, padding, 0.0)
         made = numpy.einsum("bijchw,hwcm->bijcm", windows, w, optimize=True)
-        return made.reshape(*made.shape[:3], -1).astype(x.dtype)
+        return made.reshape(*made.shape[:3], made.shape[3] * made.shape[4]).astype(x.dtype)
 
     return conv
 

@@ -44,7 +44,9 @@ class ScriptModel:
             if self._is_raw:
                 return _raw(self._run, request, body)
             if request["method"] != "POST":
-                return 405, {"Content-Type": "text/plain"}, b"This service takes POST only."
+                status = 204 if request["method"] == "OPTIONS" else 405
+                allow = {"Content-Type": "text/plain", "Allow": "POST, OPTIONS"}
+                return status, allow, b"This service takes POST only."
             if self._schema is None:
                 result = self._run(body.decode("utf-8"))
             else:

@@ -1,7 +1,7 @@
 """Models of scikit-learn: pickled, by joblib or not. Unpickling is why this process has a sandbox of its own."""
 
 import pickle
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.protocol.scoring import OBJECT, ROWS, ModelFacts, SignatureFacts, TensorFacts
 from runyard.scoring.model import Arrays
@@ -45,6 +45,8 @@ class SklearnModel:
             raise ValueError(f"A {type(estimator).__name__} has no method predict or transform.")
         self._columns = tuple(str(one) for one in getattr(estimator, "feature_names_in_", ()))
         self._takes = _takes(estimator)
+        #: Is it known to take nothing but float32, as some do that were fitted on such?
+        self._is_narrow = False
         self._width = (
             1 if self._takes == TEXTS else getattr(estimator, "n_features_in_", None) or _first_width(estimator)
         )
@@ -60,7 +62,7 @@ class SklearnModel:
             kind=ROWS,
             framework="ScikitLearn",
             framework_version=sklearn.__version__,
-            signatures={name: SignatureFacts(taken, (_output(name),)) for name in self._methods},
+            signatures={name: SignatureFacts(taken, _outputs(self.estimator, name)) for name in self._methods},
             default="predict" if "predict" in self._methods else self._methods[0],
             columns=self._columns,
         )
@@ -69,11 +71,23 @@ class SklearnModel:
         """Ask that method."""
         if signature not in self._methods:
             raise ValueError(f"This model has no method {signature!r}; it has {', '.join(self._methods)}.")
-        given = self._table(inputs["data"])
-        result = getattr(self.estimator, signature)(given)
-        if isinstance(result, tuple):
+        result = self._asked(getattr(self.estimator, signature), self._table(inputs["data"]))
+        if isinstance(result, (tuple, list)):
+            # Of several outputs each has classes of its own, and all go by rows.
             return {f"{signature}_{number}": one for number, one in enumerate(result)}
         return {signature: result.toarray() if hasattr(result, "toarray") else result}
+
+    def _asked(self, method: Any, given: Any) -> Any:
+        if self._is_narrow:
+            return method(_narrowed(given))
+        try:
+            return method(given)
+        except (TypeError, ValueError) as error:
+            if not _is_of_type(error) or not _is_wide(given):
+                raise
+            result = method(_narrowed(given))
+        self._is_narrow = True
+        return result
 
     def sample(self, signature: str) -> Optional[Arrays]:
         """A row of zeros, where the number of columns is known and they may be numbers; a text where texts are read."""
@@ -158,6 +172,24 @@ def _frame(rows: List[Dict[str, Any]], columns: List[str]) -> Any:
     return pandas.DataFrame(rows, columns=columns).infer_objects()
 
 
+def _is_of_type(error: Exception) -> bool:
+    """Does an estimator say that it was fitted on numbers of another type? KMeans and NMF do."""
+    return "Buffer dtype mismatch" in str(error) or "should have the same dtype" in str(error)
+
+
+def _is_wide(given: Any) -> bool:
+    kinds = getattr(given, "dtypes", [getattr(given, "dtype", None)])
+    return any(str(one) == "float64" for one in kinds)
+
+
+def _narrowed(given: Any) -> Any:
+    import numpy
+
+    # What float32 cannot hold becomes infinite, and is refused as such.
+    with numpy.errstate(over="ignore"):
+        return given.astype("float32")
+
+
 def _has(estimator: Any, name: str) -> bool:
     """Methods may be there by their names and refuse: SVC without probabilities."""
     try:
@@ -178,5 +210,9 @@ def _first_width(estimator: Any) -> Optional[int]:
     return None if found is None else int(found)
 
 
-def _output(method: str) -> TensorFacts:
-    return TensorFacts(method, OBJECT if method == "predict" else "float64", None)
+def _outputs(estimator: Any, method: str) -> Tuple[TensorFacts, ...]:
+    """One of the method's name; of shares of several outputs as many, numbered."""
+    classes = getattr(estimator, "classes_", None)
+    count = len(classes) if isinstance(classes, list) and method == "predict_proba" else 0
+    names = [f"{method}_{number}" for number in range(count)] or [method]
+    return tuple(TensorFacts(one, OBJECT if method == "predict" else "float64", None) for one in names)

@@ -7,12 +7,14 @@ from typing import Any, Dict, Optional, Tuple
 
 from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts, TensorFacts
 from runyard.scoring import keras_model
-from runyard.scoring.arrays import zeros
+from runyard.scoring.arrays import check_ranks, zeros
 from runyard.scoring.model import Arrays, Scorer
 from runyard.scoring.places import find_folder
 
 #: The signature that is meant where a request names none.
 DEFAULT = "serving_default"
+#: A type of TensorFlow's that numpy does not know: it goes in and out as float32.
+NARROW = "bfloat16"
 _METHODS = {
     "tensorflow/serving/predict": "predict",
     "tensorflow/serving/classify": "classify",
@@ -81,6 +83,13 @@ class SavedModel:
         # As the file has them: of what an estimator has exported, the functions do not know their own inputs.
         defined = {name: one for name, one in _defined(folder).items() if name in self._functions}
         self._signatures = _signatures(tensorflow, defined)
+        #: Inputs of types that numpy does not know.
+        self._narrow = {
+            (name, key): info.dtype
+            for name, one in defined.items()
+            for key, info in one.inputs.items()
+            if tensorflow.as_dtype(info.dtype).name == NARROW
+        }
 
     def facts(self) -> ModelFacts:
         """Its signatures."""
@@ -90,14 +99,14 @@ class SavedModel:
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """Call that signature."""
+        check_ranks(self._signatures[signature], inputs)
         constant = self.tensorflow.constant
         given = {}
         for one in self._signatures[signature].inputs:
             if one.dtype == OBJECT:
-                texts = _texts(self.tensorflow, inputs[one.name])
-                given[one.name] = constant(texts.tolist(), dtype=self.tensorflow.string, shape=texts.shape)
+                given[one.name] = texts(self.tensorflow, one.name, inputs[one.name])
             else:
-                given[one.name] = constant(inputs[one.name], dtype=one.dtype)
+                given[one.name] = constant(inputs[one.name], dtype=self._narrow.get((signature, one.name), one.dtype))
         return {name: one.numpy() for name, one in self._functions[signature](**given).items()}
 
     def sample(self, signature: str) -> Optional[Arrays]:
@@ -128,9 +137,11 @@ class SessionModel:
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """Run that signature's outputs."""
+        check_ranks(self._signatures[signature], inputs)
         defined = self._defined[signature]
         given = {
-            key: _texts(self._tensorflow, value) if value.dtype == object else value for key, value in inputs.items()
+            key: _packed(self._tensorflow, key, value) if value.dtype == object else value
+            for key, value in inputs.items()
         }
         fed = {one.name: given[key] for key, one in defined.inputs.items()}
         result: Arrays = self._session.run({key: one.name for key, one in defined.outputs.items()}, fed)
@@ -141,13 +152,23 @@ class SessionModel:
         return zeros(self._signatures[signature])
 
 
-def _texts(tensorflow: Any, values: Any) -> Any:
+def texts(tensorflow: Any, name: str, values: Any) -> Any:
+    """Texts and bytes as a tensor."""
+    packed = _packed(tensorflow, name, values)
+    return tensorflow.constant(packed.tolist(), dtype=tensorflow.string, shape=packed.shape)
+
+
+def _packed(tensorflow: Any, name: str, values: Any) -> Any:
     """Texts and bytes; features by name as a tf.train.Example, which is what signatures to classify or regress take."""
     import numpy
 
     made = numpy.empty(values.shape, dtype=object)
     flat = [_bytes_of(one) if _is_packed(one) else one for one in values.reshape(-1).tolist()]
-    made.reshape(-1)[:] = [_example(tensorflow, one) if isinstance(one, dict) else one for one in flat]
+    flat = [_example(tensorflow, one) if isinstance(one, dict) else one for one in flat]
+    for one in flat:
+        if not isinstance(one, (str, bytes)):
+            raise ValueError(f"The input {name!r} takes texts, and here is {one!r:.60}.")
+    made.reshape(-1)[:] = flat
     return made
 
 
@@ -163,6 +184,8 @@ def _example(tensorflow: Any, row: Dict[str, Any]) -> bytes:
             kind = {"bytes_list": tensorflow.train.BytesList(value=texts)}
         elif all(isinstance(one, int) for one in values):
             kind = {"int64_list": tensorflow.train.Int64List(value=values)}
+        elif not all(isinstance(one, (int, float)) for one in values):
+            raise ValueError(f"The feature {name!r} is a number, a text or a list of such, and here is {value!r:.60}.")
         else:
             kind = {"float_list": tensorflow.train.FloatList(value=values)}
         features[name] = tensorflow.train.Feature(**kind)
@@ -199,7 +222,7 @@ def _info(tensorflow: Any, name: str, info: Any) -> TensorFacts:
 
 
 def _dtype(dtype: Any) -> str:
-    return OBJECT if dtype.name == "string" else str(dtype.name)
+    return OBJECT if dtype.name == "string" else "float32" if dtype.name == NARROW else str(dtype.name)
 
 
 def _defined(folder: str) -> Dict[str, Any]:

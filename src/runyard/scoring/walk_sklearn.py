@@ -328,7 +328,7 @@ def _bayes(path: SklearnWalk, estimator: Any) -> Dict[str, str]:
     variances = estimator.sigma_ if variances is None else variances
     constants = [builder.constant(one) for one in (estimator.theta_, variances, numpy.log(estimator.class_prior_))]
     joint = builder.add("Gaussians", [path.tensor(), *constants])
-    probabilities = builder.add("Softmax", [joint])
+    probabilities = builder.add("SharesOfLogs", [joint])
     return {
         "predict": builder.add("Labels", [joint], **labels),
         "predict_proba": probabilities,

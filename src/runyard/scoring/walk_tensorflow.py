@@ -14,13 +14,17 @@ _SAME = {
 #: They pass on what they are given.
 _PASSED = ("Identity", "StopGradient", "ReadVariableOp", "Snapshot", "PreventGradient", "EnsureShape")
 _UNSEEN = ("NoOp", "Assert", "Const", "Placeholder")
+#: What TensorFlow does in one with these, where one of those comes before: an activation, and the sum with an offset.
+_FUSED = {"Relu": None, "Relu6": 6.0}
+_SUMS, _PRODUCTS = ("BiasAdd", "Add", "AddV2"), ("MatMul", "Conv2D", "DepthwiseConv2dNative")
 
 
 class GraphWalk:
     """The nodes of one frozen graph on their way into a builder."""
 
-    def __init__(self, tensorflow: Any, builder: Builder, graph: Any) -> None:
+    def __init__(self, tensorflow: Any, builder: Builder, graph: Any, fuses: bool) -> None:
         self._tensorflow = tensorflow
+        self._fuses = fuses
         self.builder = builder
         self._nodes = {node.name: node for node in graph.node}
         #: What each tensor of the graph is called in the program.
@@ -59,6 +63,8 @@ class GraphWalk:
             return made
         if node.op in _PASSED:
             return inputs[0]
+        if self._fuses and node.op in _FUSED and self._is_of_product(node):
+            return self.builder.add("FusedRelu", inputs, most=_FUSED[node.op])
         if node.op in _SAME:
             _check_nhwc(node)
             return self.builder.add(_SAME[node.op], inputs)
@@ -66,6 +72,10 @@ class GraphWalk:
         if handler is None:
             raise CannotCompileError(f"TensorFlow's {node.op}")
         return handler(self, node, inputs)
+
+    def _is_of_product(self, node: Any) -> bool:
+        before = self._nodes[_node_name(node.input[0])]
+        return before.op in _SUMS and any(self._nodes[_node_name(one)].op in _PRODUCTS for one in _inputs(before))
 
     def value(self, name: str) -> Any:
         """A constant's value; CannotCompileError where it is computed."""
@@ -79,10 +89,13 @@ class GraphWalk:
 
 
 def walk(
-    tensorflow: Any, builder: Builder, graph: Any, placeholders: Dict[str, str], outputs: Dict[str, str]
+    tensorflow: Any, builder: Builder, graph: Any, placeholders: Dict[str, str], outputs: Dict[str, str], fuses: bool
 ) -> Dict[str, str]:
-    """Compile what ``freeze`` has made; returns the program's tensor of each output."""
-    path = GraphWalk(tensorflow, builder, graph)
+    """Compile what ``freeze`` has made; returns the program's tensor of each output.
+
+    ``fuses``: does this TensorFlow do an activation in one with the product before it? Then NaN becomes 0 in it.
+    """
+    path = GraphWalk(tensorflow, builder, graph, fuses)
     path.names.update(placeholders)
     return {name: path.tensor(reference) for name, reference in outputs.items()}
 

@@ -8,15 +8,18 @@ import re
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, Optional, Sequence
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from runyard.protocol.scoring import SCRIPT, ModelFacts
 from runyard.protocol.services import Access, Revision, scoring_path, sign_token
+from runyard.serving import origins
 from runyard.serving.dialects import mlflow_json, onnx_json, open_inference, rows, swagger, tensorflow_rest
 from runyard.serving.dialects.question import BadRequestError, Question
 from runyard.serving.dialects.table import table_question
 from runyard.serving.dialects.values import dumps, load_object, loads
 from runyard.serving.http import JSON, Request, Responder
+from runyard.serving.origins import Origins
 from runyard.serving.replicas import Job, Pool, ScoringError, rows_of
 from runyard.serving.statistics import Statistics
 
@@ -25,8 +28,15 @@ OPEN_PATHS = frozenset(("/", "/ping", "/health", "/v2/health/live", "/v2/health/
 _TEXT = "text/plain; charset=utf-8"
 #: The tables that a scoring address takes.
 FORMS = {**rows.FORMS, **tensorflow_rest.FORMS}
+#: Headers that this front sets, of whatever a script says.
+_OURS = frozenset(("connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"))
 _TENSORFLOW = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict|:classify|:regress|/metadata)?")
 _OPEN_INFERENCE = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/infer|/ready)?")
+
+
+#: What an address does, and the methods that it takes.
+_Address = Tuple[Callable[[Request, Responder], None], Tuple[str, ...]]
+_READ, _ASKED, _ALL = ("GET", "HEAD"), ("POST",), ("GET", "HEAD", "POST")
 
 
 class Keys:
@@ -70,11 +80,12 @@ class Endpoint:
         self.keys = Keys(Access.OPEN, (), "")
         self.statistics = Statistics()
         self._logged_share = revision.deployment.logged_share
-        self._addresses: Dict[str, Callable[[Request, Responder], None]] = {
-            "/score": self._score, "/invocations": self._invocations, "/": self._alive, "/ping": self._alive,
-            "/health": self._alive, "/swagger.json": self._swagger, "/metrics": self._metrics,
-            "/version": self._version, "/v2": self._server, "/v2/health/live": self._live,
-            "/v2/health/ready": self._ready,
+        self._origins = Origins(revision.variables.get(origins.VARIABLE, ""))
+        self._addresses: Dict[str, _Address] = {
+            "/score": (self._score, _ASKED), "/invocations": (self._invocations, _ASKED), "/": (self._alive, _READ),
+            "/ping": (self._alive, _READ), "/health": (self._alive, _READ), "/swagger.json": (self._swagger, _READ),
+            "/metrics": (self._metrics, _READ), "/version": (self._version, _READ), "/v2": (self._server, _READ),
+            "/v2/health/live": (self._live, _READ), "/v2/health/ready": (self._ready, _READ), "*": (self._alive, _ALL),
         }  # fmt: skip
 
     @property
@@ -86,22 +97,22 @@ class Endpoint:
         """Answer one request, now or once the model has."""
         self.statistics.in_flight += 1
         try:
+            if self._origins:
+                respond = self._origins.answering(request, respond)
+                if self._origins.is_preflight(request):
+                    respond(204, b"", JSON, origins.preflight_headers(request))
+                    return
             if not self.keys.is_open and not self._may(request):
                 said = _error("A key of this service is needed: 'Authorization: Bearer <key>'.")
                 respond(401, said, JSON, {"WWW-Authenticate": "Bearer"})
                 return
-            known = self._addresses.get(request.path)
-            if known is not None:
-                known(request, respond)
+            act, methods = self._addresses.get(request.path) or self._by_pattern(request.path)
+            if (request.method in methods and not request.encoding) or self._is_scripts(request):
+                act(request, respond)
             else:
-                self._by_pattern(request, respond)
+                _decline(request, methods, respond)
         except BadRequestError as error:
-            encoding = request.header(b"content-encoding")
-            if encoding in ("", "identity"):
-                respond(400, _error(str(error)), JSON, None)
-            else:
-                said = _error(f"Bodies come as they are or packed by gzip or deflate, and not by {encoding[:100]!r}.")
-                respond(415, said, JSON, None)
+            respond(400, _error(str(error)), JSON, None)
         except ScoringError as error:
             _refuse(respond, error)
         except Exception as error:  # noqa: BLE001 - one request's failure is no other's
@@ -122,18 +133,22 @@ class Endpoint:
 
     # What a request asks for.
 
-    def _by_pattern(self, request: Request, respond: Responder) -> None:
-        found = _TENSORFLOW.fullmatch(request.path)
+    def _is_scripts(self, request: Request) -> bool:
+        """A script of one's own takes any method, and may unpack what this front does not."""
+        facts = self.facts
+        return request.path == "/score" and facts is not None and facts.kind == SCRIPT
+
+    def _by_pattern(self, path: str) -> "_Address":
+        found = _TENSORFLOW.fullmatch(path)
         if found is not None:
             self._check_name(found[1], found[2])
-            self._tensorflow(request, respond, found[3] or "")
-            return
-        found = _OPEN_INFERENCE.fullmatch(request.path)
+            is_asked = (found[3] or "").startswith(":")
+            return partial(self._tensorflow, found[3] or ""), _ASKED if is_asked else _READ
+        found = _OPEN_INFERENCE.fullmatch(path)
         if found is not None:
             self._check_name(found[1], found[2])
-            self._open_inference(request, respond, found[3] or "")
-            return
-        respond(404, _error(f"This service has no address {request.path[:200]!r}; see /swagger.json."), JSON, None)
+            return partial(self._open_inference, found[3] or ""), _ASKED if found[3] == "/infer" else _READ
+        raise ScoringError(404, f"This service has no address {path[:200]!r}; see /swagger.json.")
 
     def _check_name(self, model: str, version: Optional[str]) -> None:
         known = (self._revision.model, self._revision.service, "model")
@@ -147,8 +162,6 @@ class Endpoint:
         if facts.kind == SCRIPT:
             self._to_script(request, respond)
             return
-        if request.method != "POST":
-            raise ScoringError(405, "This address takes POST.")
         body = request.body
         self._ask(facts, table_question(facts, body, FORMS) or decode_any(facts, loads(body)), respond)
 
@@ -156,7 +169,7 @@ class Endpoint:
         facts = self._tensors()
         self._ask(facts, mlflow_json.decode(facts, request.body, request.header(b"content-type")), respond)
 
-    def _tensorflow(self, request: Request, respond: Responder, what: str) -> None:
+    def _tensorflow(self, what: str, request: Request, respond: Responder) -> None:
         facts = self._tensors()
         if what == ":predict":
             body = request.body
@@ -179,7 +192,7 @@ class Endpoint:
             }
             respond(200, dumps({"model_version_status": [state]}), JSON, None)
 
-    def _open_inference(self, request: Request, respond: Responder, what: str) -> None:
+    def _open_inference(self, what: str, request: Request, respond: Responder) -> None:
         if what == "/ready":
             self._ready(request, respond)
             return
@@ -276,13 +289,24 @@ class Endpoint:
                 respond(502, _error(f"The script answered with the status {status}."), JSON, None)
                 return
             kind = next((headers.pop(name) for name in list(headers) if name.lower() == "content-type"), JSON)
-            for name in [
-                one for one in headers if one.lower() in ("content-length", "transfer-encoding", "connection")
-            ]:
+            for name in [one for one in headers if one.lower() in _OURS]:
                 del headers[name]
             respond(status, body, kind, headers or None)
 
         self._pool.submit(Job("", {}, 0, done, header, request.body))
+
+
+def _decline(request: Request, methods: Sequence[str], respond: Responder) -> None:
+    """What an address does not take, and which methods it does."""
+    allow = {"Allow": ", ".join((*methods, "OPTIONS"))}
+    if request.method == "OPTIONS":
+        respond(204, b"", JSON, allow)
+    elif request.method not in methods:
+        said = f"{request.path[:200]} takes {' and '.join(methods)}, and not {request.method}."
+        respond(405, _error(said), JSON, allow)
+    else:
+        said = f"Bodies come as they are or packed by gzip or deflate, and not by {request.encoding[:100]!r}."
+        respond(415, _error(said), JSON, {"Accept-Encoding": "gzip, deflate, identity"})
 
 
 def _log(request: Request, status: int, seconds: float) -> None:
@@ -303,7 +327,7 @@ def _answer(question: Question, respond: Responder) -> Callable[[Any, Optional[S
         except BadRequestError as problem:
             respond(400, _error(str(problem)), JSON, None)
         except Exception as problem:  # noqa: BLE001 - what a model says may be anything; its caller gets an answer
-            respond(502, _error(f"The model's answer is none: {type(problem).__name__}."), JSON, None)
+            respond(502, _error(f"The model's answer cannot be told: {type(problem).__name__}: {problem}"), JSON, None)
 
     return done
 

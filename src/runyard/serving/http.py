@@ -4,18 +4,20 @@ httptools parses. A framework's request and response objects would cost several 
 """
 
 import asyncio
+import json
 import time
 import zlib
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
-from urllib.parse import unquote
+from email.utils import formatdate
+from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
 import httptools
 
+from runyard.serving.heads import address_of, head_of, is_host
 from runyard.serving.packed import ENCODINGS, Unpacking
 
-#: Most bytes of a request's line and headers.
-HEAD_MAX = 64 << 10
+#: Most bytes of a request's line and headers, and most headers: each takes more memory than its bytes.
+HEAD_MAX, HEADERS_MAX = 64 << 10, 200
 #: Requests of one connection that may wait for its first one; then nothing more is read.
 PIPELINED_MAX = 64
 #: How long a caller that is refused may go on sending what nobody reads, seconds.
@@ -26,24 +28,25 @@ IDLE_S, LEAVING_IDLE_S = 75.0, 2.0
 #: A request must come within this, and each so many bytes give it a second more.
 ARRIVAL_S, ARRIVAL_BYTES_A_SECOND = 20.0, 32 << 10
 
-REASONS = {
-    200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
-    408: "Request Timeout", 411: "Length Required", 413: "Content Too Large", 415: "Unsupported Media Type",
-    422: "Unprocessable Content", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
-    507: "Insufficient Storage",
-}  # fmt: skip
 JSON = "application/json"
+#: Headers that bear on how a request is read; Host is one or none at all.
+_MEANT = frozenset((b"connection", b"content-encoding", b"content-length", b"expect", b"host", b"transfer-encoding"))
+#: How a head ends: the connection stays, or stays and that is said, or it is closed.
+KEPT, KEPT_SAID, CLOSED = "kept", "kept, said", "closed"
 
 
 class Request:
     """One request, whole."""
 
-    __slots__ = ("_headers", "began", "body", "method", "path", "query")
+    __slots__ = ("_headers", "began", "body", "encoding", "method", "path", "query")
 
-    def __init__(self, method: str, path: str, query: str, headers: List[Any], body: bytes, began: float) -> None:
+    def __init__(
+        self, method: str, path: str, query: str, headers: List[Any], body: bytes, began: float, encoding: str = ""
+    ) -> None:
         self.method, self.path, self.query, self.body, self.began = method, path, query, body, began
         self._headers = headers
+        #: How the body is still packed; '' where it is not.
+        self.encoding = encoding
 
     def header(self, name: bytes) -> str:
         """A header by its name in lower case; '' where there is none."""
@@ -73,7 +76,8 @@ class Connections:
         #: Bytes of bodies that may be in memory at once; and those that are.
         self.memory_max, self.memory = memory_max, 0
         self.open: Set[Connection] = set()
-        self.is_leaving = False
+        self.is_leaving, self.idle_s = False, IDLE_S
+        self._date()
 
     def make(self) -> "Connection":
         """For asyncio's server."""
@@ -81,12 +85,22 @@ class Connections:
 
     def sweep(self, now: float) -> None:
         """Close what is idle or slow; called each second."""
+        self._date()
         for one in list(self.open):
             one.check(now)
 
+    def _date(self) -> None:
+        """What each head ends with: the time, and whether the connection stays."""
+        date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
+        self.ends = {
+            KEPT: date + b"\r\n",
+            KEPT_SAID: date + b"Connection: keep-alive\r\n\r\n",
+            CLOSED: date + b"Connection: close\r\n\r\n",
+        }
+
     def leave(self, now: float) -> None:
         """Answer what comes with "Connection: close", and close what is idle; called until none is open."""
-        self.is_leaving = True
+        self.is_leaving, self.idle_s = True, LEAVING_IDLE_S
         for one in list(self.open):
             one.check(now)
 
@@ -102,8 +116,12 @@ class Connection(asyncio.Protocol):
         self._is_answering = False
         self._is_broken = False
         self._is_looping = False
-        #: Are answers waiting for a caller that does not read? Then no more are made.
-        self._is_stuffed = False
+        #: Are answers waiting for a caller that does not read? Then no more are made; and so many bytes waited.
+        self._is_stuffed, self._left = False, 0
+        #: Has the caller said all, and may still listen?
+        self._is_heard = False
+        #: What goes out behind the answers to what came before: a refusal, or word to go on.
+        self._owed = b""
         #: When the request that is coming in began, 0: none is; and when the connection was last used.
         self._began, self._used = 0.0, time.monotonic()
         self._reset()
@@ -112,11 +130,17 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: List[Any] = []
         self._head_size = 0
-        self._body: List[bytes] = []
+        self._is_headed = False
+        #: Host headers so far, and what else was said of how to read the request.
+        self._hosts = 0
+        self._coding = self._encoding = b""
+        self._is_asking = self._says_keep = False
+        self._body: Any = b""
         #: Bytes of the body that are held, and those that came: fewer where it is packed.
         self._size = self._came = 0
+        #: Bytes that came since without being any of the body.
+        self._dry = 0
         self._unpacking: Optional[Unpacking] = None
-        self._is_asking = False
 
     # asyncio
 
@@ -130,15 +154,33 @@ class Connection(asyncio.Protocol):
         self._pending.clear()
         self._size = 0
 
+    def eof_received(self) -> bool:
+        """Whoever has said all may still listen: what is under way is answered, where the transport can."""
+        self._is_heard = (self._is_answering or bool(self._pending)) and self._transport.can_write_eof()
+        return self._is_heard
+
     def data_received(self, data: bytes) -> None:
+        began, came, size = self._began, self._came, len(data)
         try:
             while data and not self._is_broken:
                 data = self._fed(data)
         except httptools.HttpParserCallbackError as error:
             if not self._is_broken:
                 raise error.__context__ or error from None
-        except httptools.HttpParserError:
-            self._refuse(400, "This is no HTTP/1.1 request.")
+        except httptools.HttpParserError as error:
+            self._refuse_unread(str(error))
+        if began and self._began == began and self._came == came:
+            # The parser holds a header until it is whole, however long.
+            self._dry += size
+            if self._dry > HEAD_MAX:
+                self._refuse(431, f"The headers are larger than {HEAD_MAX} bytes.")
+
+    def _refuse_unread(self, why: str) -> None:
+        codings = [value for name, value in self._headers if name == b"transfer-encoding"]
+        if why.startswith("Request has invalid `Transfer-Encoding`") and codings:
+            self._refuse_coding(codings[0])
+        else:
+            self._refuse(400, f"This is no HTTP/1.1 request: {why.replace('`', '')}.")
 
     def _fed(self, data: bytes) -> bytes:
         """Take what has come; returns what is to be taken next."""
@@ -152,7 +194,7 @@ class Connection(asyncio.Protocol):
         """A caller would rather speak HTTP/2 or a websocket: the head of its request once more, without that wish."""
         method = self._parser.get_method()
         if method == b"CONNECT":
-            self._refuse(405, "This is no proxy.")
+            self._refuse(405, "This is no proxy.", {"Allow": "GET, HEAD, POST, OPTIONS"})
         head = [b"%b %b HTTP/%b\r\n" % (method, self._url, self._parser.get_http_version().encode())]
         head += [b"%b: %b\r\n" % one for one in self._headers if one[0] != b"upgrade"]
         self._reset()
@@ -160,16 +202,15 @@ class Connection(asyncio.Protocol):
         return b"".join([*head, b"\r\n"])
 
     def pause_writing(self) -> None:
-        self._is_stuffed = True
+        self._is_stuffed, self._left = True, self._transport.get_write_buffer_size()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._is_stuffed = False
         self._used = time.monotonic()
-        if not self._is_broken:
-            if len(self._pending) < PIPELINED_MAX:
-                self._transport.resume_reading()
-            self._next()
+        if not self._is_broken and len(self._pending) < PIPELINED_MAX:
+            self._transport.resume_reading()
+        self._next()
 
     # httptools
 
@@ -185,22 +226,62 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         self._head_size += len(name) + len(value) + 4
-        if name == b"content-encoding" and self._unpacking is None:
-            encoding = value.decode("latin-1").strip().lower()
-            if encoding in ENCODINGS:
-                self._unpacking = Unpacking(encoding)
-        self._headers.append((name, value))
         if self._head_size > HEAD_MAX:
             self._refuse(431, f"The headers are larger than {HEAD_MAX} bytes.")
+        elif not self._is_headed:  # Else it comes behind the body, where none of them may change what was said.
+            self._headers.append((name, value))
+            if name in _MEANT:
+                self._heed(name, value)
+
+    def _heed(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+            if not is_host(value):
+                self._refuse(400, f"The header Host is no name of a host: {value.decode('latin-1')[:100]!r}.")
         elif name == b"content-length":
             if value.isdigit() and int(value) > self._all.body_max:
                 self._refuse(413, f"The body is larger than {self._all.body_max} bytes.")
+        elif name == b"content-encoding":
+            self._encoding = self._encoding + b"," + value if self._encoding else value
+        elif name == b"connection":
+            self._says_keep = b"keep-alive" in value.lower()
         elif name == b"expect":
             self._is_asking = True
+            if value.lower() != b"100-continue":
+                self._refuse(417, f"Nothing is known of 'Expect: {value.decode('latin-1')[:100]}'.")
+        else:
+            self._coding = value
+            if value.lower() != b"chunked":
+                self._refuse_coding(value)
+
+    def _refuse_coding(self, value: bytes) -> None:
+        coding = value.decode("latin-1")[:100]
+        self._refuse(501, f"The Transfer-Encoding is 'chunked' or none, and not {coding!r}.")
 
     def on_headers_complete(self) -> None:
+        self._is_headed = True
+        if self._hosts != 1 or self._coding or self._is_asking:
+            self._check_head(self._parser.get_http_version())
+        if len(self._headers) > HEADERS_MAX:
+            self._refuse(431, f"There are more than {HEADERS_MAX} headers.")
+        if self._encoding:
+            # In one word, without those that change nothing.
+            names = [one.strip().lower() for one in self._encoding.decode("latin-1").split(",")]
+            encoding = ", ".join(one for one in names if one not in ("", "identity"))
+            self._unpacking = Unpacking(encoding) if encoding in ENCODINGS else None
+            self._encoding = b"" if self._unpacking else encoding.encode("latin-1")
         if self._is_asking and not self._is_broken and not self._parser.should_upgrade():
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._owe(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _check_head(self, version: str) -> None:
+        if self._hosts > 1:
+            self._refuse(400, "There is more than one header Host.")
+        elif not self._hosts and version == "1.1":
+            self._refuse(400, "The header Host is missing.")
+        elif version != "1.1":
+            self._is_asking = False
+            if self._coding:
+                self._refuse(400, f"HTTP/{version} knows no Transfer-Encoding.")
 
     def on_body(self, piece: bytes) -> None:
         self._came += len(piece)
@@ -227,7 +308,14 @@ class Connection(asyncio.Protocol):
         elif self._all.memory > self._all.memory_max:
             self._refuse(503, "Too many large requests at once; try again.")
         else:
-            self._body.append(piece)
+            # One growing array: a list of many small pieces would take many times their bytes.
+            if not self._body:
+                self._body = piece
+            elif isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+                self._body += piece
+            else:
+                self._body += piece
 
     def on_message_complete(self) -> None:
         if not self._is_broken and self._unpacking is not None and not self._unpacking.is_whole:
@@ -237,13 +325,20 @@ class Connection(asyncio.Protocol):
         if self._unpacking is not None:
             # Whoever reads the body finds it as if it had come so.
             self._headers = [one for one in self._headers if one[0] != b"content-encoding"]
-        path, query = _address(self._url)
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method().decode(), path, query, self._headers, body, self._began)
         is_kept = self._parser.should_keep_alive()
+        if not is_kept and self._parser.get_http_version() not in ("1.1", "1.0"):
+            self._refuse(505, "This service speaks HTTP/1.1.")
+            return
+        path, query = address_of(self._url)
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        encoding = self._encoding.decode("latin-1") if self._encoding and body else ""
+        request = Request(self._parser.get_method().decode(), path, query, self._headers, body, self._began, encoding)
+        # HTTP/1.0 has to be told that the connection stays, and nobody minds to hear it.
+        keeping = (KEPT_SAID if self._says_keep else KEPT) if is_kept else CLOSED
         self._reset()
         self._began = 0.0
-        self._pending.append((request, is_kept))
+        self._owed = b""
+        self._pending.append((request, keeping))
         if not self._is_answering:
             self._next()
         elif len(self._pending) >= PIPELINED_MAX:
@@ -257,42 +352,54 @@ class Connection(asyncio.Protocol):
         self._is_looping = True
         while self._pending and not self._is_answering and not self._is_stuffed:
             self._is_answering = True
-            request, is_kept = self._pending.popleft()
-            if len(self._pending) == PIPELINED_MAX - 1:
+            request, keeping = self._pending.popleft()
+            if len(self._pending) == PIPELINED_MAX - 1 and not self._is_broken:
                 self._transport.resume_reading()
-            self._all.handler(request, _Answer(self, request, is_kept))
+            self._all.handler(request, _Answer(self, request, keeping))
         self._is_looping = False
+        if self._owed:
+            self._pay()
 
-    def answered(self, request: Request, is_kept: bool, status: int, head: bytes, body: bytes) -> None:
+    def answered(self, request: Request, keeping: str, status: int, head: bytes, body: bytes) -> None:
         """Send an answer, and go on with the next request."""
         self._all.counter(request, status)
         self._all.memory -= len(request.body)
         self._used = time.monotonic()
-        if self._transport is None or self._transport.is_closing():
-            self._is_answering = False
-            return
-        is_last = not is_kept or self._all.is_leaving
-        end = b"Connection: close\r\n\r\n" if is_last else b"\r\n"
         self._is_answering = False
-        self._transport.write(b"".join((head, end, b"" if request.method == "HEAD" else body)))
-        if is_last:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._all.is_leaving or (self._is_heard and not self._pending and not self._owed):
+            keeping = CLOSED
+        self._transport.write(b"".join((head, self._all.ends[keeping], b"" if request.method == "HEAD" else body)))
+        if keeping == CLOSED:
             self._is_broken = True
             self._transport.close()
         else:
             self._next()
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def _owe(self, data: bytes) -> None:
+        """Send that behind the answers to what came before."""
+        self._owed = data
+        self._pay()
+
+    def _pay(self) -> None:
+        if self._is_answering or self._pending or self._transport.is_closing():
+            return
+        owed, self._owed = self._owed, b""
+        self._transport.write(owed)
+        if self._is_broken:
+            self._linger()
+
+    def _refuse(self, status: int, sentence: str, headers: Optional[Dict[str, str]] = None) -> None:
         """Answer what cannot be read, and close."""
         if self._is_broken:
             return
         self._is_broken = True
+        self._used = time.monotonic()
         self._all.memory -= self._size
-        self._size, self._body = 0, []
-        body = b'{"error": "%s"}' % sentence.encode()
-        head = head_of(status, len(body), JSON, None)
-        if not self._is_answering:
-            self._transport.write(head + b"Connection: close\r\n\r\n" + body)
-        self._linger()
+        self._size, self._body = 0, b""
+        body = json.dumps({"error": sentence}).encode()
+        self._owe(head_of(status, len(body), JSON, headers) + self._all.ends[CLOSED] + body)
 
     def _linger(self) -> None:
         """Close once the caller has read: with bytes unread, the system would take the answer back."""
@@ -304,25 +411,27 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Is the request too slow, or the connection idle for too long?"""
-        if self._began and now - self._began > ARRIVAL_S + self._came / ARRIVAL_BYTES_A_SECOND:
-            self._refuse(408, "The request did not come in time.")
-        elif not self._began and not self._is_answering and not self._pending:
-            idle_s = now - self._used
-            if self._is_stuffed and idle_s > IDLE_S:
+        if self._is_stuffed or self._is_broken:
+            left = self._transport.get_write_buffer_size()
+            if left < self._left:
+                self._used = now
+            self._left = left
+            if now - self._used > IDLE_S and (self._is_stuffed or not self._is_answering):
                 self._transport.abort()  # It does not read what it has asked for, and would never be closed.
-            elif not self._is_stuffed and idle_s > (LEAVING_IDLE_S if self._all.is_leaving else IDLE_S):
-                self._transport.close()
-        elif self._is_stuffed and now - self._used > IDLE_S:
-            self._transport.abort()
+        elif self._began:
+            if now - self._began > ARRIVAL_S + self._came / ARRIVAL_BYTES_A_SECOND:
+                self._refuse(408, "The request did not come in time.")
+        elif not self._is_answering and not self._pending and now - self._used > self._all.idle_s:
+            self._transport.close()
 
 
 class _Answer:
     """A Responder that takes the first answer only."""
 
-    __slots__ = ("_connection", "_is_done", "_is_kept", "_request")
+    __slots__ = ("_connection", "_is_done", "_keeping", "_request")
 
-    def __init__(self, connection: Connection, request: Request, is_kept: bool) -> None:
-        self._connection, self._request, self._is_kept, self._is_done = connection, request, is_kept, False
+    def __init__(self, connection: Connection, request: Request, keeping: str) -> None:
+        self._connection, self._request, self._keeping, self._is_done = connection, request, keeping, False
 
     def __call__(
         self, status: int, body: bytes, content_type: str = JSON, headers: Optional[Dict[str, str]] = None
@@ -332,42 +441,4 @@ class _Answer:
             if status in (204, 304):
                 body = b""  # By HTTP's rule: its bytes would be taken for the next answer.
             head = head_of(status, len(body), content_type, headers)
-            self._connection.answered(self._request, self._is_kept, status, head, body)
-
-
-_addresses: Dict[bytes, Tuple[str, str]] = {}
-
-
-def _address(url: bytes) -> Tuple[str, str]:
-    """(path, query); nearly all requests of a service have one of a few addresses."""
-    found = _addresses.get(url)
-    if found is None:
-        path, _, query = url.decode("latin-1").partition("?")
-        found = (unquote(path) if "%" in path else path), query
-        if len(_addresses) < 1_000 and len(url) < 200:
-            _addresses[url] = found
-    return found
-
-
-_heads: Dict[Any, bytes] = {}
-
-
-def head_of(status: int, size: int, content_type: str, headers: Optional[Dict[str, str]]) -> bytes:
-    """The status line and headers of an answer, without the blank line."""
-    key = (status, content_type)
-    begin = _heads.get(key)
-    if begin is None:
-        if len(_heads) > 1_000:
-            _heads.clear()
-        lines = f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}\r\nContent-Type: {_clean(content_type)}\r\n"
-        begin = _heads[key] = (lines + "Content-Length: ").encode("latin-1", "replace")
-    head = b"%b%d\r\n" % (begin, size)
-    if headers:
-        more = "".join(f"{_clean(name)}: {_clean(value)}\r\n" for name, value in headers.items())
-        head += more.encode("latin-1", "replace")
-    return head
-
-
-def _clean(text: str) -> str:
-    """A header's name or value, of one line."""
-    return text.replace("\r", " ").replace("\n", " ")
+            self._connection.answered(self._request, self._keeping, status, head, body)

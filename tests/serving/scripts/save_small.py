@@ -42,12 +42,28 @@ def save_onnx(linear):
     onnx.save(model, "outputs/flowers.onnx")
 
 
+def save_kinds():
+    """Each kind of value that goes in and out as it is."""
+    kinds = {
+        "number": TensorProto.FLOAT, "whole": TensorProto.INT64, "truth": TensorProto.BOOL,
+        "text": TensorProto.STRING, "half": TensorProto.FLOAT16,
+    }  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [one], [one + "s"]) for one in kinds],
+        "kinds",
+        [helper.make_tensor_value_info(one, kind, ["rows"]) for one, kind in kinds.items()],
+        [helper.make_tensor_value_info(one + "s", kind, ["rows"]) for one, kind in kinds.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "outputs/kinds.onnx")
+
+
 def main():
     """Train, save, and note what the originals say."""
     os.makedirs("outputs", exist_ok=True)
     said = {}
     linear = LogisticRegression(max_iter=500).fit(FLOWERS, KINDS)
     save_onnx(linear)
+    save_kinds()
     said["Onnx"] = linear.predict(FLOWERS).tolist()
 
     booster = xgboost.train(

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 ROWS = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
 
+HARD = [[np.nan] * 4, [1, np.nan, 2, 3], [np.inf, 1, 2, 3], [-np.inf, 1, 2, 3], [1e39, 0, 0, 0], [-0.0] * 4]
+
 
 class Several(tf.Module):
     """Numbers and texts in; one signature each."""
@@ -30,6 +32,22 @@ class Several(tf.Module):
     def words(self, text, times):
         """Two inputs, two outputs, one of each kind."""
         return {"upper": tf.strings.upper(text), "length": tf.strings.length(text) * times}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.int64, name="whole"),
+            tf.TensorSpec([None], tf.bool, name="truth"),
+            tf.TensorSpec([None], tf.bfloat16, name="short"),
+        ]
+    )
+    def kinds(self, whole, truth, short):
+        """Numbers of other kinds, one of which numpy does not know."""
+        return {"whole": whole, "truth": tf.logical_not(truth), "short": short * 2}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name=one) for one in ("left", "right")])
+    def added(self, left, right):
+        """Two tables that need the same number of rows."""
+        return {"sum": left + right}
 
 
 class Parsed(tf.Module):
@@ -72,7 +90,9 @@ def main():
     """Save, and note what the originals say."""
     os.makedirs("outputs", exist_ok=True)
     several = Several()
-    signatures = {"serving_default": several.product, "words": several.words}
+    signatures = {
+        "serving_default": several.product, "words": several.words, "kinds": several.kinds, "added": several.added,
+    }  # fmt: skip
     tf.saved_model.save(several, "outputs/several", signatures=signatures)
     save_parsed()
 
@@ -84,7 +104,13 @@ def main():
     # Sums of rows that come in order: no operator of ours, so the original answers.
     ordered = tf.keras.Sequential([tf.keras.Input((4, 1)), tf.keras.layers.SimpleRNN(3), tf.keras.layers.Dense(1)])
     ordered.save("outputs/ordered.h5")
+    # Activations after products, which TensorFlow does in one.
+    shy = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(5, "relu"), tf.keras.layers.Dense(2)])
+    shy.save("outputs/shy.keras")
+    text = tf.keras.Input((1,), dtype="string", name="word")
+    tf.keras.Model(text, tf.keras.layers.StringLookup(vocabulary=["one", "zwölf"])(text)).save("outputs/words.keras")
     said = {
+        "shy": [shy.predict_on_batch(np.array([row], "float32")).tolist() for row in HARD],
         "several": several.product(ROWS)["sums"].numpy().tolist(),
         "network": network([ROWS, ROWS[::-1]]).numpy().tolist(),
         "ordered": ordered(ROWS[:, :, None]).numpy().tolist(),

@@ -8,7 +8,7 @@ import numpy
 
 from runyard.protocol.scoring import OBJECT, ModelFacts, TensorFacts
 from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
-from runyard.serving.dialects.values import check_shape, said
+from runyard.serving.dialects.values import check_shape, objects, said, to_array
 
 #: onnx.TensorProto.DataType by numpy's names.
 TYPES = {
@@ -55,8 +55,8 @@ def _tensor(given: Dict[str, Any], facts: TensorFacts) -> Any:
         if "rawData" in given and dtype != OBJECT:
             array = numpy.frombuffer(base64.b64decode(given["rawData"], validate=True), dtype=dtype)
         else:
-            values: Any = next((given[one] for one in _FIELDS if one in given), [])
-            array = numpy.array(values, dtype=object if dtype == OBJECT else dtype)
+            field = next((one for one in _FIELDS if one in given), "")
+            array = _array(given.get(field, []), field, dtype, facts.name)
         array = array.reshape(shape)
     except (binascii.Error, ValueError, TypeError, OverflowError):
         raise BadRequestError(f"The data of the input {facts.name!r} are not {shape} values of {dtype}.") from None
@@ -66,7 +66,23 @@ def _tensor(given: Dict[str, Any], facts: TensorFacts) -> Any:
     return array
 
 
+def _array(values: Any, field: str, dtype: str, name: str) -> Any:
+    if not isinstance(values, list):
+        raise ValueError(values)
+    if dtype == OBJECT:
+        return objects(values)
+    if field in ("int64Data", "uint64Data"):
+        # As JSON has them: of whole numbers of that size, their digits.
+        values = [int(one) if isinstance(one, str) else one for one in values]
+    if dtype == "float16" and field == "int32Data":
+        return numpy.array(values, dtype="uint16").view("float16")
+    return to_array(values, TensorFacts(name, dtype, None))
+
+
 def _encode(outputs: Arrays, wanted: Any) -> Said:
+    for one in wanted:
+        if one not in list(outputs):
+            raise BadRequestError(f"This model has no output {one!r:.100}; it has {', '.join(outputs)}.")
     kept = {name: value for name, value in outputs.items() if not wanted or name in wanted}
     return said({"outputs": {name: _shown(numpy.asarray(value)) for name, value in kept.items()}})
 

@@ -38,7 +38,9 @@ def decode(facts: ModelFacts, body: bytes, header_length: str, model: str, versi
     name = _signature(facts, wanted)
     inputs = _fitted(facts, facts.signatures[name].inputs, tensors)
     answer = {"model_name": model, "model_version": version, **({"id": found["id"]} if "id" in found else {})}
-    all_binary = bool((found.get("parameters") or {}).get("binary_data_output"))
+    all_binary = bool(_parameters(found).get("binary_data_output"))
+    for one in wanted:
+        _parameters(one)
     return Question(name, inputs, lambda outputs: _encode(outputs, answer, wanted, all_binary))
 
 
@@ -70,12 +72,21 @@ def _tensors(given: List[Any], tail: memoryview) -> Dict[str, Any]:
     for one in given:
         if not isinstance(one, dict) or not all(key in one for key in ("name", "shape", "datatype")):
             raise BadRequestError("Each input has a name, a shape, a datatype and data.")
-        size = (one.get("parameters") or {}).get("binary_data_size")
+        size = _parameters(one).get("binary_data_size")
         if size is None:
             array = _from_json(one)
         else:
             array, at = _from_bytes(one, tail, at, size)
+        if str(one["name"]) in found:
+            raise BadRequestError(f"There are two inputs of the name {str(one['name'])[:100]!r}.")
         found[str(one["name"])] = array
+    return found
+
+
+def _parameters(one: Dict[str, Any]) -> Dict[str, Any]:
+    found = one.get("parameters") or {}
+    if not isinstance(found, dict):
+        raise BadRequestError('"parameters" is an object.')
     return found
 
 

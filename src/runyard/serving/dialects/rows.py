@@ -15,7 +15,8 @@ FORMS = {"data": ("method", said)}
 
 def decode(facts: ModelFacts, found: Dict[str, Any]) -> Question:
     """``data`` holds rows: lists of values, or objects by column."""
-    method = found.get("method", facts.default)
+    method = found.get("method")
+    method = facts.default if method is None else method
     if not isinstance(method, str) or method not in facts.signatures:
         known = ", ".join(facts.signatures)
         raise BadRequestError(f"This model has no method {str(method)[:100]!r}; it has {known}.")

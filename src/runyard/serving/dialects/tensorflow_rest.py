@@ -4,11 +4,11 @@ https://www.tensorflow.org/tfx/serving/api_rest
 """
 
 import json
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List
 
 import numpy
 
-from runyard.protocol.scoring import ModelFacts, SignatureFacts
+from runyard.protocol.scoring import OBJECT, ModelFacts, SignatureFacts
 from runyard.serving.dialects.question import Arrays, BadRequestError, Question, Said
 from runyard.serving.dialects.rows import is_table, tensors
 from runyard.serving.dialects.values import said, to_array, unpacked
@@ -110,6 +110,8 @@ def _by_rows(signature: SignatureFacts, rows: Any) -> Arrays:
         return {one.name: to_array([row[one.name] for row in rows], one) for one in signature.inputs}
     if len(names) != 1:
         raise BadRequestError(f"Each instance is an object with the values {', '.join(names)}.")
+    if isinstance(rows[0], dict) and signature.inputs[0].dtype != OBJECT:
+        raise BadRequestError(f"Each instance has the values {names[0]}; given: {_listed(rows[0])}.")
     return {names[0]: to_array(rows, signature.inputs[0])}
 
 
@@ -118,13 +120,17 @@ def _by_columns(signature: SignatureFacts, given: Any) -> Arrays:
     if isinstance(given, dict) and (len(names) != 1 or set(given) == set(names)):
         missing = [one for one in names if one not in given]
         if missing or len(given) != len(names):
-            raise BadRequestError(
-                f"The model takes the inputs {', '.join(names)}; given: {', '.join(map(str, given))}."
-            )
+            raise BadRequestError(f"The model takes the inputs {', '.join(names)}; given: {_listed(given)}.")
         return {one.name: to_array(given[one.name], one) for one in signature.inputs}
+    if isinstance(given, dict) and signature.inputs[0].dtype != OBJECT:
+        raise BadRequestError(f"The model takes the inputs {', '.join(names)}; given: {_listed(given)}.")
     if len(names) != 1:
         raise BadRequestError(f'"inputs" is an object with {", ".join(names)}.')
     return {names[0]: to_array(given, signature.inputs[0])}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return (", ".join(names) or "none")[:500]
 
 
 def _said_by_rows(outputs: Arrays) -> Said:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from contextlib import suppress
 from typing import Any, Dict, List
 
 import numpy
@@ -14,6 +15,8 @@ from runyard.serving.http import JSON
 
 Array = Any
 _NUMBERS = "biuf"
+#: From here on not every whole number is a float64.
+EXACT_MAX = 2.0**53
 
 
 def loads(body: bytes) -> Any:
@@ -109,18 +112,39 @@ def _numbers(value: Any, facts: TensorFacts) -> Array:
         return array
     wanted = numpy.dtype(facts.dtype)
     with numpy.errstate(over="ignore", invalid="ignore"):
-        made = array.astype(wanted)
-    if wanted.kind in "iu" and array.size and not (made == array).all():
-        raise BadRequestError(f"The input {facts.name!r} takes {facts.dtype}, and a value is none.")
+        if wanted.kind in "iu" and array.dtype.kind == "f" and (abs(array) >= EXACT_MAX).any():
+            array = _whole(value)
+        try:
+            made = array.astype(wanted)
+        except OverflowError:
+            made = array.astype("float64").astype(wanted)
+    if wanted.kind in "iub":
+        is_other = numpy.asarray(made != array)
+        if is_other.any():
+            first = array[is_other].reshape(-1).tolist()[0] if array.ndim else array.item()
+            kind = "true or false" if wanted.kind == "b" else f"whole numbers ({facts.dtype})"
+            raise BadRequestError(f"The input {facts.name!r} takes {kind}, and here is {first!r:.60}.")
     return made
+
+
+def _whole(value: Any) -> Array:
+    """Numbers of which some are larger than a fraction can tell apart, each as it was written."""
+    array = numpy.array(value, dtype=object)
+    flat = [int(one) if isinstance(one, float) and one.is_integer() else one for one in array.reshape(-1).tolist()]
+    made = numpy.empty(len(flat), dtype=object)
+    made[:] = flat
+    return made.reshape(array.shape)
 
 
 def _with_missing(array: Array, facts: TensorFacts) -> Array:
     """null is NaN where the input takes fractions; texts are no numbers."""
-    if array.dtype == object and numpy.dtype(facts.dtype).kind == "f":
+    if array.dtype == object:
         flat = array.reshape(-1).tolist()
-        if all(one is None or isinstance(one, (int, float)) for one in flat):
-            return array.astype("float64")
+        may_lack = numpy.dtype(facts.dtype).kind == "f"
+        # Whole numbers may be too large for any of numpy's.
+        if all(isinstance(one, (int, float)) or (one is None and may_lack) for one in flat):
+            with suppress(OverflowError):
+                return array.astype("float64")
         if any(isinstance(one, list) for one in flat):
             raise BadRequestError(f"The input {facts.name!r} has rows of different lengths.")
     raise BadRequestError(f"The input {facts.name!r} takes numbers ({facts.dtype}), and here is {_first(array)!r:.60}.")
