@@ -1,6 +1,6 @@
 """What runs wait for while a decision is made: the nodes of a cluster, and the GPUs that a host's clusters share."""
 
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from runyard.protocol.record import record
 from runyard.protocol.words import counted
@@ -54,6 +54,19 @@ class GpuView:
     #: Those that something else uses, and what that is.
     #: As ((1, "process 4242"),).
     held: Tuple[Tuple[int, str], ...] = ()
+
+
+def view_gpus(users: Mapping[int, str], begun: Iterable[Tuple[bool, str]]) -> GpuView:
+    """The GPUs, of which ``users`` tells what uses each, '' for nothing, as the runs that have begun leave them.
+
+    ``begun``: of each run that has some, whether it is a local one, and its GPUs as its row has them.
+    """
+    given: Set[int] = set()
+    shared: Set[int] = set()
+    for is_local, text in begun:
+        (shared if is_local else given).update(map(int, text.replace(";", ",").split(",")))
+    held = tuple((one, user) for one, user in users.items() if user and one not in given | shared)
+    return GpuView(tuple(users), frozenset(given), frozenset(shared), held)
 
 
 class Pool:
