@@ -131,6 +131,8 @@ class Recorded:
 class SomeGpus:
     """GPUs of a host on which others compute too."""
 
+    trouble = ""
+
     def __init__(self) -> None:
         self.held: set[int] = set()
 

@@ -274,7 +274,8 @@ class Loop(threading.Thread):
         needs_none = not any(_gpus_of(spec) for spec in specs if spec is not None)
         found = () if self._gpus is None else self._gpus.list(may_be_old=needs_none)
         begun = [(row.target == LOCAL, row.gpus) for row in rows if row.key is not None and row.gpus]
-        return view_gpus({one.index: one.user for one in found}, begun)
+        trouble = "" if self._gpus is None else self._gpus.trouble
+        return view_gpus({one.index: one.user for one in found}, begun, trouble)
 
     def _launch(self, run_id: str, secret: str) -> None:
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
