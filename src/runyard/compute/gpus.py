@@ -51,7 +51,7 @@ class Gpus(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why they could not be asked when they were asked last; '' where they answered, or where this host has none."""
+        """Why they did not answer when they were asked last; '' where they did, or this host has none."""
 
     def list(self, may_be_old: bool = False) -> Sequence[Gpu]:
         """Every one that runs may have, by index. Never raises, and may block for a moment, unless who uses them may be
