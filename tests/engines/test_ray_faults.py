@@ -206,6 +206,30 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
     replace(ray_of(engine), name)
 
 
+def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(engine: Engine, tmp_path: Path) -> None:
+    """On a dedicated target, and without a retry: nothing of it had begun, and nothing of that attempt ever will."""
+    assert engine.line is not None
+    known, line = engine.line.callers(), engine.line
+    line.hold_new()
+    run = engine.submit(tmp_path, "import os\nprint('attempt', os.environ['AZUREML_RUN_ATTEMPT'])")
+    try:
+        wait_until(lambda: bool(line.callers() - known), "its node asks for it")
+        name = next(
+            node.name
+            for node in ray_of(engine).nodes()
+            if any(is_in(node.name, pid) for pid in with_prefix("RUNYARD_RAY_ATTEMPT", "runyard:"))
+        )
+        cut(name, "down")
+        replace(ray_of(engine), name)
+    finally:
+        line.release()
+    run.wait_for_completion(raise_on_error=False)
+    assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
+    assert log_of(run, tmp_path).endswith("attempt 2\n")
+    cut(name, "up")
+    wait_until(lambda: engine.is_clean(run), "the late one has begun nothing, and is gone")
+
+
 def test_run_begins_where_ray_has_forgotten_what_is_to_begin(engine: Engine, tmp_path: Path) -> None:
     """As it may after its control store was started again: classes of a job that still lives are gone from it."""
     for number in (1, 2):
