@@ -74,3 +74,10 @@ def test_program_cannot_end_the_job_s_own_text() -> None:
     end = lines[-1]
     assert lines.count(end) == 1
     assert f"<<'{end}'" in lines[2]
+
+
+@pytest.mark.parametrize(("state", "is_lost"), [("NODE_FAIL", True), ("BOOT_FAIL", True), ("FAILED", False)])
+def test_job_that_its_nodes_took_along_is_told_from_one_that_failed(state: str, is_lost: bool) -> None:
+    """Where nothing of it had begun, its run begins anew."""
+    (job,) = parse_queue(f"7|{state}|None|n1|runyard:mine:run-1/1", "mine")[0].values()
+    assert observation("run-1/1", job).is_node_lost is is_lost

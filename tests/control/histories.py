@@ -32,6 +32,8 @@ from runyard.storage.sealing import HostSeal
 from tests.control.recorded import FENCE_S, GPUS, Attempt, Here, Recorded, ServerKilledError, SomeGpus
 
 SECOND = 1_000_000
+#: When each world begins, UTC microseconds.
+BEGIN = 1_700_000_000 * SECOND
 LOCAL_SLOTS = 2
 CLUSTERS = (
     ClusterSpec("cpu", max_nodes=3, idle_seconds_before_scaledown=20),
@@ -51,7 +53,7 @@ class World:
     def __init__(self, home: Path, chance: random.Random) -> None:
         self.home, self.chance = home, chance
         #: UTC microseconds.
-        self.now = 1_700_000_000 * SECOND
+        self.now = BEGIN
         self.here, self.far = Recorded(self, 0.0, True), Recorded(self, FENCE_S, False)
         self.gpus = SomeGpus()
         self.trouble = ""
@@ -164,7 +166,9 @@ class World:
                 self.send(one)
 
     def _proceed(self, one: Attempt) -> None:
-        if one.is_told and ReportKind.EXITED not in one.kinds:
+        if not one.is_let_in:
+            one.say(ReportKind.PREPARING, message="Its runner has begun.")
+        elif one.is_told and ReportKind.EXITED not in one.kinds:
             cause = ExitCause.CANCELED if one.is_canceled else ExitCause.RUNNER_LOST
             one.say(ReportKind.EXITED, exit_code=143, cause=cause, error_code="SystemError")
         elif ReportKind.EXITED in one.kinds:
@@ -193,6 +197,7 @@ class World:
         one.heard_at = self.now
         if self._is_odd():
             return
+        one.is_let_in |= reply.acknowledged > 0
         if reply.cancel_requested:
             one.is_told = one.is_canceled = True
         one.unsent = [report for report in one.unsent if report.sequence > reply.acknowledged]
@@ -330,6 +335,8 @@ class World:
             row = rows[one.run_id]
             if ReportKind.STORED in one.kinds:
                 continue  # It waits for the answer to its last report, and nothing else of it is left.
+            if not one.is_let_in and row.key != one.key:
+                continue  # It has begun nothing, and never will.
             if row.status in TERMINAL:
                 may_outlive = one.was_unseen and not one.plan.fence_s
                 assert may_outlive, f"{one.key} outlives its run"

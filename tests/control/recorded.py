@@ -30,6 +30,8 @@ class Attempt:
     plan: LaunchPlan
     heard_at: int
     is_alive: bool = True
+    #: It may begin: a runner elsewhere does once the server has taken a word of it.
+    is_let_in: bool = True
     #: Its part is over: nothing of it is left.
     is_over: bool = False
     #: It was told to end, or hears in its next reply that it must.
@@ -39,6 +41,8 @@ class Attempt:
     is_silent: bool = False
     is_unseen: bool = False
     was_unseen: bool = False
+    #: Its engine says so of its node.
+    is_lost: bool = False
     unsent: list[Report] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
 
@@ -76,7 +80,7 @@ class Recorded:
         if trouble == "killed before":
             raise ServerKilledError
         if key not in self.attempts:
-            self.attempts[key] = Attempt(key, plan, self._world.now)
+            self.attempts[key] = Attempt(key, plan, self._world.now, is_let_in=self._can_recover)
         if trouble == "killed after":
             raise ServerKilledError
 
@@ -99,6 +103,8 @@ class Recorded:
         one = self.attempts.get(key)
         if one is None or (one.is_over and not one.is_unseen):
             return ObservedState.UNKNOWN
+        if one.is_lost:
+            return ObservedState.UNSEEN
         if one.is_unseen:
             # Ray takes a node that does not answer for one that is slow to begin, until it takes it for lost.
             return ObservedState.WAITING if one.plan.attempt % 2 else ObservedState.UNSEEN
@@ -124,6 +130,8 @@ class Recorded:
 
 class SomeGpus:
     """GPUs of a host on which others compute too."""
+
+    trouble = ""
 
     def __init__(self) -> None:
         self.held: set[int] = set()

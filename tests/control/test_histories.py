@@ -16,7 +16,7 @@ import pytest
 
 from runyard.db import runs
 from runyard.protocol.runs import RunSpec
-from tests.control.histories import World
+from tests.control.histories import BEGIN, World
 
 STEPS = 200
 #: How often each thing happens.
@@ -34,6 +34,8 @@ def test_whatever_happens_nodes_and_runs_stay_what_they_are(
         seed = random.SystemRandom().randrange(10**6)
     print(f"The history of seed {seed}:")
     chance = random.Random(seed)
+    # A server that began in the future would take nothing for silent before it starts again.
+    monkeypatch.setattr(time, "time_ns", lambda: BEGIN * 1000)
     world = World(tmp_path, chance)
     monkeypatch.setattr(time, "time_ns", lambda: world.now * 1000)
     try:

@@ -14,10 +14,12 @@ from runyard.db import experiments, runs, workspaces
 from runyard.db.engine import Database
 from runyard.files.layout import folder_name
 from runyard.files.processes import identity
+from runyard.protocol.digests import CHUNK_BYTES
 from runyard.protocol.plan import NodeFacts
 from runyard.protocol.runs import Artifact, RunError, RunSpec
 from runyard.protocol.wire import dumps
 from runyard.protocol.workspaces import WorkspaceSpec
+from runyard.storage.local import LocalStore
 from tests.control.decided import assign, queue
 
 NOW = 1_000_000_000.0
@@ -32,8 +34,8 @@ class Stage:
         for name in ("logs", "runs", "cache/envs", "cache/kits", "tmp", "store/uploads", "store/tmp"):
             (home / name).mkdir(parents=True)
         self.database = Database(home / "runyard.db")
-        compute = LocalCompute(home / "runs", NodeFacts(str(home / "cache"), None, None, None, "", "local"))
-        self.sweeper = Sweeper(self.database, compute, home)
+        self.compute = LocalCompute(home / "runs", NodeFacts(str(home / "cache"), None, None, None, "", "local"))
+        self.sweeper = Sweeper(self.database, self.compute, home)
         self.do(lambda c: workspaces.create_workspace(c, WorkspaceSpec("ws"), "ann", 1))
         self.do(lambda c: experiments.create_experiment(c, "ws", "trial", "ann", 1))
         for run_id in ("active", "ended"):
@@ -76,6 +78,24 @@ def test_log_of_an_ended_run_goes_once_its_record_holds_it(stage: Stage) -> None
     assert stored.exists(), "somebody may still follow it"
     stage.sweeper.sweep(NOW)
     assert (stored.parent.exists(), only_here.exists(), growing.exists()) == (False, True, True)
+
+
+@pytest.mark.parametrize("size_bytes", [7, CHUNK_BYTES * 2 + 5])
+def test_log_that_nobody_has_stored_comes_to_the_record(tmp_path: Path, size_bytes: int) -> None:
+    """Of a machine that was lost, or after the run's end: it lay on the server's disk for ever, and nowhere else."""
+    stage, store = Stage(tmp_path / "home"), LocalStore(tmp_path / "home" / "store")
+    stage.sweeper = Sweeper(stage.database, stage.compute, stage.home, store)
+    content = (b"heard of it\n" * (size_bytes // 12 + 1))[:size_bytes]
+    log, odd = stage.write("logs/ended/user_logs/std_log.txt"), stage.write("logs/ended/elsewhere/x.txt")
+    log.write_bytes(content)
+    stage.sweeper.sweep(LONG_AGO + LOG_KEPT_S - 1)
+    assert log.exists(), "more of it may come"
+    stage.sweeper.sweep(NOW)
+    with stage.database.read() as connection:
+        (found,) = runs.list_artifacts(connection, "ended")
+    assert (found.path, found.size_bytes, store.read(found.digest)) == ("user_logs/std_log.txt", size_bytes, content)
+    assert (log.exists(), odd.exists()) == (False, True)
+    stage.database.close()
 
 
 def test_log_of_a_run_goes_whose_id_is_longer_than_its_folders_name(stage: Stage) -> None:

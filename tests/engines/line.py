@@ -28,6 +28,7 @@ class Line:
         self._callers: set[bytes] = set()
         #: How many bytes may pass yet, by caller.
         self._left: dict[bytes, int] = {}
+        self._holds_new = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def callers(self) -> set[bytes]:
@@ -40,9 +41,15 @@ class Line:
         with self._changed:
             self._left.update(dict.fromkeys(callers, after_bytes))
 
+    def hold_new(self) -> None:
+        """Let nothing pass of whoever has not used it yet, until all are released."""
+        with self._changed:
+            self._holds_new = True
+
     def release(self, callers: set[bytes] | None = None) -> None:
         """Let all of theirs pass, what has waited first; None: everybody's."""
         with self._changed:
+            self._holds_new = self._holds_new and callers is not None
             for caller in list(self._left) if callers is None else callers:
                 self._left.pop(caller, None)
             self._changed.notify_all()
@@ -63,6 +70,8 @@ class Line:
             found = _CALLER.search(first)
             caller = found.group(1) if found else b""
             with self._changed:
+                if self._holds_new and caller not in self._callers:
+                    self._left[caller] = 0
                 self._callers.add(caller)
             self._pass(caller, first)
             there = urlsplit(str((read_server_file(server_file(self._home)) or {})["url"]))

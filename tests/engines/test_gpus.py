@@ -80,7 +80,8 @@ def test_gpus_of_a_driver_in_trouble_are_given_to_nobody_until_it_answers(
     (host / "broken").touch()
     assert [one.user for one in gpus.list()] == ["something unseen"] * 3
     (host / "broken").unlink()
-    assert [bool(one.user) for one in gpus.list()] == [False, True, True]
+    wait_until(lambda: [bool(one.user) for one in gpus.list()] == [False, True, True], "it answers again")
+    assert gpus.trouble == ""
 
 
 def test_driver_that_is_not_there_yet_is_asked_again(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,23 @@ def test_driver_that_is_not_there_yet_is_asked_again(host: Path, monkeypatch: py
     assert gpus.list() == (), "not at once: to ask may take long"
     monkeypatch.setattr(module, "RETRY_S", -1.0, raising=False)
     assert gpus.list(may_be_old=True) == ()
-    assert [one.index for one in gpus.list()] == [0, 1, 2]
+    wait_until(lambda: [one.index for one in gpus.list()] == [0, 1, 2], "it answers")
+
+
+def test_nobody_waits_for_a_driver_that_hangs_again(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop asks each round, for whatever run: one of 15 seconds held up all others, every 30 of them."""
+    monkeypatch.setattr(module, "RETRY_S", -1.0)
+    (host / "broken").touch()
+    gpus = NvidiaGpus()
+    assert gpus.list() == ()
+    assert gpus.trouble.startswith("nvidia-smi ended with exit code 1, saying '0, GPU-aa")
+    (host / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(module, "ANSWER_S", 2.0)
+    began = time.monotonic()
+    for _ in range(20):
+        assert gpus.list() == ()
+    assert time.monotonic() - began < 1
+    wait_until(lambda: gpus.trouble == "nvidia-smi did not answer within 2 seconds", "it is told")
 
 
 @pytest.fixture
@@ -169,3 +186,26 @@ def test_gpu_of_a_killed_run_is_given_to_the_next_within_five_seconds(
     second.wait_for_completion()
     first.wait_for_completion(raise_on_error=False)
     assert first.get_status() == "Failed"
+
+
+@pytest.mark.e2e
+def test_run_waits_for_gpus_that_never_answered_and_others_do_not(host: Path, tmp_path: Path) -> None:
+    """It was given out without any, as on a host that has none, and saw those of all others."""
+    (host / "broken").touch()
+    with own_server(tmp_path / "home"):
+        workspace = Workspace.create("gpus", exist_ok=True)
+        for name, size in (("one", "STANDARD_NC6"), ("none", "STANDARD_D2_V2")):
+            config = AmlCompute.provisioning_configuration(size, max_nodes=1)
+            made = ComputeTarget.create(workspace, name, config)
+            told = " ".join(made._record.warnings)
+            assert ("the GPUs of this host could not be asked: nvidia-smi" in told) == (name == "one"), told
+        (tmp_path / "go").touch()
+        run, other = _submit(workspace, tmp_path, "one"), _submit(workspace, tmp_path, "none")
+        other.wait_for_completion(raise_on_error=False)
+        names = {"workspace": workspace.name, "run_id": run.id}
+        said = "Waits for 1 GPU; the GPUs of this machine could not be asked: nvidia-smi ended with exit code 1"
+        wait_until(lambda: str(current_server().call("explain_run", **names).waits_for).startswith(said), "it says why")
+        assert "take nvidia-smi off" in current_server().call("explain_run", **names).unblocked_by
+        run.cancel()
+        run.wait_for_completion(raise_on_error=False)
+        assert run.get_status() == "Canceled"

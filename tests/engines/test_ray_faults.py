@@ -13,7 +13,8 @@ from runyard.errors import ComputeTargetException
 from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
 from tests.engines.phases import VARIABLES, phased_run
 from tests.engines.ray_cluster import RAY, RayCluster
-from tests.engines.ray_nodes import CPUS
+from tests.engines.ray_nodes import CPUS, processes_of
+from tests.own_server import log_of
 
 pytestmark = RAY
 
@@ -117,6 +118,13 @@ def node_of(ray: RayCluster, namespace: str) -> str:
         if found.stdout.strip() == namespace:
             return node.name
     raise AssertionError(f"no node has {namespace}")
+
+
+def run_of(pid: int) -> str:
+    """The run of a process that Ray has begun for an attempt."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (key,) = [one for one in variables if one.startswith(b"RUNYARD_RAY_ATTEMPT=")]
+    return key.decode().rpartition(":")[2].rpartition("/")[0]
 
 
 def cut(node: str, state: str) -> None:
@@ -231,6 +239,27 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
     assert "outputs/of-1" not in lost.get_file_names()
     # Ray may find the node dead some time after it is back, and take with it what the next test begins there.
     replace(ray_of(engine), name)
+
+
+def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(engine: Engine, tmp_path: Path) -> None:
+    """On a dedicated target, and without a retry: nothing of it had begun, and nothing of that attempt ever will."""
+    assert engine.line is not None
+    known, line = engine.line.callers(), engine.line
+    line.hold_new()
+    run = engine.submit(tmp_path, "import os\nprint('attempt', os.environ['AZUREML_RUN_ATTEMPT'])")
+    try:
+        wait_until(lambda: bool(line.callers() - known), "its node asks for it")
+        (pid,) = [one for one in with_prefix("RUNYARD_RAY_ATTEMPT", "runyard:") if run_of(one) == run.id]
+        (name,) = [one.name for one in ray_of(engine).nodes() if pid in processes_of(one.name)]
+        replace(ray_of(engine), name)
+        wait_until(lambda: run._refresh().attempt == 2, "it waits again", more=lambda: (engine.why(run), run.attempt))
+        assert Path(f"/proc/{pid}").exists(), "it is as late as one can be"
+    finally:
+        line.release()
+    run.wait_for_completion(raise_on_error=False)
+    assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
+    assert log_of(run, tmp_path).endswith("attempt 2\n")
+    wait_until(lambda: engine.is_clean(run) and not Path(f"/proc/{pid}").exists(), "the late one is gone")
 
 
 def test_run_begins_where_ray_has_forgotten_what_is_to_begin(engine: Engine, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from runyard.errors import ComputeTargetException
 from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
 from tests.engines.phases import VARIABLES, phased_run
 from tests.engines.slurm_cluster import SlurmCluster
+from tests.own_server import log_of
 
 pytestmark = [
     pytest.mark.e2e,
@@ -209,6 +210,28 @@ def test_run_whose_node_is_lost_is_told_or_starts_again(
         message = run.get_details()["error"]["error"]["message"]
         assert message.startswith("Its compute target lost it in attempt 1. Slurm's job")
         assert "NODE_FAIL" in message
+
+
+def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(
+    engine: Engine, slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    """On a dedicated target, and without a retry: nothing of it had begun, and nothing of that attempt ever will."""
+    assert engine.line is not None
+    known = engine.line.callers()
+    engine.line.hold_new()
+    run = engine.submit(tmp_path, "import os\nprint('attempt', os.environ['AZUREML_RUN_ATTEMPT'])")
+    try:
+        wait_until(lambda: engine.line is not None and bool(engine.line.callers() - known), "its node asks for it")
+        node = slurm.run("squeue", "-h", "-t", "R", "-o", "%N").split()[-1]
+        slurm.kill_node(node)
+        engine.line.release()
+        run.wait_for_completion(raise_on_error=False)
+    finally:
+        engine.line.release()
+        slurm.start_slurmd(node)
+        slurm.wait_for_nodes("idle", [node])
+    assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
+    assert log_of(run, tmp_path).endswith("attempt 2\n")
 
 
 def begin(engine: Engine, folder: Path, target: str) -> tuple[Run, set[bytes]]:

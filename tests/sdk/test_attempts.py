@@ -123,5 +123,30 @@ def test_logs_of_earlier_attempts_stay_under_names_of_their_own(workspace: Works
         assert done.stdout == said[attempt]
 
 
+def test_followed_log_goes_on_with_the_next_attempt_from_its_beginning(workspace: Workspace, tmp_path: Path) -> None:
+    """It went on where the old attempt's log had ended: of a longer one a part was seen, and nothing of a shorter."""
+    config = _config(tmp_path, "lowpriority")
+    (tmp_path / "script.py").write_text(SPEAKS)
+    run = Experiment(workspace, "attempts").submit(config)
+    target = ComputeTarget(workspace, "lowpriority")
+    words = [sys.executable, "-m", "runyard.cli", "run", "logs", run.id, "-f", "--workspace", "attempts"]
+    # All is read in the end, also what nobody had seen when the attempt was over.
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as follower:
+        for attempt in (1, 2):
+            wait_until(lambda attempt=attempt: f"attempt {attempt} " in _log(run, "std_log.txt"), "it has begun")
+            if attempt == 1:
+                run.download_files("user_logs", str(tmp_path / "live"))
+                assert (tmp_path / "live" / "user_logs" / "std_log.txt").read_text().startswith("this is attempt 1 ")
+            (node,) = [one["nodeId"] for one in target.list_nodes() if one["runId"] == run.id]
+            workspace._call("remove_node", None, {"evict": 1}, name=target.name, node=node.rpartition("/")[2])
+            wait_until(lambda attempt=attempt: run._refresh().attempt > attempt, "it starts again")
+        run.wait_for_completion()
+        said = follower.communicate(timeout=60)[0]
+    assert said == f"this is attempt 1 {'!' * 100}\n" + "".join(
+        f"Runyard: Attempt {attempt}: 0 files of ./outputs are back.\nthis is attempt {attempt} \n"
+        for attempt in (2, 3)
+    )
+
+
 def _log(run: Run, name: str) -> str:
     return read_log(run, "user_logs/" + name).decode()

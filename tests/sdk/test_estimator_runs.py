@@ -83,6 +83,29 @@ def test_cluster_is_made_for_an_estimator_that_has_only_a_size(experiment: Exper
     assert (cluster.vm_size.upper(), cluster.scale_settings.maximum_node_count) == ("STANDARD_D2_V2", 1)
 
 
+def test_cluster_that_is_there_is_used_as_it_is_and_what_differs_is_said(
+    experiment: Experiment, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was used without a word, and the run took the smaller nodes for those that were asked for."""
+    wanted = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=1)
+    ComputeTarget.create(experiment.workspace, "shared", wanted)
+    capsys.readouterr()
+    config = ScriptRunConfig(source, "t.py")
+    config.run_config.target = "amlcompute"
+    asked = config.run_config.amlcompute
+    asked.name, asked.vm_size = "shared", "standard_d2_v2"
+    experiment.submit(config).cancel()
+    assert "shared" not in capsys.readouterr().err
+    asked.vm_size, asked.vm_priority = "STANDARD_NC6", "lowpriority"
+    run = experiment.submit(config)
+    run.cancel()
+    assert run._known().target == "shared"
+    assert capsys.readouterr().err == (
+        "Warning: Cluster 'shared' exists with vm_size STANDARD_D2_V2 and vm_priority dedicated and is used as it is, "
+        "not with STANDARD_NC6 and lowpriority; another name makes another cluster.\n"
+    )
+
+
 CLUSTER = """
 import json, os
 config = json.loads(os.environ["TF_CONFIG"])

@@ -149,8 +149,15 @@ def stop_cluster(
         )
     cluster = found._call("change_cluster", ClusterChange(is_stopped=True), name=name)
     busy = [one for one in cluster.nodes if one.run_id is not None]
-    for node in busy if now else []:
-        cluster = found._call("remove_node", None, {"evict": 1}, name=name, node=node.id.rpartition("/")[2])
+    for node in list(busy) if now else []:
+        try:
+            cluster = found._call("remove_node", None, {"evict": 1}, name=name, node=node.id.rpartition("/")[2])
+        except ComputeTargetException:
+            cluster = found._call("get_cluster", name=name)
+            if any(one.id == node.id for one in cluster.nodes):
+                raise
+            # Its run has ended meanwhile, and it has left by itself.
+            busy.remove(node)
     left = "idle"
     if busy and now:
         left = f"{counted(len(busy), 'node')} {is_or_are(len(busy))} taken away"

@@ -17,6 +17,8 @@ FRESH_S = 2.0
 RETRY_S = 30.0
 #: A driver that does not answer in this time is in trouble, seconds.
 ANSWER_S = 15.0
+#: Most that is told of what its program said, characters.
+SAID_MAX = 200
 #: Memory beyond this, and beyond the part, is somebody's: a screen and the driver itself need less, bytes.
 UNUSED_BYTES, UNUSED_PART = 1 << 30, 0.05
 
@@ -47,6 +49,10 @@ class Gpu:
 class Gpus(Protocol):
     """Knows this host's GPUs."""
 
+    @property
+    def trouble(self) -> str:
+        """Why they did not answer when they were asked last; '' where they did, or this host has none."""
+
     def list(self, may_be_old: bool = False) -> Sequence[Gpu]:
         """Every one that runs may have, by index. Never raises, and may block for a moment, unless who uses them may be
         as it was before."""
@@ -59,34 +65,48 @@ class NvidiaGpus:
         self._lock = threading.Lock()
         self._asked_at: Optional[float] = None
         self._found: Tuple[Gpu, ...] = ()
-        #: Its program is here, and has never answered.
-        self._is_unknown = False
+        self._trouble = ""
+        self._asking: Optional[threading.Thread] = None
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
 
     def list(self, may_be_old: bool = False) -> Sequence[Gpu]:
         with self._lock:
             age_s = time.monotonic() - (self._asked_at or 0.0)
-            is_old = age_s > FRESH_S if self._found else self._is_unknown and age_s > RETRY_S
-            if self._asked_at is None or (is_old and not may_be_old):
-                self._found = self._look()
-                self._asked_at = time.monotonic()
+            is_old = age_s > FRESH_S if self._found else bool(self._trouble) and age_s > RETRY_S
+            if self._asked_at is None:
+                self._look()
+            elif is_old and not may_be_old and self._asking is None:
+                if not self._trouble:
+                    self._look()
+                else:
+                    # It may hang again, and no run waits for that which needs no GPU.
+                    self._asking = threading.Thread(target=self._look_beside, name="gpus", daemon=True)
+                    self._asking.start()
             return self._found
 
-    def _look(self) -> Tuple[Gpu, ...]:
+    def _look_beside(self) -> None:
+        self._look()
+        self._asking = None
+
+    def _look(self) -> None:
         try:
             gpus = _ask("--query-gpu=index,uuid,memory.total,memory.used")
             processes = _ask("--query-compute-apps=gpu_uuid,pid") if gpus.strip() else ""
-            return visible(parse(gpus, processes), os.environ.get("CUDA_VISIBLE_DEVICES"))
+            self._found, self._trouble = visible(parse(gpus, processes), os.environ.get("CUDA_VISIBLE_DEVICES")), ""
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            if not self._found:
-                # A host without the program has no GPU; with it, whoever looks after the host should know.
-                self._is_unknown = shutil.which("nvidia-smi") is not None
-                if self._is_unknown:
-                    _log.warning(
-                        "nvidia-smi does not work here, so no run gets a GPU of its own until it does: %s", error
-                    )
-                return ()
-            _log.warning("nvidia-smi does not answer; no GPU is given to a run until it does: %s", error)
-            return tuple(replace(one, used_bytes=one.memory_bytes, holders=()) for one in self._found)
+            self._fail(error)
+        self._asked_at = time.monotonic()
+
+    def _fail(self, error: Exception) -> None:
+        # A host without the program has no GPU; with it, whoever looks after the host should know.
+        if not self._found and shutil.which("nvidia-smi") is None:
+            return
+        self._trouble = _why(error)
+        self._found = tuple(replace(one, used_bytes=one.memory_bytes, holders=()) for one in self._found)
+        _log.warning("no run gets a GPU of its own until they can be asked: %s", self._trouble)
 
 
 def parse(gpus: str, processes: str) -> Tuple[Gpu, ...]:
@@ -116,6 +136,16 @@ def visible(gpus: Sequence[Gpu], wanted: Optional[str]) -> Tuple[Gpu, ...]:
         for one in gpus
         if any(name == str(one.index) or (name[:3] == "GPU" and one.uuid.startswith(name)) for name in names)
     )
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with NVIDIA's program, in words."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"nvidia-smi did not answer within {ANSWER_S:g} seconds"
+    if isinstance(error, subprocess.CalledProcessError):
+        said = " ".join(f"{error.stdout or ''} {error.stderr or ''}".split())[:SAID_MAX].rstrip(".")
+        return f"nvidia-smi ended with exit code {error.returncode}" + (f", saying {said!r}" if said else "")
+    return f"nvidia-smi could not be understood: {error}" if isinstance(error, ValueError) else f"nvidia-smi: {error}"
 
 
 def _ask(query: str) -> str:

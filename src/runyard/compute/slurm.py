@@ -40,6 +40,8 @@ _AWAY = (
 #: How they say that there are too many jobs, of this user or at all, until some have ended.
 _FULL = r"MaxSubmitJob|job submit limit|temporarily unable to accept|resource temporarily unavailable|too many jobs"
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+#: How a job ends whose nodes have failed, or were never there.
+_NODE_LOST = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
 _ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
 #: Variables of the server's own environment that Slurm's programs need, beside those that begin with its name.
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LD_LIBRARY_PATH", "TZ", "MUNGE_SOCKET")
@@ -216,7 +218,7 @@ def observation(key: str, job: Job) -> Observation:
     where = f" on {job.nodes}" if job.nodes else ""
     log = f"/tmp/runyard-slurm-{job.number}.log"
     detail = f"Slurm's job {job.number}{where} ended as {job.state} ({job.reason}); see {log} there."
-    return Observation(key, ObservedState.GONE, detail)
+    return Observation(key, ObservedState.GONE, detail, is_node_lost=job.state in _NODE_LOST)
 
 
 def _why(job: Job) -> str:

@@ -238,7 +238,7 @@ def observation(key: str, seen: Mapping[str, str], shown: str) -> Observation:
     if seen["state"] != ObservedState.GONE:
         return Observation(key, seen["state"])
     if seen["why"] == "restarted":
-        return Observation(key, ObservedState.GONE, f"{shown} was restarted.")
+        return Observation(key, ObservedState.GONE, f"{shown} was restarted.", is_node_lost=True)
     said = "; the last that they said: {}".format(seen["said"].rstrip(".")) if seen["said"] else ""
     return Observation(key, ObservedState.GONE, "Its processes on {} ended{}; see {}.".format(shown, said, seen["log"]))
 

@@ -15,7 +15,7 @@ from runyard.compute.gpus import Gpus
 from runyard.compute.remote import WAITS_FOR_ANSWER, EngineAwayError
 from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
-from runyard.control.places import ClusterView, GpuView, Waiting
+from runyard.control.places import ClusterView, GpuView, Waiting, view_gpus
 from runyard.control.plan import make_plan
 from runyard.control.run_logs import set_aside, show_build_log
 from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, NodeView, decide
@@ -40,6 +40,8 @@ PREPARED_MAX = 32
 
 #: How long a runner that lives may say nothing (six of its signs of life), and after a cancel before it is killed.
 SILENT_S, DEAF_S = 30, 15
+#: How long an attempt that its engine sees no more may take to say its first word, seconds.
+FIRST_WORD_S = 30.0
 #: How long an attempt that has to end itself, since it does not reach this server, may take for that, seconds.
 FENCE_GRACE_S = 15.0
 
@@ -271,19 +273,9 @@ class Loop(threading.Thread):
         specs = [self._specs.get((row.workspace, row.target)) for row in waiting]
         needs_none = not any(_gpus_of(spec) for spec in specs if spec is not None)
         found = () if self._gpus is None else self._gpus.list(may_be_old=needs_none)
-        begun = [row for row in rows if row.key is not None and row.gpus]
-        given, shared = (
-            frozenset(
-                int(number)
-                for row in begun
-                if (row.target == LOCAL) == is_local
-                for number in row.gpus.replace(";", ",").split(",")
-            )
-            for is_local in (False, True)
-        )
-        taken = given | shared
-        held = tuple((one.index, one.user) for one in found if one.user and one.index not in taken)
-        return GpuView(tuple(one.index for one in found), given, shared, held)
+        begun = [(row.target == LOCAL, row.gpus) for row in rows if row.key is not None and row.gpus]
+        trouble = "" if self._gpus is None else self._gpus.trouble
+        return view_gpus({one.index: one.user for one in found}, begun, trouble)
 
     def _launch(self, run_id: str, secret: str) -> None:
         """Hand the attempt to the compute target; its key is stored already, so a crash here is found by polling."""
@@ -403,12 +395,22 @@ class Loop(threading.Thread):
         One that has begun, and that its engine would begin, is out of its reach, or it has not looked since.
         """
         fence_s, is_waiting = self._engine_of(row).fence_s, seen.state == ObservedState.WAITING
+        if self._begin_anew(row, seen):
+            return
         detail = "Its compute target does not reach it." if is_waiting else seen.detail
         is_over = self._silent_s(row) >= fence_s + FENCE_GRACE_S if fence_s else not is_waiting
         if seen.state == ObservedState.GONE or is_over:
             self._recover(row, detail)
         else:
             self._miss(row, f"{detail or 'Its compute target does not know of it.'} It")
+
+    def _begin_anew(self, row: Row[Any], seen: Observation) -> bool:
+        """Have a run that its engine has lost with its node, before anything of it began, wait for another one."""
+        is_lost = seen.is_node_lost or (seen.state == ObservedState.UNSEEN and self._silent_s(row) >= FIRST_WORD_S)
+        if not is_lost or row.report_seq or self._is_here(row) or not self._write(life.begin_anew, row.id, row.key):
+            return False
+        self._engine_of(row).recover(row.key)
+        return True
 
     def _listen(self, row: Row[Any], detail: str) -> None:
         """A runner that lives and says nothing (stopped, or its disk hangs): say so, and let no cancel wait for it."""

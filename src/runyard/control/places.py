@@ -1,6 +1,6 @@
 """What runs wait for while a decision is made: the nodes of a cluster, and the GPUs that a host's clusters share."""
 
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from runyard.protocol.record import record
 from runyard.protocol.words import counted
@@ -9,6 +9,7 @@ from runyard.protocol.words import counted
 PASSED_S = 600
 #: What is said of GPUs that no end of a run brings.
 _LACKING, _FOREIGN = "and this machine has", "which is no run here"
+_UNASKED = "the GPUs of this machine could not be asked"
 
 
 class Waiting(NamedTuple):
@@ -54,6 +55,21 @@ class GpuView:
     #: Those that something else uses, and what that is.
     #: As ((1, "process 4242"),).
     held: Tuple[Tuple[int, str], ...] = ()
+    #: Why they cannot be asked now, so that none is given to a run; '': they can.
+    trouble: str = ""
+
+
+def view_gpus(users: Mapping[int, str], begun: Iterable[Tuple[bool, str]], trouble: str) -> GpuView:
+    """The GPUs, of which ``users`` tells what uses each, '' for nothing, as the runs that have begun leave them.
+
+    ``begun``: of each run that has some, whether it is a local one, and its GPUs as its row has them.
+    """
+    given: Set[int] = set()
+    shared: Set[int] = set()
+    for is_local, text in begun:
+        (shared if is_local else given).update(map(int, text.replace(";", ",").split(",")))
+    held = tuple((one, user) for one, user in users.items() if user and one not in given | shared)
+    return GpuView(tuple(users), frozenset(given), frozenset(shared), held, trouble)
 
 
 class Pool:
@@ -77,6 +93,11 @@ class Pool:
     def find_obstacle(self, run: Waiting, needed: int) -> Optional[str]:
         """Why the run does not get so many GPUs now; None: it can have them."""
         first = self._first
+        if needed and self._view.trouble:
+            wanted = f"{needed} GPU" if needed == 1 else f"{needed} GPUs"
+            return f"Waits for {wanted}; {_UNASKED}: {self._view.trouble}."
+        if not self.is_there:
+            return None
         if needed and first is not None and _is_overdue(first, self._now):
             return f"Waits behind {first.run_id!r}, which has long waited for GPUs."
         if needed <= len(self._free):
@@ -113,13 +134,18 @@ class Pool:
 
 def can_tell_when(reason: str) -> bool:
     """Do runs before it tell when a run begins that waits for that? Not where it waits for no run to end."""
-    return _LACKING not in reason and _FOREIGN not in reason
+    return not any(one in reason for one in (_LACKING, _FOREIGN, _UNASKED))
 
 
 def describe_gpu_help(reason: str) -> str:
     """What lets a run begin that waits for GPUs; '' where it waits for something else."""
     if _LACKING in reason:
         return "Cancel it, and submit it with a smaller vm_size or fewer nodes."
+    if _UNASKED in reason:
+        return (
+            "An answer of nvidia-smi, which is asked again every half a minute. Where this machine has no GPU, take "
+            "nvidia-smi off the server's PATH: sizes with GPUs are emulated then."
+        )
     if _FOREIGN in reason:
         return "A run with GPUs that ends, or the end of what else uses them."
     return "A run with GPUs that ends." if "GPU" in reason else ""
@@ -149,11 +175,12 @@ class Room:
             if run.nodes <= cluster.max_nodes and (first is None or run.since < first.since):
                 self._first = run
             return
-        if cluster.gpus is not None and self._pool.is_there:
+        if cluster.gpus is not None:
             obstacle = self._pool.find_obstacle(run, run.nodes * cluster.gpus)
             if obstacle is not None:
                 self.reasons[run.run_id] = obstacle
                 return
+        if cluster.gpus is not None and self._pool.is_there:
             self.gpus[run.run_id] = self._pool.take(run, cluster.gpus)
         self.starting.append(run)
         self._free -= run.nodes

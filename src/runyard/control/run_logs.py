@@ -29,6 +29,13 @@ def set_aside(root: Path, run_id: str, attempt: int) -> None:
         raise
 
 
+def attempt_of_logs(root: Path, run_id: str, attempt: int) -> int:
+    """Whose the logs are that lie under their own names, of a run that is in that attempt: it may not have begun."""
+    folder = root / folder_name(run_id)
+    is_begun = attempt == 1 or (folder / log_of_attempt(OWN_LOGS[-1], attempt - 1)).parent.exists()
+    return attempt if is_begun or not any(next(folder.glob(one + "*"), None) for one in OWN_LOGS) else attempt - 1
+
+
 def _set_aside(folder: Path, attempt: int) -> None:
     for start in OWN_LOGS if attempt > 1 else ():
         aside = folder / log_of_attempt(start, attempt - 1).rpartition("/")[0]

@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 from sqlalchemy import Connection, Row
 
 from runyard.control.schedule import LOCAL, Decision
-from runyard.db import attempt_logs, datasets, datastores, fleet, identity, lineage, runs
+from runyard.db import attempt_logs, datasets, datastores, fleet, identity, lineage, meetings, runs
 from runyard.db.runs import Steps, advance, find_steps
 from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.compute import VmPriority
@@ -24,6 +24,8 @@ from runyard.protocol.words import counted
 TOKEN_GRACE_US = 600 * 1_000_000
 #: What a local run is told that finds none left.
 NO_GPUS = "It sees no GPU: those of this machine are for the runs of clusters now."
+#: How often a run begins anew, whatever its target, whose attempt was lost before anything of it began.
+ANEW_MAX = 2
 #: Infrastructure retries by default.
 RETRIES = {VmPriority.DEDICATED: 0, VmPriority.LOW: 3}
 
@@ -131,6 +133,8 @@ def start_again(connection: Connection, row: Row[Any], secret: str, now: int) ->
     found = runs.find_row(connection, row.id)
     if found is None or (found.status, found.key, found.report_seq) != (RunStatus.QUEUED, row.key, 0):
         return False
+    # Should the engine have begun it after all, that runner is told to end before it begins anything.
+    identity.expire_run_tokens(connection, row.id, now)
     _add_run_token(connection, found, secret, now)
     run = Steps(connection, found)
     run.touch(heard_at=now)
@@ -217,12 +221,31 @@ def lose(connection: Connection, run_id: str, key: str, detail: str, now: int) -
             run.advance(RunStatus.CANCEL_REQUESTED, now)
         _end(run, RunStatus.CANCELED, now, error=None)
     elif may_retry(connection, run.row):
-        _requeue(run, now)
+        _requeue(run, now, _starts_again(run.row))
     else:
         detail = f"{detail} {_why_not_again(run.row)}".strip()
         message = f"Its compute target lost it in attempt {run.row.attempt}. {detail}"
         _end(run, RunStatus.FAILED, now, error=dumps(RunError("SystemError", message)))
     run.save()
+
+
+def begin_anew(connection: Connection, run_id: str, key: str, now: int) -> bool:
+    """Back to the queue with a run whose attempt elsewhere was lost before anything of it began; False: it may have.
+
+    A runner elsewhere begins nothing before the server has taken a word of it (runner/__main__.py), and takes none of
+    an attempt that is over: so nothing of this one can begin after this step, wherever its runner is.
+    """
+    run = find_steps(connection, run_id)
+    if run is None or run.status != RunStatus.QUEUED or run.row.key != key or run.row.cancel_requested:
+        return False
+    row = run.row
+    was_heard = row.report_seq > 0 or meetings.list_nodes(connection, row.id, row.attempt)
+    # Each attempt is the first, a retry, or one of these.
+    if was_heard or row.attempt - 1 - row.retries >= ANEW_MAX:
+        return False
+    _requeue(run, now, f"Attempt {row.attempt} was lost before anything of it began; it begins anew.", 0)
+    run.save()
+    return True
 
 
 def _time_of(report: Report, batch: ReportBatch, last_at: int, now: int) -> int:
@@ -263,7 +286,7 @@ def _stored(run: Steps, report: Report, exited: Optional[Report], now: int) -> N
     row = run.row
     runs.add_artifacts(run.connection, row, report.artifacts, "run:" + row.id, now)
     if exited.cause == ExitCause.RUNNER_LOST and not row.cancel_requested and may_retry(run.connection, row):
-        _requeue(run, now)
+        _requeue(run, now, _starts_again(row))
     elif exited.cause == ExitCause.CANCELED or (run.status == RunStatus.CANCEL_REQUESTED and exited.exit_code != 0):
         if run.status not in (RunStatus.CANCEL_REQUESTED, RunStatus.FINALIZING):
             run.advance(RunStatus.CANCEL_REQUESTED, now)
@@ -331,10 +354,20 @@ def _vm_priority(connection: Connection, row: Row[Any]) -> str:
     return VmPriority.DEDICATED
 
 
-def _requeue(run: Steps, now: int) -> None:
+def _starts_again(row: Row[Any]) -> str:
+    return f"Its machine was lost in attempt {row.attempt}; it starts again."
+
+
+def _requeue(run: Steps, now: int, reason: str, retries: int = 1) -> None:
+    """Back to the queue, for another attempt; ``retries``: how many that takes of those that a run has."""
     row = run.row
-    reason = f"Its machine was lost in attempt {row.attempt}; it starts again."
-    values = {"attempt": row.attempt + 1, "retries": row.retries + 1, "report_seq": 0, "error": None, "gpus": None}
+    values = {
+        "attempt": row.attempt + 1,
+        "retries": row.retries + retries,
+        "report_seq": 0,
+        "error": None,
+        "gpus": None,
+    }
     attempt_logs.set_aside(run.connection, row.id, row.attempt)
     run.advance(RunStatus.QUEUED, now, reason=reason, key=None, node=None, exit_code=None, started_at=None, **values)
     _free_nodes(run, now)

@@ -10,9 +10,11 @@ from typing import Any, Optional
 from sqlalchemy import Connection, Row
 
 from runyard.compute.base import Compute
+from runyard.control.late_logs import keep_log
 from runyard.db import identity, runs
 from runyard.db.engine import Database
 from runyard.environments.realise import reap_unfinished
+from runyard.errors import RunyardError
 from runyard.files.layout import FOLDER_NAME_KEPT, folder_name
 from runyard.protocol.runs import TERMINAL
 from runyard.storage.base import ArtifactStore
@@ -72,7 +74,7 @@ class Sweeper(threading.Thread):
         return [path for path in (self._home / name).iterdir() if path.is_dir()]
 
     def _sweep_logs(self, folder: Path, now: float) -> None:
-        """The logs of a run that ended, as far as its record holds them."""
+        """The logs of a run that ended go once its record holds them; what it lacks of them comes there first."""
         with self._database.read() as connection:
             row = _find_row(connection, folder.name)
             if row is None or row.status not in TERMINAL or row.ended_at > (now - LOG_KEPT_S) * 1e6:
@@ -81,9 +83,17 @@ class Sweeper(threading.Thread):
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir():
                 _remove_empty(path)
-            elif path.relative_to(folder).as_posix() in stored:
+            elif path.relative_to(folder).as_posix() in stored or self._keep_log(row, folder, path, now):
                 path.unlink(missing_ok=True)
         _remove_empty(folder)
+
+    def _keep_log(self, row: Row[Any], folder: Path, path: Path, now: float) -> bool:
+        """Is that log in the run's record from now on?"""
+        try:
+            return self._store is not None and keep_log(self._database, self._store, row, folder, path, int(now * 1e6))
+        except (RunyardError, OSError) as error:
+            _log.warning("the log %s stays where it is until the next sweep: %s", path, error)
+            return False
 
 
 def _find_row(connection: Connection, folder: str) -> Optional[Row[Any]]:

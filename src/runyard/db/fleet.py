@@ -53,8 +53,10 @@ def create_cluster(
     """A new cluster; one of that name with the same spec is returned, with another spec is a ConflictError."""
     row = _cluster_row(connection, workspace, spec.name)
     if row is not None:
-        if replace(loads(ClusterSpec, row.spec), is_stopped=False) != spec:
-            raise ConflictError(f"Compute target {spec.name!r} exists with other settings; update or delete it.")
+        known = loads(ClusterSpec, row.spec)
+        if replace(known, is_stopped=False) != spec:
+            sizes = f" (its vm_size is {known.vm_size}, not {spec.vm_size})" if known.vm_size != spec.vm_size else ""
+            raise ConflictError(f"Compute target {spec.name!r} exists with other settings; update or delete it{sizes}.")
         return get_cluster(connection, workspace, spec.name)
     connection.execute(
         insert(clusters).values(

@@ -58,7 +58,7 @@ _RUN_BY_ID = select(runs).where(runs.c.id == bindparam("run_id"), runs.c.workspa
 _ROW_BY_ID = select(*[c for c in runs.c if c.name != "spec"]).where(runs.c.id == bindparam("run_id"))
 _ACTIVE_COLUMNS = (
     "row", "id", "workspace", "status", "reason", "reason_at", "target", "key", "attempt", "cancel_requested",
-    "started_at", "heard_at", "node_count", "turn", "gpus", "queued_at",
+    "started_at", "heard_at", "node_count", "turn", "gpus", "queued_at", "report_seq",
 )  # fmt: skip
 _ACTIVE = select(*[runs.c[name] for name in _ACTIVE_COLUMNS]).where(
     runs.c.ended_at.is_(None), runs.c.kind == RunKind.SCRIPT

@@ -106,6 +106,8 @@ class Observation:
     key: str
     state: str
     detail: str = ""
+    #: Gone with its node, which failed: nothing that the attempt did ended it.
+    is_node_lost: bool = False
 
 
 class ReportKind:

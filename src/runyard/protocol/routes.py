@@ -128,7 +128,9 @@ TABLE: Tuple[Route, ...] = (
     Route("list_events", "GET", _R + "/events", _RUN_READ, None, runs.RunEvent, many=True, query=("after",)),
     Route("explain_run", "GET", _R + "/why", _RUN_READ, None, runs.Explanation),
     Route("list_logs", "GET", _R + "/logs", _RUN_READ, None, datastores.DatastoreFile, many=True),
-    Route("read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit")),
+    Route(
+        "read_log", "GET", _R + "/logs/{path:path}", _RUN_READ, raw=True, query=("offset", "wait_s", "limit", "attempt")
+    ),
     # runs, for runners and jobs
     Route("report", "POST", _R + "/reports", _REPORT, plan.ReportBatch, plan.ReportReply),
     Route("meet", "POST", _R + "/nodes", _REPORT, meeting.NodeReport, meeting.Meeting, query=("after", "wait_s")),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 from runyard.client.http import Server, file_resolver
 from runyard.environments.kit import compile_kit, find_kit
 from runyard.environments.realise import Realised, hold, is_realised, realise
-from runyard.errors import AzureMLException, EnvironmentBuildError, RunyardError, StorageFullError
+from runyard.errors import AzureMLException, RunyardError
 from runyard.files.tails import tail_of
 from runyard.protocol.distributed import DistributionKind, Place, ports_wanted
 from runyard.protocol.environments import StoredFile
@@ -28,7 +28,7 @@ from runyard.runner.mount import unmount_all
 from runyard.runner.ports import Ports
 from runyard.runner.processes import Script, adopt_orphans, describe_signal, end_all, has_children
 from runyard.runner.record import HEARTBEAT_S, Record
-from runyard.runner.report import Reporter, Superseded, insist
+from runyard.runner.report import Reporter, Superseded, code_of, insist
 from runyard.runner.sandbox import confined, shared_memory
 from runyard.runner.team import Command, Launcher, Team, verdict
 from runyard.runner.tidy import is_elsewhere, mark_used, tidy_node
@@ -155,10 +155,14 @@ class Attempt:
     def carry_out(self) -> None:
         """Prepare, run and watch the script; ends with an EXITED report made."""
         try:
+            self._be_let_in()
             make = self._prepare()
             places = self._gather()
             self._can_raise = False
             script = self._start(make, places)
+        except Superseded:
+            self._can_raise = False
+            raise
         except PeerFailed:
             self._can_raise = False
             self._exited(None, ExitCause.PEER)
@@ -171,7 +175,7 @@ class Attempt:
         except RunyardError as error:
             self._can_raise = False
             self._end_processes(0.0)
-            self._exited(None, ExitCause.PREPARATION, str(error), _code(error))
+            self._exited(None, ExitCause.PREPARATION, str(error), code_of(error))
             return
         except Exception as error:  # noqa: BLE001 - the run must end with a sentence
             self._can_raise = False
@@ -189,6 +193,15 @@ class Attempt:
         if fence is not None:
             fence.close()
         self._exited(code, cause, *self._explain(code, cause, None if isinstance(script, Script) else script))
+
+    def _be_let_in(self) -> None:
+        """Elsewhere: begin nothing before the server has taken a word of this attempt. It may have given up waiting for
+        one, and begun another (control/runs.py, ``begin_anew``)."""
+        if is_elsewhere(self._folder):
+            # Whoever is told to stop meanwhile looks there for what it has to send.
+            self._folder.work.mkdir(parents=True, exist_ok=True)
+            self.reporter.add(ReportKind.PREPARING, f"Its runner has begun on {self._folder.facts.node}.")
+            insist(self.reporter.send, self._folder.say)
 
     def _start(self, make: Command, places: Sequence[Place]) -> Processes:
         folder = self._folder
@@ -477,12 +490,6 @@ class Attempt:
 
     def _tail(self) -> str:
         return tail_of(str(self._folder.log), TAIL_LINES, TAIL_BYTES)
-
-
-def _code(error: RunyardError) -> str:
-    if isinstance(error, EnvironmentBuildError):
-        return "EnvironmentError"
-    return "StorageError" if isinstance(error, StorageFullError) else "DataError"
 
 
 if __name__ == "__main__":

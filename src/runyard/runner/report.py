@@ -8,6 +8,7 @@ from runyard.client.http import Server
 from runyard.errors import (
     AuthenticationException,
     ConflictError,
+    EnvironmentBuildError,
     NotFoundError,
     RunyardError,
     ServiceException,
@@ -123,6 +124,13 @@ def insist(request: Any, say: Any) -> Any:
             say(f"tried again in {pause_s:.1f} s: {error}")
             time.sleep(pause_s)
             pause_s = min(RETRY_LAST_S, pause_s * 1.6)
+
+
+def code_of(error: RunyardError) -> str:
+    """How the report of an attempt that could not be prepared names what went wrong."""
+    if isinstance(error, EnvironmentBuildError):
+        return "EnvironmentError"
+    return "StorageError" if isinstance(error, StorageFullError) else "DataError"
 
 
 def _lines(reports: List[Report]) -> str:

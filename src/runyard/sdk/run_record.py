@@ -79,10 +79,9 @@ def details_with_logs(run: "Run") -> Details:
     return found
 
 
-def read_log(run: "Run", name: str) -> bytes:
-    """A log's bytes up to now."""
+def read_log(run: "Run", name: str, offset: int = 0) -> bytes:
+    """A log's bytes from ``offset`` up to now."""
     pieces: List[bytes] = []
-    offset = 0
     while True:
         piece = run._call("read_log", query={"offset": offset}, path=name)
         if not piece:
@@ -145,13 +144,22 @@ def download_files(
 ) -> None:
     """Download every file below a prefix."""
     clean = (prefix or "").strip("/")
-    found = [one for one in run._call("list_artifacts") if _is_below(one.path, clean)]
+    found = [(one.path, one.digest) for one in run._call("list_artifacts") if _is_below(one.path, clean)]
+    stored = {path for path, _ in found}
+    # Logs that still grow, and those of a machine that was lost, which nobody has stored.
+    found += [
+        (one.path, None) for one in run._call("list_logs") if _is_below(one.path, clean) and one.path not in stored
+    ]
     if output_paths is not None and len(output_paths) != len(found):
         raise UserErrorException(f"{len(output_paths)} paths were given for {len(found)} files.")
-    for place, one in enumerate(found):
-        relative = one.path if append_prefix or not clean else one.path[len(clean) :].lstrip("/")
-        target = os.path.join(output_directory or ".", relative or os.path.basename(one.path))
-        _receive(run, one.path, target if output_paths is None else output_paths[place], one.digest)
+    for place, (path, digest) in enumerate(found):
+        relative = path if append_prefix or not clean else path[len(clean) :].lstrip("/")
+        target = os.path.join(output_directory or ".", relative or os.path.basename(path))
+        target = target if output_paths is None else output_paths[place]
+        if digest is None:
+            receive_file(iter([read_log(run, path)]), target, None)
+        else:
+            _receive(run, path, target, digest)
 
 
 def download_logs(run: "Run", destination: Optional[str]) -> List[str]:

@@ -5,7 +5,9 @@ from typing import Any
 
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import VmPriority
+from runyard.sdk.estimator_notice import say_once
 from runyard.sdk.run_configuration import RunConfiguration
+from runyard.sdk.run_sections import AmlComputeConfiguration
 from runyard.sdk.whole_number import whole_number
 
 #: v1's name of a target that is a cluster made for the run.
@@ -38,6 +40,25 @@ def _cluster_of_size(config: RunConfiguration, workspace: Any) -> str:
         wanted = AmlCompute.provisioning_configuration(asked.vm_size or "", priority, max_nodes=nodes)
         ComputeTarget.create(workspace, name, wanted)
         return name
+    _say_what_differs(found, asked)
     if found.scale_settings.maximum_node_count < nodes:
         found.update(max_nodes=nodes)
     return name
+
+
+def _say_what_differs(found: Any, asked: AmlComputeConfiguration) -> None:
+    """A cluster of that name is used as it is, as v1 did; whoever asked for another size should know."""
+    has, wanted = [], []
+    for name, there, here in (
+        ("vm_size", found.vm_size, asked.vm_size),
+        ("vm_priority", found._record.spec.vm_priority, asked.vm_priority),
+    ):
+        if here and here.lower() != there.lower():
+            has.append(f"{name} {there}")
+            wanted.append(here)
+    if has:
+        say_once(
+            "Cluster {!r} exists with {} and is used as it is, not with {}; another name makes another cluster.".format(
+                found.name, " and ".join(has), " and ".join(wanted)
+            )
+        )

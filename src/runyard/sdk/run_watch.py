@@ -4,11 +4,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Dict, List
 
-from runyard.errors import ActivityFailedException
+from runyard.errors import ActivityFailedException, NotFoundError
+from runyard.protocol.attempt_logs import log_of_attempt
 from runyard.protocol.distributed import tasks_of
 from runyard.protocol.runs import TERMINAL, RunStatus
 from runyard.protocol.runs import Run as RunRecord
-from runyard.sdk.run_record import details, error_document
+from runyard.sdk.run_record import details, error_document, read_log
 from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
@@ -52,14 +53,24 @@ def _wait(run: "Run", server: "Server", until: Dict[str, Any]) -> RunRecord:
 
 
 def follow_log(run: "Run", name: str, show: Any) -> None:
-    """Pass every piece of a log's text to ``show`` as it comes, until the log is complete."""
+    """Pass every piece of a log's text to ``show`` as it comes, until the log is complete.
+
+    Where the run starts again, the rest of the old attempt's log comes first, and then all of the new one's.
+    """
     offset, server, workspace = 0, current_server(), run.experiment.workspace.name
-    pending = b""
+    pending, attempt = b"", None
     while True:
-        query = {"offset": offset, "wait_s": WAIT_S}
+        query = {"offset": offset, "wait_s": WAIT_S, "attempt": attempt}
         data, head = server.call_with_head(
             "read_log", query=query, timeout_s=WAIT_S + 60, workspace=workspace, run_id=run.id, path=name
         )
+        now = head.get("X-Log-Attempt")
+        if attempt is not None and now is not None and now != attempt:
+            rest = _rest_of_log(run, log_of_attempt(name, int(attempt)), offset)
+            show((pending + rest).decode("utf-8", "replace"))
+            pending, offset, attempt = b"", 0, now
+            continue
+        attempt = now
         offset += len(data)
         text, pending = _decoded(pending + data)
         if text:
@@ -70,6 +81,14 @@ def follow_log(run: "Run", name: str, show: Any) -> None:
             return
         if name == BUILD_LOG and run._refresh().status not in _WAITING[:3]:
             return
+
+
+def _rest_of_log(run: "Run", name: str, offset: int) -> bytes:
+    """What a log that is complete has from there on; nothing where none of it was heard of."""
+    try:
+        return read_log(run, name, offset)
+    except NotFoundError:
+        return b""
 
 
 def _show(run: "Run") -> None:

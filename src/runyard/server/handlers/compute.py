@@ -188,7 +188,8 @@ def _check(spec: ClusterSpec) -> None:
 def _find_problems(call: Call, spec: ClusterSpec) -> List[str]:
     """What keeps the runs of a new target from what they need, a sentence each."""
     if spec.engine is None:
-        return _shortages(spec, len(call.parts.gpus.list()))
+        found = call.parts.gpus.list()
+        return _shortages(spec, len(found), call.parts.gpus.trouble)
     if spec.kind == EngineKind.SSH:
         return call.parts.engines.find_problems(spec.engine)
     if is_here(spec.engine):
@@ -206,10 +207,11 @@ def _unreachable(url: str) -> List[str]:
     ]
 
 
-def _shortages(spec: ClusterSpec, gpus: int) -> List[str]:
+def _shortages(spec: ClusterSpec, gpus: int, trouble: str) -> List[str]:
     """What a node of that size has and this host has not, in one sentence; GPUs of a host that has too few: in another.
 
-    Without any, a size is emulated; otherwise its runs wait for what will never be there.
+    Without any, a size is emulated; otherwise its runs wait for what will never be there. ``trouble``: why nobody knows
+    how many there are.
     """
     size = find_vm_size(spec.vm_size)
     if size is None:
@@ -218,8 +220,11 @@ def _shortages(spec: ClusterSpec, gpus: int) -> List[str]:
     if 0 < gpus < size.gpus:
         has = f"a node has {counted(size.gpus, 'GPU')}, and this host {gpus}"
         return [*found, f"{NO_RUN_STARTS} on {spec.vm_size}: {has}."]
+    if size.gpus and not gpus and trouble:
+        asked = "When this target was made, the GPUs of this host could not be asked"
+        found.append(f"{asked}: {trouble}; runs on {spec.vm_size} wait until they can be.")
     lacks = []
-    if size.gpus and not gpus:
+    if size.gpus and not gpus and not trouble:
         lacks.append("{} GPU{}".format(size.gpus, "s" if size.gpus > 1 else ""))
     if size.cpus > (os.cpu_count() or 1):
         lacks.append(f"{size.cpus} CPUs (it has {os.cpu_count()})")

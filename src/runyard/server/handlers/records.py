@@ -7,11 +7,12 @@ from typing import Any, BinaryIO, List, Optional, Sequence, Tuple
 
 from sqlalchemy import Row
 
+from runyard.control.run_logs import attempt_of_logs
 from runyard.db import metrics, runs
 from runyard.errors import ConflictError, NotFoundError, StorageFullError, UserErrorException
 from runyard.files.inside import join_inside
 from runyard.files.layout import DISK_FULL, folder_name
-from runyard.protocol.attempt_logs import is_of_earlier_attempt
+from runyard.protocol.attempt_logs import OWN_LOGS, is_of_earlier_attempt
 from runyard.protocol.blobs import BlobAddress, DigestList, Offset, PartList, SignedPart, Upload, UploadSpec
 from runyard.protocol.bundles import join_bundle, split_bundle
 from runyard.protocol.datastores import DatastoreFile
@@ -92,7 +93,8 @@ def list_logs(call: Call) -> List[DatastoreFile]:
 async def read_log(call: Call) -> Content:
     """A log's bytes from ``offset``; with ``wait_s``, as soon as there are more or the log is complete.
 
-    The header X-Log-Complete is 1 once nothing will be added; async, since it waits.
+    The header X-Log-Complete is 1 once nothing will be added, and X-Log-Attempt says of which attempt they are, where
+    each has a log of its own. For another ``attempt`` than that there are none. Async, since it waits.
     """
     wait_s = call.integer("wait_s", 0, 0, WAIT_MAX_S)
     await wait_until(call, _look_at_log, wait_s)
@@ -101,7 +103,19 @@ async def read_log(call: Call) -> Content:
 
 def _look_at_log(call: Call) -> Tuple[None, bool]:
     size, is_complete = _log_size(call)
-    return None, is_complete or size > call.integer("offset", 0)
+    return None, is_complete or size > call.integer("offset", 0) or _is_of_another(call, _log_attempt(call))
+
+
+def _log_attempt(call: Call) -> Optional[int]:
+    """Whose the log is now; None for one that is of all attempts, or named for its own."""
+    if not call.path["path"].startswith(OWN_LOGS):
+        return None
+    run = _present_run(call)
+    return attempt_of_logs(call.parts.logs_folder, run.id, run.attempt)
+
+
+def _is_of_another(call: Call, attempt: Optional[int]) -> bool:
+    return attempt is not None and call.integer("attempt", attempt) != attempt
 
 
 def _log_size(call: Call) -> Tuple[int, bool]:
@@ -121,6 +135,10 @@ def _is_over(call: Call, run: Row[Any]) -> bool:
 def _read_log(call: Call) -> Content:
     run = _present_run(call)
     offset, limit = call.integer("offset", 0), call.integer("limit", READ_MAX, 1, READ_MAX)
+    attempt = _log_attempt(call)
+    heads = {} if attempt is None else {"X-Log-Attempt": str(attempt)}
+    if _is_of_another(call, attempt):
+        return Content(headers={"X-Log-Complete": "0", **heads}, media_type="text/plain; charset=utf-8")
     stored = _find_artifact(call, run.id) if _is_over(call, run) else None
     if stored is not None:
         with call.parts.store.open(stored.digest) as file:
@@ -131,12 +149,13 @@ def _read_log(call: Call) -> Content:
         if not path.exists():
             if _is_over(call, run):
                 raise NotFoundError("Run {} has no log {!r}.".format(run.id, call.path["path"][:200]))
-            return Content(headers={"X-Log-Complete": "0"}, media_type="text/plain; charset=utf-8")
+            return Content(headers={"X-Log-Complete": "0", **heads}, media_type="text/plain; charset=utf-8")
         with open(path, "rb") as file:
             file.seek(offset)
             data, size = file.read(limit), os.fstat(file.fileno()).st_size
     is_complete = _is_over(call, run) and offset + len(data) >= size
-    return Content(data, headers={"X-Log-Complete": str(int(is_complete))}, media_type="text/plain; charset=utf-8")
+    heads["X-Log-Complete"] = str(int(is_complete))
+    return Content(data, headers=heads, media_type="text/plain; charset=utf-8")
 
 
 def add_metrics(call: Call) -> MetricsReply:

@@ -1,0 +1,185 @@
+"""Attempts that were lost before anything of them began: their runs begin anew, and a late runner begins nothing."""
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from runyard.control import runs as life
+from runyard.db import meetings, runs
+from runyard.environments.kit import make_kit
+from runyard.errors import ConflictError
+from runyard.protocol.environments import Builder, Lock
+from runyard.protocol.meeting import NodeReport
+from runyard.protocol.plan import LaunchPlan, RemoteLaunch, Report, ReportBatch, ReportKind
+from runyard.protocol.runs import RunSpec, RunStatus
+from runyard.protocol.wire import dumps
+from tests.control.decided import assign, queue
+from tests.control.histories import BEGIN, World
+from tests.server.application import Application, now_us
+
+SECRET = "ryr-of-the-run"
+#: Carries out a node's part of an attempt, as compute/bootstrap.py does once it has the runner.
+NODE = "import sys; from runyard.runner.supervise import main; sys.exit(main(sys.argv[1], sys.argv[2]))"
+#: Longer than any runner elsewhere may take to say its first word, seconds.
+LONG_S = 31
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(time, "time_ns", lambda: BEGIN * 1000)
+    found = World(tmp_path, random.Random(0))
+    found._has_races = False
+    monkeypatch.setattr(time, "time_ns", lambda: found.now * 1000)
+    yield found
+    found.close()
+
+
+def submit(world: World, target: str, **spec: Any) -> None:
+    asked = RunSpec("run", "trial", script="train.py", target=target, max_infrastructure_retries=0, **spec)
+    world.write(lambda c: runs.create_run(c, asked, "ws", "ann", world.now))
+    world.tick()
+
+
+def row_of(world: World) -> Any:
+    return world.rows()[0]
+
+
+def lose(world: World) -> None:
+    """The engine sees the run's attempt no more, and time passes."""
+    attempt = world.far.attempts[row_of(world).key]
+    attempt.is_lost = attempt.is_silent = attempt.was_unseen = True
+    world.pass_time(LONG_S)
+    world.tick()
+
+
+def test_run_begins_anew_twice_whatever_its_target(world: World) -> None:
+    """No retry that it may have is spent for that; the third time it is lost as ever."""
+    submit(world, "ray")
+    for number in (2, 3):
+        lose(world)
+        row = row_of(world)
+        assert (row.status, row.attempt, row.retries) == (RunStatus.QUEUED, number, 0)
+        world.tick()
+        assert row_of(world).key == f"run/{number}"
+    for _ in range(3):
+        if not row_of(world).ended_at:
+            lose(world)
+    assert (row_of(world).status, row_of(world).attempt) == (RunStatus.FAILED, 3)
+
+
+def test_run_of_which_a_word_was_heard_is_not_begun_anew(world: World) -> None:
+    submit(world, "ray")
+    attempt = world.far.attempts["run/1"]
+    attempt.say(ReportKind.PREPARING, message="Its runner has begun.")
+    world.send(attempt)
+    for _ in range(2):
+        lose(world)
+    assert (row_of(world).attempt, row_of(world).status) == (1, RunStatus.QUEUED)
+
+
+def test_run_that_its_engine_forgets_while_it_prepares_holds_no_other_up(world: World) -> None:
+    """The round looked for a column that the rows of the loop did not have, and ended there."""
+    submit(world, "ray")
+    attempt = world.far.attempts["run/1"]
+    attempt.say(ReportKind.PREPARING, message="Its runner has begun.")
+    world.send(attempt)
+    del world.far.attempts["run/1"]
+    world.tick()
+    assert (row_of(world).attempt, row_of(world).status) == (1, RunStatus.QUEUED)
+
+
+@contextmanager
+def listening(home: Path) -> Iterator[tuple[Application, str]]:
+    """A server whose control loop rests, and its address."""
+    application = Application(home)
+    server = uvicorn.Server(uvicorn.Config(application._app, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield application, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        application.close()
+
+
+def hand_over(application: Application) -> None:
+    """Bring a run to the point where a node gets it."""
+    application.add_workspace("ws")
+    application.add_run("ws", "run")
+    write = application.parts.database.write
+    write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
+    write(lambda c: queue(c, "run", "lock", "waits", now_us()))
+    assert write(lambda c: assign(c, "run", "", SECRET, now_us()))
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_late_runner_begins_nothing(tmp_path: Path, is_late: bool) -> None:
+    """One that its engine had lost, and that comes after all: the server is asked before anything begins."""
+    ran = tmp_path / "ran"
+    with listening(tmp_path / "home") as (application, url):
+        hand_over(application)
+        kit = make_kit(str(tmp_path / "kits")).version_digest
+        plan = LaunchPlan(
+            run_id="run", workspace="ws", experiment="trial", attempt=1, kit=kit, script=None,
+            lock=Lock("lock", Builder.USER_MANAGED, interpreter_path=sys.executable),
+            command=("touch", str(ran)), arguments=(),
+        )  # fmt: skip
+        begin_anew = partial(life.begin_anew, run_id="run", key="run/1", now=now_us())
+        if is_late:
+            assert application.parts.database.write(begin_anew)
+        message = dumps(RemoteLaunch(url, SECRET, "", plan))
+        done = subprocess.run(
+            [sys.executable, "-c", NODE, str(tmp_path / "node"), message], timeout=60, capture_output=True, text=True
+        )
+        assert (done.returncode, ran.exists()) == (0, not is_late), done.stderr
+        assert not application.parts.database.write(begin_anew), "it is over, or another one is in its place"
+
+
+def test_start_that_is_tried_again_ends_the_token_of_the_first(tmp_path: Path) -> None:
+    """An engine may have forgotten what it began: two runners of one attempt would write one record."""
+    application = Application(tmp_path / "home")
+    try:
+        hand_over(application)
+        write = application.parts.database.write
+        with application.parts.database.read() as connection:
+            row = runs.find_row(connection, "run")
+        assert write(lambda c: life.start_again(c, row, "ryr-of-the-second", now_us()))
+        body = ReportBatch((Report(1, 1, ReportKind.PREPARING, "Its runner has begun."),), now_us(), 1)
+        for secret, status in ((SECRET, 401), ("ryr-of-the-second", 200)):
+            reply = application.ask("report", dumps(body).encode(), secret, workspace="ws", run_id="run")
+            assert reply.status == status, reply.body
+    finally:
+        application.close()
+
+
+def test_word_of_any_node_tells_that_it_may_have_begun(tmp_path: Path) -> None:
+    application = Application(tmp_path / "home")
+    write = application.parts.database.write
+    begin_anew = partial(life.begin_anew, run_id="run", now=now_us())
+    try:
+        application.add_workspace("ws")
+        application.add_run("ws", "run", node_count=2)
+        write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
+        write(lambda c: queue(c, "run", "lock", "waits", now_us()))
+        assert write(lambda c: assign(c, "run", "", SECRET, now_us()))
+        assert write(partial(begin_anew, key="run/1"))
+        with pytest.raises(ConflictError):
+            write(lambda c: meetings.meet(c, "ws", "run", NodeReport(1, 1, 1), now_us()))
+        assert write(lambda c: assign(c, "run", "", "another", now_us()))
+        write(lambda c: meetings.meet(c, "ws", "run", NodeReport(2, 1, 1), now_us()))
+        assert not write(partial(begin_anew, key="run/2"))
+    finally:
+        application.close()
