@@ -28,7 +28,8 @@ class LocalWebservice(Webservice):
     @staticmethod
     def deploy_configuration(port: Optional[int] = None) -> LocalWebserviceDeploymentConfiguration:
         """``port``: None takes a free one."""
-        if port is not None and not (isinstance(port, int) and 0 < port < 65_536):
+        is_whole = isinstance(port, int) and not isinstance(port, bool)
+        if port is not None and not (is_whole and 0 < port < 65_536):
             raise WebserviceException(f"A port is from 1 to 65535, not {port!r}.")
         return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0), access=Access.OPEN))
 
@@ -69,10 +70,13 @@ class LocalWebservice(Webservice):
         deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
         wait: bool = False,
         inference_config: Optional[InferenceConfig] = None,
-        **_: Any,
     ) -> None:
-        """What is given changes."""
+        """What is given changes; its port cannot."""
         config = inference_config or (image_config.inference_config() if image_config is not None else None)
+        if not isinstance(deployment_config, (LocalWebserviceDeploymentConfiguration, type(None))):
+            raise WebserviceException(
+                f"deployment_config is what LocalWebservice.deploy_configuration() gives, not {deployment_config!r}."
+            )
         self._update(models, config, deployment=None if deployment_config is None else deployment_config.deployment)
         if wait:
             self.wait_for_deployment()
