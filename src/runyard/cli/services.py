@@ -85,9 +85,10 @@ def deploy_service(
             logged_share=logged_share, port=port,
         )
     )  # fmt: skip
+    inference = _inference(found, script, source, environment, conda_file)
     models = [_model(found, one) for one in model or ()]
     made = deploy(
-        found, name, models, _inference(found, script, source, environment, conda_file), config,
+        found, name, models, inference, config,
         None if target is None else ComputeTarget(found, target), overwrite,
     )  # fmt: skip
     _finish(made, wait, as_json)
