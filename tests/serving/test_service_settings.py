@@ -22,7 +22,7 @@ from runyard.azureml.core.image import ContainerImage
 from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import AciWebservice, AksWebservice, LocalWebservice
 from runyard.errors import UserErrorException, WebserviceException
-from runyard.protocol.services import Autoscale, Deployment, ServiceChange
+from runyard.protocol.services import Autoscale, Deployment, ServiceChange, sign_token
 from tests.engines.engines import wait_until
 from tests.serving.asking import post
 from tests.serving.conftest import Deploy
@@ -322,3 +322,40 @@ def test_a_profile_says_what_it_needs_and_what_failed(workspace: Workspace, trai
     assert "the first: 400" in details["error"]
     assert "The body is not JSON" in details["error"]
     assert not [name for name in workspace.webservices if name.startswith("profile-")]
+
+
+def test_an_expired_token_lets_nobody_in(workspace: Workspace, trained: dict[str, Model], deploy: Deploy) -> None:
+    config = AksWebservice.deploy_configuration(token_auth_enabled=True, auth_enabled=False, num_replicas=2)
+    service = deploy("expires", [trained["forest"]], deployment_config=config)
+    token, refresh_after = service.get_token()
+    expires_at = int(token.partition(".")[0])
+    assert time.time() + 3600 < refresh_after.timestamp() < expires_at <= time.time() + 13 * 3600
+    folder = Path(os.environ["RUNYARD_HOME"]) / "services" / service._record.id
+    token_key = json.loads((folder / "wanted.json").read_text())["token_key"]
+    for expiry, status in ((str(int(time.time()) + 60), 200), (str(int(time.time()) - 1), 401)):
+        made = f"{expiry}.{sign_token(token_key, expiry)}"
+        assert post(service.scoring_uri, BODY, Authorization="Bearer " + made)[0] == status
+
+
+def test_a_local_service_that_was_found_reloads_lists_and_goes_elsewhere(
+    workspace: Workspace, deploy: Deploy, script_folder: Any
+) -> None:
+    folder = script_folder(ECHO)
+    config = InferenceConfig("score.py", source_directory=folder, environment=here())
+    made: Any = deploy("local-one", [], config, LocalWebservice.deploy_configuration())
+    deploy("no-local", [], config)
+    assert [one.name for one in LocalWebservice.list(workspace)] == ["local-one"]
+    found: Any = Webservice(workspace, "local-one")
+    assert "answers from now on" in found.get_logs(raw=True)
+    again = found.deploy_to_cloud("local-one-aci")
+    try:
+        again.wait_for_deployment()
+        assert (again.compute_type, again.run('"there too"')) == ("ACI", '"there too"')
+    finally:
+        again.delete()
+    os.remove(os.path.join(folder, "score.py"))
+    with pytest.raises(WebserviceException, match=r"score.py' cannot be read: No such file"):
+        made.reload()
+    found.delete()
+    made.update_deployment_state(must_exist=False)
+    assert made.state == "deleted"

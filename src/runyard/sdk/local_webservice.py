@@ -1,9 +1,9 @@
 """LocalWebservice: a service for trying out, with v1's own words for its state and a reload of changed scripts."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import Access, Deployment, ServiceChange, ServiceState
+from runyard.protocol.services import Access, ComputeType, Deployment, ServiceChange, ServiceState
 from runyard.sdk.deployment_configuration import (
     LocalWebserviceDeploymentConfiguration,
     WebserviceDeploymentConfiguration,
@@ -11,6 +11,7 @@ from runyard.sdk.deployment_configuration import (
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
+from runyard.sdk.workspace import Workspace
 
 
 class LocalWebservice(Webservice):
@@ -33,6 +34,14 @@ class LocalWebservice(Webservice):
             raise WebserviceException(f"A port is from 1 to 65535, not {port!r}.")
         return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0), access=Access.OPEN))
 
+    @staticmethod
+    def list(  # type: ignore[override]
+        workspace: Workspace, model_name: Optional[str] = None, model_id: Optional[str] = None, all: bool = True
+    ) -> "List[Webservice]":
+        """The workspace's services of this kind; ``all`` False leaves those out that have failed."""
+        found = Webservice.list(workspace, ComputeType.LOCAL, model_name=model_name, model_id=model_id)
+        return [one for one in found if all or one.state != LocalWebservice.STATE_FAILED]
+
     @property
     def state(self) -> str:
         """deploying, running, failed, deleted or unknown."""
@@ -52,6 +61,19 @@ class LocalWebservice(Webservice):
         from urllib.parse import urlsplit
 
         return urlsplit(self.scoring_uri).port if self.scoring_uri else None
+
+    def update_deployment_state(self, must_exist: bool = True) -> None:
+        """Look at it again; with ``must_exist`` False one that is gone is deleted, and no error."""
+        try:
+            super().update_deployment_state()
+        except WebserviceException:
+            if must_exist:
+                raise
+            self._is_deleted = True
+
+    def get_logs(self, num_lines: int = 5000, init: bool = False, raw: bool = False) -> str:
+        """The last lines of what its processes and its preparation have said; ``raw`` is v1's, and changes nothing."""
+        return super().get_logs(num_lines)
 
     def reload(self, wait: bool = False) -> None:
         """Start anew with the script as it is now, in the folder that it was deployed from."""
@@ -97,6 +119,6 @@ class LocalWebservice(Webservice):
 
         made = deploy(
             self.workspace, name or self.name + "-aci", self.models, self._inference_config, deployment_config,
-            deployment_target,
+            deployment_target, entry=self._record.spec.entry,
         )  # fmt: skip
         return made

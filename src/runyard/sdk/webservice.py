@@ -329,7 +329,7 @@ class Webservice:
         self._change(services.ServiceChange(properties={**self.properties, **label_texts(properties)}))
 
     def rollback(self) -> None:
-        """Go back to the revision before this one, which answers until that one can. Not in v1."""
+        """Go back to the revision before this one, which answers until that one can; twice is back again. Not in v1."""
         self._change(services.ServiceChange(rollback=True))
 
     def delete(self) -> None:
