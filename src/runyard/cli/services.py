@@ -35,6 +35,9 @@ _KINDS = {
     "local": LocalWebserviceDeploymentConfiguration,
 }
 
+#: Access, as a user reads it.
+_OPEN_TO = {Access.OPEN: "anyone who reaches it", Access.KEY: "who has a key", Access.TOKEN: "who has a token"}
+
 commands = typer.Typer(no_args_is_help=True, help="Models that answer over HTTP.")
 
 Models = Annotated[Optional[List[str]], typer.Option("--model", help="name, or name:version; may be given again.")]
@@ -69,6 +72,8 @@ def deploy_service(
     as_json: Json = False,
 ) -> None:
     """Deploy a model as a web service."""
+    if not model and script is None:
+        raise UserErrorException("What should be deployed? Give --model NAME, or --script FILE, or both.")
     found = find_workspace(workspace)
     if kind not in _KINDS:
         raise UserErrorException(f"A service's kind is aci, aks or local, not {kind!r}.")
@@ -80,9 +85,10 @@ def deploy_service(
             logged_share=logged_share, port=port,
         )
     )  # fmt: skip
+    inference = _inference(found, script, source, environment, conda_file)
     models = [_model(found, one) for one in model or ()]
     made = deploy(
-        found, name, models, _inference(found, script, source, environment, conda_file), config,
+        found, name, models, inference, config,
         None if target is None else ComputeTarget(found, target), overwrite,
     )  # fmt: skip
     _finish(made, wait, as_json)
@@ -113,10 +119,11 @@ def show_service(name: str, workspace: WorkspaceName = None, as_json: Json = Fal
         ("Answers by", found.how),
         ("Models", ", ".join(found.spec.models)),
         ("Revision", f"{found.serving_revision or '-'} of {found.revision}"),
-        ("Replicas", found.replicas),
+        ("Replicas", _replicas(found)),
         ("On", found.spec.deployment.target or "this server's host"),
         *((f"Run {one.run_id}", _replica(one)) for one in found.replica_runs),
         ("Scoring", found.scoring_uri),
+        ("Open to", _OPEN_TO.get(found.access, found.access)),
         ("Requests", f"{counts.requests} ({counts.failed} failed, {counts.in_flight} under way)"),
         ("Latency", _latency(found)),
         ("Deployed", f"{shown_time(found.created_at)} by {found.created_by}"),
@@ -170,14 +177,19 @@ def score(
 ) -> None:
     """Send a service one request; prints its answer."""
     if data == "-":
-        body = sys.stdin.read()
+        body = sys.stdin.buffer.read()
     elif data.startswith("@"):
         if not Path(data[1:]).is_file():
             raise UserErrorException(f"There is no file {data[1:]!r} to send.")
-        body = Path(data[1:]).read_text("utf-8")
+        body = Path(data[1:]).read_bytes()
     else:
-        body = data
-    show(Webservice(find_workspace(workspace), name).run(body), True)
+        body = data.encode("utf-8", "surrogateescape")
+    answer = Webservice(find_workspace(workspace), name).run(body)
+    if isinstance(answer, bytes):
+        # A script may answer with an image, or anything else that is no JSON.
+        sys.stdout.buffer.write(answer)
+    else:
+        show(answer, True)
 
 
 @commands.command("update")
@@ -195,11 +207,13 @@ def update_service(
     as_json: Json = False,
 ) -> None:
     """Change a service; what answers now goes on until the change can."""
+    if all(one is None for one in (model, script, source, environment, conda_file, replicas, auth)):
+        raise UserErrorException("Nothing to change was given: see runyard service update --help.")
     found = find_workspace(workspace)
     service = Webservice(found, name)
     deployment = service._record.spec.deployment
     if replicas is not None:
-        deployment = replace(deployment, replicas=replicas)
+        deployment = replace(deployment, replicas=replicas, autoscale=None)
     if auth is not None:
         deployment = replace(deployment, access=Access.KEY if auth else Access.OPEN)
     config = _inference(found, script, source, environment, conda_file)
@@ -256,6 +270,9 @@ def _inference(
     conda_file: Optional[str],
 ) -> Optional[InferenceConfig]:
     if script is None:
+        for option, given in (("--source", source), ("--environment", environment), ("--conda-file", conda_file)):
+            if given is not None:
+                raise UserErrorException(f"{option} belongs to a script: give --script too.")
         return None
     if (environment is None) == (conda_file is None):
         raise UserErrorException("A script needs --environment or --conda-file, and not both.")
@@ -269,13 +286,26 @@ def _inference(
 def _finish(service: Webservice, wait: bool, as_json: bool) -> None:
     """Wait, with a line for each thing that is waited for; then say where it is."""
     if wait:
-        service.wait_for_deployment(show_output=not as_json and sys.stdout.isatty())
+        try:
+            service.wait_for_deployment(show_output=not as_json and sys.stdout.isatty())
+        except KeyboardInterrupt:
+            say(f"\n{service.name} goes on without this command: runyard service show {service.name}")
+            raise
     record: Any = service._record
     name = record.spec.name
     where = f" at {record.scoring_uri}" if record.scoring_uri else ""
     tell(record, as_json, f"{name} is {record.state}{where}")
     if not as_json:
         say(f"Next: runyard service score {name} @request.json, or: runyard service show {name}")
+
+
+def _replicas(found: Service) -> str:
+    """So many have the model loaded, and so many there should be."""
+    scale = found.spec.deployment.autoscale
+    if scale is not None:
+        return f"{found.replicas} ({scale.min_replicas} to {scale.max_replicas}, by requests under way)"
+    asked = found.spec.deployment.replicas
+    return str(found.replicas) if found.replicas == asked else f"{found.replicas} of {asked}"
 
 
 def _replica(one: ServiceReplica) -> str:

@@ -175,6 +175,10 @@ class Services(threading.Thread):
         """Its keys: primary, secondary, and that of its tokens."""
         return self._vault.unlock(row.secret)
 
+    def is_listening(self, row: Row[Any]) -> bool:
+        """Has it a supervisor, and with that its port?"""
+        return self._host.watch(row.id) is not None
+
     def log_of(self, row: Row[Any], most: int) -> bytes:
         """What its processes have said last, so many bytes at most."""
         try:
@@ -313,11 +317,12 @@ class Services(threading.Thread):
 
     def _wanted(self, row: Row[Any]) -> Wanted:
         spec, keys, facts = loads(ServiceSpec, row.spec), self.keys_of(row), self.facts
-        digests = tuple(hashlib.sha256(keys[name].encode()).hexdigest() for name in ("primary", "secondary"))
+        access = self._access(spec)
+        lets_in = () if access == Access.TOKEN else ("primary", "secondary")
+        digests = tuple(hashlib.sha256(keys[name].encode()).hexdigest() for name in lets_in)
         return Wanted(
             revision=row.revision, last_good=row.good_revision, host=facts.host, port=row.port,
-            access=self._access(spec),
-            keys=digests, token_key=keys["token_key"], certificate=facts.certificate,
+            access=access, keys=digests, token_key=keys["token_key"], certificate=facts.certificate,
             certificate_key=facts.certificate_key,
         )  # fmt: skip
 

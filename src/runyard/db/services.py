@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from runyard.db.tables import runs, service_replicas, service_revisions, services
 from runyard.errors import ConflictError, NotFoundError
-from runyard.protocol.services import Service, ServiceRevision, ServiceSpec, ServiceState
+from runyard.protocol.services import Service, ServiceRevision, ServiceSpec, ServiceState, labelled
 from runyard.protocol.wire import dumps, loads
 
 #: So many of a service's replicas that have ended are known still: by them the next ones are paused.
@@ -100,8 +100,12 @@ def change(connection: Connection, service_id: str, now: int, **values: Any) -> 
 
 
 def change_labels(connection: Connection, row: Row[Any], spec: ServiceSpec, now: int) -> Service:
-    """Other tags, properties or words, which need no new processes."""
+    """Other labels, or others who may ask, which need no new processes; each revision that is gone back to has them."""
     change(connection, row.id, now, spec=dumps(_plain(spec)))
+    ours = service_revisions.c
+    for one in list_revisions(connection, row.id):
+        statement = update(service_revisions).where(ours.service == row.id, ours.number == one.number)
+        connection.execute(statement.values(spec=dumps(labelled(one.spec, spec))))
     return get_service(connection, row.workspace, row.name)
 
 

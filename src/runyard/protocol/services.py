@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import time
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Dict, Optional, Tuple
 from urllib.parse import quote
 
@@ -123,6 +123,14 @@ class ServiceSpec:
     overwrite: bool = False
     primary_key: Optional[str] = None
     secondary_key: Optional[str] = None
+
+
+def labelled(spec: ServiceSpec, by: ServiceSpec) -> ServiceSpec:
+    """The spec with what is a service's and no revision's own as another has it: its labels, and who may ask."""
+    return replace(
+        spec, description=by.description, tags=by.tags, properties=by.properties,
+        deployment=replace(spec.deployment, access=by.deployment.access),
+    )  # fmt: skip
 
 
 @record

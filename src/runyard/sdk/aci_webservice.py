@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any, Dict, Optional, Sequence
 
-from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, access, aci_deployment
+from runyard.errors import WebserviceException
+from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, aci_deployment, changed_access
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
@@ -61,7 +62,21 @@ class AciWebservice(Webservice):
         **kwargs: Any,
     ) -> None:
         """What is given changes; the present revision answers until the new one can."""
+        settings = dict(locals())
+        if kwargs:
+            raise WebserviceException(f"update() of an AciWebservice knows no setting {min(kwargs)!r}.")
+        names = (
+            "auth_enabled",
+            "ssl_enabled",
+            "ssl_cert_pem_file",
+            "ssl_key_pem_file",
+            "ssl_cname",
+            "enable_app_insights",
+        )
+        given = {name: settings[name] for name in names if settings[name] is not None}
         deployment = None
-        if auth_enabled is not None:
-            deployment = replace(self._record.spec.deployment, access=access(auth_enabled, None))
+        if given:
+            present = self._record.spec.deployment
+            kept = {**present.kept, **aci_deployment(dict(given)).kept}
+            deployment = replace(present, access=changed_access(present.access, auth_enabled, None), kept=kept)
         self._update(models, inference_config, image, deployment, description, tags, properties)

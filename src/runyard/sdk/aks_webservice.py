@@ -1,12 +1,18 @@
 """AksWebservice: a service with replicas, as v1 put it onto Kubernetes; AksEndpoint is the same here."""
 
+import inspect
 from dataclasses import replace
 from typing import Any, Dict, Optional, Sequence
 
 from runyard.errors import WebserviceException
 from runyard.protocol.services import Deployment
 from runyard.sdk.aci_webservice import LABELS
-from runyard.sdk.deployment_configuration import AksServiceDeploymentConfiguration, access, aks_deployment
+from runyard.sdk.deployment_configuration import (
+    AksServiceDeploymentConfiguration,
+    aks_deployment,
+    changed_access,
+    check_settings,
+)
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
@@ -59,6 +65,10 @@ class AksWebservice(Webservice):
         models: Optional[Sequence[Model]] = given.pop("models", None)
         config: Optional[InferenceConfig] = given.pop("inference_config", None)
         labels = {name: given.pop(name, None) for name in LABELS}
+        for name in ("primary_key", "secondary_key"):
+            if labels[name] is not None:
+                raise WebserviceException(f"update() takes no {name}: regen_key() sets a key.")
+        given = {name: value for name, value in given.items() if value is not None}
         deployment = _changed(self._record.spec.deployment, given) if given else None
         self._update(models, config, image, deployment, labels["description"], labels["tags"], labels["properties"])
 
@@ -75,17 +85,37 @@ class AksEndpoint(AksWebservice):
     update_version = delete_version = create_version
 
 
+#: The settings that update() takes besides its labels.
+_SETTINGS = {
+    one for one in inspect.signature(AksWebservice.deploy_configuration).parameters if one not in LABELS
+} - {"compute_target_name"}  # fmt: skip
+
+
 def _changed(before: Deployment, given: Dict[str, Any]) -> Deployment:
     """The settings that are given, in place of the present ones."""
-    asked = aks_deployment(dict(given))
+    for name in given:
+        if name not in _SETTINGS:
+            raise WebserviceException(f"update() knows no setting {name!r}; it has those of deploy_configuration().")
+    limits = {"cpu_cores": before.cpu, "memory_gb": before.memory_gb, "memory_gb_limit": before.memory_gb_limit}
+    check_settings({**limits, **given})
+    scale = before.autoscale
+    if scale is not None and given.get("autoscale_enabled") is not False and "num_replicas" not in given:
+        # What scales already needs no word that it should, and keeps the bounds that are not spoken of.
+        present = {
+            "autoscale_enabled": True, "autoscale_min_replicas": scale.min_replicas,
+            "autoscale_max_replicas": scale.max_replicas, "autoscale_refresh_seconds": scale.refresh_s,
+            "autoscale_target_utilization": scale.target_utilization,
+        }  # fmt: skip
+        asked = aks_deployment({**present, **given})
+    else:
+        asked = aks_deployment(dict(given))
     names = {
         "cpu_cores": "cpu", "memory_gb": "memory_gb", "memory_gb_limit": "memory_gb_limit", "gpu_cores": "gpu",
         "scoring_timeout_ms": "timeout_s", "replica_max_concurrent_requests": "concurrent_requests",
         "num_replicas": "replicas",
     }  # fmt: skip
-    values = {field: getattr(asked, field) for name, field in names.items() if given.get(name) is not None}
-    if any(name.startswith("autoscale") for name in given) or given.get("num_replicas") is not None:
+    values = {field: getattr(asked, field) for name, field in names.items() if name in given}
+    if any(name.startswith("autoscale") for name in given) or "num_replicas" in given:
         values["autoscale"] = asked.autoscale
-    if given.get("auth_enabled") is not None or given.get("token_auth_enabled") is not None:
-        values["access"] = access(given.get("auth_enabled"), given.get("token_auth_enabled"))
+    values["access"] = changed_access(before.access, given.get("auth_enabled"), given.get("token_auth_enabled"))
     return replace(before, kept={**before.kept, **asked.kept}, **values)

@@ -20,8 +20,12 @@ def deploy(
     deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
     deployment_target: Any = None,
     overwrite: bool = False,
+    entry: Optional[services.EntryScript] = None,
 ) -> Webservice:
-    """Deploy models; what every way of v1's comes down to. WebserviceException where the name is taken."""
+    """Deploy models; what every way of v1's comes down to. WebserviceException where the name is taken.
+
+    ``entry``: a script that the server has already, of another service.
+    """
     _check_kinds(name, inference_config, deployment_config)
     config = deployment_config or AciServiceDeploymentConfiguration(services.Deployment())
     config.validate_configuration()
@@ -30,14 +34,16 @@ def deploy(
     target = _target_name(deployment_target)
     if target:
         deployment = replace(deployment, target=target)
-    if inference_config is None:
+    if inference_config is not None:
+        entry = inference_config.send(workspace)
+    if entry is None:
         check_no_code(found)
         deployment = _with_needs(deployment, found)
     spec = services.ServiceSpec(
         name=name,
         compute_type=config.compute_type,
         models=tuple(one.id for one in found),
-        entry=None if inference_config is None else inference_config.send(workspace),
+        entry=entry,
         deployment=deployment,
         description=config.description or (inference_config.description if inference_config else None) or "",
         tags=config.tags,

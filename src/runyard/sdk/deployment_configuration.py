@@ -1,5 +1,8 @@
 """How a service is to run, in v1's parameters: one class for each of v1's kinds of deployment."""
 
+import math
+import numbers
+import re
 from typing import Any, Dict, Optional
 
 from runyard.errors import WebserviceException
@@ -7,6 +10,24 @@ from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment
 from runyard.sdk.labels import label_texts
 
 Labels = Optional[Dict[str, str]]
+
+#: Settings that are whole numbers, with the least of each; numbers above 0; and True or False.
+_WHOLE = {
+    "num_replicas": 1, "replica_max_concurrent_requests": 1, "autoscale_min_replicas": 1, "autoscale_max_replicas": 1,
+    "autoscale_target_utilization": 1, "gpu_cores": 0, "period_seconds": 1, "initial_delay_seconds": 1,
+    "timeout_seconds": 1, "success_threshold": 1, "failure_threshold": 1,
+}  # fmt: skip
+_ABOVE_0 = (
+    "cpu_cores", "cpu_cores_limit", "memory_gb", "memory_gb_limit", "scoring_timeout_ms", "max_request_wait_time",
+    "autoscale_refresh_seconds",
+)  # fmt: skip
+_SWITCHES = (
+    "auth_enabled", "token_auth_enabled", "autoscale_enabled", "collect_model_data", "enable_app_insights",
+    "ssl_enabled", "blobfuse_enabled",
+)  # fmt: skip
+#: No setting is larger; what is smaller may still be too much for a server, which says so.
+_MOST = 1_000_000_000
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class WebserviceDeploymentConfiguration:
@@ -33,12 +54,17 @@ class WebserviceDeploymentConfiguration:
     def validate_configuration(self) -> None:
         """WebserviceException for values that v1 refused."""
         deployment = self.deployment
-        for name, value in (("cpu_cores", deployment.cpu), ("memory_gb", deployment.memory_gb)):
-            _check_number(name, value)
-        if None not in (deployment.memory_gb, deployment.memory_gb_limit):
-            _check_number("memory_gb_limit", deployment.memory_gb_limit, float(deployment.memory_gb or 0))
-        if self.primary_key is not None and deployment.access != Access.KEY:
-            raise WebserviceException("A primary_key needs auth_enabled=True.")
+        check_settings({
+            "cpu_cores": deployment.cpu, "memory_gb": deployment.memory_gb,
+            "memory_gb_limit": deployment.memory_gb_limit, "gpu_cores": deployment.gpu,
+        })  # fmt: skip
+        for name, key in (("primary_key", self.primary_key), ("secondary_key", self.secondary_key)):
+            if not isinstance(key, (str, type(None))):
+                raise WebserviceException(f"{name} is a text, not {key!r}.")
+            if key is not None and deployment.access != Access.KEY:
+                raise WebserviceException(f"A {name} needs auth_enabled=True.")
+        if not isinstance(self.description, (str, type(None))):
+            raise WebserviceException(f"description is a text, not {self.description!r}.")
 
     def print_deploy_configuration(self) -> None:
         """Print what differs from the defaults."""
@@ -73,6 +99,7 @@ class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
 
 def aci_deployment(given: Dict[str, Any]) -> Deployment:
     """From AciWebservice.deploy_configuration's parameters."""
+    given = check_settings(given)
     taken = {name: given.pop(name, None) for name in ("cpu_cores", "memory_gb", "auth_enabled")}
     return Deployment(
         cpu=taken["cpu_cores"], memory_gb=taken["memory_gb"], access=access(taken["auth_enabled"], None),
@@ -82,6 +109,7 @@ def aci_deployment(given: Dict[str, Any]) -> Deployment:
 
 def aks_deployment(given: Dict[str, Any]) -> Deployment:
     """From AksWebservice.deploy_configuration's parameters; auth_enabled is True where nothing is said, as in v1."""
+    given = check_settings(given)
     names = (
         "autoscale_enabled", "autoscale_min_replicas", "autoscale_max_replicas", "autoscale_refresh_seconds",
         "autoscale_target_utilization", "auth_enabled", "token_auth_enabled", "cpu_cores", "memory_gb",
@@ -107,29 +135,61 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
 
 
 def _autoscale(taken: Dict[str, Any]) -> Optional[Autoscale]:
-    """v1 scales unless a number of replicas is given, and refuses both together."""
-    is_on, replicas = taken["autoscale_enabled"], taken["num_replicas"]
-    if is_on and replicas is not None:
-        raise WebserviceException("num_replicas cannot be given where autoscale_enabled is True.")
-    bounds = [taken[name] for name in ("autoscale_min_replicas", "autoscale_max_replicas")]
-    if is_on is False and any(one is not None for one in bounds):
-        raise WebserviceException("autoscale_min_replicas and autoscale_max_replicas need autoscale_enabled=True.")
-    if is_on is False or replicas is not None or (is_on is None and all(one is None for one in bounds)):
+    """v1 refuses a number of replicas together with autoscale, and its settings without it."""
+    names = (
+        "autoscale_min_replicas", "autoscale_max_replicas", "autoscale_refresh_seconds", "autoscale_target_utilization",
+    )  # fmt: skip
+    if not taken["autoscale_enabled"]:
+        for name in names:
+            if taken[name] is not None:
+                raise WebserviceException(f"{name} needs autoscale_enabled=True.")
         return None
-    least, most = bounds
-    refresh_s, percent = taken["autoscale_refresh_seconds"], taken["autoscale_target_utilization"]
+    if taken["num_replicas"] is not None:
+        raise WebserviceException("num_replicas cannot be given where autoscale_enabled is True.")
+    least, most, refresh_s, percent = (taken[name] for name in names)
     return Autoscale(
-        1 if least is None else least, 10 if most is None else most,
+        1 if least is None else least, max(10, least or 0) if most is None else most,
         1.0 if refresh_s is None else refresh_s, 70 if percent is None else percent,
     )  # fmt: skip
 
 
-def _check_number(name: str, value: Any, least: float = 0.0) -> None:
-    """WebserviceException for what is no number, or too small; None is fine."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and value > 0 and value >= least):
-        bounds = f"of at least {least:g}" if least else "above 0"
-        raise WebserviceException(f"{name} is a number {bounds}, not {value!r}.")
+def check_settings(given: Dict[str, Any]) -> Dict[str, Any]:
+    """The settings by v1's names, numbers as Python's own; WebserviceException says which one cannot be, and why."""
+    checked = {name: _checked(name, value) for name, value in given.items()}
+    for name in ("cpu_cores", "memory_gb"):
+        least, limit = checked.get(name), checked.get(name + "_limit")
+        if least is not None and limit is not None and limit < least:
+            raise WebserviceException(f"{name}_limit is a number of at least {least:g}, as {name} is, not {limit:g}.")
+    return checked
+
+
+def _checked(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in _SWITCHES:
+        if not isinstance(value, bool):
+            raise WebserviceException(f"{name} is True or False, not {value!r}.")
+    elif name in _WHOLE:
+        least = _WHOLE[name]
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (is_whole and least <= value <= _MOST):
+            raise WebserviceException(f"{name} is a whole number of at least {least}, not {_short(value)}.")
+        return int(value)
+    elif name in _ABOVE_0:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not (is_number and 0 < value <= _MOST and math.isfinite(value)):
+            raise WebserviceException(f"{name} is a number above 0, not {_short(value)}.")
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    elif name == "namespace" and not (isinstance(value, str) and _NAMESPACE.fullmatch(value)):
+        raise WebserviceException(
+            f"namespace has 1 to 63 lower-case letters, digits or '-', and no '-' at its ends, unlike {_short(value)}."
+        )
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
 
 
 def access(by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
@@ -144,6 +204,17 @@ def access(by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
     if by_key is None:
         return None
     return Access.KEY if by_key else Access.OPEN
+
+
+def changed_access(before: Optional[str], by_key: Optional[bool], by_token: Optional[bool]) -> Optional[str]:
+    """Who may ask from now on: what is asked for ends the other way, and what is not spoken of stays."""
+    access(by_key, by_token)
+    if by_key or by_token:
+        return Access.KEY if by_key else Access.TOKEN
+    ended = {Access.KEY} if by_key is False else set()
+    ended |= {Access.TOKEN} if by_token is False else set()
+    is_ended = before in ended or (before is None and by_key is False)
+    return Access.OPEN if is_ended else before
 
 
 def _kept(given: Dict[str, Any]) -> Dict[str, str]:

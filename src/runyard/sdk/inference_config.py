@@ -67,6 +67,8 @@ class InferenceConfig:
         try:
             with open(path, encoding="utf-8") as file:
                 tree = ast.parse(file.read(), path)
+        except OSError as error:
+            raise WebserviceException(f"The entry script {path!r} cannot be read: {error.strerror}.") from None
         except (SyntaxError, UnicodeDecodeError) as error:
             raise WebserviceException(f"The entry script {self.entry_script!r} is no Python: {error}.") from None
         names = {one.name for one in ast.walk(tree) if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))}

@@ -1,9 +1,11 @@
 """ModelPackage: a service as a folder with a Dockerfile, for hosts where no Runyard server is."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
+import weakref
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from runyard.client.home import home_folder
@@ -34,11 +36,17 @@ CMD ["python", "-m", "runyard.serving", "/opt/service"]
 """
 
 
+#: What engines take as an image's name, and as its label.
+_IMAGE_NAME = re.compile(r"[a-z0-9]+([._/-]+[a-z0-9]+)*")
+_IMAGE_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
 class ModelPackage:
-    """What ``Model.package`` has written."""
+    """What ``Model.package`` has written, in a folder that goes with this object; ``save`` copies it to stay."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.location = folder
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.state = "Succeeded"
         self.package_build_log_uri = None
         self._name = name
@@ -46,11 +54,15 @@ class ModelPackage:
     def wait_for_creation(self, show_output: bool = False) -> None:
         """Nothing is waited for: the folder is there."""
         if show_output:
-            sys.stdout.write(f"Package creation Succeeded: docker build -t {self._name} {self.location}\n")
+            sys.stdout.write(f"Package creation Succeeded: {self._next()}\n")
 
     def save(self, output_directory: str) -> None:
-        """Copy the folder: Dockerfile, requirements.txt, service/."""
-        for name in os.listdir(self.location):
+        """Copy the folder: Dockerfile, requirements.txt, service/. WebserviceException where one is there already."""
+        names = os.listdir(self.location)
+        for name in names:
+            if os.path.lexists(os.path.join(output_directory, name)):
+                raise WebserviceException(f"{output_directory!r} has a {name!r} already; save() takes a new folder.")
+        for name in names:
             source, target = os.path.join(self.location, name), os.path.join(output_directory, name)
             if os.path.isdir(source):
                 shutil.copytree(source, target)
@@ -64,7 +76,10 @@ class ModelPackage:
 
     def pull(self) -> None:
         """WebserviceException: no registry has it."""
-        raise WebserviceException(f"No registry has this image; build it: docker build -t {self._name} {self.location}")
+        raise WebserviceException(f"No registry has this image; build it: {self._next()}")
+
+    def _next(self) -> str:
+        return f"save('image') writes it, and docker build -t {self._name} image builds it"
 
 
 def write_package(
@@ -75,15 +90,28 @@ def write_package(
     image_label: Optional[str],
 ) -> ModelPackage:
     """Write models, script, pinned packages and Dockerfile into a folder of their own."""
-    # No environments are in a job's kit.
-    from runyard.environments.kit import make_kit
-    from runyard.sdk.deployment import check_no_code
+    # Not at the top: a deployment imports what this module does.
+    from runyard.sdk.deployment import check_models, check_no_code
 
-    found = list(models)
+    name, label = image_name or "service", image_label or "1"
+    for text, known, what in ((name, _IMAGE_NAME, "image_name"), (label, _IMAGE_LABEL, "image_label")):
+        if not (isinstance(text, str) and known.fullmatch(text)):
+            raise WebserviceException(f"{what} is what docker build -t takes, as in digits:1, and {text!r} is not.")
+    found = check_models(models)
     if inference_config is None:
         check_no_code(found)
     lock = _resolved(found, inference_config)
     folder = tempfile.mkdtemp(prefix="runyard-package-")
+    made = ModelPackage(folder, f"{name}:{label}")
+    _fill(folder, found, inference_config, lock)
+    return made
+
+
+def _fill(folder: str, found: List[Model], inference_config: Optional[InferenceConfig], lock: Lock) -> None:
+    """Write the package's files."""
+    # No environments are in a job's kit.
+    from runyard.environments.kit import make_kit
+
     revision = os.path.join(folder, "service", "revisions", "1")
     app = os.path.join(revision, "app")
     for one in found:
@@ -100,7 +128,6 @@ def write_package(
     made = _revision(found, inference_config)
     _write(os.path.join(revision, REVISION_FILE), dumps(made))
     _write(os.path.join(folder, "service", WANTED_FILE), dumps(Wanted(1, 0, "0.0.0.0", PORT)))
-    return ModelPackage(folder, f"{image_name or 'service'}:{image_label or '1'}")
 
 
 def _resolved(models: List[Model], config: Optional[InferenceConfig]) -> Lock:

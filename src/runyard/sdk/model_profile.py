@@ -59,16 +59,16 @@ def profile(
 
     ``input_dataset``: a TabularDataset whose first column holds requests' bodies, or one body.
     """
-    from runyard.sdk.deployment import deploy
+    from runyard.sdk.deployment import check_models, deploy
 
-    samples = _samples(input_dataset)
+    models, samples = check_models(models), _samples(input_dataset)
     config = LocalWebserviceDeploymentConfiguration(
         Deployment(cpu=cpu, memory_gb=memory_in_gb, access=Access.OPEN, kept={"profile": name})
     )
     service = deploy(workspace, f"profile-{int(time.time() * 1000) % 10**9}", models, inference_config, config)
     try:
         service.wait_for_deployment()
-        took_s, failed = _sent(service.scoring_uri, samples)
+        took_s, failed, error = _sent(service.scoring_uri, samples)
         service.update_deployment_state()
         used = service._record.statistics
     finally:
@@ -86,12 +86,19 @@ def profile(
         "totalQueries": len(took_s), "successQueries": len(took_s) - failed,
         "measuredQueriesPerSecond": len(took_s) / sum(took_s), "computeType": ComputeType.LOCAL,
     }  # fmt: skip
+    if failed:
+        details["error"] = f"{failed} of {len(took_s)} requests failed; the first: {error}"
     return ModelProfile(workspace, name, _details=details)
 
 
 def _samples(dataset: Any) -> List[bytes]:
     if isinstance(dataset, (str, bytes)):
         return [dataset.encode("utf-8") if isinstance(dataset, str) else dataset]
+    if not hasattr(dataset, "to_pandas_dataframe"):
+        raise UserErrorException(
+            "A profile needs requests: input_dataset is a TabularDataset whose first column holds a request's body in "
+            f"each row, not {dataset!r}."
+        )
     frame = dataset.to_pandas_dataframe()
     if not len(frame.columns) or not len(frame):
         raise UserErrorException("The input_dataset has one column with a request's body in each row; it has none.")
@@ -100,14 +107,17 @@ def _samples(dataset: Any) -> List[bytes]:
 
 
 def _sent(uri: str, samples: List[bytes]) -> Any:
-    """(seconds of each request, how many failed)."""
+    """(seconds of each request, how many failed, what the first of those was answered)."""
     took_s: List[float] = []
+    error = ""
     failed, until, rounds = 0, time.monotonic() + LEAST_S, 0
     while rounds < ROUNDS or time.monotonic() < until:
         rounds += 1
         for body in samples:
             began = time.monotonic()
-            status, _, _ = post(uri, body, "")
+            status, _, content = post(uri, body, "")
             took_s.append(time.monotonic() - began)
-            failed += status != 200
-    return took_s, failed
+            if status != 200:
+                error = error or f"{status} {content[:500].decode('utf-8', 'replace')}"
+                failed += 1
+    return took_s, failed, error

@@ -145,7 +145,7 @@ class Webservice:
         """v1's older way: an image's configuration is an entry script with its environment."""
         from runyard.sdk.deployment import deploy
 
-        config = image_config.inference_config()
+        config = _of_image_config(image_config)
         return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
 
     @staticmethod
@@ -160,7 +160,7 @@ class Webservice:
         """v1's older way: an image is its models and its configuration."""
         from runyard.sdk.deployment import deploy
 
-        config = image.image_config.inference_config()
+        config = _of_image(image)
         return deploy(workspace, name, image.models, config, deployment_config, deployment_target, overwrite)
 
     @staticmethod
@@ -179,7 +179,7 @@ class Webservice:
         from runyard.sdk.deployment import deploy
 
         models = [Model.register(workspace, one, os.path.basename(one.rstrip("/"))) for one in model_paths]
-        config = image_config.inference_config()
+        config = _of_image_config(image_config)
         return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
 
     @staticmethod
@@ -195,6 +195,9 @@ class Webservice:
         image_digest: Optional[str] = None,
     ) -> "List[Webservice]":
         """The workspace's services by name; each condition that is given must hold."""
+        kinds = (ComputeType.ACI, ComputeType.AKS, ComputeType.LOCAL)
+        if compute_type is not None and str(compute_type).lower() not in [one.lower() for one in kinds]:
+            raise WebserviceException(f"compute_type is one of {', '.join(kinds)}, not {compute_type!r}.")
         found = []
         for one in workspace._call("list_services"):
             names = [model.rpartition(":")[0] for model in one.spec.models]
@@ -250,16 +253,21 @@ class Webservice:
 
     # Asking.
 
-    def run(self, input: Union[str, bytes]) -> Any:
+    def run(self, input: Union[str, bytes, None] = None, input_data: Union[str, bytes, None] = None) -> Any:
         """Post to the scoring address; returns the decoded JSON. A 401 is tried again with a fresh key.
 
-        WebserviceException with the status, headers and content where it is not 200.
+        ``input_data`` is v1's other name for it. WebserviceException with the status, headers and content where the
+        answer is not 200, and with its error where the service has failed.
         """
-        data = input.encode("utf-8") if isinstance(input, str) else input
+        asked = input if input_data is None else input_data
+        data = asked.encode("utf-8") if isinstance(asked, str) else asked
         if not isinstance(data, (bytes, bytearray)):
             raise WebserviceException("run() takes a str or bytes: json.dumps({...}).")
-        if not self.scoring_uri:
+        if not self.scoring_uri or self._record.state != ServiceState.HEALTHY:
             self.update_deployment_state()
+        if self._record.state == ServiceState.FAILED:
+            # Its address would let the request wait for a revision that answers, and none comes by itself.
+            raise WebserviceException(_failure(self._record))
         if not self.scoring_uri:
             raise WebserviceException(f"Service {self.name!r} is {self.state} and has no address yet.")
         status, headers, content = self._post(bytes(data))
@@ -321,7 +329,7 @@ class Webservice:
         self._change(services.ServiceChange(properties={**self.properties, **label_texts(properties)}))
 
     def rollback(self) -> None:
-        """Go back to the revision before this one, which answers until that one can. Not in v1."""
+        """Go back to the revision before this one, which answers until that one can; twice is back again. Not in v1."""
         self._change(services.ServiceChange(rollback=True))
 
     def delete(self) -> None:
@@ -360,8 +368,12 @@ class Webservice:
         """What each kind's ``update`` comes down to: what is given changes; an image is its models and its script."""
         from runyard.sdk.deployment import check_models
 
+        if all(one is None for one in (models, config, image, deployment, description, tags, properties)):
+            raise WebserviceException(
+                "update() was given nothing to change: it takes models, inference_config, settings."
+            )
         if image is not None:
-            models, config = image.models, image.image_config.inference_config()
+            config, models = _of_image(image), image.models
         self._change(
             services.ServiceChange(
                 models=None if models is None else tuple(one.id for one in check_models(models)),
@@ -393,6 +405,22 @@ def _find(workspace: Workspace, name: str) -> services.Service:
         found: services.Service = workspace._call("get_service", name=name)
     except NotFoundError as error:
         raise WebserviceException(str(error)) from None
+    return found
+
+
+def _of_image(image: Any) -> InferenceConfig:
+    """What an image of v1's is deployed as."""
+    if not hasattr(image, "image_config"):
+        raise WebserviceException(f"image is what ContainerImage.create(...) gives, not {image!r}.")
+    return _of_image_config(image.image_config)
+
+
+def _of_image_config(config: Any) -> InferenceConfig:
+    if not hasattr(config, "inference_config"):
+        raise WebserviceException(
+            f"image_config is what ContainerImage.image_configuration(...) gives, not {config!r}."
+        )
+    found: InferenceConfig = config.inference_config()
     return found
 
 

@@ -3,13 +3,15 @@
 import secrets
 import time
 from dataclasses import replace
-from typing import Any, List, Tuple
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Dict, List, Tuple
 
 from sqlalchemy import Connection, Row
 
 from runyard.control.service_plan import check_models
 from runyard.db import fleet, models, services
-from runyard.errors import ConflictError, UserErrorException
+from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.models import Model
 from runyard.protocol.services import (
     Access,
@@ -26,6 +28,7 @@ from runyard.protocol.services import (
     ServiceState,
     ServiceToken,
     first_count,
+    labelled,
     sign_token,
 )
 from runyard.protocol.trees import check_path
@@ -38,6 +41,10 @@ TOKEN_S, TOKEN_REFRESH_S = 12 * 3_600, 11 * 3_600
 #: Most of a log that one reply holds, bytes.
 LOG_MAX = 4 << 20
 REPLICAS_MAX, KEY_MIN, KEY_MAX = 100, 16, 200
+#: Of a replica's requests at once, that wait, and rows that go together; and of cores, GB and seconds between looks.
+REQUESTS_MAX, NEEDS_MAX, REFRESH_MAX_S = 100_000, 1_000_000_000, 86_400
+#: A change begins anew where another one came first; so often at most.
+CHANGE_TRIES = 10
 
 
 def deploy_service(call: Call) -> Service:
@@ -46,11 +53,39 @@ def deploy_service(call: Call) -> Service:
     names.check_service_name(spec.name)
     spec = _checked(call, spec)
     secret = call.parts.vault.lock(_keys(spec))
-    made = call.parts.database.write(
-        lambda c: services.create_service(c, secrets.token_hex(8), spec, secret, call.workspace, call.user, call.now)
-    )
+
+    def write(connection: Connection) -> None:
+        row = services.find_row(connection, call.workspace, spec.name)
+        values = {} if row is None or not spec.overwrite else {**_port(call, row, spec), **_given_keys(call, row, spec)}
+        made = services.create_service(
+            connection, secrets.token_hex(8), spec, secret, call.workspace, call.user, call.now
+        )
+        if values:
+            services.change(connection, made.id, call.now, **values)
+
+    call.parts.database.write(write)
     call.parts.services.ring()
-    return _shown(call, made.spec.name)
+    return _shown(call, spec.name)
+
+
+def _given_keys(call: Call, row: Row[Any], spec: ServiceSpec) -> Dict[str, Any]:
+    """The keys that come with a service that is overwritten are its keys from now on."""
+    given = {"primary": spec.primary_key, "secondary": spec.secondary_key}
+    keys = {name: key for name, key in given.items() if key is not None}
+    return {"secret": call.parts.vault.lock({**call.parts.vault.unlock(row.secret), **keys})} if keys else {}
+
+
+def _port(call: Call, row: Row[Any], spec: ServiceSpec) -> Dict[str, Any]:
+    """The port of a service that does not listen yet; UserErrorException for another one of a service that does."""
+    asked = spec.deployment.port
+    if asked in (0, row.port):
+        return {}
+    if call.parts.services.is_listening(row):
+        raise UserErrorException(
+            f"Service {row.name!r} listens on port {row.port} for as long as it lives, not on {asked}; delete it and "
+            "deploy it anew."
+        )
+    return {"port": asked}
 
 
 def list_services(call: Call) -> List[Service]:
@@ -61,28 +96,48 @@ def list_services(call: Call) -> List[Service]:
 
 
 def get_service(call: Call) -> Service:
-    """By name."""
-    return _shown(call, call.path["name"])
+    """By name; where there is none, names that are near are told."""
+    return call.parts.services.shown(_row(call))
 
 
 def change_service(call: Call) -> Service:
-    """Other labels at once; other models, another script or deployment as a new revision."""
-    change: ServiceChange = call.body
-    row = _row(call)
-    spec = loads(ServiceSpec, row.spec)
-    if change.rollback:
-        spec = _earlier(call, row)
-    spec = _changed(spec, change)
-    has_parts = any(one is not None for one in (change.models, change.entry, change.deployment))
-    if has_parts or change.rollback or change.restart:
-        spec = _checked(call, spec)
-        call.parts.database.write(
-            lambda c: services.add_revision(c, services.get_row(c, call.workspace, row.name), spec, call.user, call.now)
-        )
-        call.parts.services.ring()
+    """Other labels, or others who may ask, at once; other models, another script or deployment as a new revision."""
+    for _ in range(CHANGE_TRIES):
+        row = _row(call)
+        before = loads(ServiceSpec, row.spec)
+        spec = _changed(_earlier(call, row) if call.body.rollback else before, call.body)
+        needs_processes = _needs_processes(before, spec, call.body)
+        if needs_processes:
+            spec = _checked(call, spec)
+        if call.parts.database.write(partial(_write_change, call, row, spec, needs_processes)):
+            call.parts.services.ring()
+            return _shown(call, row.name)
+    raise ConflictError(f"Service {row.name!r} is being changed by others at this moment; try again.")
+
+
+def _write_change(
+    call: Call, row: Row[Any], spec: ServiceSpec, needs_processes: bool, connection: Connection
+) -> bool:  # fmt: skip
+    """False where somebody else has changed it since it was looked at."""
+    present = services.get_row(connection, call.workspace, row.name)
+    if (present.id, present.revision, present.spec) != (row.id, row.revision, row.spec):
+        return False
+    if needs_processes:
+        values = _port(call, present, spec)
+        services.add_revision(connection, present, spec, call.user, call.now)
+        if values:
+            services.change(connection, present.id, call.now, **values)
     elif spec != loads(ServiceSpec, row.spec):
-        call.parts.database.write(lambda c: services.change_labels(c, row, spec, call.now))
-    return _shown(call, row.name)
+        _check_deployment(spec.deployment)
+        services.change_labels(connection, present, spec, call.now)
+    return True
+
+
+def _needs_processes(before: ServiceSpec, spec: ServiceSpec, change: ServiceChange) -> bool:
+    """Does it take a new revision?"""
+    if change.models is not None or change.entry is not None or change.rollback or change.restart:
+        return True
+    return spec != labelled(before, spec)
 
 
 def _changed(spec: ServiceSpec, change: ServiceChange) -> ServiceSpec:
@@ -112,8 +167,10 @@ def list_service_revisions(call: Call) -> List[ServiceRevision]:
 
 
 def get_service_keys(call: Call) -> ServiceKeys:
-    """Either lets in."""
-    keys = call.parts.services.keys_of(_row(call))
+    """Either lets in; UserErrorException where tokens do."""
+    row = _row(call)
+    _check_takes_keys(row)
+    keys = call.parts.services.keys_of(row)
     return ServiceKeys(keys["primary"], keys["secondary"])
 
 
@@ -128,12 +185,18 @@ def change_service_key(call: Call) -> ServiceKeys:
 
     def write(connection: Connection) -> None:
         row = services.get_row(connection, call.workspace, call.path["name"])
+        _check_takes_keys(row)
         keys = {**call.parts.vault.unlock(row.secret), which: change.value or secrets.token_urlsafe(24)}
         services.change(connection, row.id, call.now, secret=call.parts.vault.lock(keys))
 
     call.parts.database.write(write)
     call.parts.services.ring()
     return get_service_keys(call)
+
+
+def _check_takes_keys(row: Row[Any]) -> None:
+    if loads(ServiceSpec, row.spec).deployment.access == Access.TOKEN:
+        raise UserErrorException(f"Service {row.name!r} takes tokens and no keys: get_token() makes one.")
 
 
 def create_service_token(call: Call) -> ServiceToken:
@@ -162,7 +225,12 @@ def read_service_log(call: Call) -> Content:
 
 def _row(call: Call) -> Row[Any]:
     with call.parts.database.read() as connection:
-        return services.get_row(connection, call.workspace, call.path["name"])
+        try:
+            return services.get_row(connection, call.workspace, call.path["name"])
+        except NotFoundError as error:
+            known = [one.name for one in services.list_rows(connection, call.workspace)]
+            near = get_close_matches(call.path["name"], known, 3)
+            raise NotFoundError(f"{error} Is it {' or '.join(map(repr, near))}?" if near else str(error)) from None
 
 
 def _shown(call: Call, name: str) -> Service:
@@ -219,19 +287,29 @@ def _check_deployment(asked: Deployment) -> None:
     for one in scale:
         if one.min_replicas > one.max_replicas:
             raise UserErrorException("autoscale_min_replicas is larger than autoscale_max_replicas.")
-        if not 1 <= one.target_utilization <= 100 or one.refresh_s <= 0:
-            raise UserErrorException("autoscale_target_utilization is 1 to 100, and autoscale_refresh_seconds above 0.")
+        if not 1 <= one.target_utilization <= 100 or not 0 < one.refresh_s <= REFRESH_MAX_S:
+            raise UserErrorException(
+                "autoscale_target_utilization is 1 to 100, and autoscale_refresh_seconds above 0 and at most "
+                f"{REFRESH_MAX_S:,}."
+            )
     if not 0.001 <= asked.timeout_s <= 3_600:
         raise UserErrorException(f"scoring_timeout_ms is from 1 to 3,600,000, not {asked.timeout_s * 1000:g}.")
     if asked.access not in (None, Access.OPEN, Access.KEY, Access.TOKEN):
         raise UserErrorException(f"Access is open, key or token, not {str(asked.access)[:40]!r}.")
-    if (
-        not 0 <= asked.port <= 65_535
-        or asked.batch_rows < 1
-        or asked.queued_requests < 1
-        or asked.concurrent_requests < 1
+    needs = {"cpu_cores": asked.cpu, "memory_gb": asked.memory_gb, "memory_gb_limit": asked.memory_gb_limit}
+    for name, value in needs.items():
+        if value is not None and not 0 < value <= NEEDS_MAX:
+            raise UserErrorException(f"{name} is a number above 0, not {value}.")
+    if asked.gpu is not None and not 0 <= asked.gpu <= NEEDS_MAX:
+        raise UserErrorException(f"gpu_cores is a whole number of at least 0, not {asked.gpu}.")
+    if not 0 <= asked.port <= 65_535:
+        raise UserErrorException(f"A port is from 1 to 65535, or 0 for any that is free, not {asked.port}.")
+    if not all(
+        1 <= one <= REQUESTS_MAX for one in (asked.batch_rows, asked.queued_requests, asked.concurrent_requests)
     ):
-        raise UserErrorException("A port is 0 to 65535; batches, queues and concurrent requests are 1 at least.")
+        raise UserErrorException(
+            f"Rows that go together, requests that wait, and replica_max_concurrent_requests are 1 to {REQUESTS_MAX:,}."
+        )
     if not 0 <= asked.logged_share <= 1:
         raise UserErrorException(f"The share of logged requests is 0 to 1, not {asked.logged_share}.")
 
