@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 
 from runyard.scoring.builder import CannotCompileError
 from runyard.scoring.compile import _sklearn, check
+from runyard.scoring.operators import OPERATORS
 from runyard.scoring.program import CompiledModel, load_program, save_program
 from runyard.scoring.sklearn_model import SklearnModel
 
@@ -189,3 +190,19 @@ def test_a_program_is_stored_as_data_and_read_again(tmp_path: Path) -> None:
     assert again.facts() == original.facts()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["constants.npz", "program.json"]
     assert numpy.load(tmp_path / "constants.npz", allow_pickle=False).files
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "kernel"),
+    [
+        ("Conv", {"strides": [1, 1], "padding": "SAME"}, (3, 3, 2, 4)),
+        ("DepthwiseConv", {"strides": [1, 1], "padding": "VALID"}, (3, 3, 2, 1)),
+        ("MaxPool", {"size": [2, 2], "strides": [2, 2], "padding": "VALID"}, None),
+        ("AveragePool", {"size": [2, 2], "strides": [2, 2], "padding": "SAME"}, None),
+    ],
+)
+def test_of_no_images_there_is_no_answer_and_no_error(name: str, attributes: Any, kernel: Any) -> None:
+    function = OPERATORS[name](**attributes)
+    constants = [] if kernel is None else [numpy.ones(kernel, "float32")]
+    some, none = (function(numpy.ones((count, 6, 6, 2), "float32"), *constants) for count in (1, 0))
+    assert none.shape == (0, *some.shape[1:])

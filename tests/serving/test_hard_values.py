@@ -21,6 +21,7 @@ from runyard.scoring.walk_sklearn import SklearnWalk
 from runyard.serving.dialects import onnx_json, open_inference, rows, tensorflow_rest
 from runyard.serving.dialects.question import BadRequestError
 from runyard.serving.dialects.values import loads, to_array
+from tests.serving.fronts import raw, request, serving
 
 MEASURES, PROGRESS = load_diabetes(return_X_y=True)
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -122,6 +123,30 @@ def test_onnx_tensors_have_their_values_as_the_format_packs_them() -> None:
     body = {"inputs": {"x": {"dims": [1, 2], "dataType": 1, "floatData": [1, 2]}}, "outputFilter": ["other"]}
     with pytest.raises(BadRequestError, match="no output 'other'; it has y"):
         onnx_json.decode(facts, body).encode({"y": numpy.zeros(1)})
+
+
+def test_what_is_no_number_is_said_alike_wherever_it_stands() -> None:
+    nan = numpy.float32("nan")
+    outputs = {"a": numpy.array([nan, 1]), "b": numpy.array([[nan], [1]])}
+    question = tensorflow_rest.predict(FACTS, {"instances": [[1, 2], [1, 2]]})
+    assert question.encode(outputs)[0] == b'{"predictions":[{"a":NaN,"b":[NaN]},{"a":1.0,"b":[1.0]}]}'
+    assert question.encode({"a": outputs["a"]})[0] == b'{"predictions":[NaN,1.0]}'
+
+
+def test_a_compiled_model_of_one_number_is_asked_for_one() -> None:
+    facts = ModelFacts(
+        TENSORS, "TensorFlow", signatures={"d": SignatureFacts((TensorFacts("c", "float32", ()),))}, default="d"
+    )
+    builder = Builder()
+    builder.results["d"] = {"next": builder.add("Add", ["c", builder.constant(numpy.float32(1))])}
+    with serving(CompiledModel(builder.program(facts), builder.constants)) as (port, _, _):
+        for body, wanted in (
+            (b'{"inputs": 5}', b'{"outputs":6.0}'),
+            (b'{"inputs": null}', b'{"outputs":NaN}'),
+            (b'{"inputs": [5]}', b"the model takes []."),
+            (b'{"inputs": "5"}', b"and here is '5'."),
+        ):
+            assert wanted in raw(port, request(body)), body
 
 
 def through(scorer: SklearnModel, body: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from runyard.azureml.core import Dataset, Environment, Model, Webservice, Worksp
 from runyard.azureml.core.conda_dependencies import CondaDependencies
 from runyard.azureml.core.image import ContainerImage
 from runyard.azureml.core.model import InferenceConfig
+from runyard.azureml.core.webservice import AciWebservice
 from runyard.environments.uv import find_uv
 from runyard.errors import WebserviceException
 from tests.frameworks.warm_server import warm_server
@@ -49,6 +51,22 @@ def here() -> Environment:
     found.python.user_managed_dependencies = True
     found.python.interpreter_path = sys.executable
     return found
+
+
+def test_pages_of_an_origin_that_the_environment_names_may_ask_a_script(deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def run(data):\n    return data.upper()\n")
+    environment = here()
+    environment.environment_variables = {"AML_CORS_ORIGINS": "https://my.site"}
+    config = InferenceConfig("score.py", source_directory=str(tmp_path), environment=environment)
+    service = deploy("for-pages", [], config, AciWebservice.deploy_configuration(auth_enabled=True))
+    preflight = {"Origin": "https://my.site", "Access-Control-Request-Method": "POST"}
+    asked = urllib.request.Request(service.scoring_uri, headers=preflight, method="OPTIONS")
+    with urllib.request.urlopen(asked, timeout=60) as reply:
+        assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (204, "https://my.site")
+    key = {"Authorization": f"Bearer {service.get_keys()[0]}", "Origin": "https://my.site"}
+    with urllib.request.urlopen(urllib.request.Request(service.scoring_uri, b"a", key), timeout=60) as reply:
+        assert (reply.read(), reply.headers["Access-Control-Allow-Origin"]) == (b'"A"', "https://my.site")
+        assert reply.headers["Vary"] == "Origin"
 
 
 def test_a_script_with_schemas_gets_its_arguments_by_name_and_is_tried_on_its_sample(

@@ -258,7 +258,8 @@ class Endpoint:
 
     def _ask(self, facts: ModelFacts, question: Question, respond: Responder) -> None:
         if self._compiled is not None:
-            self.statistics.rows += len(next(iter(question.inputs.values())))
+            first = next(iter(question.inputs.values()))
+            self.statistics.rows += len(first) if first.ndim else 1
             try:
                 outputs = self._compiled.predict(question.signature, question.inputs)
             except (ValueError, IndexError, TypeError) as error:

@@ -58,7 +58,7 @@ def said(value: Any) -> Said:
 
 
 def _collect(value: Any, arrays: List[Array]) -> None:
-    if isinstance(value, numpy.ndarray):
+    if isinstance(value, (numpy.ndarray, numpy.floating)):
         arrays.append(value)
     elif isinstance(value, dict):
         for one in value.values():
