@@ -25,6 +25,7 @@ from runyard.db.tables import runs as run_table
 from runyard.errors import ConflictError
 from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec, find_vm_size
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
+from runyard.protocol.meeting import NodeReport
 from runyard.protocol.plan import ExitCause, ReportBatch, ReportKind
 from runyard.protocol.runs import TERMINAL, RunSpec, RunStatus
 from runyard.protocol.workspaces import WorkspaceSpec
@@ -195,6 +196,8 @@ class World:
             one.is_over = True
             return
         one.heard_at = self.now
+        for number in range(1, one.plan.node_count):
+            self.loop.hear(one.run_id, NodeReport(one.plan.attempt, number, 1), self.now)
         if self._is_odd():
             return
         one.is_let_in |= reply.acknowledged > 0

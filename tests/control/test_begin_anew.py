@@ -3,29 +3,27 @@
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from runyard.control import runs as life
 from runyard.db import meetings, runs
 from runyard.environments.kit import make_kit
 from runyard.errors import ConflictError
+from runyard.protocol.distributed import Distribution, DistributionKind
 from runyard.protocol.environments import Builder, Lock
-from runyard.protocol.meeting import NodeReport
+from runyard.protocol.meeting import NodeReport, Phase
 from runyard.protocol.plan import LaunchPlan, RemoteLaunch, Report, ReportBatch, ReportKind
 from runyard.protocol.runs import RunSpec, RunStatus
 from runyard.protocol.wire import dumps
 from tests.control.decided import assign, queue
 from tests.control.histories import BEGIN, World
-from tests.server.application import Application, now_us
+from tests.server.application import Application, listening, now_us
 
 SECRET = "ryr-of-the-run"
 #: Carries out a node's part of an attempt, as compute/bootstrap.py does once it has the runner.
@@ -98,21 +96,25 @@ def test_run_that_its_engine_forgets_while_it_prepares_holds_no_other_up(world: 
     assert (row_of(world).attempt, row_of(world).status) == (1, RunStatus.QUEUED)
 
 
-@contextmanager
-def listening(home: Path) -> Iterator[tuple[Application, str]]:
-    """A server whose control loop rests, and its address."""
-    application = Application(home)
-    server = uvicorn.Server(uvicorn.Config(application._app, port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield application, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        application.close()
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_run_of_two_nodes_is_over_once_one_of_them_is_lost_for_long(world: World, is_heard: bool) -> None:
+    """The first one is heard of all the time: the run went on for ever without the other."""
+    submit(world, "ray", node_count=2)
+    attempt = world.far.attempts["run/1"]
+    for _ in range(2):
+        world._proceed(attempt)
+        world.send(attempt)
+    attempt.is_lost = attempt.was_unseen = True
+    for _ in range(10):
+        assert row_of(world).status == RunStatus.RUNNING
+        world.pass_time(10, is_up=False)
+        world.write(lambda c: life.take_reports(c, "ws", "run", ReportBatch((), attempt=1), world.now))
+        if is_heard:
+            world.loop.hear("run", NodeReport(1, 1, 1), world.now)
+        world.tick()
+        if row_of(world).ended_at:
+            break
+    assert (row_of(world).status == RunStatus.FAILED) == (not is_heard)
 
 
 def hand_over(application: Application) -> None:
@@ -180,6 +182,37 @@ def test_word_of_any_node_tells_that_it_may_have_begun(tmp_path: Path) -> None:
             write(lambda c: meetings.meet(c, "ws", "run", NodeReport(1, 1, 1), now_us()))
         assert write(lambda c: assign(c, "run", "", "another", now_us()))
         write(lambda c: meetings.meet(c, "ws", "run", NodeReport(2, 1, 1), now_us()))
+        assert not write(partial(begin_anew, key="run/2"))
+    finally:
+        application.close()
+
+
+def test_distributed_run_has_begun_once_all_of_its_nodes_are_ready(tmp_path: Path) -> None:
+    """None of them starts a process before; what they say of their preparation is nothing begun."""
+    application = Application(tmp_path / "home")
+    write = application.parts.database.write
+    begin_anew = partial(life.begin_anew, run_id="run", now=now_us())
+
+    def meet(attempt: int, node: int, phase: str) -> None:
+        write(lambda c: meetings.meet(c, "ws", "run", NodeReport(attempt, node, 2, phase), now_us()))
+
+    try:
+        application.add_workspace("ws")
+        pair = Distribution(DistributionKind.PYTORCH, process_count=2)
+        application.add_run("ws", "run", node_count=2, distribution=pair)
+        write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
+        write(lambda c: queue(c, "run", "lock", "waits", now_us()))
+        assert write(lambda c: assign(c, "run", "", SECRET, now_us()))
+        word = Report(1, 1, ReportKind.PREPARING, "Its runner has begun.")
+        write(lambda c: life.take_reports(c, "ws", "run", ReportBatch((word,), attempt=1), now_us()))
+        meet(1, 0, Phase.READY)
+        meet(1, 1, Phase.PREPARING)
+        assert write(partial(begin_anew, key="run/1"))
+        with pytest.raises(ConflictError):
+            meet(1, 1, Phase.READY)
+        assert write(lambda c: assign(c, "run", "", "another", now_us()))
+        for node in (1, 0):
+            meet(2, node, Phase.READY)
         assert not write(partial(begin_anew, key="run/2"))
     finally:
         application.close()

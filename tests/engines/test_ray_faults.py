@@ -9,6 +9,7 @@ import pytest
 
 from runyard.azureml.core import Run
 from runyard.azureml.core.compute import ComputeTarget, RayCompute
+from runyard.azureml.core.runconfig import PyTorchConfiguration
 from runyard.errors import ComputeTargetException
 from tests.engines.engines import Engine, make_engine, wait_until, with_prefix
 from tests.engines.phases import VARIABLES, phased_run
@@ -38,6 +39,16 @@ if attempt == "1":
     run.log("cut", 1)
     wait("go")
 open("outputs/of-" + attempt, "w").close()
+"""
+#: One of two ranks, which wait in the first attempt and are done in the second.
+PAIR = """
+import os, sys, time
+attempt, rank = os.environ["AZUREML_RUN_ATTEMPT"], os.environ["RANK"]
+with open(os.path.join(sys.argv[1], "new-%s-%s" % (attempt, rank)), "w") as file:
+    file.write(os.readlink("/proc/self/ns/net") + " " + str(os.getpid()))
+os.rename(file.name, os.path.join(sys.argv[1], "up-%s-%s" % (attempt, rank)))
+while attempt == "1":
+    time.sleep(0.1)
 """
 #: Takes the classes of all actors out of Ray's control store.
 FORGETS = """
@@ -260,6 +271,24 @@ def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(engine
     assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
     assert log_of(run, tmp_path).endswith("attempt 2\n")
     wait_until(lambda: engine.is_clean(run) and not Path(f"/proc/{pid}").exists(), "the late one is gone")
+
+
+@pytest.mark.parametrize("rank", [1, 0])
+def test_run_of_two_nodes_that_loses_one_starts_again_on_two(engine: Engine, tmp_path: Path, rank: int) -> None:
+    """The other one is alive, and heard of for ever: nobody waits for what is lost longer than for a single one."""
+    asked = PyTorchConfiguration(process_count=2, node_count=2)
+    run = engine.submit(tmp_path, PAIR, str(tmp_path), node_count=2, distribution=asked, compute_target="spot")
+    wait_until(lambda: all((tmp_path / f"up-1-{one}").exists() for one in range(2)), "both run")
+    namespace, _ = (tmp_path / f"up-1-{rank}").read_text().split()
+    name = node_of(ray_of(engine), namespace)
+    (node,) = [one for one in ray_of(engine).nodes() if one.name == name]
+    ray_of(engine).kill_node(node)
+    assert list(with_prefix("RUNYARD_KEY", f"{run.id}/1")), "the other one lives"
+    wait_until((tmp_path / "up-2-0").exists, "another attempt begins", 150, lambda: (engine.why(run), run.attempt))
+    assert not list(with_prefix("RUNYARD_KEY", f"{run.id}/1")), "no two at once"
+    run.wait_for_completion(raise_on_error=False)
+    assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
+    wait_until(lambda: not list(with_prefix("RUNYARD_KEY", f"{run.id}/")), "no process is left of either attempt")
 
 
 def test_run_begins_where_ray_has_forgotten_what_is_to_begin(engine: Engine, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_cancel_ends_every_process(workspace: Workspace, tmp_path: Path) -> None
     run.cancel()
     run.wait_for_completion(raise_on_error=False)
     assert run.get_status() == "Canceled"
-    assert not _folders(run)
+    _wait(lambda: not _folders(run))
 
 
 @pytest.mark.parametrize("node", [0, 1])

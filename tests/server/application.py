@@ -2,11 +2,16 @@
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+import uvicorn
 
 from runyard.db import experiments, identity, runs, workspaces
 from runyard.protocol.identity import Principal, PrincipalKind
@@ -131,3 +136,20 @@ def fill(path: str, values: dict[str, str]) -> str:
 
 def now_us() -> int:
     return time.time_ns() // 1000
+
+
+@contextmanager
+def listening(home: Path) -> Iterator[tuple[Application, str]]:
+    """A server whose control loop rests, and its address."""
+    application = Application(home)
+    server = uvicorn.Server(uvicorn.Config(application._app, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield application, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        application.close()

@@ -15,11 +15,11 @@ from runyard.compute.gpus import Gpus
 from runyard.compute.remote import WAITS_FOR_ANSWER, EngineAwayError
 from runyard.control import runs as life
 from runyard.control.builds import Builds, BuildState
-from runyard.control.places import ClusterView, GpuView, Waiting, view_gpus
+from runyard.control.places import GpuView, Waiting, gpus_of, view_cluster, view_gpus
 from runyard.control.plan import make_plan
 from runyard.control.run_logs import set_aside, show_build_log
 from runyard.control.schedule import HANDED_OVER_MAX, LOCAL, NodeView, decide
-from runyard.db import datasets, datastores, experiments, fleet, identity, runs, workspaces
+from runyard.db import datasets, datastores, experiments, fleet, identity, meetings, runs, workspaces
 from runyard.db.engine import Database
 from runyard.errors import AzureMLException, StorageFullError
 from runyard.files.tails import tail_of
@@ -232,21 +232,13 @@ class Loop(threading.Thread):
     ) -> None:
         """Decide, write the whole decision down, then start what it starts."""
         waiting = [row for row in rows if row.id in ready or _is_waiting(row)]
-        views = [
-            ClusterView(
-                workspace, one.name, one.lasting_nodes, one.max_nodes,
-                0 if one.is_stopped else one.idle_seconds_before_scaledown,
-                one.has_own_queue, _gpus_of(one), one.is_stopped,
-            )
-            for workspace, one in clusters
-        ]  # fmt: skip
         decision = decide(
             [
                 Waiting(row.id, row.workspace, row.target, row.node_count, row.queued_at or _now_us(), row.turn)
                 for row in waiting
             ],
             [_view(node) for node in nodes],
-            views,
+            [view_cluster(workspace, one) for workspace, one in clusters],
             sum(1 for row in rows if row.key is not None and row.target == LOCAL),
             self._local_slots,
             _now_us(),
@@ -271,7 +263,7 @@ class Loop(threading.Thread):
     def _see_gpus(self, rows: Sequence[Row[Any]], waiting: Sequence[Row[Any]]) -> GpuView:
         """This host's GPUs as the runs that have some leave them; ``rows`` holds all that have begun."""
         specs = [self._specs.get((row.workspace, row.target)) for row in waiting]
-        needs_none = not any(_gpus_of(spec) for spec in specs if spec is not None)
+        needs_none = not any(gpus_of(spec) for spec in specs if spec is not None)
         found = () if self._gpus is None else self._gpus.list(may_be_old=needs_none)
         begun = [(row.target == LOCAL, row.gpus) for row in rows if row.key is not None and row.gpus]
         trouble = "" if self._gpus is None else self._gpus.trouble
@@ -398,7 +390,7 @@ class Loop(threading.Thread):
         if self._begin_anew(row, seen):
             return
         detail = "Its compute target does not reach it." if is_waiting else seen.detail
-        is_over = self._silent_s(row) >= fence_s + FENCE_GRACE_S if fence_s else not is_waiting
+        is_over = self._longest_silent_s(row) >= fence_s + FENCE_GRACE_S if fence_s else not is_waiting
         if seen.state == ObservedState.GONE or is_over:
             self._recover(row, detail)
         else:
@@ -406,8 +398,10 @@ class Loop(threading.Thread):
 
     def _begin_anew(self, row: Row[Any], seen: Observation) -> bool:
         """Have a run that its engine has lost with its node, before anything of it began, wait for another one."""
-        is_lost = seen.is_node_lost or (seen.state == ObservedState.UNSEEN and self._silent_s(row) >= FIRST_WORD_S)
-        if not is_lost or row.report_seq or self._is_here(row) or not self._write(life.begin_anew, row.id, row.key):
+        if row.status != RunStatus.QUEUED or self._is_here(row) or (row.report_seq and row.node_count == 1):
+            return False
+        is_silent = seen.state == ObservedState.UNSEEN and self._longest_silent_s(row) >= FIRST_WORD_S
+        if not (seen.is_node_lost or is_silent) or not self._write(life.begin_anew, row.id, row.key):
             return False
         self._engine_of(row).recover(row.key)
         return True
@@ -431,6 +425,17 @@ class Loop(threading.Thread):
 
     def _silent_s(self, row: Row[Any]) -> int:
         return _seconds(_now_us(), max(row.heard_at or row.reason_at or 0, self._started_at))
+
+    def _longest_silent_s(self, row: Row[Any]) -> int:
+        """As ``_silent_s``, of the node that has said nothing for longest and is not done: the others may live on."""
+        if row.node_count == 1:
+            return self._silent_s(row)
+        with self._database.read() as connection:
+            known = meetings.list_nodes(connection, row.id, row.attempt)
+        done = {one.node for one in known if one.phase == Phase.STORED}
+        least = max(row.reason_at or 0, self._started_at)
+        heard = [self._heard.get((row.id, one), 0) for one in range(1, row.node_count) if one not in done]
+        return max(self._silent_s(row), *(_seconds(_now_us(), max(at, least)) for at in heard), 0)
 
     def _restart(self, row: Row[Any]) -> None:
         """The key was stored but the attempt never started: start it now, with a new token.
@@ -476,12 +481,6 @@ def _view(node: Row[Any]) -> NodeView:
 def _places_of(spec: ClusterSpec) -> int:
     """How many of a target's runs can start in one round at the most."""
     return HANDED_OVER_MAX if spec.has_own_queue else spec.max_nodes
-
-
-def _gpus_of(spec: ClusterSpec) -> Optional[int]:
-    """How many GPUs of this host a node has; None: its nodes are not this host's."""
-    size = find_vm_size(spec.vm_size)
-    return None if spec.engine is not None else size.gpus if size is not None else 0
 
 
 def _is_waiting(row: Row[Any]) -> bool:

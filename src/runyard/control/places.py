@@ -2,6 +2,7 @@
 
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+from runyard.protocol.compute import ClusterSpec, find_vm_size
 from runyard.protocol.record import record
 from runyard.protocol.words import counted
 
@@ -41,6 +42,21 @@ class ClusterView:
     gpus: Optional[int] = 0
     #: No run begins there, and idle nodes leave.
     is_stopped: bool = False
+
+
+def view_cluster(workspace: str, spec: ClusterSpec) -> ClusterView:
+    """The bounds of a cluster of that workspace, as it is set."""
+    return ClusterView(
+        workspace, spec.name, spec.lasting_nodes, spec.max_nodes,
+        0 if spec.is_stopped else spec.idle_seconds_before_scaledown,
+        spec.has_own_queue, gpus_of(spec), spec.is_stopped,
+    )  # fmt: skip
+
+
+def gpus_of(spec: ClusterSpec) -> Optional[int]:
+    """How many GPUs of this host a node has; None: its nodes are not this host's."""
+    size = find_vm_size(spec.vm_size)
+    return None if spec.engine is not None else size.gpus if size is not None else 0
 
 
 @record

@@ -14,6 +14,7 @@ from runyard.errors import ConflictError, NotFoundError, UserErrorException
 from runyard.protocol.compute import VmPriority
 from runyard.protocol.identity import Principal, PrincipalKind
 from runyard.protocol.lineage import DatasetUse, Direction
+from runyard.protocol.meeting import PHASES, Phase
 from runyard.protocol.outputs import OutputSpec, made_dataset
 from runyard.protocol.plan import ExitCause, Report, ReportBatch, ReportKind, ReportReply
 from runyard.protocol.runs import TERMINAL, Run, RunError, RunKind, RunStatus
@@ -239,13 +240,21 @@ def begin_anew(connection: Connection, run_id: str, key: str, now: int) -> bool:
     if run is None or run.status != RunStatus.QUEUED or run.row.key != key or run.row.cancel_requested:
         return False
     row = run.row
-    was_heard = row.report_seq > 0 or meetings.list_nodes(connection, row.id, row.attempt)
     # Each attempt is the first, a retry, or one of these.
-    if was_heard or row.attempt - 1 - row.retries >= ANEW_MAX:
+    if _may_have_begun(connection, row) or row.attempt - 1 - row.retries >= ANEW_MAX:
         return False
     _requeue(run, now, f"Attempt {row.attempt} was lost before anything of it began; it begins anew.", 0)
     run.save()
     return True
+
+
+def _may_have_begun(connection: Connection, row: Row[Any]) -> bool:
+    nodes = meetings.list_nodes(connection, row.id, row.attempt)
+    if row.node_count > 1 and runs.get_spec(connection, row.id).distribution is not None:
+        # None of them begins before it has heard from here that all are ready.
+        ready = [one for one in nodes if PHASES.index(one.phase) >= PHASES.index(Phase.READY)]
+        return bool(len(ready) == row.node_count)
+    return bool(row.report_seq > 0 or nodes)
 
 
 def _time_of(report: Report, batch: ReportBatch, last_at: int, now: int) -> int:

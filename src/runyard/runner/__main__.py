@@ -242,7 +242,8 @@ class Attempt:
         meeting.tell(phase=Phase.READY, place=place)
         self._say(f"Its {plan.node_count} nodes get ready.")
         heartbeat_at = time.monotonic() + HEARTBEAT_S
-        while not meeting.is_at(Phase.READY):
+        # What the server does not know to be ready, it may begin anew.
+        while not (meeting.is_at(Phase.READY) and meeting.is_told):
             if any(one.end is not None for one in meeting.nodes):
                 raise PeerFailed
             if time.monotonic() >= heartbeat_at:

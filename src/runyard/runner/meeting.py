@@ -34,6 +34,8 @@ class NodeMeeting:
         #: By number, without this one.
         self._others: Dict[int, NodeReport] = {}
         self._revision = 0
+        #: The newest of this node's own reports that the server has.
+        self._told = 0
         self._over: Optional[str] = None
         self._is_closed = False
         self.cancel_requested = False
@@ -60,6 +62,11 @@ class NodeMeeting:
         wanted = range(self._folder.plan.node_count) if numbers is None else numbers
         known = {one.node: PHASES.index(one.phase) for one in self.nodes}
         return all(known.get(number, -1) >= least for number in wanted)
+
+    @property
+    def is_told(self) -> bool:
+        """Has the server all that this node has said?"""
+        return self._told >= self._own.revision
 
     def tell(self, **changes: Any) -> None:
         """Say what has changed of this node; it is brought to the server beside this."""
@@ -114,6 +121,7 @@ class NodeMeeting:
         # An answer may have been on its way for long; the server itself holds it back for no longer than that.
         self.heard_at = min(clock(), sent_at + wait_s)
         with self._lock:
+            self._told = max(self._told, own.revision)
             if found.revision >= self._revision:
                 self._revision = found.revision
                 self._others = {one.node: one for one in found.nodes if one.node != own.node}
