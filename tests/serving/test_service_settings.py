@@ -213,6 +213,13 @@ def test_labels_and_access_need_no_new_processes_and_outlive_an_update_that_fail
     with pytest.raises(WebserviceException, match="no such luck"):
         service.wait_for_deployment()
     assert (service.tags, service.auth_enabled) == ({"team": "blue"}, True)
+    service.update(models=[trained["support"]])
+    service.wait_for_deployment()
+    service.add_tags({"since": "then"})
+    service.rollback()
+    service.wait_for_deployment()
+    assert (service.tags, service.auth_enabled) == ({"team": "blue", "since": "then"}, True)
+    assert service.models[0].name == "linear"
     assert service.run(json.dumps(BODY))["predict"] == LABELS[:1].tolist()
 
 
@@ -231,25 +238,32 @@ def test_a_service_of_a_model_that_is_gone_can_still_be_closed(
 
 def test_changes_at_the_same_time_lose_none(workspace: Workspace, trained: dict[str, Model], deploy: Deploy) -> None:
     deploy("crowded", [trained["linear"]])
-    ends: list[str] = []
+    begun, is_over = threading.Semaphore(0), threading.Event()
 
-    def change(number: int) -> None:
-        service = Webservice(workspace, "crowded")
-        if number % 2:
-            service.update(description=f"the {number}th")
-        else:
-            service.update(models=[trained["support"]])
-        ends.append("done")
+    def describe(number: int) -> None:
+        service: Any = Webservice(workspace, "crowded")
+        count = 0
+        while not is_over.is_set():
+            count += 1
+            service.update(description=f"the {count}th of {number}")
+            begun.release()
 
-    threads = [threading.Thread(target=change, args=(one,)) for one in range(10)]
+    threads = [threading.Thread(target=describe, args=(one,)) for one in range(8)]
     for one in threads:
         one.start()
-    for one in threads:
-        one.join()
-    service = Webservice(workspace, "crowded")
-    service.wait_for_deployment()
-    assert (len(ends), service.models[0].name, service._record.revision) == (10, "support", 6)
-    assert "the original model" in service._record.how
+    service: Any = Webservice(workspace, "crowded")
+    try:
+        for name in ("support", "forest", "support"):
+            for _ in range(10):
+                begun.acquire()
+            service.update(models=[trained[name]])
+            for _ in range(10):
+                begun.acquire()
+            assert Webservice(workspace, "crowded").models[0].name == name
+    finally:
+        is_over.set()
+        for one in threads:
+            one.join()
 
 
 def test_a_request_to_a_service_that_failed_is_told_why_at_once(

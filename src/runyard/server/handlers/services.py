@@ -106,28 +106,33 @@ def change_service(call: Call) -> Service:
         row = _row(call)
         before = loads(ServiceSpec, row.spec)
         spec = _changed(_earlier(call, row) if call.body.rollback else before, call.body)
-        needs_processes = _needs_processes(before, spec, call.body)
-        if needs_processes:
-            spec = _checked(call, spec)
-        if call.parts.database.write(partial(_write_change, call, row, spec, needs_processes)):
+        has_parts = _needs_processes(before, spec, call.body)
+        write = _write_revision if has_parts else _write_labels
+        if call.parts.database.write(partial(write, call, row, _checked(call, spec) if has_parts else spec)):
             call.parts.services.ring()
             return _shown(call, row.name)
     raise ConflictError(f"Service {row.name!r} is being changed by others at this moment; try again.")
 
 
-def _write_change(
-    call: Call, row: Row[Any], spec: ServiceSpec, needs_processes: bool, connection: Connection
-) -> bool:  # fmt: skip
-    """False where somebody else has changed it since it was looked at."""
+def _write_revision(call: Call, row: Row[Any], spec: ServiceSpec, connection: Connection) -> bool:
+    """A new revision, with the labels of now; False where somebody else has made one since ``row`` was read."""
     present = services.get_row(connection, call.workspace, row.name)
-    if (present.id, present.revision, present.spec) != (row.id, row.revision, row.spec):
+    if (present.id, present.revision) != (row.id, row.revision):
         return False
-    if needs_processes:
-        values = _port(call, present, spec)
-        services.add_revision(connection, present, spec, call.user, call.now)
-        if values:
-            services.change(connection, present.id, call.now, **values)
-    elif spec != loads(ServiceSpec, row.spec):
+    values = _port(call, present, spec)
+    spec = labelled(spec, _changed(loads(ServiceSpec, present.spec), call.body))
+    services.add_revision(connection, present, spec, call.user, call.now)
+    if values:
+        services.change(connection, present.id, call.now, **values)
+    return True
+
+
+def _write_labels(call: Call, row: Row[Any], _: ServiceSpec, connection: Connection) -> bool:
+    """Other labels, and others who may ask, of what the service is by now."""
+    present = services.get_row(connection, call.workspace, row.name)
+    before = loads(ServiceSpec, present.spec)
+    spec = labelled(before, _changed(before, call.body))
+    if spec != before:
         _check_deployment(spec.deployment)
         services.change_labels(connection, present, spec, call.now)
     return True
