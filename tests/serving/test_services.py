@@ -217,7 +217,7 @@ def test_what_is_no_deployment_is_refused_in_a_sentence(
     [
         (lambda: AciWebservice.deploy_configuration(cpu_cores="x"), "cpu_cores is a number above 0, not 'x'"),
         (lambda: AciWebservice.deploy_configuration(auth_enabled="yes"), "auth_enabled is True or False, not 'yes'"),
-        (lambda: AksWebservice.deploy_configuration(memory_gb=2, memory_gb_limit=1), "a number of at least 2, not 1"),
+        (lambda: AksWebservice.deploy_configuration(memory_gb=2, memory_gb_limit=1), "of at least 2, as memory_gb is"),
         (lambda: AksWebservice.deploy_configuration(replica_max_concurrent_requests=0), "of at least 1, not 0"),
         (lambda: AksWebservice.deploy_configuration(autoscale_enabled=True, autoscale_refresh_seconds=0), "above 0"),
         (lambda: LocalWebservice.deploy_configuration("x"), "A port is from 1 to 65535, not 'x'"),
