@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -319,13 +320,18 @@ def run(text):
 
 def test_replica_that_takes_too_much_memory_is_ended_and_replaced(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(TAKES)
-    config = InferenceConfig("score.py", source_directory=str(tmp_path), environment=here())
+    environment = here()
+    environment.environment_variables["AML_CORS_ORIGINS"] = "https://my.site"
+    config = InferenceConfig("score.py", source_directory=str(tmp_path), environment=environment)
     held = AksWebservice.deploy_configuration(
         auth_enabled=False, num_replicas=1, memory_gb=0.2, memory_gb_limit=0.4, autoscale_enabled=False
     )
     service = Model.deploy(engine.workspace, "held", [], config, held, engine.workspace.compute_targets[TARGET])
     service.wait_for_deployment(timeout_sec=120)
     assert service.run("1000000") == 1_000_000
+    asked = urllib.request.Request(service.scoring_uri, b"1", {"Origin": "https://my.site"})
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://my.site"
     (gone,) = ready_of(service)
     with pytest.raises(WebserviceException, match="502"):
         service.run("900000000")

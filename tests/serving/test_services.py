@@ -154,7 +154,8 @@ def test_tokens_let_in_where_they_are_asked_for(trained: dict[str, Model], deplo
     assert post(service.scoring_uri, body, Authorization="Bearer " + token)[0] == 200
     expiry, _, signature = token.partition(".")
     forged = f"{int(expiry) + 3600}.{signature}"
-    assert post(service.scoring_uri, body, Authorization="Bearer " + forged)[0] == 401
+    status, said = post(service.scoring_uri, body, Authorization="Bearer " + forged)
+    assert (status, said["error"]) == (401, "A token of this service is needed: 'Authorization: Bearer <token>'.")
     assert refresh_after.tzinfo is not None
 
 

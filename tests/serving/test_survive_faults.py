@@ -262,6 +262,16 @@ def test_a_model_that_takes_too_long_to_load_fails_with_a_sentence_and_is_ended(
         assert (seen().state, seen().error) == ("Failed", "The model was not loaded within 3 s.")
         wait_until(lambda: not below(supervisor.pid, "runyard"), "its processes end")
         assert "The model was not loaded within 3 s." in (tmp_path / "log.txt").read_text()
+        # Its callers hear that it has failed, and wait for nothing; who says nothing stays for two seconds.
+        port = seen().port
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        for body in (1, "x" * 3_000_000):
+            status, said = post(f"http://127.0.0.1:{port}/score", body)
+            assert (status, "has failed" in said["error"]) == (503, True)
+        for line in silent:
+            line.settimeout(20)
+            assert line.recv(100).startswith(b"HTTP/1.1 503 ")
+            line.close()
     finally:
         supervisor.terminate()
         supervisor.wait(20)

@@ -11,7 +11,7 @@ from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, Pyth
 from runyard.protocol.models import Model
 from runyard.protocol.record import record
 from runyard.protocol.scoring import DISTRIBUTIONS, full_version, requirements_of
-from runyard.protocol.services import Revision, ServiceSpec
+from runyard.protocol.services import ORIGINS_VARIABLE, Revision, ServiceSpec
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._\-]*")
 
@@ -107,7 +107,7 @@ def make_revision_elsewhere(
     """
     made = make_revision(number, spec, models, folder, interpreter, "", isolation, hidden, (), "", "")
     app = os.path.join(folder, "app")
-    names = ("AZUREML_MODEL_DIR", "AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "TF_CPP_MIN_LOG_LEVEL")
+    names = ("AZUREML_MODEL_DIR", "AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "TF_CPP_MIN_LOG_LEVEL", ORIGINS_VARIABLE)
     variables = {name: made.variables[name].replace(app, "{app}") for name in names if name in made.variables}
     scoring = {name: text[len(app) + 1 :] if text.startswith(app) else text for name, text in made.scoring.items()}
     return replace(made, variables=variables, scoring=scoring)

@@ -10,6 +10,9 @@ from urllib.parse import quote
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
 
+#: Of a service's variables, as Azure's own server has it: origins or domains with commas between them, or ``*``, whose
+#: pages in a browser may ask it.
+ORIGINS_VARIABLE = "AML_CORS_ORIGINS"
 #: Files of a service's folder: what its supervisor is told, what it says, why it could not listen, and its log.
 WANTED_FILE, SEEN_FILE, REFUSED_FILE, LOG_FILE = "wanted.json", "seen.json", "refused.txt", "log.txt"
 #: Files of a revision's folder: what its processes are told, and of that what concerns the model.

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from runyard.protocol.scoring import SCRIPT, ModelFacts
-from runyard.protocol.services import Access, Revision, scoring_path, sign_token
+from runyard.protocol.services import ORIGINS_VARIABLE, Access, Revision, scoring_path, sign_token
 from runyard.serving import origins
 from runyard.serving.dialects import mlflow_json, onnx_json, open_inference, rows, swagger, tensorflow_rest
 from runyard.serving.dialects.question import BadRequestError, Question
@@ -50,6 +50,11 @@ class Keys:
         """May anyone?"""
         return self._access == Access.OPEN
 
+    @property
+    def kind(self) -> str:
+        """What lets in, in a word."""
+        return "token" if self._access == Access.TOKEN else "key"
+
     def lets_in(self, authorization: str) -> bool:
         """Is there a key or token of ours in that header? Compared in constant time."""
         if self.is_open:
@@ -80,7 +85,7 @@ class Endpoint:
         self.keys = Keys(Access.OPEN, (), "")
         self.statistics = Statistics()
         self._logged_share = revision.deployment.logged_share
-        self._origins = Origins(revision.variables.get(origins.VARIABLE, ""))
+        self._origins = Origins(revision.variables.get(ORIGINS_VARIABLE, ""))
         self._addresses: Dict[str, _Address] = {
             "/score": (self._score, _ASKED), "/invocations": (self._invocations, _ASKED), "/": (self._alive, _READ),
             "/ping": (self._alive, _READ), "/health": (self._alive, _READ), "/swagger.json": (self._swagger, _READ),
@@ -103,8 +108,8 @@ class Endpoint:
                     respond(204, b"", JSON, origins.preflight_headers(request))
                     return
             if not self.keys.is_open and not self._may(request):
-                said = _error("A key of this service is needed: 'Authorization: Bearer <key>'.")
-                respond(401, said, JSON, {"WWW-Authenticate": "Bearer"})
+                said = f"A {self.keys.kind} of this service is needed: 'Authorization: Bearer <{self.keys.kind}>'."
+                respond(401, _error(said), JSON, {"WWW-Authenticate": "Bearer"})
                 return
             act, methods = self._addresses.get(request.path) or self._by_pattern(request.path)
             if (request.method in methods and not request.encoding) or self._is_scripts(request):

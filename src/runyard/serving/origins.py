@@ -4,8 +4,6 @@ from typing import Dict, Optional, Set
 
 from runyard.serving.http import Request, Responder
 
-#: Of the service's variables, as Azure's own server has it: origins or domains with commas between them, or ``*``.
-VARIABLE = "AML_CORS_ORIGINS"
 #: How long a browser need not ask again, seconds.
 MAX_AGE_S = 600
 

@@ -6,11 +6,12 @@ import time
 from contextlib import suppress
 from typing import Dict, List
 
+from runyard.serving.heads import head_of
+
 #: So many are heard out at once, for so long: with bytes unread, the system would take the answer back, seconds.
 _MOST, _STAY_S = 64, 2.0
 _BODY = json.dumps({"error": "This service has failed; 'runyard service show' tells its owner why."}).encode()
-_HEAD = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n"
-_ANSWER = _HEAD.format(len(_BODY)).encode() + _BODY
+_ANSWER = head_of(503, len(_BODY), "application/json", {"Connection": "close"}) + b"\r\n" + _BODY
 
 
 class Refusals:
@@ -28,7 +29,7 @@ class Refusals:
         return [*self._open, *([self._listener] if len(self._open) < _MOST else [])]
 
     def read(self) -> None:
-        """Answer who has come, and let go of who has heard it."""
+        """Answer who has come, and let go of who has heard it, or has been here for long; from time to time too."""
         now = time.monotonic()
         while len(self._open) < _MOST:
             try:

@@ -28,6 +28,7 @@ from runyard.protocol.services import (
 )
 from runyard.protocol.wire import dumps, loads
 from runyard.serving.group import Group
+from runyard.serving.refusals import Refusals
 
 #: Between two looks when nothing happens, seconds.
 STEP_S = 0.25
@@ -56,6 +57,8 @@ class Supervisor:
         self._coming: Optional[Group] = None
         self._leaving: List[Group] = []
         self._failed, self._error = 0, ""
+        #: Answers while nothing else does, and nothing is to.
+        self._refusals: Optional[Refusals] = None
         self._log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._is_ending = False
         #: What was read and said last, as text.
@@ -82,6 +85,7 @@ class Supervisor:
                 self._cut_log()
                 # A home that was removed takes its services along.
                 self._is_ending = self._is_ending or not self._folder.exists()
+            self._refuse()
             self._say()
             self._wait()
         for group in self._groups():
@@ -163,6 +167,17 @@ class Supervisor:
             group.close()
             self._leaving.remove(group)
 
+    def _refuse(self) -> None:
+        """Callers of a service that has failed would wait for ever."""
+        has_failed = self._serving is None and self._coming is None and bool(self._failed)
+        if has_failed and self._refusals is None and self._listener is not None:
+            self._refusals = Refusals(self._listener, bool(self._wanted and self._wanted.certificate))
+        elif not has_failed and self._refusals is not None:
+            self._refusals.close()
+            self._refusals = None
+        if self._refusals is not None:
+            self._refusals.read()
+
     def _say(self) -> None:
         """What control reads."""
         if self._listener is None:
@@ -193,6 +208,8 @@ class Supervisor:
             for group in self._groups():
                 for line in group.sockets():
                     selector.register(line, selectors.EVENT_READ, group)
+            for line in [] if self._refusals is None else self._refusals.sockets():
+                selector.register(line, selectors.EVENT_READ, self._refusals)
             found = selector.select(STEP_S)
         for key, _ in found:
             if key.data is None:
