@@ -71,6 +71,22 @@ def test_host_without_the_program_has_no_gpu(monkeypatch: pytest.MonkeyPatch, tm
     assert NvidiaGpus().list() == ()
 
 
+def test_host_whose_driver_finds_no_gpu_has_none(host: Path) -> None:
+    (host / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    gpus = NvidiaGpus()
+    assert (gpus.list(), gpus.trouble) == ((), "")
+
+
+def test_driver_that_finds_no_gpu_after_all_is_in_no_trouble(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host / "broken").touch()
+    gpus = NvidiaGpus()
+    assert gpus.list() == ()
+    assert "exit code 1" in gpus.trouble
+    (host / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    monkeypatch.setattr(module, "RETRY_S", -1.0)
+    wait_until(lambda: not gpus.list() and gpus.trouble == "", "runs wait for none any more")
+
+
 def test_gpus_of_a_driver_in_trouble_are_given_to_nobody_until_it_answers(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

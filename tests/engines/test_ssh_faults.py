@@ -255,12 +255,13 @@ def test_key_with_a_passphrase_is_used_and_neither_is_ever_given_out(
 def test_machine_is_attached_at_the_command_line(engine: Engine, machine: SshMachine) -> None:
     settings = {
         "address": machine.address, "username": machine.username, "ssh_port": machine.port,
-        "private_key_file": machine.key,
+        "private_key_file": machine.key, "vm_priority": "lowpriority",
     }  # fmt: skip
     pairs = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     words = [sys.executable, "-m", "runyard.cli", "compute", "attach", "typed", "ssh", *pairs]
     subprocess.run([*words, "--workspace", engine.workspace.name], check=True, capture_output=True)
     target = RemoteCompute(engine.workspace, "typed")
+    assert target._record.spec.vm_priority == "lowpriority"
     assert target.settings == {
         "address": machine.address, "username": machine.username, "ssh_port": str(machine.port)
     }  # fmt: skip

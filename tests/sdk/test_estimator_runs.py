@@ -14,7 +14,7 @@ from runyard.azureml.exceptions import ExperimentExecutionException
 from runyard.azureml.train.dnn import TensorFlow
 from runyard.azureml.train.estimator import Estimator
 from runyard.environments.pythons import find_minor
-from runyard.sdk import estimator_notice
+from runyard.sdk import notices
 from tests.own_server import own_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdk")]
@@ -28,7 +28,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimator_notice, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 @pytest.fixture

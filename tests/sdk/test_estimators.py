@@ -24,7 +24,7 @@ from runyard.azureml.train.sklearn import SKLearn
 from runyard.files.snapshots import take_snapshot
 from runyard.protocol.distributed import Distribution, DistributionKind
 from runyard.protocol.runs import RunSpec
-from runyard.sdk import estimator_notice
+from runyard.sdk import notices
 from runyard.sdk.submission import RunData, make_spec
 from tests.own_server import own_server
 
@@ -61,7 +61,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimator_notice, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
 
 
 @pytest.fixture

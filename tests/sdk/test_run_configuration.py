@@ -26,7 +26,7 @@ from runyard.azureml.core.runconfig import (
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import RunConfigurationException, UserErrorException
 from runyard.protocol.distributed import DistributionKind
-from runyard.sdk import estimator_notice
+from runyard.sdk import notices
 from tests.own_server import own_server
 
 pytestmark = pytest.mark.xdist_group("sdk")
@@ -300,7 +300,7 @@ def test_what_a_file_cannot_name_is_refused(experiment: Experiment, tmp_path: Pa
 def test_batch_ai_cluster_is_made_as_an_aml_compute(
     experiment: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimator_notice, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
     wanted = BatchAiCompute.provisioning_configuration(
         vm_size="STANDARD_D2_V2", vm_priority="lowpriority", autoscale_enabled=True, cluster_min_nodes=0,
         cluster_max_nodes=3,

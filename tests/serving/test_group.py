@@ -82,3 +82,15 @@ def test_front_that_is_stopped_is_replaced_and_one_that_is_idle_is_not(
     step_until(group, lambda: group.is_ready and front_of(group) != front, "another front has come")
     assert ask(group, 2) == 3
     assert "the front has said nothing for 8 s" in (tmp_path / "log.txt").read_text()
+
+
+def test_three_deaths_before_an_answer_are_the_revisions_failure(group: Group, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("import os\nos._exit(3)\n")
+    step_until(group, lambda: bool(group.failure), "it has failed")
+    assert group.failure == "The service does not start: replica 3 ended (exit code 3); see its log."
+    said = [line.rpartition("Runyard: ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [one for one in said if "ended" in one] == [
+        "replica 1 ended (exit code 3); it is started anew",
+        "replica 2 ended (exit code 3); it is started anew in 0.5 s",
+        "replica 3 ended (exit code 3)",
+    ]

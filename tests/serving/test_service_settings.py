@@ -23,6 +23,7 @@ from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import AciWebservice, AksWebservice, LocalWebservice
 from runyard.errors import UserErrorException, WebserviceException
 from runyard.protocol.services import Autoscale, Deployment, ServiceChange, sign_token
+from runyard.sdk import notices
 from tests.engines.engines import wait_until
 from tests.serving.asking import post
 from tests.serving.conftest import Deploy
@@ -373,3 +374,19 @@ def test_a_local_service_that_was_found_reloads_lists_and_goes_elsewhere(
     found.delete()
     made.update_deployment_state(must_exist=False)
     assert made.state == "deleted"
+
+
+def test_what_v1_said_of_images_is_told_to_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+    (tmp_path / "score.py").write_text("def run(data):\n    return 1\n")
+    given = {"runtime": "python", "conda_file": "environment.yml", "source_directory": str(tmp_path)}
+    InferenceConfig("score.py", **given)
+    ContainerImage.image_configuration("score.py", conda_file="environment.yml")
+    assert capsys.readouterr().err == ""
+    InferenceConfig("score.py", base_image="mine:1", extra_docker_file_steps="more", **given)
+    ContainerImage.image_configuration("score.py", docker_file="Dockerfile")
+    said = capsys.readouterr().err.splitlines()
+    assert [one.split("'")[1] for one in said] == ["base_image", "extra_docker_file_steps", "docker_file"]
+    assert "a service runs in its environment's packages" in said[0]

@@ -9,9 +9,10 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, EngineKind, VmPriority
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, ClusterSpec, EngineKind, VmPriority
 from runyard.protocol.words import counted, is_or_are
 from runyard.sdk.aml_compute import AmlCompute
+from runyard.sdk.aml_compute_status import state_of
 from runyard.sdk.attached_compute import AttachConfiguration
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.ray_compute import DEFAULT_MAX_NODES
@@ -30,7 +31,7 @@ def list_clusters(workspace: WorkspaceName = None, as_json: Json = False) -> Non
     """List clusters."""
     found = find_workspace(workspace)._call("list_clusters")
     rows = [
-        (c.name, c.spec.vm_size, f"{c.spec.min_nodes}..{c.spec.max_nodes}", c.current_node_count, len(c.stuck) or "",
+        (c.name, _size(c.spec), f"{c.spec.min_nodes}..{c.spec.max_nodes}", c.current_node_count, len(c.stuck) or "",
          c.waiting_runs)
         for c in found
     ]  # fmt: skip
@@ -39,11 +40,21 @@ def list_clusters(workspace: WorkspaceName = None, as_json: Json = False) -> Non
         typer.echo(sentence, err=True)
 
 
+def _size(spec: ClusterSpec) -> str:
+    """Of its nodes; of an attached target what it was told, else of which kind it is."""
+    return spec.vm_size if spec.engine is None else spec.engine.settings.get("vm_size", spec.engine.kind)
+
+
 @commands.command("show")
 def show_cluster(name: str, workspace: WorkspaceName = None, as_json: Json = False) -> None:
     """Show a cluster's nodes."""
     found = find_workspace(workspace)._call("get_cluster", name=name)
-    show(found, as_json, ("Node", "State", "Run"), [(n.id, n.state, n.run_id) for n in found.nodes])
+    if found.spec.has_own_queue and not as_json:
+        typer.echo(f"The nodes are its engine's own; runs there: {', '.join(found.runs) or 'none'}.")
+    else:
+        show(found, as_json, ("Node", "State", "Run"), [(n.id, state_of(n), n.run_id) for n in found.nodes])
+    for sentence in [] if as_json else (*found.errors, *found.stuck):
+        typer.echo(sentence, err=True)
 
 
 @commands.command("create")
@@ -97,7 +108,9 @@ def attach_engine(
     kind: Annotated[str, typer.Argument(help="What is attached: slurm, ray or ssh.")],
     settings: Annotated[
         Optional[List[str]],
-        typer.Option("--set", help="A setting, as partition=gpu; max_nodes and vm_priority are settings of any."),
+        typer.Option(
+            "--set", help="A setting, as partition=gpu; vm_priority is one of any kind, max_nodes of slurm and ray."
+        ),
     ] = None,
     workspace: WorkspaceName = None,
     as_json: Json = False,
@@ -105,14 +118,15 @@ def attach_engine(
     """Make machines that are there already a compute target."""
     pairs = [one.partition("=") for one in settings or []]
     asked = {name.strip(): text.strip() for name, _, text in pairs}
-    config = from_settings(asked) if kind == EngineKind.SSH else _configuration(kind, asked)
+    priority = asked.pop("vm_priority", VmPriority.DEDICATED)
+    is_one_machine = kind == EngineKind.SSH
+    config = from_settings(asked, priority) if is_one_machine else _configuration(kind, asked, priority)
     found = ComputeTarget.attach(find_workspace(workspace), name, config)
     show(found._record, as_json, ("Target", "Kind"), [(found.name, found.type)])
 
 
-def _configuration(kind: str, asked: Dict[str, str]) -> AttachConfiguration:
-    """Of an engine with several nodes: two of its settings are every target's."""
-    priority = asked.pop("vm_priority", VmPriority.DEDICATED)
+def _configuration(kind: str, asked: Dict[str, str], priority: str) -> AttachConfiguration:
+    """Of an engine with several nodes."""
     nodes = asked.pop("max_nodes", str(NODES_MAX if kind == EngineKind.SLURM else DEFAULT_MAX_NODES))
     if not nodes.isdigit():
         raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")
@@ -194,7 +208,8 @@ def delete_cluster(
         left = found._call("delete_cluster", None, {"force": int(force)}, name=name).count
         if not left:
             break
-        told = _say(f"{name} is deleted once {left} canceled runs have ended.", told)
+        ends = "has" if left == 1 else "have"
+        told = _say(f"{name} is deleted once {counted(left, 'canceled run')} {ends} ended.", told)
         time.sleep(LOOK_S)
     tell({"name": name, "deleted": True}, as_json, f"{name} deleted.")
 

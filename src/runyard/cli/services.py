@@ -35,6 +35,8 @@ _KINDS = {
     "local": LocalWebserviceDeploymentConfiguration,
 }
 
+#: Who may ask where nothing is said of it, by the kind; others: what the server has for all.
+_BY_KIND = {"aks": Access.KEY}
 #: Access, as a user reads it.
 _OPEN_TO = {Access.OPEN: "anyone who reaches it", Access.KEY: "who has a key", Access.TOKEN: "who has a token"}
 
@@ -42,9 +44,16 @@ commands = typer.Typer(no_args_is_help=True, help="Models that answer over HTTP.
 
 Models = Annotated[Optional[List[str]], typer.Option("--model", help="name, or name:version; may be given again.")]
 Script = Annotated[Optional[str], typer.Option(help="A Python file with init() and run(data); else no code is needed.")]
-Source = Annotated[Optional[str], typer.Option(help="The script's folder, where it is not its own.")]
-EnvironmentName = Annotated[Optional[str], typer.Option("--environment", help="The script's, registered.")]
-CondaFile = Annotated[Optional[str], typer.Option(help="Or a conda file.")]
+Source = Annotated[
+    Optional[str],
+    typer.Option(
+        help="A folder that is sent with the script, and to which --script is relative; else the one it lies in."
+    ),
+]
+EnvironmentName = Annotated[
+    Optional[str], typer.Option("--environment", help="A registered environment for the script.")
+]
+CondaFile = Annotated[Optional[str], typer.Option(help="A conda file for the script, instead of --environment.")]
 Wait = Annotated[bool, typer.Option(help="Wait until it answers.")]
 
 
@@ -60,9 +69,14 @@ def deploy_service(
         Optional[str], typer.Option("--target", "-t", help="A cluster whose runs the replicas are; else this host.")
     ] = None,
     port: Annotated[int, typer.Option(help="0: one that is free.")] = 0,
-    replicas: Annotated[int, typer.Option(help="Processes that share the requests.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(help="Processes that share the requests; with --max-replicas, the least.")
+    ] = 1,
     max_replicas: Annotated[Optional[int], typer.Option(help="Scale up to so many, by requests under way.")] = None,
-    auth: Annotated[Optional[bool], typer.Option(help="Ask for a key; else only beyond this machine.")] = None,
+    auth: Annotated[
+        Optional[bool],
+        typer.Option(help="Ask for a key; else as the kind has it: aks yes, aci and local only beyond this machine."),
+    ] = None,
     memory_limit: Annotated[Optional[float], typer.Option(help="GB that a replica may take.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
     logged_share: Annotated[float, typer.Option(help="Share of the requests that are logged, 0 to 1.")] = 0.0,
@@ -78,7 +92,7 @@ def deploy_service(
     if kind not in _KINDS:
         raise UserErrorException(f"A service's kind is aci, aks or local, not {kind!r}.")
     scale = None if max_replicas is None else Autoscale(min_replicas=replicas, max_replicas=max_replicas)
-    access = None if auth is None else Access.KEY if auth else Access.OPEN
+    access = _BY_KIND.get(kind) if auth is None else Access.KEY if auth else Access.OPEN
     config: WebserviceDeploymentConfiguration = _KINDS[kind](
         Deployment(
             memory_gb_limit=memory_limit, access=access, replicas=replicas, autoscale=scale, timeout_s=timeout,
@@ -118,7 +132,7 @@ def show_service(name: str, workspace: WorkspaceName = None, as_json: Json = Fal
         ("Error", found.error),
         ("Answers by", found.how),
         ("Models", ", ".join(found.spec.models)),
-        ("Revision", f"{found.serving_revision or '-'} of {found.revision}"),
+        ("Revision", _revision(found)),
         ("Replicas", _replicas(found)),
         ("On", found.spec.deployment.target or "this server's host"),
         *((f"Run {one.run_id}", _replica(one)) for one in found.replica_runs),
@@ -200,7 +214,7 @@ def update_service(
     source: Source = None,
     environment: EnvironmentName = None,
     conda_file: CondaFile = None,
-    replicas: Annotated[Optional[int], typer.Option(help="Processes that share the requests.")] = None,
+    replicas: Annotated[Optional[int], typer.Option(help="Processes that share the requests; ends scaling.")] = None,
     auth: Annotated[Optional[bool], typer.Option(help="Ask for a key.")] = None,
     wait: Wait = True,
     workspace: WorkspaceName = None,
@@ -297,6 +311,14 @@ def _finish(service: Webservice, wait: bool, as_json: bool) -> None:
     tell(record, as_json, f"{name} is {record.state}{where}")
     if not as_json:
         say(f"Next: runyard service score {name} @request.json, or: runyard service show {name}")
+
+
+def _revision(found: Service) -> str:
+    """Which answers, and which is to."""
+    if found.serving_revision == found.revision:
+        return str(found.revision)
+    answers = f"{found.serving_revision} answers" if found.serving_revision else "none answers"
+    return f"{answers}, {found.revision} is to"
 
 
 def _replicas(found: Service) -> str:

@@ -21,14 +21,16 @@ class Compute(Protocol):
 
         May block for some milliseconds: an engine that answers later is asked in the background, and ``poll`` says
         what came of it. Idempotent: a key whose runner lives is left alone. Raises ServiceException where the engine
-        refuses; control tries again, and for a StorageFullError or an EngineAwayError as often as it takes.
+        refuses; control tries again, and for a StorageFullError or an EngineAwayError as often as it takes. A refusal
+        that comes later is ObservedState.REFUSED of ``poll``, and ends the run.
         """
 
     def recover(self, key: str) -> bool:
         """Finish an attempt whose runner is gone: end what it left behind, send what it had not sent. Idempotent.
 
         False: nobody can do that here, and the attempt is lost with what it had not sent. StorageFullError where the
-        engine's disk is full: control tries again until there is space.
+        engine's disk is full: control tries again until there is space. Also called for an attempt whose run begins
+        anew elsewhere: what may live of it ends.
         """
 
     def poll(self, keys: Iterable[str]) -> Dict[str, Observation]:
@@ -38,7 +40,10 @@ class Compute(Protocol):
         """
 
     def stop(self, key: str) -> None:
-        """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine."""
+        """Ask the attempt's runner to end its processes (TERM, grace, KILL). Returns at once; absent keys are fine.
+
+        Control asks again each second until the attempt is over: an engine need not be told as often. So for ``kill``.
+        """
 
     def kill(self, key: str) -> None:
         """End the attempt's runner at once, where it does not listen to ``stop``.

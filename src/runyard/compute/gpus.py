@@ -17,6 +17,8 @@ FRESH_S = 2.0
 RETRY_S = 30.0
 #: A driver that does not answer in this time is in trouble, seconds.
 ANSWER_S = 15.0
+#: How its program says that it works, and that there is nothing for it.
+_NONE = "No devices were found"
 #: Most that is told of what its program said, characters.
 SAID_MAX = 200
 #: Memory beyond this, and beyond the part, is somebody's: a screen and the driver itself need less, bytes.
@@ -101,10 +103,12 @@ class NvidiaGpus:
         self._asked_at = time.monotonic()
 
     def _fail(self, error: Exception) -> None:
+        why = _why(error)
         # A host without the program has no GPU; with it, whoever looks after the host should know.
-        if not self._found and shutil.which("nvidia-smi") is None:
+        if not self._found and (shutil.which("nvidia-smi") is None or _NONE in why):
+            self._trouble = ""
             return
-        self._trouble = _why(error)
+        self._trouble = why
         self._found = tuple(replace(one, used_bytes=one.memory_bytes, holders=()) for one in self._found)
         _log.warning("no run gets a GPU of its own until they can be asked: %s", self._trouble)
 

@@ -73,7 +73,7 @@ class RayCompute:
         self._watch.begin(key, lambda: self._bridge.ask("start", **asked))
 
     def recover(self, key: str) -> bool:
-        """Each node has done what can be done; what is gone from Ray is gone."""
+        """What may be left of it is ended, and its nodes are given back."""
         self._watch.do(f"remove {key}", lambda: self._bridge.ask("remove", key=key))
         return False
 

@@ -87,7 +87,7 @@ class Loop(threading.Thread):
         self._bell = threading.Event()
         self._is_stopping = False
         self._started_at = _now_us()
-        self._places: Dict[Tuple[str, str], Tuple[Workspace, Experiment]] = {}
+        self._owners: Dict[Tuple[str, str], Tuple[Workspace, Experiment]] = {}
         #: By attempt, while it is active.
         self._starts: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
@@ -160,7 +160,7 @@ class Loop(threading.Thread):
             self._specs = {(workspace, one.name): one for workspace, one in clusters}
             if is_full:
                 return clusters, nodes, runs.active_rows(connection)
-            places = [(workspace, one.name, _places_of(one)) for workspace, one in clusters]
+            places = [(workspace, one.name, _starts_max(one)) for workspace, one in clusters]
             return clusters, nodes, runs.next_rows(connection, [(None, LOCAL, self._local_slots), *places])
 
     def _carry_out_cancels(self, rows: Sequence[Row[Any]]) -> None:
@@ -286,7 +286,7 @@ class Loop(threading.Thread):
             stores = {}
             if spec.inputs or spec.outputs:
                 stores = {one.name: one for one in datastores.list_datastores(connection, row.workspace)}
-            place = self._place_of(connection, row.workspace, spec.experiment)
+            place = self._owner_of(connection, row.workspace, spec.experiment)
             engine = self._engine_of(row)
             # Only where another attempt may begin is there a reason for this one to end itself.
             fence_s = engine.fence_s if engine.fence_s and life.may_retry(connection, row) else None
@@ -316,15 +316,15 @@ class Loop(threading.Thread):
             if self._starts[row.key] >= STARTS_MAX:
                 self._write(life.fail, run_id, RunError("SystemError", f"It could not be started: {error}"))
 
-    def _place_of(self, connection: Connection, workspace: str, experiment: str) -> Tuple[Workspace, Experiment]:
+    def _owner_of(self, connection: Connection, workspace: str, experiment: str) -> Tuple[Workspace, Experiment]:
         """Where a run belongs; only what never changes is asked of it, so it is read once."""
-        found = self._places.get((workspace, experiment))
+        found = self._owners.get((workspace, experiment))
         if found is None:
             found = (
                 workspaces.get_workspace(connection, workspace),
                 experiments.get_experiment(connection, workspace, experiment),
             )
-            self._places[workspace, experiment] = found
+            self._owners[workspace, experiment] = found
         return found
 
     def _poll(self) -> None:
@@ -382,9 +382,10 @@ class Loop(threading.Thread):
             self._write(life.explain_wait, row.id, reason)
 
     def _outlast(self, row: Row[Any], seen: Observation) -> None:
-        """The attempt is gone; or nobody sees it and it may live, as long as it is heard of or has not ended itself.
+        """The attempt is gone, or its engine does not see it; WAITING: it does not reach one that has begun.
 
-        One that has begun, and that its engine would begin, is out of its reach, or it has not looked since.
+        One of which nothing began goes back to the queue; one that is gone, or was not heard of for longer than the
+        fence, is recovered or lost; any other may live, and is waited for.
         """
         fence_s, is_waiting = self._engine_of(row).fence_s, seen.state == ObservedState.WAITING
         if self._begin_anew(row, seen):
@@ -478,7 +479,7 @@ def _view(node: Row[Any]) -> NodeView:
     return NodeView(node.id, node.workspace, node.cluster, node.run_id, node.since, is_leaving)
 
 
-def _places_of(spec: ClusterSpec) -> int:
+def _starts_max(spec: ClusterSpec) -> int:
     """How many of a target's runs can start in one round at the most."""
     return HANDED_OVER_MAX if spec.has_own_queue else spec.max_nodes
 

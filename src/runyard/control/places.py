@@ -110,8 +110,7 @@ class Pool:
         """Why the run does not get so many GPUs now; None: it can have them."""
         first = self._first
         if needed and self._view.trouble:
-            wanted = f"{needed} GPU" if needed == 1 else f"{needed} GPUs"
-            return f"Waits for {wanted}; {_UNASKED}: {self._view.trouble}."
+            return f"Waits for {counted(needed, 'GPU')}; {_UNASKED}: {self._view.trouble}."
         if not self.is_there:
             return None
         if needed and first is not None and _is_overdue(first, self._now):
@@ -141,7 +140,7 @@ class Pool:
 
     def _why(self, needed: int) -> str:
         present = len(self._view.numbers)
-        wanted = f"{needed} GPU" if needed == 1 else f"{needed} GPUs"
+        wanted = counted(needed, "GPU")
         if needed > present:
             return f"Waits for {wanted}, {_LACKING} {present}: take a smaller size, or fewer nodes."
         others = "".join(f"; GPU {number} is used by {what}, {_FOREIGN}" for number, what in self._view.held)
@@ -164,7 +163,8 @@ def describe_gpu_help(reason: str) -> str:
         )
     if _FOREIGN in reason:
         return "A run with GPUs that ends, or the end of what else uses them."
-    return "A run with GPUs that ends." if "GPU" in reason else ""
+    # Of our own words: a cluster's name, which may be anything, stands behind a quote.
+    return "A run with GPUs that ends." if " GPU" in reason else ""
 
 
 class Room:

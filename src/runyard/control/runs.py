@@ -25,7 +25,7 @@ from runyard.protocol.words import counted
 TOKEN_GRACE_US = 600 * 1_000_000
 #: What a local run is told that finds none left.
 NO_GPUS = "It sees no GPU: those of this machine are for the runs of clusters now."
-#: How often a run begins anew, whatever its target, whose attempt was lost before anything of it began.
+#: How often a run begins anew whose attempt was lost before anything of it began, on dedicated targets too.
 ANEW_MAX = 2
 #: Infrastructure retries by default.
 RETRIES = {VmPriority.DEDICATED: 0, VmPriority.LOW: 3}
@@ -123,7 +123,7 @@ def _assign(run: Steps, node_ids: Sequence[str], secret: str, now: int) -> bool:
         fleet.assign_node(run.connection, node_id, row.id, now)
     key = f"{row.id}/{row.attempt}"
     # Its silence counts from its own start, not from the last word of the attempt before it.
-    place = node_ids[0] if node_ids else "local"
+    place = node_ids[0] if node_ids else LOCAL
     run.touch(node=place, key=key, reason="Its runner is starting.", reason_at=now, heard_at=now)
     _add_run_token(run.connection, row, secret, now)
     return True
@@ -193,7 +193,7 @@ def end_interactive(connection: Connection, run: Run, status: str, error: Option
 
 
 def fail(connection: Connection, run_id: str, error: RunError, now: int) -> None:
-    """End a run as Failed, whatever it was doing; nothing of it may be alive any more."""
+    """End a run as Failed, or Canceled where that was asked for; nothing of it may be alive any more."""
     run = find_steps(connection, run_id)
     if run is None or run.status in TERMINAL:
         return
@@ -364,7 +364,7 @@ def _vm_priority(connection: Connection, row: Row[Any]) -> str:
 
 
 def _starts_again(row: Row[Any]) -> str:
-    return f"Its machine was lost in attempt {row.attempt}; it starts again."
+    return f"Its machine or its runner was lost in attempt {row.attempt}; it starts again."
 
 
 def _requeue(run: Steps, now: int, reason: str, retries: int = 1) -> None:
@@ -389,5 +389,5 @@ def _end(run: Steps, status: str, now: int, **changes: Any) -> None:
 
 
 def _free_nodes(run: Steps, now: int) -> None:
-    if run.row.node and run.row.node != "local":
+    if run.row.node and run.row.node != LOCAL:
         fleet.free_nodes(run.connection, run.row.id, now)

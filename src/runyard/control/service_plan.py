@@ -10,8 +10,8 @@ from runyard.errors import UserErrorException
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, PythonSpec
 from runyard.protocol.models import Model
 from runyard.protocol.record import record
-from runyard.protocol.scoring import DISTRIBUTIONS, full_version, requirements_of
-from runyard.protocol.services import ORIGINS_VARIABLE, Revision, ServiceSpec
+from runyard.protocol.scoring import DISTRIBUTIONS, PROGRAM_FORMAT, full_version, requirements_of
+from runyard.protocol.services import ORIGINS_VARIABLE, Revision, ServiceSpec, process_variables
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._\-]*")
 
@@ -63,7 +63,7 @@ def run_environment(model: Model, spec: EnvironmentSpec, lock: Lock) -> Optional
 
 def compiled_key(model: Model, environment: str) -> str:
     """Names what was compiled: of the same files in the same environment it is the same."""
-    text = "\n".join((model.tree, model.framework, model.framework_version or "", environment))
+    text = "\n".join((str(PROGRAM_FORMAT), model.tree, model.framework, model.framework_version or "", environment))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -127,22 +127,11 @@ def model_path(app: str, model: Model) -> str:
 
 def _variables(app: str, spec: ServiceSpec, models: Sequence[Model], interpreter: str, kit: str) -> Dict[str, str]:
     folder = model_folder(app, models[0]) if len(models) == 1 else os.path.join(app, "azureml-models")
-    found = {
-        "PATH": os.path.dirname(interpreter) + ":/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": kit,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/tmp",
-        "LANG": "C.UTF-8",
-        "AZUREML_MODEL_DIR": folder,
-        "AML_APP_ROOT": app,
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "OMP_NUM_THREADS": "1",
-    }
+    script, given = "", {}
     if spec.entry is not None:
-        found["AZUREML_ENTRY_SCRIPT"] = spec.entry.script
-        found.update(spec.entry.environment.variables)
-    return found
+        script, given = spec.entry.script, spec.entry.environment.variables
+    path = os.path.dirname(interpreter) + ":/usr/local/bin:/usr/bin:/bin"
+    return {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **process_variables(app, kit, folder, script, given)}
 
 
 def _agrees(found: str, said: str) -> bool:

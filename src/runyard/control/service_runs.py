@@ -52,7 +52,7 @@ from runyard.sdk.replica import main
 
 sys.exit(main())
 '''
-#: After so many replicas in a row that ended soon, the next one waits, seconds.
+#: After so many replicas in a row that ended soon, the next one waits, seconds; on one host: serving/group.py.
 PAUSES_S = (0.0, 2.0, 5.0, 15.0, 60.0, 300.0)
 #: A replica that could answer for so long is no repeated failure, seconds.
 SETTLED_S = 30.0

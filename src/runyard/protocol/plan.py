@@ -66,7 +66,8 @@ class LaunchPlan:
     max_run_duration_s: Optional[int] = None
     #: Seconds between TERM and KILL.
     grace_s: float = 10.0
-    #: An attempt that does not reach the server for so long ends itself, since another one may begin; None: it may not.
+    #: An attempt that does not reach the server for so long ends itself, since another one may begin; None: none may,
+    #: and it goes on.
     fence_s: Optional[float] = None
     target: str = "local"
     target_type: str = "local"
@@ -94,7 +95,8 @@ class ObservedState:
     #: The engine did not take it, and will not; ``detail`` says why.
     REFUSED = "refused"
     ALIVE = "alive"
-    #: The engine has lost sight of it: it may live, and does as long as its runner is heard of.
+    #: The engine has lost sight of it: it lives as long as its runner is heard of. For engines with a fence: with a
+    #: ``fence_s`` of 0 it counts as gone.
     UNSEEN = "unseen"
     GONE = "gone"
 

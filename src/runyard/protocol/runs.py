@@ -38,12 +38,12 @@ TERMINAL: FrozenSet[str] = frozenset((RunStatus.COMPLETED, RunStatus.FAILED, Run
 
 _ENDS_EARLY = (RunStatus.CANCEL_REQUESTED, RunStatus.CANCELED, RunStatus.FAILED)
 
-#: From each state, the states that may follow it. Queued after a later state is a requeue: attempt + 1.
+#: From each state, the states that may follow it. Queued after itself or a later state is a requeue: attempt + 1.
 TRANSITIONS: Dict[str, FrozenSet[str]] = {
     RunStatus.STARTING: frozenset((RunStatus.PROVISIONING, RunStatus.PREPARING, RunStatus.RUNNING) + _ENDS_EARLY),
     RunStatus.PROVISIONING: frozenset((RunStatus.PREPARING,) + _ENDS_EARLY),
     RunStatus.PREPARING: frozenset((RunStatus.QUEUED,) + _ENDS_EARLY),
-    RunStatus.QUEUED: frozenset((RunStatus.RUNNING, RunStatus.NOT_RESPONDING, RunStatus.QUEUED) + _ENDS_EARLY),
+    RunStatus.QUEUED: frozenset((RunStatus.RUNNING, RunStatus.QUEUED) + _ENDS_EARLY),
     RunStatus.RUNNING: frozenset(
         (RunStatus.FINALIZING, RunStatus.NOT_RESPONDING, RunStatus.QUEUED, RunStatus.COMPLETED) + _ENDS_EARLY
     ),

@@ -5,10 +5,13 @@ from typing import Dict, Optional, Tuple
 
 from runyard.protocol.record import record
 
-#: A model that takes tensors, one that takes rows of named columns, or a script that takes the request's own body.
+#: TENSORS: tensors by name. ROWS: one input of rows, and swagger.json shows v1's "data" and "method". SCRIPT: the
+#: request's own body. Columns with names may come with either of the first two (ModelFacts.columns).
 TENSORS, ROWS, SCRIPT = "tensors", "rows", "script"
 #: Files of a compiled model: its steps, its numbers, and what its compiler says of it.
 PROGRAM_FILE, CONSTANTS_FILE, REPORT_FILE = "program.json", "constants.npz", "report.json"
+#: Part of the key under which a compiled model is kept: where it changes, models are compiled anew when deployed.
+PROGRAM_FORMAT = 1
 #: A dtype besides numpy's names: texts, or values of several types; they travel as JSON.
 OBJECT = "object"
 
@@ -46,7 +49,7 @@ class ModelFacts:
 
     #: TENSORS, ROWS or SCRIPT.
     kind: str
-    #: One of v1's Model.Framework, or "Custom" for a script.
+    #: A key of DISTRIBUTIONS, or "Custom" for a script.
     framework: str
     #: Of the framework that loaded it.
     framework_version: str = ""
@@ -63,7 +66,8 @@ class ModelFacts:
     schema: str = ""
 
 
-#: What each framework that needs no code is installed by: the distribution that has it first.
+#: By which distributions a framework that needs no code may be in an environment; the first one is what we install. Its
+#: loader is in scoring/model.py.
 DISTRIBUTIONS: Dict[str, Tuple[str, ...]] = {
     "TensorFlow": ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
     "TfKeras": ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "keras"),
@@ -75,7 +79,8 @@ DISTRIBUTIONS: Dict[str, Tuple[str, ...]] = {
     "LightGBM": ("lightgbm",),
     "MLflow": ("mlflow", "mlflow-skinny"),
 }
-#: What goes in beside it.
+#: What goes in beside it: pandas for columns by name, scikit-learn for pickled estimators of boosters, TensorFlow to
+#: run Keras.
 BESIDE = {
     "ScikitLearn": ("pandas",),
     "Keras": ("tensorflow",),

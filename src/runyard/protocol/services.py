@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import time
 from dataclasses import field, replace
-from typing import Dict, Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 from urllib.parse import quote
 
 from runyard.protocol.environments import EnvironmentSpec
@@ -83,7 +83,7 @@ class Deployment:
 
     cpu: Optional[float] = None
     memory_gb: Optional[float] = None
-    #: A replica that takes more is started anew; None: as much as the host has.
+    #: A replica that takes more is started anew; None: nine tenths of the host's.
     memory_gb_limit: Optional[float] = None
     gpu: Optional[int] = None
     #: Access; None: open on loopback, else by key.
@@ -92,7 +92,7 @@ class Deployment:
     autoscale: Optional[Autoscale] = None
     #: How long a request may work; then it fails, and the replica counts as hung, seconds.
     timeout_s: float = 60.0
-    #: Requests that a replica is given at once; the next ones wait for their turn.
+    #: For autoscale alone: so many requests under way fill a replica, which works at one batch at a time.
     concurrent_requests: int = 1
     #: How many may wait for their turn, a replica.
     queued_requests: int = 1_000
@@ -136,6 +136,15 @@ def labelled(spec: ServiceSpec, by: ServiceSpec) -> ServiceSpec:
     )  # fmt: skip
 
 
+def process_variables(app: str, kit: str, models: str, script: str, given: Mapping[str, str]) -> Dict[str, str]:
+    """What a process with a model has, PATH apart: where its files lie, and what the script's environment sets."""
+    found = {
+        "PYTHONPATH": kit, "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "LANG": "C.UTF-8", "AZUREML_MODEL_DIR": models,
+        "AML_APP_ROOT": app, "TF_CPP_MIN_LOG_LEVEL": "2", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return {**found, **({"AZUREML_ENTRY_SCRIPT": script} if script else {}), **given}
+
+
 @record
 class ServiceChange:
     """What is to be another way: None stays as it is."""
@@ -170,7 +179,7 @@ class ServiceStatistics:
     failed: int = 0
     in_flight: int = 0
     rows: int = 0
-    #: Of all its processes: memory now, and cores in use over the time since they began.
+    #: Of all its processes: memory now, and the most cores that were in use between two looks.
     memory_bytes: int = 0
     cpu_share: float = 0.0
     latency: Latency = field(default_factory=Latency)
@@ -212,7 +221,7 @@ class Service:
     replicas: int = 0
     #: Access, as it is where the deployment says nothing.
     access: str = Access.OPEN
-    #: What answers: "compiled", "original" or "script", and in which environment.
+    #: What answers: compiled, inside the front or not, the original model, or a script.
     how: str = ""
     statistics: ServiceStatistics = field(default_factory=ServiceStatistics)
     #: Those of a cluster's runs that have not ended.
@@ -311,7 +320,7 @@ class Revision:
     service: str
     model: str
     model_version: str
-    #: What the process with the model is told: framework and model, entry_script, or compiled.
+    #: The model: framework and model, or entry_script; compiled_folder: where its compiled form is kept, or is to be.
     scoring: Dict[str, str]
     #: Its interpreter, working folder and variables; what it may read besides.
     interpreter: str

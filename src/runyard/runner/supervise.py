@@ -91,7 +91,11 @@ def take_settings(settings: Dict[str, str]) -> None:
 
 def lay_out(launch: RemoteLaunch, root: Path, runs_folder: Path) -> Any:
     """Make the attempt's folder with all that its runner is told; None: a runner of it lives already."""
-    node = int(os.environ.get(launch.number_variable) or 0) if launch.number_variable else 0
+    node = 0
+    if launch.number_variable:
+        if not os.environ.get(launch.number_variable, "").isdecimal():
+            sys.exit(f"Runyard: {launch.number_variable} is no number here, and says which of the run's nodes this is.")
+        node = int(os.environ[launch.number_variable])
     folder = attempt_folder(runs_folder, launch.plan.run_id, launch.plan.attempt, node)
     if not (root / "kits" / launch.plan.kit).is_dir():
         make_kit(str(root / "kits"))

@@ -16,7 +16,7 @@ Arrays = Dict[str, Any]
 #: Who loads a framework's models: v1's words, and those that came after.
 LOADERS = {
     "TensorFlow": "tensorflow_model",
-    "TfKeras": "keras_model",
+    "TfKeras": "tensorflow_model",
     "Keras": "keras_model",
     "ScikitLearn": "sklearn_model",
     "Onnx": "onnx_model",

@@ -10,14 +10,11 @@ from dataclasses import field
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from runyard.protocol.record import record
-from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, ModelFacts
+from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, PROGRAM_FORMAT, ModelFacts
 from runyard.protocol.wire import from_wire, to_wire
 from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.operators import OPERATORS
-
-#: Of this format; another one is compiled anew.
-FORMAT = 1
 
 
 @record
@@ -40,7 +37,7 @@ class Program:
     steps: Tuple[Step, ...]
     #: signature -> name of its output -> the tensor.
     results: Dict[str, Dict[str, str]]
-    format: int = FORMAT
+    format: int = PROGRAM_FORMAT
 
 
 def save_program(folder: str, program: Program, constants: Arrays) -> None:
@@ -59,8 +56,8 @@ def load_program(folder: str) -> "CompiledModel":
 
     with open(os.path.join(folder, PROGRAM_FILE), encoding="utf-8") as text:
         program: Program = from_wire(Program, json.load(text))
-    if program.format != FORMAT:
-        raise ValueError(f"The compiled model has format {program.format}; this Runyard knows {FORMAT}.")
+    if program.format != PROGRAM_FORMAT:
+        raise ValueError(f"The compiled model has format {program.format}, and not {PROGRAM_FORMAT}: deploy it anew.")
     with numpy.load(os.path.join(folder, CONSTANTS_FILE), allow_pickle=False) as stored:
         constants = {name: stored[name] for name in stored.files}
     return CompiledModel(program, constants)

@@ -10,7 +10,7 @@ from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.protocol.words import counted
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
-from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.notices import say_once
 from runyard.sdk.whole_number import whole_number
 from runyard.sdk.workspace import Workspace
 

@@ -4,7 +4,7 @@ from typing import Any, Optional
 
 from runyard.protocol.compute import VmPriority
 from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
-from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.notices import say_once
 from runyard.sdk.workspace import Workspace
 
 

@@ -4,8 +4,9 @@ import os
 from typing import Any, Dict, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.inference_config import NO_IMAGE, InferenceConfig
 from runyard.sdk.model import Model
+from runyard.sdk.notices import say_kept
 from runyard.sdk.workspace import Workspace
 
 
@@ -84,7 +85,9 @@ class Image:
         cuda_version: Optional[str] = None,
     ) -> ImageConfig:
         """The script, its environment's conda file, and files beside it."""
-        return ImageConfig(dict(locals()))
+        given = dict(locals())
+        say_kept([name for name in ("docker_file", "base_image") if given[name] is not None], NO_IMAGE)
+        return ImageConfig(given)
 
     def wait_for_creation(self, show_output: bool = False) -> None:
         """Nothing is waited for; the sentence is v1's."""

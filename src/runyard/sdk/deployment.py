@@ -5,6 +5,7 @@ from typing import Any, List, Optional, Sequence
 
 from runyard.errors import ConflictError, UserErrorException, WebserviceException
 from runyard.protocol import services
+from runyard.protocol.scoring import DISTRIBUTIONS
 from runyard.sdk.deployment_configuration import AciServiceDeploymentConfiguration, WebserviceDeploymentConfiguration
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
@@ -93,15 +94,15 @@ def _target_name(target: Any) -> str:
 
 
 def check_no_code(models: Sequence[Model]) -> None:
-    """v1's own sentence for what cannot go without an InferenceConfig."""
+    """UserErrorException where models cannot go without an InferenceConfig."""
     if len(models) != 1:
         raise UserErrorException(
             f"Without an inference_config exactly one model is deployed, not {len(models)}; give an InferenceConfig."
         )
-    if models[0].model_framework == Model.Framework.CUSTOM:
+    if models[0].model_framework not in DISTRIBUTIONS:
         raise UserErrorException(
-            f"Model {models[0].id} has the framework Custom, which needs an InferenceConfig with an entry script; or "
-            "register it with model_framework=Model.Framework.TENSORFLOW, SCIKITLEARN or ONNX."
+            f"Model {models[0].id} has the framework {models[0].model_framework}, which needs an InferenceConfig with "
+            f"an entry script; or register it with one of {', '.join(DISTRIBUTIONS)}."
         )
 
 

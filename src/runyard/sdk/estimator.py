@@ -13,8 +13,8 @@ from runyard.sdk.distributed import MpiConfiguration
 from runyard.sdk.environment import Environment
 from runyard.sdk.estimator_distribution import ProcessWish, configuration_of
 from runyard.sdk.estimator_environment import EnvironmentWish, environment_of
-from runyard.sdk.estimator_notice import say_deprecated, say_once
 from runyard.sdk.estimator_version import FrameworkVersion
+from runyard.sdk.notices import say_kept, say_once
 from runyard.sdk.run_configuration import RunConfiguration
 from runyard.sdk.script_run_config import MAX_DURATION_SECONDS_DEFAULT, ScriptRunConfig
 
@@ -252,5 +252,5 @@ def _set_size(asked: RunConfiguration, compute_target: Any, vm_size: Optional[st
 def _set_source(asked: RunConfiguration, datastore: Any) -> None:
     if datastore is None:
         return
-    say_deprecated("source_directory_data_store", "nothing: the source folder goes to the server's own store")
+    say_kept(["source_directory_data_store"], "the source folder goes to the server's own store")
     asked.source_directory_data_store = getattr(datastore, "name", datastore)

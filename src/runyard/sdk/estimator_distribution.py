@@ -1,11 +1,11 @@
 """How an estimator's processes are spread, and the older markers for that: Mpi, ParameterServer, Gloo, Nccl."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from runyard.errors import TrainingException
 from runyard.protocol.record import record
 from runyard.sdk.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
-from runyard.sdk.estimator_notice import say_deprecated
+from runyard.sdk.notices import say_deprecated
 
 
 class _Marker:
@@ -57,10 +57,6 @@ _KINDS = {
     "ps": TensorflowConfiguration,
     "gloo": PyTorchConfiguration,
     "nccl": PyTorchConfiguration,
-}
-_INSTEAD: Dict[Any, str] = {
-    MpiConfiguration: "MpiConfiguration()",
-    TensorflowConfiguration: "TensorflowConfiguration()",
 }
 
 
@@ -119,7 +115,8 @@ def _tell(wish: ProcessWish) -> None:
     """What is out of date, as far as it was given."""
     if wish.backend is not None:
         kind = _KINDS[wish.backend.lower()]
-        say_deprecated("distributed_backend", "distributed_training=" + _INSTEAD.get(kind, "PyTorchConfiguration()"))
+        named = repr(wish.backend.capitalize()) if kind is PyTorchConfiguration else ""
+        say_deprecated("distributed_backend", f"distributed_training={kind.__name__}({named})")
     if wish.process_count_per_node != 1:
         say_deprecated("process_count_per_node", "distributed_training=MpiConfiguration(process_count_per_node=...)")
     for name in ("worker_count", "parameter_server_count"):

@@ -10,8 +10,8 @@ from runyard.protocol.record import record
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
 from runyard.sdk.environment import Environment
 from runyard.sdk.environment_sections import DEFAULT_GPU_IMAGE
-from runyard.sdk.estimator_notice import say_deprecated, say_once
 from runyard.sdk.estimator_version import FrameworkVersion
+from runyard.sdk.notices import say_deprecated, say_once
 
 
 @record

@@ -4,8 +4,8 @@ from typing import List, Optional
 
 from runyard.sdk.estimator import Estimator
 from runyard.sdk.estimator_environment import EnvironmentWish
-from runyard.sdk.estimator_notice import say_once
 from runyard.sdk.estimator_version import FrameworkVersion, default_version, find_version, supported_versions
+from runyard.sdk.notices import say_once
 
 #: Parameters that v1's TensorFlow estimator alone had.
 _OF_TENSORFLOW = frozenset(("worker_count", "parameter_server_count"))

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from runyard.errors import TrainingException
 from runyard.protocol.record import record
-from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.notices import say_once
 
 
 @record

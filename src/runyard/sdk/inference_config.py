@@ -7,6 +7,7 @@ from runyard.client.home import home_folder
 from runyard.client.transfer import send_blobs, send_bytes
 from runyard.errors import UserErrorException, WebserviceException
 from runyard.protocol.services import EntryScript
+from runyard.sdk.notices import say_kept
 from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: What v1 called the language of a script.
 _RUNTIMES = ("python", "python-slim", "spark-py")
+#: Why what v1 said of images is not done.
+NO_IMAGE = "a service runs in its environment's packages, and in no image; Model.package() writes a Dockerfile"
 
 
 class InferenceConfig:
@@ -46,6 +49,8 @@ class InferenceConfig:
         self.cuda_version = cuda_version
         self.environment = environment
         self.validate_configuration()
+        given = {"base_image": base_image, "extra_docker_file_steps": extra_docker_file_steps}
+        say_kept([name for name, value in given.items() if value is not None], NO_IMAGE)
 
     def validate_configuration(self) -> None:
         """WebserviceException for what v1 refused: no script, two environments, a runtime nobody knows."""

@@ -3,7 +3,7 @@
 from typing import Any, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import Access, ComputeType, Deployment, ServiceChange, ServiceState
+from runyard.protocol.services import ComputeType, Deployment, ServiceChange, ServiceState
 from runyard.sdk.deployment_configuration import (
     LocalWebserviceDeploymentConfiguration,
     WebserviceDeploymentConfiguration,
@@ -15,7 +15,7 @@ from runyard.sdk.workspace import Workspace
 
 
 class LocalWebservice(Webservice):
-    """On this machine, for anyone on it."""
+    """On the server's machine: open where that listens on loopback alone, by key beyond it."""
 
     STATE_DEPLOYING = "deploying"
     STATE_RUNNING = "running"
@@ -32,7 +32,7 @@ class LocalWebservice(Webservice):
         is_whole = isinstance(port, int) and not isinstance(port, bool)
         if port is not None and not (is_whole and 0 < port < 65_536):
             raise WebserviceException(f"A port is from 1 to 65535, not {port!r}.")
-        return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0), access=Access.OPEN))
+        return LocalWebserviceDeploymentConfiguration(Deployment(port=int(port or 0)))
 
     @staticmethod
     def list(  # type: ignore[override]

@@ -12,7 +12,7 @@ from runyard.client.home import home_folder
 from runyard.errors import WebserviceException
 from runyard.protocol.environments import Builder, CondaSpec, EnvironmentSpec, Lock, PythonSpec
 from runyard.protocol.scoring import requirements_of
-from runyard.protocol.services import REVISION_FILE, WANTED_FILE, Revision, Wanted
+from runyard.protocol.services import REVISION_FILE, WANTED_FILE, Revision, Wanted, process_variables
 from runyard.protocol.wire import dumps
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
@@ -166,12 +166,13 @@ def _revision(models: List[Model], config: Optional[InferenceConfig]) -> Revisio
     name, version = (first.name, str(first.version)) if first is not None else ("service", "1")
     of_models = "/".join(("azureml-models", *((name, version) if len(models) == 1 else ())))
     scoring, framework = _scoring(models, config)
+    script, given = (
+        ("", {}) if config is None else (config._script_name(), config.build_environment()._spec().variables)
+    )
+    variables = process_variables("{app}", "{kit}", "{app}/" + of_models, script, given)
     return Revision(
         number=1, service=name, model=name, model_version=version, scoring=scoring, interpreter=_PYTHON, work="app",
-        variables={
-            "PATH": "/opt/model/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8",
-            "PYTHONPATH": "{kit}", "AZUREML_MODEL_DIR": "{app}/" + of_models, "AML_APP_ROOT": "{app}",
-        },
+        variables={"PATH": "/opt/model/bin:/usr/local/bin:/usr/bin:/bin", **variables},
         framework=framework,
     )  # fmt: skip
 

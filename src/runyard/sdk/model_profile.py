@@ -11,6 +11,7 @@ from runyard.sdk.deployment_configuration import LocalWebserviceDeploymentConfig
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
 from runyard.sdk.scoring_request import post
+from runyard.sdk.webservice import Webservice
 from runyard.sdk.workspace import Workspace
 
 #: How often each sample is sent at least, and for how long at least, seconds.
@@ -62,13 +63,11 @@ def profile(
     from runyard.sdk.deployment import check_models, deploy
 
     models, samples = check_models(models), _samples(input_dataset)
-    config = LocalWebserviceDeploymentConfiguration(
-        Deployment(cpu=cpu, memory_gb=memory_in_gb, access=Access.OPEN, kept={"profile": name})
-    )
+    config = LocalWebserviceDeploymentConfiguration(Deployment(cpu=cpu, memory_gb=memory_in_gb, kept={"profile": name}))
     service = deploy(workspace, f"profile-{int(time.time() * 1000) % 10**9}", models, inference_config, config)
     try:
         service.wait_for_deployment()
-        took_s, failed, error = _sent(service.scoring_uri, samples)
+        took_s, failed, error = _sent(service, samples)
         service.update_deployment_state()
         used = service._record.statistics
     finally:
@@ -106,16 +105,16 @@ def _samples(dataset: Any) -> List[bytes]:
     return [(one if isinstance(one, str) else json.dumps(one)).encode("utf-8") for one in values]
 
 
-def _sent(uri: str, samples: List[bytes]) -> Any:
+def _sent(service: Webservice, samples: List[bytes]) -> Any:
     """(seconds of each request, how many failed, what the first of those was answered)."""
     took_s: List[float] = []
-    error = ""
+    error, key = "", service.get_keys()[0] if service._record.access == Access.KEY else ""
     failed, until, rounds = 0, time.monotonic() + LEAST_S, 0
     while rounds < ROUNDS or time.monotonic() < until:
         rounds += 1
         for body in samples:
             began = time.monotonic()
-            status, _, content = post(uri, body, "")
+            status, _, content = post(service.scoring_uri, body, key)
             took_s.append(time.monotonic() - began)
             if status != 200:
                 error = error or f"{status} {content[:500].decode('utf-8', 'replace')}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import VmPriority
-from runyard.sdk.estimator_notice import say_once
+from runyard.sdk.notices import say_once
 from runyard.sdk.run_configuration import RunConfiguration
 from runyard.sdk.run_sections import AmlComputeConfiguration
 from runyard.sdk.whole_number import whole_number
@@ -15,7 +15,10 @@ ONE_RUN = "amlcompute"
 
 
 def target_of(config: RunConfiguration, workspace: Any) -> str:
-    """The target's name; a cluster for one run is found or made, and serves later runs of its size too."""
+    """The target's name; a cluster for one run is found or made, and serves later runs of its size too.
+
+    UserErrorException for what is no target or no number, ComputeTargetException where the cluster cannot be made.
+    """
     name = getattr(config.target, "name", config.target)
     if not isinstance(name, str):
         raise UserErrorException(f"A run's target is a compute target or its name, not {config.target!r}.")
@@ -31,9 +34,12 @@ def _cluster_of_size(config: RunConfiguration, workspace: Any) -> str:
     asked = config.amlcompute
     priority = asked.vm_priority or VmPriority.DEDICATED
     name = asked.name or re.sub(r"[^a-z0-9]+", "-", f"{asked.vm_size}-{priority}".lower()).strip("-")
-    nodes = whole_number(asked.cluster_max_node_count or config.node_count)
+    given = asked.cluster_max_node_count or config.node_count
+    nodes = whole_number(given)
     if nodes is None:
-        raise UserErrorException(f"cluster_max_node_count is a whole number, not {asked.cluster_max_node_count!r}.")
+        raise UserErrorException(
+            f"cluster_max_node_count, or node_count where it is not set, is a whole number, not {given!r}."
+        )
     try:
         found = AmlCompute(workspace, name)
     except ComputeTargetException:

@@ -266,7 +266,7 @@ class Webservice:
         if not self.scoring_uri or self._record.state != ServiceState.HEALTHY:
             self.update_deployment_state()
         if self._record.state == ServiceState.FAILED:
-            # Its address would let the request wait for a revision that answers, and none comes by itself.
+            # Its address says only that the service has failed.
             raise WebserviceException(_failure(self._record))
         if not self.scoring_uri:
             raise WebserviceException(f"Service {self.name!r} is {self.state} and has no address yet.")

@@ -343,7 +343,7 @@ def decode_any(facts: ModelFacts, found: Any) -> Question:
     if isinstance(found, list):
         return rows.decode(facts, {"data": found})
     if not isinstance(found, dict):
-        raise BadRequestError("The body is a JSON object.")
+        raise BadRequestError("The body is a JSON object, or a list of rows.")
     if "data" in found:
         return rows.decode(facts, found)
     if onnx_json.is_meant(found):
@@ -352,7 +352,7 @@ def decode_any(facts: ModelFacts, found: Any) -> Question:
         return mlflow_json.from_json(facts, found)
     if "instances" in found or "inputs" in found:
         return tensorflow_rest.predict(facts, found)
-    raise BadRequestError('The body has "data" (rows), "instances" or "inputs"; see /swagger.json.')
+    raise BadRequestError('The body has "data" (rows), "instances", "inputs" or "dataframe_split"; see /swagger.json.')
 
 
 def _note(line: str) -> None:

@@ -92,7 +92,7 @@ class Front:
         try:
             send_order(self._line, event)
         except BlockingIOError:
-            pass  # It is told again in a second.
+            pass  # A supervisor that does not read. Statistics come again.
         except OSError:
             self._ending.set()
 

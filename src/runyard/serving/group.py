@@ -33,10 +33,13 @@ from runyard.serving.limits import Limits
 from runyard.serving.orders import ORDER_MAX, pair, send_order
 from runyard.serving.sandbox import own_places, started
 
-#: After so many deaths in a row, a process waits before it is started again, seconds.
+#: How long the whole revision waits after its deaths in a row, seconds: after the first, the second, ...; on a cluster:
+#: control/service_runs.py.
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 #: It waits no longer than this where it had the model loaded: some request has ended it, and others wait, seconds.
 PAUSE_READY_S = 1.0
+#: So many deaths in a row before anything could answer are the revision's failure.
+DEATHS_MAX = 3
 #: A process that could answer for so long is no repeated failure, seconds.
 SETTLED_S = 5.0
 #: How long processes may take to end once they are killed, seconds.
@@ -236,7 +239,7 @@ class Group:
         limit_gb = self.revision.deployment.memory_gb_limit
         for number, (_, memory) in zip(pids, used, strict=False):
             if limit_gb and memory > limit_gb * 1e9:
-                self.say(f"replica {number} takes more than {limit_gb:g} GB of memory and is started anew")
+                self.say(f"replica {number} takes more than {limit_gb:g} GB of memory and is ended")
                 self._end_replica(self._replicas[number])
 
     def _end_replica(self, one: "_Replica") -> None:
@@ -285,11 +288,14 @@ class Group:
                     self._died(now, f"replica {number} {why}", most_s)
 
     def _died(self, now: float, sentence: str, most_s: float = PAUSES_S[-1]) -> None:
-        pause_s = min(most_s, PAUSES_S[min(self._deaths, len(PAUSES_S) - 1)])
         self._deaths += 1
-        self._not_before = now + pause_s
-        if not self.was_ready and self._deaths > 2:
+        if not self.was_ready and self._deaths >= DEATHS_MAX:
             self.failure = self.failure or f"The service does not start: {sentence}; see its log."
+        if self.failure:
+            self.say(sentence)
+            return
+        pause_s = min(most_s, PAUSES_S[min(self._deaths, len(PAUSES_S)) - 1])
+        self._not_before = now + pause_s
         self.say(f"{sentence}; " + ("it is started anew" if not pause_s else f"it is started anew in {pause_s:g} s"))
 
     def _start_front(self, now: float) -> None:

@@ -10,7 +10,7 @@ from runyard.serving.heads import head_of
 
 #: So many are heard out at once, for so long: with bytes unread, the system would take the answer back, seconds.
 _MOST, _STAY_S = 64, 2.0
-_BODY = json.dumps({"error": "This service has failed; 'runyard service show' tells its owner why."}).encode()
+_BODY = json.dumps({"error": "This service has failed; 'runyard service show NAME' tells its owner why."}).encode()
 _ANSWER = head_of(503, len(_BODY), "application/json", {"Connection": "close"}) + b"\r\n" + _BODY
 
 

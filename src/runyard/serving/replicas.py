@@ -19,7 +19,7 @@ ANSWER_MAX = 512 << 20
 #: Most of an error and its traceback that go on to the supervisor, characters: in JSON each may take six bytes.
 ERROR_MAX, TRACEBACK_MAX = 2_000, 15_000
 
-_LACKING = "No replica of this service is there at the moment; its cluster has to give a place. Try again."
+_LACKING = "This service has no replica at the moment: its cluster has given it no place. Try again."
 
 
 class ScoringError(Exception):
@@ -244,8 +244,6 @@ class Pool:
         deployment = self._deployment
         if len(self._waiting) >= deployment.queued_requests * max(1, len(self._replicas)):
             raise ScoringError(503, "Too many requests wait for this service; try again.")
-        if not self._replicas and not deployment.replicas:
-            raise ScoringError(503, "This service has no replica.")
         if self.is_lacking(time.monotonic()):
             raise ScoringError(503, _LACKING)
         self._waiting.append(job)

@@ -245,7 +245,10 @@ def _placed(folder: Path, revision: Revision) -> Revision:
     places = ("entry_script", "model")
     scoring = {name: str(folder / text) if name in places else text for name, text in revision.scoring.items()}
     work = folder / revision.work
-    variables = {name: text.format(app=work, kit=folder / "kit") for name, text in revision.variables.items()}
+    kit = str(folder / "kit")
+    variables = {
+        name: text.replace("{app}", str(work)).replace("{kit}", kit) for name, text in revision.variables.items()
+    }
     return replace(revision, work=str(work), scoring=scoring, variables=variables)
 
 

@@ -287,11 +287,14 @@ def _model(call: Call, asked: str) -> Model:
 def _check_deployment(asked: Deployment) -> None:
     scale: Tuple[Autoscale, ...] = (asked.autoscale,) if asked.autoscale is not None else ()
     counts = [asked.replicas, *(one.min_replicas for one in scale), *(one.max_replicas for one in scale)]
-    if not all(1 <= one <= REPLICAS_MAX for one in counts):
-        raise UserErrorException(f"A service has 1 to {REPLICAS_MAX} replicas, not {counts}.")
+    for count in counts:
+        if not 1 <= count <= REPLICAS_MAX:
+            raise UserErrorException(f"A service has 1 to {REPLICAS_MAX} replicas, not {count}.")
     for one in scale:
         if one.min_replicas > one.max_replicas:
-            raise UserErrorException("autoscale_min_replicas is larger than autoscale_max_replicas.")
+            raise UserErrorException(
+                f"The least number of replicas ({one.min_replicas}) is larger than the largest ({one.max_replicas})."
+            )
         if not 1 <= one.target_utilization <= 100 or not 0 < one.refresh_s <= REFRESH_MAX_S:
             raise UserErrorException(
                 "autoscale_target_utilization is 1 to 100, and autoscale_refresh_seconds above 0 and at most "

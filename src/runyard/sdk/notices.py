@@ -1,7 +1,7 @@
-"""What is said of an estimator that is old or done otherwise here: once in a process, on standard error."""
+"""What is said of something that is old, or done otherwise here: once in a process, on standard error."""
 
 import sys
-from typing import Set
+from typing import Iterable, Set
 
 _said: Set[str] = set()
 
@@ -16,3 +16,9 @@ def say_once(sentence: str) -> None:
 def say_deprecated(name: str, instead: str) -> None:
     """Say that a parameter is out of date."""
     say_once(f"'{name}' is deprecated: use {instead}.")
+
+
+def say_kept(names: Iterable[str], why: str) -> None:
+    """Say of each of v1's parameters that was given that it changes nothing here."""
+    for name in names:
+        say_once(f"{name!r} is kept and changes nothing here: {why}.")
