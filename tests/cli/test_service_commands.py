@@ -90,6 +90,12 @@ def test_a_service_shows_who_may_ask_and_how_far_it_scales(folder: Path) -> None
     assert "Open to     who has a key" in shown
 
 
+def test_a_service_of_the_kind_aks_asks_for_a_key_unless_told(folder: Path) -> None:
+    words = ["deploy", "as-on-aks", "--script", "raw.py", "--environment", "as-it-is", "--kind", "aks", "--json"]
+    for more, access in (((), "key"), (("--no-auth", "--overwrite"), "open")):
+        assert json.loads(typed(folder, *words, *more).stdout)["access"] == access
+
+
 def test_an_interrupted_wait_says_that_the_service_goes_on(folder: Path) -> None:
     words = ["deploy", "slow-one", "--script", "slow.py", "--environment", "as-it-is"]
     waiting = subprocess.Popen(

@@ -203,6 +203,11 @@ def test_a_saved_model_answers_each_of_its_signatures(tensorflow: Trained, deplo
     assert metadata["words"]["inputs"]["text"]["dtype"] == "DT_STRING"
 
 
+def test_a_saved_model_may_be_called_one_of_keras_too(tensorflow: Trained, deploy: Deploy) -> None:
+    service = deploy(tensorflow.run, "of-keras", "outputs/several", Model.Framework.TFKERAS)
+    assert close(service.run(json.dumps({"instances": ROWS.tolist()}))["predictions"], tensorflow.said["several"])
+
+
 def test_an_estimator_classifies_and_regresses_examples_as_under_tensorflow_serving(
     estimators: Trained, deploy: Deploy
 ) -> None:

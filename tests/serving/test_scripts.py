@@ -223,7 +223,12 @@ def test_a_package_with_a_script_and_two_models_serves_without_a_server(
 ) -> None:
     # Not the numpy that this process has: the model's own packages are found, and not those of the server.
     environment = packed("packaged", "numpy==2.0.2")
-    script = SEVERAL.replace("    return", "    import numpy\n    assert numpy.__version__ == '2.0.2'\n    return")
+    environment.environment_variables["SAYS"] = '{"app": 1}'
+    script = SEVERAL.replace(
+        "    return",
+        "    import numpy, os\n    assert numpy.__version__ == '2.0.2'\n"
+        "    assert os.environ['SAYS'] == '{\"app\": 1}'\n    return",
+    )
     config = InferenceConfig("score.py", source_directory=script_folder(script), environment=environment)
     Model.package(workspace, pair, config).save(str(tmp_path / "image"))
     supervisor, base = start_package(tmp_path / "image")
