@@ -98,9 +98,9 @@ def test_a_service_of_the_kind_aks_asks_for_a_key_unless_told(folder: Path) -> N
 
 def test_an_interrupted_wait_says_that_the_service_goes_on(folder: Path) -> None:
     words = ["deploy", "slow-one", "--script", "slow.py", "--environment", "as-it-is"]
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "runyard.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    # Whoever started these tests may have had interrupts ignored.
+    program = ["env", "--default-signal=INT", sys.executable, "-m", "runyard.cli", *words]
+    waiting = subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def is_listed() -> bool:
         return "slow-one" in Workspace.get("terminal").webservices

@@ -153,7 +153,6 @@ def replace(ray: RayCluster, name: str) -> None:
         if node.name == name:
             ray.kill_raylet(node)
     wait_until(lambda: len(ray.nodes()) == 2, "the node is replaced")
-    ray.run(ANSWERS)
 
 
 def test_run_in_flight_ends_without_its_raylet(engine: Engine, tmp_path: Path) -> None:
@@ -250,6 +249,7 @@ def test_network_that_heals_costs_nothing_and_one_that_does_not_an_attempt(engin
     assert "outputs/of-1" not in lost.get_file_names()
     # Ray may find the node dead some time after it is back, and take with it what the next test begins there.
     replace(ray_of(engine), name)
+    ray_of(engine).run(ANSWERS)
 
 
 def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(engine: Engine, tmp_path: Path) -> None:

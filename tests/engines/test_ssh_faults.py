@@ -282,7 +282,9 @@ def test_machine_that_does_not_reach_the_server_is_told_of(machine: SshMachine, 
 
 def test_restarted_machine_has_lost_its_runs() -> None:
     seen = {"state": "gone", "why": "restarted", "said": "", "log": "/x"}
-    assert observation("a/1", seen, "me@gpu7") == Observation("a/1", "gone", "me@gpu7 was restarted.")
+    assert observation("a/1", seen, "me@gpu7") == Observation(
+        "a/1", "gone", "me@gpu7 was restarted.", is_node_lost=True
+    )
 
 
 def test_password_is_on_no_command_line_and_in_no_variable(tmp_path: Path) -> None:
