@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.services import REVISION_FILE, SCORING_FILE, Access, scoring_path
+from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, SCORING_FILE, Access, scoring_path
 from runyard.protocol.wire import dumps
 from runyard.serving.endpoint import Keys
 from runyard.serving.orders import ORDER_MAX, pair, send_order
-from runyard.serving.origins import VARIABLE
 from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
@@ -211,7 +210,11 @@ def test_pages_of_origins_that_the_service_names_may_ask_it(model: Any) -> None:
         "OPTIONS /score HTTP/1.1\r\nHost: here\r\nOrigin: {}\r\nAccess-Control-Request-Method: POST\r\n"
         "Access-Control-Request-Headers: authorization, x-mine\r\n\r\n"
     )
-    with serving(model, variables={VARIABLE: "https://a.org, www.b.org,http://c.org:8080/"}) as (port, _, connections):
+    with serving(model, variables={ORIGINS_VARIABLE: "https://a.org, www.b.org,http://c.org:8080/"}) as (
+        port,
+        _,
+        connections,
+    ):
         connections.handler.__self__.keys = Keys(Access.KEY, (), "")
         for origin in ("https://a.org", "https://www.b.org", "http://www.b.org", "HTTP://C.org:8080"):
             for data in (get, preflight):
@@ -226,7 +229,7 @@ def test_pages_of_origins_that_the_service_names_may_ask_it(model: Any) -> None:
         for origin in ("http://a.org", "https://b.org", "null", "https://c.org:8080"):
             for data in (get, preflight):
                 assert b"Access-Control" not in raw(port, data.format(origin).encode()), origin
-    with serving(model, variables={VARIABLE: "*"}) as (port, _, _):
+    with serving(model, variables={ORIGINS_VARIABLE: "*"}) as (port, _, _):
         assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in raw(port, get.format("https://x.org").encode())
     with serving(model) as (port, _, _):
         for data in (get, preflight):

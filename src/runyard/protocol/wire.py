@@ -93,23 +93,34 @@ def _decoder(kind: Any) -> _Decoder:
     """The decoder of a type, made at its first use: to look at annotations for each value takes four times as long."""
     found = _decoders.get(kind)
     if found is None:
-        found = _decoders[kind] = _make_decoder(kind)
+        # Another thread may need it at this moment: none sees it before it is whole, with all that it consists of.
+        made: Dict[Any, _Decoder] = {}
+        found = _part(kind, made)
+        _decoders.update(made)
     return found
 
 
-def _make_decoder(kind: Any) -> _Decoder:
+def _part(kind: Any, made: Dict[Any, _Decoder]) -> _Decoder:
+    """The decoder of a part of another; those in ``made`` may not be whole yet, since a type may contain itself."""
+    found = _decoders.get(kind) or made.get(kind)
+    if found is None:
+        found = made[kind] = _make_decoder(kind, made)
+    return found
+
+
+def _make_decoder(kind: Any, made: Dict[Any, _Decoder]) -> _Decoder:
     if kind is Any:
         return lambda data, strict, depth: data
     origin = getattr(kind, "__origin__", None)
     if origin is typing.Union:
-        inner = _decoder(next(choice for choice in kind.__args__ if choice is not type(None)))
+        inner = _part(next(choice for choice in kind.__args__ if choice is not type(None)), made)
         return lambda data, strict, depth: None if data is None else inner(data, strict, depth)
     if origin in (tuple, Tuple):
-        return _tuple_decoder(_decoder(kind.__args__[0]))
+        return _tuple_decoder(_part(kind.__args__[0], made))
     if origin in (dict, Dict):
-        return _mapping_decoder(_decoder(kind.__args__[1]))
+        return _mapping_decoder(_part(kind.__args__[1], made))
     if dataclasses.is_dataclass(kind):
-        return _dataclass_decoder(kind)
+        return _dataclass_decoder(kind, made)
     return _decode_text if kind is str else _scalar_decoder(kind)
 
 
@@ -148,7 +159,7 @@ def _mapping_decoder(item: _Decoder) -> _Decoder:
     return decode
 
 
-def _dataclass_decoder(kind: Any) -> _Decoder:
+def _dataclass_decoder(kind: Any, made: Dict[Any, _Decoder]) -> _Decoder:
     hints = typing.get_type_hints(kind)
     decoders: Dict[str, _Decoder] = {}
     # None is never sent, so what is absent and may be None is None.
@@ -179,9 +190,9 @@ def _dataclass_decoder(kind: Any) -> _Decoder:
             missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
             raise _Misfit("", " lacks {}.".format(", ".join(missing))) from None
 
-    # Known before its fields are looked at: a type may contain itself.
-    _decoders[kind] = decode
-    decoders.update((name, _decoder(hint)) for name, hint in hints.items())
+    # Known before its fields are looked at.
+    made[kind] = decode
+    decoders.update((name, _part(hint, made)) for name, hint in hints.items())
     return decode
 
 
