@@ -18,9 +18,10 @@ from runyard.scoring.builder import Builder, CannotCompileError
 from runyard.scoring.model import Arrays, load_model
 from runyard.scoring.program import CompiledModel, Program, save_program
 
-#: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers.
+#: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers. Sums
+#: of some hundred float32 in another order differ in the fourth digit once large inputs go through an exponential.
 CHECKED_ROWS = 520
-TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-4), "float16": (1e-3, 1e-2)}
+TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-3), "float16": (1e-3, 1e-2)}
 #: What a row may hold that is hard to agree on, and how many rows with it both are asked for.
 HARD_VALUES, HARD_ROWS = (float("nan"), float("inf"), float("-inf"), 1e39, -1e39, -0.0, 1e-40), 3
 NO_ROW = "no row"
