@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Optional, Tuple
 import numpy
 import simdjson
 
-from runyard.protocol.scoring import ModelFacts
+from runyard.protocol.scoring import ModelFacts, SignatureFacts
 from runyard.serving.dialects.question import Arrays, Question, Said
 
 #: By the name of what holds the rows: the name of what says the signature, and how the answer is written.
@@ -22,7 +22,7 @@ _MARK = b"\xef\xbb\xbf"
 
 def table_question(facts: ModelFacts, body: bytes, forms: Forms) -> Optional[Question]:
     """The question of a body that is such a table; None of any other: who reads that one has the words for it."""
-    if body.startswith(_MARK):
+    if body.startswith(_MARK) or not any(_columns(one) is not None for one in facts.signatures.values()):
         return None
     parser = _parser if len(body) <= _KEPT_BYTES else simdjson.Parser()
     try:
@@ -42,18 +42,25 @@ def _read(facts: ModelFacts, body: bytes, found: Any, forms: Forms) -> Optional[
         signature = found[says]
     elif len(names) != 1:
         return None
-    inputs = facts.signatures[signature].inputs
-    (taken,) = inputs
-    shape = taken.shape
-    if taken.dtype not in ("float64", "float32") or shape is None or len(shape) != 2 or shape[0] != -1:
-        return None
-    array = _array(found[held], body, shape[1])
+    asked = facts.signatures[signature]
+    columns = _columns(asked)
+    array = None if columns is None else _array(found[held], body, columns)
     if array is None:
         return None
+    (taken,) = asked.inputs
     if taken.dtype == "float32":
         with numpy.errstate(over="ignore"):
             array = array.astype(numpy.float32)
     return Question(signature, {taken.name: array}, encode)
+
+
+def _columns(signature: SignatureFacts) -> Optional[int]:
+    """How many numbers a row has; None of a signature that takes something else than a table of fractions."""
+    if len(signature.inputs) != 1:
+        return None
+    (taken,) = signature.inputs
+    is_table = taken.dtype in ("float64", "float32") and taken.shape is not None and len(taken.shape) == 2
+    return taken.shape[1] if is_table and taken.shape is not None and taken.shape[0] == -1 else None
 
 
 def _array(rows: Any, body: bytes, columns: int) -> Any:
