@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Optional, Set, Tuple
 
@@ -21,10 +20,9 @@ from runyard.environments.pack import can_be_packed, can_serve, platform_here
 from runyard.environments.realise import environment_folder, is_realised, realise
 from runyard.errors import NotFoundError, ServiceException
 from runyard.files.layout import write_atomically
-from runyard.protocol.blobs import UploadSpec
-from runyard.protocol.digests import CHUNK_BYTES, combine
 from runyard.protocol.environments import EnvironmentPack, Lock
 from runyard.storage.base import ArtifactStore
+from runyard.storage.whole import put_file
 
 #: What turns packs off where it is 0.
 VARIABLE = "RUNYARD_ENVIRONMENT_PACKS"
@@ -96,7 +94,7 @@ class Packs:
                 folder = environment_folder(lock, str(self._cache_folder))
                 command = [sys.executable, "-m", "runyard.environments.pack", folder, file.name]
                 subprocess.run(command, stdin=subprocess.DEVNULL, check=True, start_new_session=True)
-                made = self._keep(Path(file.name))
+                made = EnvironmentPack(*put_file(self._store, Path(file.name), ASK_S))
             path = self._path(workspace, lock.digest)
             path.parent.mkdir(parents=True, exist_ok=True)
             told = {"platform": platform_here(), "digest": made.digest, "size_bytes": made.size_bytes}
@@ -107,24 +105,6 @@ class Packs:
         finally:
             with self._guard:
                 self._making.discard((workspace, lock.digest))
-
-    def _keep(self, path: Path) -> EnvironmentPack:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            if size <= CHUNK_BYTES:
-                (digest,) = self._store.put_many([file.read()])
-                return EnvironmentPack(digest, size)
-            hashes = [sha256(chunk).digest() for chunk in iter(lambda: file.read(CHUNK_BYTES), b"")]
-            digest = combine(hashes)
-            if digest not in self._store.has([digest]):
-                upload = self._store.plan_upload(UploadSpec(digest, size, tuple(one.hex() for one in hashes)))
-                for number in range(len(hashes)):
-                    if number + 1 not in upload.present:
-                        file.seek(number * CHUNK_BYTES)
-                        self._store.append_upload(upload.upload_id, file.tell(), file.read(CHUNK_BYTES))
-                while not self._store.finish_upload(upload.upload_id, digest):
-                    time.sleep(ASK_S)
-        return EnvironmentPack(digest, size)
 
     def _read(self, workspace: str, digest: str) -> Optional[Tuple[str, EnvironmentPack]]:
         """(platform, pack) of what was made before."""
