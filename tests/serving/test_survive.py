@@ -185,6 +185,7 @@ def test_a_request_that_hangs_gets_504_and_others_are_served(scripted: Any) -> N
     text = "import json, time\ndef run(data):\n    while data == '0':\n        time.sleep(60)\n    return 7\n"
     config = AksWebservice.deploy_configuration(num_replicas=2, auth_enabled=False, scoring_timeout_ms=1500)
     service = scripted("hangs", text, config)
+    before = set(replicas(service))
     hung: list[Any] = []
     thread = threading.Thread(target=lambda: hung.append(post(service.scoring_uri, 0)))
     thread.start()
@@ -192,7 +193,8 @@ def test_a_request_that_hangs_gets_504_and_others_are_served(scripted: Any) -> N
         assert post(service.scoring_uri, 1) == (200, 7)
     thread.join()
     assert hung[0][0] == 504
-    wait_until(lambda: len(replicas(service)) == 2, "the process is started anew")
+    wait_until(lambda: len(set(replicas(service)) - before) == 1, "the process is started anew")
+    wait_until(lambda: len(replicas(service)) == 2, "and the one that hung is gone")
     os.kill(replicas(service)[0], signal.SIGSTOP)
     statuses = [post(service.scoring_uri, 1)[0] for _ in range(3)]
     assert set(statuses) <= {200, 504}
