@@ -14,12 +14,12 @@ import numpy
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from runyard.protocol.services import Deployment, Revision
+from runyard.protocol.services import Access, Deployment, Revision
 from runyard.scoring.compile import _sklearn
 from runyard.scoring.loaded import Loaded
 from runyard.scoring.program import CompiledModel
 from runyard.scoring.sklearn_model import SklearnModel
-from runyard.serving.endpoint import Endpoint
+from runyard.serving.endpoint import Endpoint, Keys
 from runyard.serving.http import Connections
 from runyard.serving.replicas import Pool
 
@@ -42,6 +42,7 @@ def serving(
     """(port, event loop, connections) of a model that answers until the block ends."""
     made = replace(revision(), variables=variables or {})
     endpoint = Endpoint(made, Pool(made.deployment, lambda event: None), model)
+    endpoint.keys = Keys(Access.OPEN, (), "")
     connections = Connections(endpoint.handle, endpoint.count, body_max, memory_max)
     loop = asyncio.new_event_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)

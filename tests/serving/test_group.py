@@ -6,17 +6,20 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from runyard.protocol.services import REVISION_FILE, Revision
+from runyard.protocol.services import REVISION_FILE, Access, Revision, Wanted
 from runyard.protocol.wire import dumps
 from runyard.serving import group as module
+from runyard.serving.front import UNSAID_MAX, Front
 from runyard.serving.group import Group
-from runyard.serving.sandbox import own_places
+from runyard.serving.orders import ORDER_MAX, pair
+from runyard.serving.sandbox import front_cell
 
 #: The test's own limits: how long a front may say nothing, and how often the supervisor looks closer, seconds.
 SILENT_S, LOOK_S = 15.0, 0.2
@@ -29,12 +32,12 @@ def group(tmp_path: Path) -> Iterator[Group]:
     (tmp_path / "score.py").write_text("import json\ndef run(text):\n    return json.loads(text) + 1\n")
     revision = Revision(
         1, "adds", "", "", {"entry_script": str(tmp_path / "score.py")}, sys.executable, str(tmp_path),
-        {"PYTHONPATH": own_places()[0], "PATH": os.defpath},
+        {"PYTHONPATH": front_cell("", ()).work, "PATH": os.defpath},
     )  # fmt: skip
     (tmp_path / REVISION_FILE).write_text(dumps(revision))
     log = os.open(tmp_path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        made = Group(tmp_path, revision, listener, log)
+        made = Group(tmp_path, revision, Wanted(1, 0, "127.0.0.1", 0), listener, log)
         made.accept()
         yield made
         made.end()
@@ -66,7 +69,7 @@ def ask(group: Group, number: int) -> int:
 
 def front_of(group: Group) -> int:
     assert group._front is not None
-    return group._front.pid
+    return group._front.process.pid
 
 
 def test_front_that_is_stopped_is_replaced_and_one_that_is_idle_is_not(
@@ -94,3 +97,32 @@ def test_three_deaths_before_an_answer_are_the_revisions_failure(group: Group, t
         "replica 2 ended (exit code 3); it is started anew in 0.5 s",
         "replica 3 ended (exit code 3)",
     ]
+
+
+def test_front_that_takes_no_orders_is_replaced_since_it_would_miss_a_key(group: Group, tmp_path: Path) -> None:
+    step_until(group, lambda: group.is_ready, "it is ready")
+    front = front_of(group)
+    os.kill(front, signal.SIGSTOP)
+    for _ in range(10_000):
+        group.set_access(Wanted(1, 0, "127.0.0.1", 0))
+    group.set_access(Wanted(1, 0, "127.0.0.1", 0, access=Access.KEY))
+    step_until(group, lambda: group.is_ready and front_of(group) != front, "another front has come")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask(group, 1)
+
+
+def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) -> None:
+    (tmp_path / REVISION_FILE).write_text(dumps(Revision(1, "adds", "", "", {}, "", "")))
+    ours, theirs = pair()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ours:
+        revision = os.open(tmp_path / REVISION_FILE, os.O_RDONLY)
+        front = Front(theirs, {"revision": revision, "listener": listener.dup().detach()})
+        theirs.setblocking(False)
+        for number in range(UNSAID_MAX):
+            front._tell({"event": "replica_gone", "replica": number})
+        ours.setblocking(False)
+        said = []
+        while len(said) < UNSAID_MAX:
+            said.append(json.loads(ours.recv(ORDER_MAX))["replica"])
+            front._say()
+    assert said == list(range(UNSAID_MAX))

@@ -5,8 +5,6 @@ import email.utils
 import gzip
 import json
 import socket
-import subprocess
-import sys
 import time
 import tracemalloc
 import zlib
@@ -16,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, SCORING_FILE, Access, scoring_path
+from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, Access, Wanted, scoring_path
 from runyard.protocol.wire import dumps
 from runyard.serving.endpoint import Keys
-from runyard.serving.orders import ORDER_MAX, pair, send_order
+from runyard.serving.front_process import FrontProcess
+from runyard.serving.sandbox import front_cell
 from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
@@ -40,19 +39,16 @@ def front(model: Any) -> Iterator[Any]:
 
 def test_a_front_that_cannot_do_what_it_is_told_says_so_and_ends(tmp_path: Path) -> None:
     (tmp_path / REVISION_FILE).write_text(dumps(revision()))
-    (tmp_path / SCORING_FILE).write_text("{}")
-    ours, theirs = pair()
-    with socket.create_server(("127.0.0.1", 0)) as listener, ours, theirs:
-        ours.settimeout(30)
-        command = [sys.executable, "-m", "runyard.serving.front", str(theirs.fileno()), str(listener.fileno()), "-"]
-        with subprocess.Popen([*command, str(tmp_path)], pass_fds=(theirs.fileno(), listener.fileno())) as process:
-            nowhere = {"certificate": "/nowhere.pem", "certificate_key": "/nowhere.pem"}
-            send_order(ours, {"do": "access", "access": "open", "keys": [], "token_key": "", **nowhere})
-            events = [json.loads(ours.recv(ORDER_MAX))]
-            while events[-1]["event"] != "front_failed":
-                events.append(json.loads(ours.recv(ORDER_MAX)))
-            assert "No such file" in events[-1]["error"]
-            assert process.wait(30) == 1
+    (tmp_path / "no.pem").write_text("no certificate")
+    with socket.create_server(("127.0.0.1", 0)) as listener, open(tmp_path / "log.txt", "wb") as log:
+        front = FrontProcess(front_cell("", ()), log.fileno())
+        front.serve(tmp_path, log.fileno(), listener, None, None)
+        certificate = str(tmp_path / "no.pem")
+        front.admit(Wanted(1, 0, "", 0, certificate=certificate, certificate_key=certificate))
+        assert front.process.wait(30) == 1
+        events = list(front.events())
+    assert (events[-1]["event"], "PEM" in events[-1]["error"]) == ("front_failed", True)
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_request_is_answered_however_it_is_cut(front: Any) -> None:

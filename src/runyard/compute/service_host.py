@@ -8,8 +8,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
+from runyard.compute.spare_supervisor import SpareSupervisor, supervisor_variables
 from runyard.files.layout import write_atomically
 from runyard.files.processes import is_alive
 from runyard.protocol.services import LOG_FILE, PORT_TAKEN, REFUSED_FILE, SEEN_FILE, WANTED_FILE, Seen, Wanted, log_line
@@ -17,13 +18,18 @@ from runyard.protocol.wire import dumps, loads
 
 #: How long a supervisor may take to end its processes, seconds.
 END_S = 10.0
+#: How long after a deployment one is kept ready for the next, seconds: it takes 55 MiB.
+SPARE_S = 600.0
 
 
 class ServiceHost:
     """Starts, tells, watches and ends supervisors, by a service's id."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, isolation: str, hidden: Sequence[str]) -> None:
+        """Fronts have that Isolation, and see nothing of the hidden folders."""
+        self._folder, self._isolation, self._hidden = folder, isolation, hidden
+        self._spare: Optional[SpareSupervisor] = None
+        self._expected_at: Optional[float] = None
         #: Those that this server has started: to be reaped once they end.
         self._started: Dict[str, subprocess.Popen[bytes]] = {}
 
@@ -51,6 +57,30 @@ class ServiceHost:
             os.kill(seen.pid, signal.SIGHUP)
         elif not self.is_starting(service_id):
             self._start(service_id, folder)
+
+    def expect(self) -> None:
+        """A service is about to be deployed."""
+        self._expected_at = time.monotonic()
+
+    def tend(self) -> None:
+        """Have a supervisor ready while services are expected; ServiceException where no process can be had."""
+        if self._expected_at is None:
+            return
+        if time.monotonic() - self._expected_at > SPARE_S:
+            self.close()
+        elif self._spare is None or not self._spare.is_alive:
+            self._drop_spare()
+            self._spare = SpareSupervisor(self._isolation, self._hidden)
+
+    def close(self) -> None:
+        """End what serves nobody yet; the services go on."""
+        self._expected_at = None
+        self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
 
     def is_starting(self, service_id: str) -> bool:
         """Was a supervisor started that still runs?"""
@@ -118,12 +148,11 @@ class ServiceHost:
         return is_alive({"pid": seen.pid, "start_time": seen.start_time, "boot_id": seen.boot_id})
 
     def _start(self, service_id: str, folder: Path) -> None:
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        variables = {name: os.environ[name] for name in ("HOME", "USER", "LANG", "TZ", "TMPDIR") if name in os.environ}
         (folder / REFUSED_FILE).unlink(missing_ok=True)
         with open(os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-            self._started[service_id] = subprocess.Popen(
-                [sys.executable, "-m", "runyard.serving", str(folder)],
-                env={**variables, "PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": package},
+            spare, self._spare = self._spare, None
+            process = None if spare is None else spare.take(folder, log.fileno())
+            self._started[service_id] = process or subprocess.Popen(
+                [sys.executable, "-m", "runyard.serving", str(folder)], env=supervisor_variables(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

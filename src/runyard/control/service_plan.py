@@ -17,6 +17,37 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._\-]*")
 
 
 @record
+class ServingFacts:
+    """What of this server matters to its services."""
+
+    #: What services listen on.
+    host: str
+    #: Name and scheme in the addresses that callers get.
+    shown_host: str
+    isolation: str
+    home: str
+    cache: str
+    certificate: str = ""
+    certificate_key: str = ""
+
+    @property
+    def hidden(self) -> Tuple[str, ...]:
+        """The folders of which no process of a service sees more than its own."""
+        return self.home, os.path.expanduser("~")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Are services reachable from this machine only?"""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def base(self) -> str:
+        """The address without its port."""
+        name = f"[{self.shown_host}]" if ":" in self.shown_host else self.shown_host
+        return f"{'https' if self.certificate else 'http'}://{name}"
+
+
+@record
 class Choice:
     """An environment for a model, and why it is this one."""
 

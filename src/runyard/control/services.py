@@ -18,6 +18,7 @@ from runyard.compute.service_host import ServiceHost
 from runyard.control.builds import Builds
 from runyard.control.service_plan import (
     Choice,
+    ServingFacts,
     compiled_key,
     framework_environment,
     make_revision,
@@ -36,7 +37,6 @@ from runyard.errors import AzureMLException, ServiceException
 from runyard.files.layout import write_atomically
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
 from runyard.protocol.models import Model
-from runyard.protocol.record import record
 from runyard.protocol.scoring import PROGRAM_FILE
 from runyard.protocol.services import (
     REVISION_FILE,
@@ -65,32 +65,6 @@ PREPARED_AT_ONCE = 2
 BUILD_STEP_S = 0.2
 
 _log = logging.getLogger("runyard.services")
-
-
-@record
-class ServingFacts:
-    """What of this server matters to its services."""
-
-    #: What services listen on.
-    host: str
-    #: Name and scheme in the addresses that callers get.
-    shown_host: str
-    isolation: str
-    home: str
-    cache: str
-    certificate: str = ""
-    certificate_key: str = ""
-
-    @property
-    def is_loopback(self) -> bool:
-        """Are services reachable from this machine only?"""
-        return self.host in ("127.0.0.1", "localhost", "::1")
-
-    @property
-    def base(self) -> str:
-        """The address without its port."""
-        name = f"[{self.shown_host}]" if ":" in self.shown_host else self.shown_host
-        return f"{'https' if self.certificate else 'http'}://{name}"
 
 
 class Services(threading.Thread):
@@ -124,6 +98,7 @@ class Services(threading.Thread):
         if self.is_alive():
             self.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._host.close()
 
     def run(self) -> None:
         is_moving = False
@@ -135,6 +110,8 @@ class Services(threading.Thread):
             except Exception:  # noqa: BLE001 - one round's failure must not end the services' state for ever
                 _log.exception("a look at the services failed; the next one comes in a second")
                 is_moving = False
+            if not is_moving:
+                self._tend_host()
 
     def round(self) -> bool:
         """Look at every service once; does one of them move?"""
@@ -150,6 +127,12 @@ class Services(threading.Thread):
                 _log.exception("service %s cannot be looked after; tried again", row.name)
             is_moving = is_moving or _is_moving(row, self._preparing)
         return is_moving
+
+    def _tend_host(self) -> None:
+        try:
+            self._host.tend()
+        except AzureMLException as error:
+            _log.warning("%s", error)
 
     def shown(self, row: Row[Any]) -> Service:
         """A service with what its supervisor says at this moment."""
@@ -226,6 +209,8 @@ class Services(threading.Thread):
                 if self._preparing[old].cancel() or self._preparing[old].done():
                     del self._preparing[old]
             self._preparing[key] = self._pool.submit(self._prepared, row)
+            self._host.expect()
+            self._tend_host()
             self._preparing[key].add_done_callback(lambda _: self.ring())
         elif work.done():
             del self._preparing[key]
@@ -350,7 +335,7 @@ class Services(threading.Thread):
         compile_kit(kit, interpreter)
         revision = make_revision(
             row.revision, spec, found, str(folder), interpreter, kit.folder, self.facts.isolation,
-            (self.facts.home, os.path.expanduser("~")), (*readable, kit.folder), compiled,
+            self.facts.hidden, (*readable, kit.folder), compiled,
             next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
         )  # fmt: skip
         write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
@@ -364,8 +349,7 @@ class Services(threading.Thread):
         if spec.entry is None:
             self._host.say(row.id, f"the original model serves: its replicas are runs of {spec.deployment.target!r}")
         revision = make_revision_elsewhere(
-            row.revision, spec, found, str(folder), sys.executable, self.facts.isolation,
-            (self.facts.home, os.path.expanduser("~")),
+            row.revision, spec, found, str(folder), sys.executable, self.facts.isolation, self.facts.hidden
         )  # fmt: skip
         pattern = run_pattern(spec, row.revision, choice.spec, store_snapshot(self._store, spec, found))
         write_atomically(folder / RUN_FILE, dumps(pattern).encode(), mode=0o600)

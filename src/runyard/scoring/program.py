@@ -52,13 +52,18 @@ def save_program(folder: str, program: Program, constants: Arrays) -> None:
 
 def load_program(folder: str) -> "CompiledModel":
     """The compiled model in that folder; ValueError where it is of another format."""
+    return read_program(os.path.join(folder, PROGRAM_FILE), os.path.join(folder, CONSTANTS_FILE))
+
+
+def read_program(program_path: str, constants_path: str) -> "CompiledModel":
+    """As ``load_program``, of the two files that it is made of."""
     import numpy
 
-    with open(os.path.join(folder, PROGRAM_FILE), encoding="utf-8") as text:
+    with open(program_path, encoding="utf-8") as text:
         program: Program = from_wire(Program, json.load(text))
     if program.format != PROGRAM_FORMAT:
         raise ValueError(f"The compiled model has format {program.format}, and not {PROGRAM_FORMAT}: deploy it anew.")
-    with numpy.load(os.path.join(folder, CONSTANTS_FILE), allow_pickle=False) as stored:
+    with numpy.load(constants_path, allow_pickle=False) as stored:
         constants = {name: stored[name] for name in stored.files}
     return CompiledModel(program, constants)
 

@@ -20,7 +20,8 @@ from runyard.control.environment_files import EnvironmentFiles
 from runyard.control.environment_packs import Packs
 from runyard.control.loop import Loop
 from runyard.control.sealing import Sealer
-from runyard.control.services import Services, ServingFacts
+from runyard.control.service_plan import ServingFacts
+from runyard.control.services import Services
 from runyard.control.sweep import Sweeper
 from runyard.db import fleet
 from runyard.db.engine import Database
@@ -130,6 +131,8 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         loop.ring()
         events.notify(run_id)
 
+    serving = _serving(settings, shown_url)
+    host = ServiceHost(home / "services", serving.isolation, serving.hidden)
     return Parts(
         settings=settings,
         database=database,
@@ -140,9 +143,7 @@ def make_parts(settings: Settings, url: str, variables: Mapping[str, str] = Mapp
         builds=builds,
         packs=Packs(home / "packs", cache, store, builds, settings.environment_packs),
         sweeper=Sweeper(database, local, home, store),
-        services=Services(
-            database, ServiceHost(home / "services"), builds, store, vault, kit, _serving(settings, shown_url), on_run
-        ),
+        services=Services(database, host, builds, store, vault, kit, serving, on_run),
         events=events,
         keys=Keys(database),
         vault=vault,

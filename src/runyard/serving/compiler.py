@@ -12,7 +12,7 @@ from runyard.files.tails import is_regular, read_regular
 from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, REPORT_FILE
 from runyard.protocol.services import Revision
 from runyard.serving.limits import Limits
-from runyard.serving.sandbox import started
+from runyard.serving.sandbox import model_cell, started
 
 #: How long a model may take to be loaded, compiled and checked, seconds; then the original serves.
 COMPILE_S = 900.0
@@ -37,6 +37,11 @@ class Compiler:
     def is_compiled(self) -> bool:
         """Is there a compiled model?"""
         return self._kept is not None and (self._kept / PROGRAM_FILE).exists()
+
+    @property
+    def compiled(self) -> Optional[Path]:
+        """The folder of the compiled model; None where the original serves."""
+        return self._kept if self.is_compiled else None
 
     @property
     def is_running(self) -> bool:
@@ -97,8 +102,8 @@ class Compiler:
             self._made,
         ]
         places = [str(self._folder)]
-        self._process = started(revision, command, dict(revision.variables), self._log, (), places, self._made,
-                                self._limits.enter(_NUMBER))  # fmt: skip
+        self._process = started(model_cell(revision), command, dict(revision.variables), self._log, (), places,
+                                self._made, self._limits.enter(_NUMBER))  # fmt: skip
 
     def _keep(self, code: int, say: Callable[[str], None], exceeded: str) -> None:
         """What it has made becomes visible with the program, which comes last."""

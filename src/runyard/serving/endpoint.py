@@ -82,7 +82,8 @@ class Endpoint:
         self._revision = revision
         self._pool = pool
         self._compiled = compiled
-        self.keys = Keys(Access.OPEN, (), "")
+        #: Nobody, until the supervisor has said who.
+        self.keys = Keys(Access.KEY, (), "")
         self.statistics = Statistics()
         self._logged_share = revision.deployment.logged_share
         self._origins = Origins(revision.variables.get(ORIGINS_VARIABLE, ""))

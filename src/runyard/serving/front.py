@@ -1,11 +1,12 @@
 """A revision's front: HTTP on the service's socket, orders from its supervisor on another, replicas on further ones.
 
-``python -m runyard.serving.front <supervisor's socket> <listening socket> <door's socket, or -> <revision's folder>``;
-it ends with its supervisor. The door is where replicas come that are runs of a cluster.
+``python -m runyard.serving.front <supervisor's socket>``; it ends with its supervisor, which gives it all that it
+serves by descriptors: it has no folder to look into. The door is where replicas come that are runs of a cluster.
 """
 
 import asyncio
 import gc
+import importlib
 import json
 import os
 import resource
@@ -15,16 +16,17 @@ import sys
 import time
 import traceback
 import zipfile
-from pathlib import Path
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
+from collections import deque
+from contextlib import suppress
+from typing import Any, Callable, Coroutine, Deque, Dict, List, Optional, Sequence, Set
 
-from runyard.protocol.scoring import CONSTANTS_FILE
-from runyard.protocol.services import REVISION_FILE, SCORING_FILE, Revision
-from runyard.protocol.wire import loads, to_wire
+from runyard.protocol.services import Revision
+from runyard.protocol.wire import loads, prepare, to_wire
+from runyard.scoring.program import read_program
 from runyard.serving.door import Door
 from runyard.serving.endpoint import Endpoint, Keys
 from runyard.serving.http import LEAVING_IDLE_S, Connections
-from runyard.serving.orders import ORDER_MAX, send_order
+from runyard.serving.orders import path_of, receive_order, send_order
 from runyard.serving.replicas import Pool
 
 #: Largest body, and all bodies that may be in memory at once, bytes.
@@ -35,6 +37,8 @@ BACKLOG = 2_048
 LEAVE_S = 30.0
 #: A supervisor hears at least so often from its front, seconds.
 BEAT_S = 5.0
+#: So much is kept for a supervisor that does not read; then what is oldest goes.
+UNSAID_MAX = 1_000
 #: How long its word to replicas elsewhere that they may end has to go out, seconds.
 FAREWELL_S = 0.2
 
@@ -42,19 +46,21 @@ FAREWELL_S = 0.2
 class Front:
     """One front process."""
 
-    def __init__(
-        self, line: socket.socket, listener: socket.socket, joins: Optional[socket.socket], revision: Revision,
-        scoring: Dict[str, Any],
-    ) -> None:  # fmt: skip
-        self._line, self._listener, self._joins, self._revision = line, listener, joins, revision
+    def __init__(self, line: socket.socket, given: Dict[str, int]) -> None:
+        revision = _read_revision(given["revision"])
+        self._line, self._revision = line, revision
+        self._listener = socket.socket(fileno=given["listener"])
+        self._joins = socket.socket(fileno=given["door"]) if "door" in given else None
         self._pool = Pool(revision.deployment, self._tell)
         self._door = Door(revision, self._pool, self._tell)
-        self._compiled = _load_compiled(scoring) if scoring.get("is_inline") else None
+        self._compiled = _load_compiled(given["program"], given["constants"]) if "program" in given else None
         self._endpoint = Endpoint(revision, self._pool, self._compiled)
         self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
         self._server: Any = None
         self._tls: Optional[ssl.SSLContext] = None
         self._told, self._told_at = "", 0.0
+        #: What the supervisor has not taken yet, since it does not read at the moment.
+        self._unsaid: Deque[Dict[str, Any]] = deque(maxlen=UNSAID_MAX)
         #: What was asked for and could not be done.
         self._failure: Optional[Exception] = None
         self._ending = asyncio.Event()
@@ -84,15 +90,23 @@ class Front:
     def _tell_statistics(self) -> None:
         seen = to_wire(self._endpoint.statistics.seen())
         text, now = json.dumps([seen, self._pool.busy_count]), time.monotonic()
-        if text != self._told or now - self._told_at > BEAT_S:
+        if self._unsaid:
+            self._say()  # These statistics come again.
+        elif text != self._told or now - self._told_at > BEAT_S:
             self._told, self._told_at = text, now
             self._tell({"event": "statistics", "seen": seen, "busy": self._pool.busy_count})
 
     def _tell(self, event: Dict[str, Any]) -> None:
+        self._unsaid.append(event)
+        self._say()
+
+    def _say(self) -> None:
         try:
-            send_order(self._line, event)
+            while self._unsaid:
+                send_order(self._line, self._unsaid[0])
+                self._unsaid.popleft()
         except BlockingIOError:
-            pass  # A supervisor that does not read. Statistics come again.
+            pass
         except OSError:
             self._ending.set()
 
@@ -101,16 +115,13 @@ class Front:
     def _obey(self) -> None:
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._line, ORDER_MAX, 4)
+                order, descriptors = receive_order(self._line)
             except BlockingIOError:
                 return
-            except OSError:
-                data, descriptors = b"", []
-            if not data:
+            if not order:
                 asyncio.get_running_loop().remove_reader(self._line.fileno())
                 self._ending.set()
                 return
-            order = json.loads(data)
             act: Callable[..., None] = getattr(self, "_do_" + order["do"])
             try:
                 act(order, descriptors)
@@ -131,11 +142,13 @@ class Front:
     def _do_drop(self, order: Dict[str, Any], _: List[int]) -> None:
         self._pool.drop(order["replica"])
 
-    def _do_access(self, order: Dict[str, Any], _: List[int]) -> None:
+    def _do_access(self, order: Dict[str, Any], certificate: List[int]) -> None:
         self._endpoint.keys = Keys(order["access"], order["keys"], order["token_key"])
-        if order.get("certificate") and self._tls is None:
+        if certificate and self._tls is None:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self._tls.load_cert_chain(order["certificate"], order["certificate_key"])
+            self._tls.load_cert_chain(*map(path_of, certificate))
+        for one in certificate:
+            os.close(one)
         if self._joins is not None:
             self._door.set_key(order["token_key"])
             self._begin(self._door.open(self._joins, self._tls))
@@ -182,15 +195,17 @@ class Front:
             traceback.print_exception(task.exception())
 
 
-def _load_compiled(scoring: Dict[str, Any]) -> Any:
-    """The compiled model, having worked once; None where there is none."""
-    folder = scoring.get("compiled")
-    if not folder:
-        return None
-    from runyard.scoring.program import load_program
+def _read_revision(descriptor: int) -> Revision:
+    with open(descriptor, encoding="utf-8") as file:
+        return loads(Revision, file.read())
 
-    _check_stored(os.path.join(folder, CONSTANTS_FILE))
-    compiled = load_program(folder)
+
+def _load_compiled(program: int, constants: int) -> Any:
+    """The compiled model, having worked once."""
+    _check_stored(path_of(constants))
+    compiled = read_program(path_of(program), path_of(constants))
+    os.close(program)
+    os.close(constants)
     inputs = compiled.sample(compiled.facts().default)
     if inputs is not None:
         compiled.predict(compiled.facts().default, inputs)
@@ -211,16 +226,21 @@ async def _connect(replica: Any, line: socket.socket) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve; the exit code is 0 where the supervisor wanted the end."""
-    line, listener = (socket.socket(fileno=int(one)) for one in arguments[:2])
-    joins = None if arguments[2] == "-" else socket.socket(fileno=int(arguments[2]))
-    folder = Path(arguments[3])
-    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
-    scoring = json.loads((folder / SCORING_FILE).read_text("utf-8"))
+    line = socket.socket(fileno=int(arguments[0]))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _prepare()
+    order, descriptors = receive_order(line)
+    if not order:
+        return 0
+    given = dict(zip(order["given"], descriptors, strict=True))
+    log = given.pop("log")
+    for standard in (1, 2):
+        os.dup2(log, standard)
+    os.close(log)
 
     async def serve() -> None:
-        await Front(line, listener, joins, revision, scoring).run()
+        await Front(line, given).run()
 
     try:
         _run(serve())
@@ -231,6 +251,14 @@ def main(arguments: Sequence[str]) -> int:
         send_order(line, {"event": "front_failed", **said})
         return 1
     return 0
+
+
+def _prepare() -> None:
+    """Do now what would be done first with a model: whoever deploys one need not wait for that."""
+    for name in ("numpy", "uvloop"):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    prepare(Revision)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

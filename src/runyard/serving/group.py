@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -29,9 +28,9 @@ from runyard.protocol.services import (
 from runyard.protocol.wire import from_wire
 from runyard.scoring.frames import keep_alive
 from runyard.serving.compiler import Compiler, kill
+from runyard.serving.front_process import FrontProcess
 from runyard.serving.limits import Limits
-from runyard.serving.orders import ORDER_MAX, pair, send_order
-from runyard.serving.sandbox import own_places, started
+from runyard.serving.sandbox import front_cell, model_cell, started
 
 #: How long the whole revision waits after its deaths in a row, seconds: after the first, the second, ...; on a cluster:
 #: control/service_runs.py.
@@ -55,7 +54,11 @@ HUNG_MAX = 20
 class Group:
     """One revision's processes."""
 
-    def __init__(self, folder: Path, revision: Revision, listener: socket.socket, log: int) -> None:
+    def __init__(
+        self, folder: Path, revision: Revision, wanted: Wanted, listener: socket.socket, log: int,
+        spare: Optional[FrontProcess] = None,
+    ) -> None:  # fmt: skip
+        """``wanted`` says who may ask; ``spare`` is a front that was started already, for whatever came."""
         self.revision = revision
         #: Where replicas come that are runs of a cluster; None: they are processes of this host.
         self._joins = _open_door(listener) if revision.deployment.target else None
@@ -65,13 +68,12 @@ class Group:
         self._folder = folder
         self._listener = listener
         self._log = log
-        self._front: Optional[subprocess.Popen[bytes]] = None
-        self._line: Optional[socket.socket] = None
+        self._front: Optional[FrontProcess] = None
+        self._spare = spare
+        self._wanted = wanted
         self._replicas: Dict[int, _Replica] = {}
         self._next_number = 1
         self._deaths, self._not_before = 0, 0.0
-        self._is_front_ready, self._front_began, self._heard_at = False, 0.0, 0.0
-        self._access: Dict[str, Any] = {}
         self._may_accept = False
         self._busy = 0
         self._wanted_count = first_count(revision.deployment)
@@ -91,6 +93,10 @@ class Group:
     def is_inline(self) -> bool:
         """Does the front itself hold the model? Only the sole replica: others are for other cores."""
         return self._compiler.is_compiled and is_inline(self.revision.deployment)
+
+    @property
+    def _is_front_ready(self) -> bool:
+        return self._front is not None and self._front.is_ready
 
     @property
     def is_ready(self) -> bool:
@@ -148,14 +154,13 @@ class Group:
 
     def sockets(self) -> List[socket.socket]:
         """What to wait on."""
-        return [self._line] if self._line is not None else []
+        return [self._front.line] if self._front is not None and self._front.line is not None else []
 
     def set_access(self, wanted: Wanted) -> None:
         """Who may ask from now on."""
-        tls = {"certificate": wanted.certificate, "certificate_key": wanted.certificate_key}
-        self._access = {"do": "access", "access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key,
-                        **tls}  # fmt: skip
-        self._order(self._access)
+        self._wanted = wanted
+        if self._is_front_ready:
+            self._admit()
 
     def set_room(self, room: int) -> None:
         """Give up so many replicas of a cluster."""
@@ -185,8 +190,8 @@ class Group:
                 process.wait(END_S)
 
     def _processes(self) -> "List[subprocess.Popen[bytes]]":
-        found = [self._front, *(one.process for one in self._replicas.values())]
-        return [one for one in found if one is not None]
+        fronts = [one.process for one in (self._front, self._spare) if one is not None]
+        return [*fronts, *(one.process for one in self._replicas.values() if one.process is not None)]
 
     # Once a moment: what has happened, and what is missing?
 
@@ -204,7 +209,7 @@ class Group:
 
     def _start_missing(self, now: float) -> None:
         if self._front is None:
-            self._start_front(now)
+            self._start_front()
         if not self.is_inline and self._is_front_ready:
             self._scale(now)
             if self._joins is not None:
@@ -224,15 +229,15 @@ class Group:
         # Read first: this process may have been stopped itself.
         self.read()
         most_s = SILENT_S if self._is_front_ready else LOAD_S
-        if self._front is not None and now - self._heard_at > most_s:
+        if self._front is not None and now - self._front.heard_at > most_s:
             self.say(f"the front has said nothing for {most_s:.0f} s")
-            kill(self._front)
+            kill(self._front.process)
         for one in list(self._replicas.values()):
             if not one.is_ready and now - one.began > LOAD_S:
                 self._fail_or_log(f"The model was not loaded within {LOAD_S:.0f} s.")
                 self._end_replica(one)
         pids = {one.number: one.process.pid for one in self._replicas.values() if one.process is not None}
-        fronts = [] if self._front is None else [self._front.pid]
+        fronts = [] if self._front is None else [self._front.process.pid]
         table = ProcessTable()
         used = [table.usage(pid) for pid in [*pids.values(), *fronts]]
         self._note_usage(now, used)
@@ -266,17 +271,17 @@ class Group:
 
     def _reap(self, now: float) -> None:
         front = self._front
-        if front is not None and front.poll() is not None:
-            self._front, self._is_front_ready = None, False
-            self._close_line()
+        if front is not None and front.process.poll() is not None:
+            self._front = None
+            front.close()
             # Replicas talk to that front alone; those of a cluster come to the next one.
             for one in self._replicas.values():
                 if one.process is not None:
                     kill(one.process)
             self._replicas = {number: one for number, one in self._replicas.items() if one.process is not None}
             if not self.is_leaving:
-                self._deaths = 0 if now - self._front_began > SETTLED_S else self._deaths
-                self._died(now, f"the front ended ({_ended(front.returncode)})")
+                self._deaths = 0 if now - front.began > SETTLED_S else self._deaths
+                self._died(now, f"the front ended ({_ended(front.process.returncode)})")
         for number, one in list(self._replicas.items()):
             if one.process is not None and one.process.poll() is not None:
                 del self._replicas[number]
@@ -298,36 +303,25 @@ class Group:
         self._not_before = now + pause_s
         self.say(f"{sentence}; " + ("it is started anew" if not pause_s else f"it is started anew in {pause_s:g} s"))
 
-    def _start_front(self, now: float) -> None:
-        scoring = {**self._compiler.scoring, "is_inline": self.is_inline}
-        plan, text = self._folder / SCORING_FILE, json.dumps(scoring).encode()
-        # A process that is started anew needs no space on the disk.
+    def _start_front(self) -> None:
+        cell = front_cell(self.revision.isolation, self.revision.hidden)
+        front, self._spare = self._spare, None
+        if front is not None and not front.is_fit_for(cell):
+            front.end()
+            front = None
+        front = front or FrontProcess(cell, self._log)
+        compiled = self._compiler.compiled if self.is_inline else None
+        front.serve(self._folder, self._log, self._listener, self._joins, compiled)
+        self._front = front
+
+    def _write_plan(self) -> None:
+        """What replicas are told: a file, written once, since a process that is started anew needs no space for it."""
+        plan, text = self._folder / SCORING_FILE, json.dumps(self._compiler.scoring).encode()
         if not plan.exists() or plan.read_bytes() != text:
             write_atomically(plan, text, mode=0o600)
-        ours, theirs = pair()
-        listener = self._listener.fileno()
-        command = [
-            sys.executable,
-            "-m",
-            "runyard.serving.front",
-            str(theirs.fileno()),
-            str(listener),
-            "-" if self._joins is None else str(self._joins.fileno()),
-            str(self._folder),
-        ]
-        sockets = [theirs.fileno(), listener, *([] if self._joins is None else [self._joins.fileno()])]
-        variables = {"PATH": os.defpath, "PYTHONPATH": own_places()[0], "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
-                     "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
-        places = [*own_places(), str(self._folder), *self._compiler.places, *self._certificates()]
-        self._front = started(self.revision, command, variables, self._log, sockets, places)
-        theirs.close()
-        ours.setblocking(False)
-        self._line, self._front_began, self._heard_at = ours, now, now
-
-    def _certificates(self) -> List[str]:
-        return [one for one in (self._access.get("certificate"), self._access.get("certificate_key")) if one]
 
     def _start_replica(self, now: float) -> None:
+        self._write_plan()
         number, self._next_number = self._next_number, self._next_number + 1
         ours, theirs = socket.socketpair()
         revision = self.revision
@@ -340,50 +334,38 @@ class Group:
             str(self._folder / SCORING_FILE),
         ]
         places = [str(self._folder), *self._compiler.places]
-        process = started(revision, command, dict(revision.variables), self._log, (theirs.fileno(),), places,
-                          enter=self._limits.enter(number))  # fmt: skip
+        process = started(model_cell(revision), command, dict(revision.variables), self._log, (theirs.fileno(),),
+                          places, enter=self._limits.enter(number))  # fmt: skip
         theirs.close()
         self._replicas[number] = _Replica(number, process, now)
         self._order({"do": "replica", "replica": number}, [ours.fileno()])
         ours.close()
 
     def _order(self, order: Dict[str, Any], descriptors: Any = ()) -> None:
-        if self._line is not None and order:
-            try:
-                send_order(self._line, order, descriptors)
-            except OSError:
-                pass  # It has ended, and is reaped at the next step.
+        if self._front is not None:
+            self._front.order(order, descriptors)
 
     # What the front tells.
 
     def read(self) -> None:
         """All that the front has said."""
-        while self._line is not None:
-            try:
-                data = self._line.recv(ORDER_MAX)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._close_line()
-                return
-            self._heard_at = time.monotonic()
-            try:
-                self._heard(json.loads(data))
-            except (ValueError, KeyError, TypeError) as error:
-                self.say(f"the front does not speak as it should ({error!r})")
-                self._close_line()
-                if self._front is not None:
-                    kill(self._front)
+        front = self._front
+        if front is None:
+            return
+        try:
+            for event in front.events():
+                self._heard(front, event)
+        except (ValueError, KeyError, TypeError) as error:
+            self.say(f"the front does not speak as it should ({error!r})")
+            front.end()
 
-    def _heard(self, event: Dict[str, Any]) -> None:
+    def _heard(self, front: FrontProcess, event: Dict[str, Any]) -> None:
         kind, number = event["event"], event.get("replica", 0)
         replica = self._replicas.get(number)
         if kind == "front_ready":
-            self._is_front_ready = True
+            front.is_ready = True
             self.was_ready = self.was_ready or self.is_inline
-            self._order(self._access)
+            self._admit()
             self._order_to_accept()
         elif kind == "replica_joined":
             self._replicas[number] = _Replica(number, None, time.monotonic(), str(event["run"]))
@@ -407,6 +389,14 @@ class Group:
         elif kind == "statistics":
             self.statistics = from_wire(ServiceStatistics, event["seen"])
             self._busy = int(event["busy"])
+
+    def _admit(self) -> None:
+        assert self._front is not None
+        try:
+            self._front.admit(self._wanted)
+        except OSError as error:
+            self._fail_or_log(f"The certificate cannot be read: {error}")
+            kill(self._front.process)
 
     def _order_to_accept(self) -> None:
         """A front that is started anew takes nobody before it can answer: connections wait in the socket."""
@@ -448,11 +438,6 @@ class Group:
             self._replicas[newest].is_dismissed = True
             self.say(f"replica {newest} is not needed any more")
             self._order({"do": "dismiss", "replica": newest})
-
-    def _close_line(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
 
 
 #: So many looks in a row at which fewer would do, before one goes.

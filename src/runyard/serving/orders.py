@@ -2,10 +2,10 @@
 
 import json
 import socket
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
-#: Longest order, bytes.
-ORDER_MAX = 128 << 10
+#: Longest order, bytes; most descriptors beside one.
+ORDER_MAX, DESCRIPTORS_MAX = 128 << 10, 8
 
 
 def pair() -> "tuple[socket.socket, socket.socket]":
@@ -19,3 +19,19 @@ def send_order(line: socket.socket, order: Dict[str, Any], descriptors: Sequence
     if len(data) > ORDER_MAX:
         raise ValueError(f"An order has at most {ORDER_MAX} bytes, not {len(data)}.")
     socket.send_fds(line, [data], list(descriptors))
+
+
+def receive_order(line: socket.socket) -> Tuple[Dict[str, Any], List[int]]:
+    """One packet and what came beside it; an empty one where the other end is gone, BlockingIOError for none."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(line, ORDER_MAX, DESCRIPTORS_MAX)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return {}, []
+    return (json.loads(data) if data else {}), descriptors
+
+
+def path_of(descriptor: int) -> str:
+    """The name of an open file, for whoever takes no other; it holds where the file's own is not to be seen."""
+    return f"/proc/self/fd/{descriptor}"

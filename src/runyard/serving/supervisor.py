@@ -27,6 +27,7 @@ from runyard.protocol.services import (
     Wanted,
 )
 from runyard.protocol.wire import dumps, loads
+from runyard.serving.front_process import FrontProcess
 from runyard.serving.group import Group
 from runyard.serving.refusals import Refusals
 
@@ -47,8 +48,9 @@ class PortTakenError(Exception):
 class Supervisor:
     """One service."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, spare: Optional[FrontProcess] = None) -> None:
+        """``spare``: a front that was started already, for the first revision."""
+        self._folder, self._spare = folder, spare
         self._me = identity(os.getpid())
         self._wanted: Optional[Wanted] = None
         self._listener: Optional[socket.socket] = None
@@ -137,8 +139,8 @@ class Supervisor:
         if self._wanted is None or self._listener is None:
             return None
         revision = _placed(folder, loads(Revision, (folder / REVISION_FILE).read_text("utf-8")))
-        group = Group(folder, revision, self._listener, self._log)
-        group.set_access(self._wanted)
+        spare, self._spare = self._spare, None
+        group = Group(folder, revision, self._wanted, self._listener, self._log, spare)
         _tell_failure(group, self._wanted)
         return group
 
