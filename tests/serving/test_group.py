@@ -114,9 +114,9 @@ def test_front_that_takes_no_orders_is_replaced_since_it_would_miss_a_key(group:
 def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) -> None:
     (tmp_path / REVISION_FILE).write_text(dumps(Revision(1, "adds", "", "", {}, "", "")))
     ours, theirs = pair()
-    with socket.create_server(("127.0.0.1", 0)) as listener, ours:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ours, theirs:
         revision = os.open(tmp_path / REVISION_FILE, os.O_RDONLY)
-        front = Front(theirs, {"revision": revision, "listener": listener.dup().detach()})
+        front = Front(theirs, {"revision": revision, "listener": listener.detach()})
         theirs.setblocking(False)
         for number in range(UNSAID_MAX):
             front._tell({"event": "replica_gone", "replica": number})
@@ -125,4 +125,5 @@ def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) ->
         while len(said) < UNSAID_MAX:
             said.append(json.loads(ours.recv(ORDER_MAX))["replica"])
             front._say()
+        front._listener.close()
     assert said == list(range(UNSAID_MAX))

@@ -27,8 +27,13 @@ def server_pid() -> int:
 def spare_of(server: int) -> tuple[int, int]:
     """(the supervisor that waits, its front), once both run."""
     (spare,) = wait_until(lambda: waiting(server), "a supervisor waits")
-    (front,) = wait_until(lambda: below(spare, "-m runyard.serving.front"), "so does its front")
+    (front,) = wait_until(lambda: programs(below(spare, "-m runyard.serving.front")), "so does its front")
     return spare, front
+
+
+def programs(pids: list[int]) -> list[int]:
+    """Those that Python has begun in; bubblewrap has its command's words too."""
+    return [one for one in pids if "python" in os.path.basename(os.readlink(f"/proc/{one}/exe"))]
 
 
 def waiting(server: int) -> list[int]:
