@@ -66,10 +66,11 @@ class ServiceHost:
         """Have a supervisor ready while services are expected; ServiceException where no process can be had."""
         if self._expected_at is None:
             return
-        if time.monotonic() - self._expected_at > SPARE_S:
+        is_gone = self._spare is not None and not self._spare.is_alive
+        if is_gone or time.monotonic() - self._expected_at > SPARE_S:
+            # One that ended by itself would do so again: the next deployment tries anew.
             self.close()
-        elif self._spare is None or not self._spare.is_alive:
-            self._drop_spare()
+        elif self._spare is None:
             self._spare = SpareSupervisor(self._isolation, self._hidden)
 
     def close(self) -> None:
