@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS, LABELS = load_digits(return_X_y=True)
 #: With pip, and with the wheels that are needed, so that no build asks a network.
 BASE = "localhost/with-pip:1"
+#: Each layer on the way would copy all of the image once more here.
+BUILD = ("build", "--quiet", "--layers=false")
 _BASE = """FROM {image}
 COPY root/ /
 ENV PATH={programs}:/usr/local/bin:/usr/bin:/bin
@@ -75,7 +77,7 @@ def make_base(folder: Path, variables: dict[str, str], wheel: Path, requirements
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(linked, target)
     (folder / "Dockerfile").write_text(_BASE.format(image=IMAGE, programs=f"{sys.base_prefix}/bin"))
-    podman(variables, "build", "--quiet", "--tag", BASE, str(folder))
+    podman(variables, *BUILD, "--tag", BASE, str(folder))
 
 
 def test_the_dockerfile_of_a_package_makes_an_image_that_serves(
@@ -92,7 +94,7 @@ def test_the_dockerfile_of_a_package_makes_an_image_that_serves(
     wanted = folder / "service" / "wanted.json"
     wanted.write_text(json.dumps({**json.loads(wanted.read_text()), "host": "127.0.0.1", "port": port}))
     arguments = ["--build-arg", f"BASE={BASE}", "--build-arg", f"RUNYARD=/opt/{wheel.name}[server]"]
-    podman(engine, "build", "--quiet", "--tag", "digits:1", *arguments, str(folder))
+    podman(engine, *BUILD, "--tag", "digits:1", *arguments, str(folder))
     name = f"digits-{port}"
     podman(engine, "run", "--detach", "--name", name, "digits:1")
     try:
