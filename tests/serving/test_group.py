@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -13,17 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from runyard.protocol.services import REVISION_FILE, Access, Revision, Wanted
-from runyard.protocol.wire import dumps
+from runyard.protocol.services import REVISION_FILE, SEEN_FILE, WANTED_FILE, Access, Revision, Seen, Wanted
+from runyard.protocol.wire import dumps, loads
+from runyard.serving import front_process
 from runyard.serving import group as module
 from runyard.serving.front import UNSAID_MAX, Front
 from runyard.serving.group import Group
-from runyard.serving.orders import ORDER_MAX, pair
+from runyard.serving.orders import ORDER_MAX, pair, receive_order, send_order
 from runyard.serving.sandbox import front_cell
 
 #: The test's own limits: how long a front may say nothing, and how often the supervisor looks closer, seconds.
 SILENT_S, LOOK_S = 15.0, 0.2
 WAIT_S = 60.0
+#: A supervisor in whose memory another release is than on the disk.
+OLD_RELEASE = """
+import sys
+from runyard.serving import __main__, front_process, supervisor
+front_process.__version__, supervisor.ANEW_S = "0.0.0", 0.5
+sys.exit(__main__.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -111,6 +120,41 @@ def test_front_that_takes_no_orders_is_replaced_since_it_would_miss_a_key(group:
         ask(group, 1)
 
 
+def test_front_of_another_release_is_no_death_and_asks_for_another_supervisor(
+    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_process, "__version__", "0.0.0")
+    step_until(group, lambda: group.is_outdated, "it has seen that")
+    assert not group.failure
+    monkeypatch.undo()
+    step_until(group, lambda: group.is_ready, "another has come")
+    assert "ended" not in (tmp_path / "log.txt").read_text()
+
+
+def test_supervisor_whose_release_is_gone_becomes_that_which_is_there(tmp_path: Path) -> None:
+    (tmp_path / "revisions" / "1").mkdir(parents=True)
+    revision = Revision(
+        1, "adds", "", "", {"entry_script": str(tmp_path / "score.py")}, sys.executable, str(tmp_path),
+        {"PYTHONPATH": front_cell("", ()).work, "PATH": os.defpath},
+    )  # fmt: skip
+    (tmp_path / "score.py").write_text("def run(text):\n    return 7\n")
+    (tmp_path / "revisions" / "1" / REVISION_FILE).write_text(dumps(revision))
+    (tmp_path / WANTED_FILE).write_text(dumps(Wanted(1, 0, "127.0.0.1", 0)))
+    with subprocess.Popen([sys.executable, "-c", OLD_RELEASE, str(tmp_path)]) as supervisor:
+        try:
+            until, state = time.monotonic() + WAIT_S, ""
+            while state != "Healthy" and time.monotonic() < until:
+                time.sleep(0.05)
+                state = loads(Seen, (tmp_path / SEEN_FILE).read_text()).state if (tmp_path / SEEN_FILE).exists() else ""
+            assert state == "Healthy"
+            assert (
+                "Runyard was upgraded: all of the service's processes begin anew" in (tmp_path / "log.txt").read_text()
+            )
+            assert loads(Seen, (tmp_path / SEEN_FILE).read_text()).pid == supervisor.pid
+        finally:
+            supervisor.terminate()
+
+
 def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) -> None:
     (tmp_path / REVISION_FILE).write_text(dumps(Revision(1, "adds", "", "", {}, "", "")))
     ours, theirs = pair()
@@ -127,3 +171,11 @@ def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) ->
             front._say()
         front._listener.close()
     assert said == list(range(UNSAID_MAX))
+
+
+def test_what_is_too_long_for_an_order_is_cut_and_arrives(tmp_path: Path) -> None:
+    ours, theirs = pair()
+    with ours, theirs:
+        send_order(ours, {"event": "front_failed", "error": "\U0001f600" * 100_000, "traceback": "\0" * 100_000})
+        found, _ = receive_order(theirs)
+    assert (found["event"], found["error"], found["traceback"]) == ("front_failed", "\U0001f600" * 8_000, "\0" * 8_000)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, Access, Wanted, scoring_path
+from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, Access, scoring_path
 from runyard.protocol.wire import dumps
 from runyard.serving.endpoint import Keys
 from runyard.serving.front_process import FrontProcess
@@ -44,7 +44,7 @@ def test_a_front_that_cannot_do_what_it_is_told_says_so_and_ends(tmp_path: Path)
         front = FrontProcess(front_cell("", ()), log.fileno())
         front.serve(tmp_path, log.fileno(), listener, None, None)
         certificate = str(tmp_path / "no.pem")
-        front.admit(Wanted(1, 0, "", 0, certificate=certificate, certificate_key=certificate))
+        front.certify(certificate, certificate)
         assert front.process.wait(30) == 1
         events = list(front.events())
     assert (events[-1]["event"], "PEM" in events[-1]["error"]) == ("front_failed", True)

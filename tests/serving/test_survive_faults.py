@@ -3,13 +3,9 @@
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,12 +16,10 @@ from runyard.azureml.core import Environment, Model, Run, Webservice, Workspace
 from runyard.azureml.core.conda_dependencies import CondaDependencies
 from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import LocalWebservice
-from runyard.client.local_server import is_running
 from runyard.environments.confinement import why_not
 from runyard.environments.kit import make_kit
 from runyard.protocol.services import Revision, Seen, Wanted
 from runyard.protocol.wire import dumps, loads
-from runyard.sdk.session import forget_server
 from tests.environments.packages import make_waiting_source, source_of
 from tests.own_server import own_server, submit_here
 from tests.serving.test_services import DIGITS, get, post
@@ -181,53 +175,6 @@ def test_a_model_with_an_odd_name_is_found_by_it(workspace: Workspace, trained: 
     assert (status, name in answer["error"]) == (404, True)
     assert b'service="odd-name",status="200"' in get(base + "/metrics")[1]
     service.delete()
-
-
-@pytest.fixture
-def beyond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A server that listens on every address, with TLS, is this process's own."""
-    home = tmp_path_factory.mktemp("beyond") / "home"
-    certificate, key = home.parent / "certificate.pem", home.parent / "key.pem"
-    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-    command = [sys.executable, "-m", "runyard.server", "--home", str(home), "--host", "0.0.0.0", "--port", "0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNYARD_HOME", str(home))
-        patch.setenv("SSL_CERT_FILE", str(certificate))
-        forget_server()
-        with subprocess.Popen(
-            [*command, "--certificate", str(certificate), "--key", str(key)], stderr=subprocess.DEVNULL
-        ) as server:
-            wait_until(lambda: is_running(home), "the server answers")
-            yield
-            server.terminate()
-        forget_server()
-
-
-def test_beyond_loopback_a_service_speaks_tls_and_wants_its_key(beyond: None, script_folder: Any) -> None:
-    workspace = Workspace.create("beyond", exist_ok=True)
-    service = begin(workspace, script_folder(ECHO), "guarded")
-    service.wait_for_deployment(timeout_sec=60)
-    try:
-        assert service.scoring_uri.startswith("https://127.0.0.1:")
-        assert service.swagger_uri.startswith("https://127.0.0.1:")
-        base = service.scoring_uri.rpartition("/")[0]
-        key = {"Authorization": "Bearer " + service.get_keys()[0]}
-        for path in ("/metrics", "/swagger.json", "/v2", "/nowhere"):
-            assert get(base + path)[0] == 401, path
-        assert [get(base + path, **key)[0] for path in ("/metrics", "/swagger.json")] == [200, 200]
-        assert [get(base + path)[0] for path in ("/", "/v2/health/live", "/v2/health/ready")] == [200] * 3
-        assert post(service.scoring_uri, [1])[0] == 401
-        assert post(service.scoring_uri, [1], **key) == (200, [1])
-        assert service.run("[1]") == [1]
-        with pytest.raises((urllib.error.URLError, OSError)):
-            urllib.request.urlopen(base.replace("https", "http") + "/", timeout=10)
-        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
-            urllib.request.urlopen(base + "/", timeout=10, context=nobody)
-    finally:
-        service.delete()
 
 
 #: A supervisor that is less patient than those of services.

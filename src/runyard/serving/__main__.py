@@ -22,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     """Supervise; the exit code is 0, SERVICE_TAKEN or PORT_TAKEN."""
     if arguments[0] != "--spare":
         return _supervise(Path(arguments[0]))
-    front = FrontProcess(front_cell(arguments[2], arguments[3:]), sys.stderr.fileno())
+    with open(os.devnull, "wb") as nowhere:
+        # It has the service's log once there is one; until then what goes wrong shows in its successor.
+        front = FrontProcess(front_cell(arguments[2], arguments[3:]), nowhere.fileno())
     folder = _named(int(arguments[1]))
     if folder is None:
         front.end()
@@ -50,10 +52,14 @@ def _supervise(folder: Path, spare: Optional[FrontProcess] = None) -> int:
     except OSError:
         return SERVICE_TAKEN
     try:
-        return Supervisor(folder, spare).run()
+        supervisor = Supervisor(folder, spare)
+        code = supervisor.run()
     except PortTakenError as error:
         (folder / REFUSED_FILE).write_text(str(error), "utf-8")
         return PORT_TAKEN
+    if supervisor.begins_anew:
+        os.execv(sys.executable, [sys.executable, "-m", "runyard.serving", str(folder)])
+    return code
 
 
 if __name__ == "__main__":

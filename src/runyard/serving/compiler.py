@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional
 from runyard.files.tails import is_regular, read_regular
 from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE, REPORT_FILE
 from runyard.protocol.services import Revision
+from runyard.serving.children import kill
 from runyard.serving.limits import Limits
 from runyard.serving.sandbox import model_cell, started
 
@@ -121,15 +121,6 @@ class Compiler:
         _discard(self._made)
         if report is None:
             self._kept = None
-
-
-def kill(process: "subprocess.Popen[bytes]") -> None:
-    """End it and what it started, at once; a sandbox takes its own along."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            process.kill()
 
 
 # A hostile model may have written what is read here, in the place of its compiler.

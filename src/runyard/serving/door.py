@@ -29,6 +29,7 @@ class Door:
         self._revision, self.pool, self._tell = revision, pool, tell
         self._key = ""
         self._server: Any = None
+        self._is_open = False
         self._next_number = 1
         self._refused_at = -STRANGERS_S
         #: Of those who have knocked and not proven anything.
@@ -42,7 +43,8 @@ class Door:
 
     async def open(self, listener: socket.socket, tls: Optional[ssl.SSLContext]) -> None:
         """Let in from now on. Once is enough."""
-        if self._server is None:
+        if not self._is_open:
+            self._is_open = True
             loop = asyncio.get_running_loop()
             handshake_s = PROOF_S if tls is not None else None
             self._server = await loop.create_server(

@@ -1,7 +1,8 @@
 """A revision's front: HTTP on the service's socket, orders from its supervisor on another, replicas on further ones.
 
-``python -m runyard.serving.front <supervisor's socket>``; it ends with its supervisor, which gives it all that it
-serves by descriptors: it has no folder to look into. The door is where replicas come that are runs of a cluster.
+``python -m runyard.serving.front <supervisor's socket> <supervisor's version>``; it ends with its supervisor, which
+gives it all that it serves by descriptors: it has no folder to look into. The door is where replicas come that are runs
+of a cluster.
 """
 
 import asyncio
@@ -20,13 +21,14 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Callable, Coroutine, Deque, Dict, List, Optional, Sequence, Set
 
+from runyard import __version__
 from runyard.protocol.services import Revision
 from runyard.protocol.wire import loads, prepare, to_wire
 from runyard.scoring.program import read_program
 from runyard.serving.door import Door
 from runyard.serving.endpoint import Endpoint, Keys
 from runyard.serving.http import LEAVING_IDLE_S, Connections
-from runyard.serving.orders import path_of, receive_order, send_order
+from runyard.serving.orders import OTHER_VERSION, path_of, receive_order, send_order
 from runyard.serving.replicas import Pool
 
 #: Largest body, and all bodies that may be in memory at once, bytes.
@@ -57,6 +59,7 @@ class Front:
         self._endpoint = Endpoint(revision, self._pool, self._compiled)
         self._connections = Connections(self._endpoint.handle, self._endpoint.count, BODY_MAX, MEMORY_MAX)
         self._server: Any = None
+        self._is_accepting = False
         self._tls: Optional[ssl.SSLContext] = None
         self._told, self._told_at = "", 0.0
         #: What the supervisor has not taken yet, since it does not read at the moment.
@@ -106,7 +109,7 @@ class Front:
                 send_order(self._line, self._unsaid[0])
                 self._unsaid.popleft()
         except BlockingIOError:
-            pass
+            pass  # Once more at the next tick.
         except OSError:
             self._ending.set()
 
@@ -142,13 +145,25 @@ class Front:
     def _do_drop(self, order: Dict[str, Any], _: List[int]) -> None:
         self._pool.drop(order["replica"])
 
-    def _do_access(self, order: Dict[str, Any], certificate: List[int]) -> None:
+    def _do_certificate(self, order: Dict[str, Any], files: List[int]) -> None:
+        """Begin with that certificate, or go on with it; one that cannot be gone on with leaves the present one."""
+        try:
+            made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            made.load_cert_chain(*map(path_of, files))
+            if self._tls is None:
+                self._tls = made
+            else:
+                self._tls.load_cert_chain(*map(path_of, files))
+        except (ssl.SSLError, OSError) as error:
+            if self._tls is None:
+                raise
+            self._tell({"event": "certificate_refused", "error": str(error)})
+        finally:
+            for one in files:
+                os.close(one)
+
+    def _do_access(self, order: Dict[str, Any], _: List[int]) -> None:
         self._endpoint.keys = Keys(order["access"], order["keys"], order["token_key"])
-        if certificate and self._tls is None:
-            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self._tls.load_cert_chain(*map(path_of, certificate))
-        for one in certificate:
-            os.close(one)
         if self._joins is not None:
             self._door.set_key(order["token_key"])
             self._begin(self._door.open(self._joins, self._tls))
@@ -160,7 +175,8 @@ class Front:
         self._begin(self._leave())
 
     async def _accept(self) -> None:
-        if self._server is None:
+        if not self._is_accepting:
+            self._is_accepting = True
             loop = asyncio.get_running_loop()
             # A duplicate: this server may be closed while the other revision's goes on with the same socket.
             listener = self._listener.dup()
@@ -225,7 +241,9 @@ async def _connect(replica: Any, line: socket.socket) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve; the exit code is 0 where the supervisor wanted the end."""
+    """Serve; the exit code is 0 where the supervisor wanted the end, OTHER_VERSION where it is another release's."""
+    if arguments[1:] != [__version__]:
+        return OTHER_VERSION
     line = socket.socket(fileno=int(arguments[0]))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

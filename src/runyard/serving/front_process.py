@@ -12,9 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Sequence
 
+from runyard import __version__
 from runyard.protocol.scoring import CONSTANTS_FILE, PROGRAM_FILE
 from runyard.protocol.services import REVISION_FILE, Wanted
-from runyard.serving.compiler import kill
+from runyard.serving.certificate import Certificate
+from runyard.serving.children import kill
 from runyard.serving.orders import ORDER_MAX, pair, send_order
 from runyard.serving.sandbox import Cell, started
 
@@ -27,11 +29,12 @@ class FrontProcess:
         ours, theirs = pair()
         variables = {"PATH": os.defpath, "PYTHONPATH": cell.work, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
                      "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
-        command = [sys.executable, "-m", "runyard.serving.front", str(theirs.fileno())]
+        command = [sys.executable, "-m", "runyard.serving.front", str(theirs.fileno()), __version__]
         with theirs:
             self.process = started(cell, command, variables, log, (theirs.fileno(),))
         ours.setblocking(False)
         self._cell = cell
+        self._certificate: Optional[Certificate] = None
         self.is_ready = False
         self.began = self.heard_at = time.monotonic()
         #: None once it has closed its end, or does not speak as it should.
@@ -64,13 +67,27 @@ class FrontProcess:
                 raise
             self.order({"do": "serve", "given": list(given)}, list(given.values()))
 
+    def certify(self, path: str, key_path: str) -> None:
+        """Let it speak TLS by those files as they are now, '' for none; OSError names one that cannot be read."""
+        if not path:
+            return
+        certificate = self._certificate
+        if certificate is None or certificate.paths != (path, key_path):
+            certificate = Certificate(path, key_path)
+        elif not certificate.is_renewed():
+            return
+        with certificate.opened() as copies:
+            self.order({"do": "certificate"}, copies)
+        self._certificate = certificate
+
+    @property
+    def has_certificate(self) -> bool:
+        """Was it given one?"""
+        return self._certificate is not None
+
     def admit(self, wanted: Wanted) -> None:
-        """Say who may ask it from now on; OSError where the certificate cannot be read."""
-        access = {"access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key}
-        paths = (wanted.certificate, wanted.certificate_key) if wanted.certificate else ()
-        with ExitStack() as stack:
-            files = [stack.enter_context(open(one, "rb")).fileno() for one in paths]
-            self.order({"do": "access", **access}, files)
+        """Say who may ask it from now on."""
+        self.order({"do": "access", "access": wanted.access, "keys": wanted.keys, "token_key": wanted.token_key})
 
     def order(self, order: Dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """One packet; whoever takes none any more is ended, since it would miss what others rely on."""

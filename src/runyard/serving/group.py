@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -27,9 +26,11 @@ from runyard.protocol.services import (
 )
 from runyard.protocol.wire import from_wire
 from runyard.scoring.frames import keep_alive
-from runyard.serving.compiler import Compiler, kill
+from runyard.serving.children import ended, kill
+from runyard.serving.compiler import Compiler
 from runyard.serving.front_process import FrontProcess
 from runyard.serving.limits import Limits
+from runyard.serving.orders import OTHER_VERSION
 from runyard.serving.sandbox import front_cell, model_cell, started
 
 #: How long the whole revision waits after its deaths in a row, seconds: after the first, the second, ...; on a cluster:
@@ -81,6 +82,8 @@ class Group:
         self._memory_bytes, self._cpu_share = 0, 0.0
         self._measured_at, self._cpu_s = 0.0, 0.0
         self.is_leaving = False
+        #: Was Runyard upgraded since its supervisor began? Its front is the new release's.
+        self.is_outdated = False
         self._limits = Limits(folder, revision.deployment.memory_gb_limit)
         self._compiler = Compiler(folder, revision, log, self._limits)
         self._held = hold_folder(revision.environment) if revision.environment else None
@@ -159,8 +162,7 @@ class Group:
     def set_access(self, wanted: Wanted) -> None:
         """Who may ask from now on."""
         self._wanted = wanted
-        if self._is_front_ready:
-            self._admit()
+        self._admit()
 
     def set_room(self, room: int) -> None:
         """Give up so many replicas of a cluster."""
@@ -232,6 +234,8 @@ class Group:
         if self._front is not None and now - self._front.heard_at > most_s:
             self.say(f"the front has said nothing for {most_s:.0f} s")
             kill(self._front.process)
+        elif self._front is not None and self._front.has_certificate:
+            self._certify(self._front)
         for one in list(self._replicas.values()):
             if not one.is_ready and now - one.began > LOAD_S:
                 self._fail_or_log(f"The model was not loaded within {LOAD_S:.0f} s.")
@@ -274,18 +278,21 @@ class Group:
         if front is not None and front.process.poll() is not None:
             self._front = None
             front.close()
+            self.is_outdated = front.process.returncode == OTHER_VERSION
             # Replicas talk to that front alone; those of a cluster come to the next one.
             for one in self._replicas.values():
                 if one.process is not None:
                     kill(one.process)
             self._replicas = {number: one for number, one in self._replicas.items() if one.process is not None}
-            if not self.is_leaving:
+            if self.is_outdated:
+                self._not_before = now + 1.0
+            elif not self.is_leaving:
                 self._deaths = 0 if now - front.began > SETTLED_S else self._deaths
-                self._died(now, f"the front ended ({_ended(front.process.returncode)})")
+                self._died(now, f"the front ended ({ended(front.process.returncode)})")
         for number, one in list(self._replicas.items()):
             if one.process is not None and one.process.poll() is not None:
                 del self._replicas[number]
-                why = self._limits.exceeded(number) or f"ended ({_ended(one.process.returncode)})"
+                why = self._limits.exceeded(number) or f"ended ({ended(one.process.returncode)})"
                 self._limits.drop(number)
                 if not self.is_leaving and self._front is not None and not one.is_dismissed:
                     self._deaths = 0 if one.is_ready and now - one.ready_at > SETTLED_S else self._deaths
@@ -370,6 +377,8 @@ class Group:
         elif kind == "replica_joined":
             self._replicas[number] = _Replica(number, None, time.monotonic(), str(event["run"]))
             self.say(f"the run {event['run']} has come from {event['place']} as replica {number}")
+        elif kind == "certificate_refused":
+            self.say(f"the certificate cannot be used ({event['error']}); the one before it goes on")
         elif kind == "stranger":
             self.say(f"a connection where replicas come was refused: {event['why']}")
         elif kind == "replica_ready" and replica is not None:
@@ -391,12 +400,24 @@ class Group:
             self._busy = int(event["busy"])
 
     def _admit(self) -> None:
-        assert self._front is not None
+        """Say who may ask, to a front that is ready; one that is to speak TLS, and cannot, is no front."""
+        front = self._front
+        if front is None or not front.is_ready:
+            return
+        self._certify(front)
+        if front.has_certificate or not self._wanted.certificate:
+            front.admit(self._wanted)
+        else:
+            kill(front.process)
+
+    def _certify(self, front: FrontProcess) -> None:
         try:
-            self._front.admit(self._wanted)
+            front.certify(self._wanted.certificate, self._wanted.certificate_key)
         except OSError as error:
-            self._fail_or_log(f"The certificate cannot be read: {error}")
-            kill(self._front.process)
+            if front.has_certificate:
+                self.say(f"the certificate cannot be read ({error}); the one before it goes on")
+            else:
+                self._fail_or_log(f"The certificate cannot be read: {error}")
 
     def _order_to_accept(self) -> None:
         """A front that is started anew takes nobody before it can answer: connections wait in the socket."""
@@ -470,13 +491,3 @@ def _open_door(listener: socket.socket) -> socket.socket:
     door.bind((listener.getsockname()[0], 0))
     door.listen(128)
     return door
-
-
-def _ended(code: int) -> str:
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        try:
-            return f"by {signal.Signals(number).name}"
-        except ValueError:
-            pass
-    return f"exit code {code}"

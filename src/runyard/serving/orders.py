@@ -6,6 +6,10 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 #: Longest order, bytes; most descriptors beside one.
 ORDER_MAX, DESCRIPTORS_MAX = 128 << 10, 8
+#: What is left of each text of one that is longer, characters: JSON writes some in six bytes.
+TEXT_MAX = 8_000
+#: What a front ends with whose program is another release's than its supervisor: it was upgraded meanwhile.
+OTHER_VERSION = 5
 
 
 def pair() -> "tuple[socket.socket, socket.socket]":
@@ -14,11 +18,15 @@ def pair() -> "tuple[socket.socket, socket.socket]":
 
 
 def send_order(line: socket.socket, order: Dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """One packet; OSError where nobody is at the other end."""
-    data = json.dumps(order).encode()
+    """One packet; of one that is too long the beginning of each text. OSError where nobody is at the other end."""
+    data = _encoded(order)
     if len(data) > ORDER_MAX:
-        raise ValueError(f"An order has at most {ORDER_MAX} bytes, not {len(data)}.")
+        data = _encoded({name: one[:TEXT_MAX] if isinstance(one, str) else one for name, one in order.items()})
     socket.send_fds(line, [data], list(descriptors))
+
+
+def _encoded(order: Dict[str, Any]) -> bytes:
+    return json.dumps(order, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def receive_order(line: socket.socket) -> Tuple[Dict[str, Any], List[int]]:

@@ -16,7 +16,7 @@ Arrays = Dict[str, Any]
 BATCH_S = 0.05
 #: Longest answer of a process, bytes: one that says more is let go, before it fills this process's memory.
 ANSWER_MAX = 512 << 20
-#: Most of an error and its traceback that go on to the supervisor, characters: in JSON each may take six bytes.
+#: Most of an error and its traceback that go on to the supervisor, characters.
 ERROR_MAX, TRACEBACK_MAX = 2_000, 15_000
 
 _LACKING = "This service has no replica at the moment: its cluster has given it no place. Try again."

@@ -60,8 +60,8 @@ class Statistics:
         total = 0
         for end, count in zip(BUCKETS, self._counts, strict=False):
             total += count
-            if count:
-                lines.append(f'runyard_request_seconds_bucket{{{label},le="{end:g}"}} {total}')
+            # Each of them, always: one that came up with its first request would hide that from rate().
+            lines.append(f'runyard_request_seconds_bucket{{{label},le="{end:g}"}} {total}')
         total += self._counts[-1]
         lines.append(f'runyard_request_seconds_bucket{{{label},le="+Inf"}} {total}')
         lines.append(f"runyard_request_seconds_sum{{{label}}} {self._sum_s:.6f}")

@@ -9,9 +9,10 @@ import selectors
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 from runyard.files.layout import write_atomically
 from runyard.files.processes import identity
@@ -25,6 +26,7 @@ from runyard.protocol.services import (
     ServiceState,
     ServiceStatistics,
     Wanted,
+    log_line,
 )
 from runyard.protocol.wire import dumps, loads
 from runyard.serving.front_process import FrontProcess
@@ -37,6 +39,8 @@ STEP_S = 0.25
 LOOK_S = 2.0
 #: How long a port is waited for: the processes of a supervisor that was killed have it for a moment more, seconds.
 PORT_S = 3.0
+#: A supervisor that has begun less than this ago does not begin anew, seconds.
+ANEW_S = 5.0
 #: The log is cut to its last part above this, bytes.
 LOG_MAX, LOG_KEPT = 16 << 20, 4 << 20
 
@@ -54,6 +58,7 @@ class Supervisor:
         self._me = identity(os.getpid())
         self._wanted: Optional[Wanted] = None
         self._listener: Optional[socket.socket] = None
+        self._address = ("", False)
         #: The group that answers, the one that is to, and those that finish their last requests.
         self._serving: Optional[Group] = None
         self._coming: Optional[Group] = None
@@ -63,6 +68,8 @@ class Supervisor:
         self._refusals: Optional[Refusals] = None
         self._log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._is_ending = False
+        #: Is it to be started once more, as another program or at another address? Not again and again.
+        self.begins_anew, self._began = False, time.monotonic()
         #: What was read and said last, as text.
         self._read, self._seen = "", ""
         self._bell, bell = os.pipe()
@@ -72,7 +79,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._end)
 
     def run(self) -> int:
-        """Until TERM; returns the exit code."""
+        """Until TERM, or until ``begins_anew``; returns the exit code."""
         looked = 0.0
         while not self._is_ending:
             self._read_wanted()
@@ -80,6 +87,10 @@ class Supervisor:
             for group in self._groups():
                 group.step(now)
             self._advance()
+            if any(group.is_outdated for group in self._groups()):
+                self._begin_anew("Runyard was upgraded")
+            if self._wanted is not None and _address(self._wanted) != self._address:
+                self._begin_anew("its address is another")
             if now - looked >= LOOK_S:
                 looked = now
                 for group in self._groups():
@@ -95,10 +106,19 @@ class Supervisor:
         for group in self._groups():
             group.wait()
             group.close()
+        if self.begins_anew:
+            self._serving = self._coming = None
+            self._say()
         return 0
 
+    def _begin_anew(self, why: str) -> None:
+        if time.monotonic() - self._began > ANEW_S:
+            with suppress(OSError):
+                os.write(self._log, log_line(f"{why}: all of the service's processes begin anew"))
+            self.begins_anew = self._is_ending = True
+
     def _end(self, *_: Any) -> None:
-        self._is_ending = True
+        self._is_ending, self.begins_anew = True, False
 
     def _groups(self) -> List[Group]:
         return [one for one in (self._serving, self._coming, *self._leaving) if one is not None]
@@ -113,7 +133,7 @@ class Supervisor:
         self._read, wanted = text, loads(Wanted, text)
         before, self._wanted = self._wanted, wanted
         if self._listener is None:
-            self._listener = _listen(wanted.host, wanted.port)
+            self._listener, self._address = _listen(wanted.host, wanted.port), _address(wanted)
         for group in self._groups():
             group.set_access(wanted)
         if self._serving is not None:
@@ -232,6 +252,11 @@ class Supervisor:
                 os.truncate(path, 0)
         except OSError:
             pass
+
+
+def _address(wanted: Wanted) -> Tuple[str, bool]:
+    """Where its socket is, and whether it speaks TLS: neither changes while it lives."""
+    return wanted.host, bool(wanted.certificate)
 
 
 def _tell_failure(group: Group, wanted: Wanted) -> None:
