@@ -329,7 +329,10 @@ class Webservice:
         self._change(services.ServiceChange(properties={**self.properties, **label_texts(properties)}))
 
     def rollback(self) -> None:
-        """Go back to the revision before this one, which answers until that one can; twice is back again. Not in v1."""
+        """Go one step back, to what answered before; the present revision answers until that can. Not in v1.
+
+        It becomes a new revision, so that a second call takes the first back: nothing further back is reached by it.
+        """
         self._change(services.ServiceChange(rollback=True))
 
     def delete(self) -> None:

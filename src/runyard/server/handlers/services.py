@@ -239,12 +239,12 @@ def _shown(call: Call, name: str) -> Service:
 
 
 def _earlier(call: Call, row: Row[Any]) -> ServiceSpec:
-    """What the last revision before the present one asked for that has answered."""
+    """What the last revision that has answered and differs from the present one by more than labels asked for."""
     with call.parts.database.read() as connection:
         known = services.list_revisions(connection, row.id)
     present = loads(ServiceSpec, row.spec)
     for one in known:
-        if one.number < row.revision and one.answered_at is not None and one.spec != present:
+        if one.number < row.revision and one.answered_at is not None and labelled(one.spec, present) != present:
             return one.spec
     raise ConflictError(f"Service {row.name!r} has no earlier revision to go back to.")
 
