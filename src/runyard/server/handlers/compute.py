@@ -13,6 +13,7 @@ from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
 from runyard.protocol.compute import (
     NO_RUN_STARTS,
+    NODES_MAX,
     Cluster,
     ClusterChange,
     ClusterSpec,
@@ -29,9 +30,6 @@ from runyard.protocol.words import counted
 from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
-
-#: Most nodes of one cluster.
-NODES_MAX = 1_000
 
 
 def create_cluster(call: Call) -> Cluster:
