@@ -4,7 +4,6 @@ This server's own queue orders the runs. A thread speaks with the machine over o
 to say; whoever calls waits for nothing. What is to begin waits here until the machine has it, and says what for.
 """
 
-import hashlib
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 from runyard.compute.remote import TOLD_S, WAITS_FOR_ANSWER, Reach, node_program
 from runyard.compute.ssh_line import Door, Line, check_words
 from runyard.errors import ComputeTargetException, ServiceException
-from runyard.files.layout import attempt_folder
+from runyard.files.layout import attempt_folder, runs_folder_name
 from runyard.protocol.compute import EngineKind, EngineSpec, facts_of
 from runyard.protocol.plan import LaunchPlan, Observation, ObservedState
 from runyard.protocol.routes import PREFIX
@@ -68,8 +67,7 @@ class SshCompute:
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         program = node_program(self._reach, plan, secret, "", self._spec.settings.get(FOLDER, ""))
-        # As runner/supervise.py has it.
-        runs = Path("runs-" + hashlib.sha256(self._reach.url().encode()).hexdigest()[:8])
+        runs = Path(runs_folder_name(self._reach.url()))
         runner = attempt_folder(runs, plan.run_id, plan.attempt) / "runner.json"
         with self._lock:
             self._orders[key] = _Order(program, str(runner))
@@ -259,8 +257,9 @@ def check_settings(spec: EngineSpec) -> None:
         raise ComputeTargetException("A machine over SSH is attached with a private_key_file or a password: give one.")
 
 
-def find_problems(spec: EngineSpec, reach: Reach) -> List[str]:
-    """What keeps runs from working on a machine that lets us in; ComputeTargetException where it does not.
+def list_warnings(spec: EngineSpec, reach: Reach) -> List[str]:
+    """What keeps runs from working on a machine that lets us in, a sentence each; ComputeTargetException where it does
+    not.
 
     The secrets of ``spec`` are those that its user has given, in clear.
     """
