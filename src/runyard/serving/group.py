@@ -135,7 +135,7 @@ class Group:
     @property
     def measured(self) -> ServiceStatistics:
         """What the front counts, and what all processes take."""
-        return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_share=round(self._cpu_share, 3))
+        return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_cores_max=round(self._cpu_share, 3))
 
     def close(self) -> None:
         """Let go of what it held, once it is gone."""
