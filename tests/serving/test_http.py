@@ -10,7 +10,6 @@ import sys
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,11 @@ from runyard.protocol.services import ORIGINS_VARIABLE, REVISION_FILE, SCORING_F
 from runyard.protocol.wire import dumps
 from runyard.serving.endpoint import Keys
 from runyard.serving.orders import ORDER_MAX, pair, send_order
-from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
+from tests.serving.fronts import LABELS, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
 POST = b"POST /score HTTP/1.1\r\nHost: here\r\n"
 ANSWER = json.dumps({"predict": LABELS[:2].tolist()}, separators=(",", ":")).encode()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return digits_model()
-
-
-@pytest.fixture
-def front(model: Any) -> Iterator[Any]:
-    with serving(model) as found:
-        yield found
 
 
 def test_a_front_that_cannot_do_what_it_is_told_says_so_and_ends(tmp_path: Path) -> None:
