@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
 from runyard.sdk.inference_config import NO_IMAGE, InferenceConfig
+from runyard.sdk.labels import label_texts
 from runyard.sdk.model import Model
 from runyard.sdk.notices import say_kept
 from runyard.sdk.workspace import Workspace
@@ -97,7 +98,7 @@ class Image:
         image_config.inference_config().validation_script_content()
         image = object.__new__(ContainerImage)
         image.workspace, image.name, image.models, image.image_config = workspace, name, found, image_config
-        image.tags, image.properties = image_config.tags, image_config.properties
+        image.tags, image.properties = dict(image_config.tags), dict(image_config.properties)
         image.description = image_config.description
         return image
 
@@ -129,6 +130,23 @@ class Image:
 
     def update_creation_state(self) -> None:
         """Nothing changes."""
+
+    def add_tags(self, tags: Dict[str, str]) -> None:
+        """More tags, of this object."""
+        self.tags.update(label_texts(tags))
+
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Fewer of them; those that are not there are fine."""
+        for name in [tags] if isinstance(tags, str) else tags:
+            self.tags.pop(name, None)
+
+    def add_properties(self, properties: Dict[str, str]) -> None:
+        """More properties; WebserviceException for another value of one that is there."""
+        given = label_texts(properties)
+        for name, text in given.items():
+            if self.properties.get(name, text) != text:
+                raise WebserviceException(f"The property {name!r} is there already and cannot change.")
+        self.properties.update(given)
 
     def delete(self) -> None:
         """Nothing is left of it."""
