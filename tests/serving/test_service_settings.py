@@ -199,6 +199,12 @@ def test_a_service_with_tokens_takes_no_keys_and_another_services_token_neither(
     for call in (service.get_keys, lambda: service.regen_key("Primary")):
         with pytest.raises(WebserviceException, match="takes tokens and no keys"):
             call()
+    # A token that is out can only be shut out with all others, for as long as the service takes keys.
+    token = "Bearer " + service.get_token()[0]
+    service.update(auth_enabled=True)
+    wait_until(lambda: post(uri, BODY, Authorization=token)[0] == 401, "no token lets in", 10)
+    service.update(token_auth_enabled=True, auth_enabled=False)
+    wait_until(lambda: post(uri, BODY, Authorization=token)[0] == 200, "the same token lets in again", 10)
 
 
 def test_labels_and_access_need_no_new_processes_and_outlive_an_update_that_fails(

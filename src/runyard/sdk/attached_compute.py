@@ -58,7 +58,7 @@ def from_settings(
         if name in asked:
             secrets[secret] = _private_key(name, str(asked.pop(name)))
     nodes = str(facts.nodes if facts.is_one_machine else asked.pop("max_nodes", facts.nodes))
-    if not nodes.isdigit():
+    if not (nodes.isascii() and nodes.isdigit()):
         raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")
     return AttachConfiguration(kind, asked, int(nodes), vm_priority, secrets)
 
