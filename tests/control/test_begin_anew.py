@@ -117,10 +117,17 @@ def test_run_of_two_nodes_is_over_once_one_of_them_is_lost_for_long(world: World
     assert (row_of(world).status == RunStatus.FAILED) == (not is_heard)
 
 
-def hand_over(application: Application) -> None:
-    """Bring a run to the point where a node gets it."""
+@pytest.fixture
+def application(tmp_path: Path) -> Iterator[Application]:
+    found = Application(tmp_path / "home")
+    yield found
+    found.close()
+
+
+def hand_over(application: Application, **spec: Any) -> None:
+    """Bring a run to the point where its nodes get it."""
     application.add_workspace("ws")
-    application.add_run("ws", "run")
+    application.add_run("ws", "run", **spec)
     write = application.parts.database.write
     write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
     write(lambda c: queue(c, "run", "lock", "waits", now_us()))
@@ -150,69 +157,48 @@ def test_late_runner_begins_nothing(tmp_path: Path, is_late: bool) -> None:
         assert not application.parts.database.write(begin_anew), "it is over, or another one is in its place"
 
 
-def test_start_that_is_tried_again_ends_the_token_of_the_first(tmp_path: Path) -> None:
+def test_start_that_is_tried_again_ends_the_token_of_the_first(application: Application) -> None:
     """An engine may have forgotten what it began: two runners of one attempt would write one record."""
-    application = Application(tmp_path / "home")
-    try:
-        hand_over(application)
-        write = application.parts.database.write
-        with application.parts.database.read() as connection:
-            row = runs.find_row(connection, "run")
-        assert write(lambda c: life.start_again(c, row, "ryr-of-the-second", now_us()))
-        body = ReportBatch((Report(1, 1, ReportKind.PREPARING, "Its runner has begun."),), now_us(), 1)
-        for secret, status in ((SECRET, 401), ("ryr-of-the-second", 200)):
-            reply = application.ask("report", dumps(body).encode(), secret, workspace="ws", run_id="run")
-            assert reply.status == status, reply.body
-    finally:
-        application.close()
+    hand_over(application)
+    write = application.parts.database.write
+    with application.parts.database.read() as connection:
+        row = runs.find_row(connection, "run")
+    assert write(lambda c: life.start_again(c, row, "ryr-of-the-second", now_us()))
+    body = ReportBatch((Report(1, 1, ReportKind.PREPARING, "Its runner has begun."),), now_us(), 1)
+    for secret, status in ((SECRET, 401), ("ryr-of-the-second", 200)):
+        reply = application.ask("report", dumps(body).encode(), secret, workspace="ws", run_id="run")
+        assert reply.status == status, reply.body
 
 
-def test_word_of_any_node_tells_that_it_may_have_begun(tmp_path: Path) -> None:
-    application = Application(tmp_path / "home")
+def test_word_of_any_node_tells_that_it_may_have_begun(application: Application) -> None:
     write = application.parts.database.write
     begin_anew = partial(life.begin_anew, run_id="run", now=now_us())
-    try:
-        application.add_workspace("ws")
-        application.add_run("ws", "run", node_count=2)
-        write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
-        write(lambda c: queue(c, "run", "lock", "waits", now_us()))
-        assert write(lambda c: assign(c, "run", "", SECRET, now_us()))
-        assert write(partial(begin_anew, key="run/1"))
-        with pytest.raises(ConflictError):
-            write(lambda c: meetings.meet(c, "ws", "run", NodeReport(1, 1, 1), now_us()))
-        assert write(lambda c: assign(c, "run", "", "another", now_us()))
-        write(lambda c: meetings.meet(c, "ws", "run", NodeReport(2, 1, 1), now_us()))
-        assert not write(partial(begin_anew, key="run/2"))
-    finally:
-        application.close()
+    hand_over(application, node_count=2)
+    assert write(partial(begin_anew, key="run/1"))
+    with pytest.raises(ConflictError):
+        write(lambda c: meetings.meet(c, "ws", "run", NodeReport(1, 1, 1), now_us()))
+    assert write(lambda c: assign(c, "run", "", "another", now_us()))
+    write(lambda c: meetings.meet(c, "ws", "run", NodeReport(2, 1, 1), now_us()))
+    assert not write(partial(begin_anew, key="run/2"))
 
 
-def test_distributed_run_has_begun_once_all_of_its_nodes_are_ready(tmp_path: Path) -> None:
+def test_distributed_run_has_begun_once_all_of_its_nodes_are_ready(application: Application) -> None:
     """None of them starts a process before; what they say of their preparation is nothing begun."""
-    application = Application(tmp_path / "home")
     write = application.parts.database.write
     begin_anew = partial(life.begin_anew, run_id="run", now=now_us())
 
     def meet(attempt: int, node: int, phase: str) -> None:
         write(lambda c: meetings.meet(c, "ws", "run", NodeReport(attempt, node, 2, phase), now_us()))
 
-    try:
-        application.add_workspace("ws")
-        pair = Distribution(DistributionKind.PYTORCH, process_count=2)
-        application.add_run("ws", "run", node_count=2, distribution=pair)
-        write(lambda c: life.prepare(c, "run", "It is being built.", now_us()))
-        write(lambda c: queue(c, "run", "lock", "waits", now_us()))
-        assert write(lambda c: assign(c, "run", "", SECRET, now_us()))
-        word = Report(1, 1, ReportKind.PREPARING, "Its runner has begun.")
-        write(lambda c: life.take_reports(c, "ws", "run", ReportBatch((word,), attempt=1), now_us()))
-        meet(1, 0, Phase.READY)
-        meet(1, 1, Phase.PREPARING)
-        assert write(partial(begin_anew, key="run/1"))
-        with pytest.raises(ConflictError):
-            meet(1, 1, Phase.READY)
-        assert write(lambda c: assign(c, "run", "", "another", now_us()))
-        for node in (1, 0):
-            meet(2, node, Phase.READY)
-        assert not write(partial(begin_anew, key="run/2"))
-    finally:
-        application.close()
+    hand_over(application, node_count=2, distribution=Distribution(DistributionKind.PYTORCH, process_count=2))
+    word = Report(1, 1, ReportKind.PREPARING, "Its runner has begun.")
+    write(lambda c: life.take_reports(c, "ws", "run", ReportBatch((word,), attempt=1), now_us()))
+    meet(1, 0, Phase.READY)
+    meet(1, 1, Phase.PREPARING)
+    assert write(partial(begin_anew, key="run/1"))
+    with pytest.raises(ConflictError):
+        meet(1, 1, Phase.READY)
+    assert write(lambda c: assign(c, "run", "", "another", now_us()))
+    for node in (1, 0):
+        meet(2, node, Phase.READY)
+    assert not write(partial(begin_anew, key="run/2"))

@@ -16,7 +16,7 @@ import pytest
 from runyard.azureml.core import Run
 from runyard.azureml.core.compute import ComputeTarget, RemoteCompute
 from runyard.compute.remote import Reach
-from runyard.compute.ssh import find_problems, observation
+from runyard.compute.ssh import list_warnings, observation
 from runyard.compute.ssh_line import Door, ssh_words
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import EngineKind, EngineSpec
@@ -275,7 +275,7 @@ def test_machine_that_does_not_reach_the_server_is_told_of(machine: SshMachine, 
         lambda: "http://127.0.0.1:9", tmp_path, "mark", "trusted", tmp_path / "known_hosts",
         lambda text, place: text, lambda text, place: text,
     )  # fmt: skip
-    (problem,) = find_problems(spec, reach)
+    (problem,) = list_warnings(spec, reach)
     assert problem.startswith(f"{machine.address} does not reach this server at http://127.0.0.1:9 (")
     assert "RUNYARD_PUBLIC_URL" in problem
 

@@ -1,18 +1,23 @@
 """Tasks and their wiring: the words of the articles, and what must hold for any numbers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard.errors import UserErrorException
 from runyard.protocol.distributed import (
     Distribution,
     DistributionKind,
     Place,
     Role,
+    Task,
     count_tasks,
+    framework_of,
     ports_wanted,
     problem,
     tasks_of,
@@ -75,11 +80,25 @@ def test_tf_config_is_the_articles_own() -> None:
         ),
         (Distribution(DistributionKind.TENSORFLOW, parameter_server_count=-1), 1, "at least 0, not -1."),
         (Distribution(DistributionKind.TENSORFLOW, worker_count=1), 2, "2 nodes are more than the 1 tasks."),
-        (Distribution("spark"), 1, "not 'spark'."),
     ],
 )
 def test_numbers_that_fit_no_run_are_named(asked: Distribution, nodes: int, says: str) -> None:
     assert says in (problem(asked, nodes) or "")
+
+
+def test_a_kind_that_there_is_not_is_refused_whatever_is_asked_of_it() -> None:
+    unknown, task = Distribution("spark"), Task(0, "worker", 0, 0, 0)
+    asked: list[Callable[[], Any]] = [
+        lambda: problem(unknown, 0),
+        lambda: framework_of(unknown),
+        lambda: count_tasks(unknown, 1),
+        lambda: tasks_of(unknown, 1),
+        lambda: ports_wanted(unknown, 1, 0),
+        lambda: wire(unknown, [task], [Place("host")], task),
+    ]
+    for ask in asked:
+        with pytest.raises(UserErrorException, match="one of mpi, tensorflow or pytorch, not 'spark'"):
+            ask()
 
 
 @given(

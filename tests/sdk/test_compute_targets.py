@@ -8,7 +8,9 @@ import pytest
 
 from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace, compute
 from runyard.azureml.core.compute import AmlCompute, ComputeInstance, ComputeTarget
-from runyard.errors import ComputeTargetException
+from runyard.errors import ComputeTargetException, UserErrorException
+from runyard.protocol.compute import ENGINES, facts_of
+from runyard.sdk.attached_compute import from_settings
 from tests.engines.engines import wait_until
 
 pytestmark = [pytest.mark.e2e]
@@ -136,3 +138,23 @@ def test_service_of_azures_says_what_takes_its_place(name: str) -> None:
     for use in (kind, kind.provisioning_configuration, kind.attach_configuration, kind.create, kind.attach):
         with pytest.raises(ComputeTargetException, match=f"{name} is a service of Azure's; "):
             use(None, "name", resource_id="x")
+
+
+@pytest.mark.parametrize("kind", sorted(ENGINES))
+def test_settings_of_every_kind_come_apart_as_its_facts_say(kind: str, tmp_path: Path) -> None:
+    facts = facts_of(kind)
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n"
+    (tmp_path / "key").write_text(key)
+    given = {
+        "address": "host", **dict.fromkeys(facts.secrets, "hidden"),
+        **{name: str(tmp_path / "key") for name, _ in facts.key_files},
+    }  # fmt: skip
+    made = from_settings(kind, given)
+    assert (made.settings, made.nodes_max) == ({"address": "host"}, facts.nodes)
+    assert made._secrets == {**dict.fromkeys(facts.secrets, "hidden"), **{secret: key for _, secret in facts.key_files}}
+    assert {secret for _, secret in facts.key_files} <= {*facts.secrets}
+    if facts.is_one_machine:
+        return
+    assert from_settings(kind, {**given, "max_nodes": "7"}).nodes_max == 7
+    with pytest.raises(UserErrorException, match="max_nodes is a whole number, not 'many'"):
+        from_settings(kind, {**given, "max_nodes": "many"})

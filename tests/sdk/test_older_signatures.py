@@ -22,7 +22,7 @@ SHAPES = json.loads(Path(__file__).with_name("older_signatures.json").read_text(
 
 #: What is not there, and why.
 LATER = {
-    "Workspace.images": "an image is made where it is deployed, and not kept",
+    "Workspace.images": "as a call; an image is known to the program alone that has created it, as a sentence says",
     "Workspace.webservices": "as a call; it is a dict, and Webservice.list takes the filters",
     "Workspace.models": "as a call; it is a dict, and Model.list takes the filters",
     "Run.get_submitted_run": "get_context() took its place in 2018, and says the same",

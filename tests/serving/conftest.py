@@ -1,4 +1,4 @@
-"""A server, models that its runs have made, and services of them."""
+"""A server, models that its runs have made, and services of them; and a front by itself."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 
 from runyard.azureml.core import Model, Webservice, Workspace
 from runyard.azureml.core.model import ResourceConfiguration
+from runyard.scoring.program import CompiledModel
 from tests.own_server import own_server, submit_here
+from tests.serving.fronts import digits_model, serving
 
 #: Trains on real digits, and saves what the tests deploy.
 TRAINING = """
@@ -51,6 +53,19 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> d
         )
         for name in ("linear", "forest", "support")
     }
+
+
+@pytest.fixture(scope="module")
+def model() -> CompiledModel:
+    """A compiled model of real digits, for a front in the tests' own process."""
+    return digits_model()
+
+
+@pytest.fixture
+def front(model: CompiledModel) -> Iterator[tuple[int, Any, Any]]:
+    """A front that serves it: (port, event loop, connections)."""
+    with serving(model) as found:
+        yield found
 
 
 Deploy = Callable[..., Webservice]

@@ -8,7 +8,6 @@ import socket
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,11 @@ from runyard.protocol.wire import dumps
 from runyard.serving.endpoint import Keys
 from runyard.serving.front_process import FrontProcess
 from runyard.serving.sandbox import front_cell
-from tests.serving.fronts import LABELS, digits_model, raw, request, revision, rows, serving
+from tests.serving.fronts import LABELS, raw, request, revision, rows, serving
 
 BODY = json.dumps({"data": rows(2).tolist()}).encode()
 POST = b"POST /score HTTP/1.1\r\nHost: here\r\n"
 ANSWER = json.dumps({"predict": LABELS[:2].tolist()}, separators=(",", ":")).encode()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return digits_model()
-
-
-@pytest.fixture
-def front(model: Any) -> Iterator[Any]:
-    with serving(model) as found:
-        yield found
 
 
 def test_a_front_that_cannot_do_what_it_is_told_says_so_and_ends(tmp_path: Path) -> None:

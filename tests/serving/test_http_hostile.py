@@ -17,21 +17,10 @@ from sklearn.svm import SVC
 from runyard.protocol.services import Access
 from runyard.serving.endpoint import Keys
 from runyard.serving.http import HEAD_MAX, HEADERS_MAX, IDLE_S
-from tests.serving.fronts import DIGITS, LABELS, digits_model, raw, replicating, request, rows, serving, wait_until
+from tests.serving.fronts import DIGITS, LABELS, raw, replicating, request, rows, wait_until
 
 BODY = json.dumps({"data": rows(1).tolist()}).encode()
 POST = b"POST /score HTTP/1.1\r\nHost: here\r\n"
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return digits_model()
-
-
-@pytest.fixture
-def front(model: Any) -> Iterator[Any]:
-    with serving(model) as found:
-        yield found
 
 
 @pytest.fixture

@@ -159,6 +159,12 @@ def test_an_image_of_2018_is_deployed_with_what_lies_beside_its_script(
     )
     image = ContainerImage.create(workspace=workspace, name="old", models=pair[:1], image_config=config)
     image.wait_for_creation(show_output=True)
+    image.add_tags({"team": "blue", "since": 2018})
+    image.remove_tags(["team", "absent"])
+    image.add_properties({"made": "by hand"})
+    with pytest.raises(WebserviceException, match="'made' is there already"):
+        image.add_properties({"made": "otherwise"})
+    assert (image.tags, image.properties) == ({"since": "2018"}, {"made": "by hand"})
     service = Webservice.deploy_from_image(workspace=workspace, name="old", image=image)
     service.wait_for_deployment()
     assert service.run(json.dumps({"name": "Ada"})) == "Hello Ada. I am the first"

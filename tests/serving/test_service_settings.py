@@ -18,7 +18,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from runyard.azureml.core import Environment, Model, Webservice, Workspace
-from runyard.azureml.core.image import ContainerImage
+from runyard.azureml.core.image import ContainerImage, Image
 from runyard.azureml.core.model import InferenceConfig
 from runyard.azureml.core.webservice import AciWebservice, AksWebservice, LocalWebservice
 from runyard.errors import UserErrorException, WebserviceException
@@ -199,6 +199,12 @@ def test_a_service_with_tokens_takes_no_keys_and_another_services_token_neither(
     for call in (service.get_keys, lambda: service.regen_key("Primary")):
         with pytest.raises(WebserviceException, match="takes tokens and no keys"):
             call()
+    # A token that is out can only be shut out with all others, for as long as the service takes keys.
+    token = "Bearer " + service.get_token()[0]
+    service.update(auth_enabled=True)
+    wait_until(lambda: post(uri, BODY, Authorization=token)[0] == 401, "no token lets in", 10)
+    service.update(token_auth_enabled=True, auth_enabled=False)
+    wait_until(lambda: post(uri, BODY, Authorization=token)[0] == 200, "the same token lets in again", 10)
 
 
 def test_labels_and_access_need_no_new_processes_and_outlive_an_update_that_fails(
@@ -288,7 +294,7 @@ def test_v1s_other_names_work(trained: dict[str, Model], deploy: Deploy) -> None
 
 def test_what_is_looked_for_wrongly_is_told(workspace: Workspace, trained: dict[str, Model], deploy: Deploy) -> None:
     deploy("my-digits", [trained["linear"]])
-    with pytest.raises(WebserviceException, match=r"'my-digit' does not exist.*Is it 'my-digits'"):
+    with pytest.raises(WebserviceException, match=r"'my-digit' does not exist.*Did you mean 'my-digits'"):
         Webservice(workspace, "my-digit")
     with pytest.raises(WebserviceException, match="compute_type is one of ACI, AKS, Local, not 'ASK'"):
         Webservice.list(workspace, compute_type="ASK")
@@ -301,6 +307,20 @@ def test_v1s_oldest_ways_say_what_they_take(workspace: Workspace, trained: dict[
     with pytest.raises(WebserviceException, match=r"ContainerImage.image_configuration\(...\) gives, not None"):
         Webservice.deploy_from_model(workspace, "oldest", [trained["linear"]], None)
     assert ContainerImage.image_configuration("score.py").runtime == "python"
+
+
+def test_where_v1_looked_an_image_up_a_sentence_says_what_to_call(workspace: Workspace, tmp_path: Path) -> None:
+    looked_up: list[Callable[[], Any]] = [
+        lambda: Image.list(workspace, model_name="linear"),
+        lambda: ContainerImage.list(workspace),
+        lambda: Image(workspace, "old"),
+        lambda: ContainerImage(workspace, id="old:1"),
+        lambda: workspace.images,
+        lambda: Webservice.list(workspace, image_name="old"),
+    ]
+    for look_up in looked_up:
+        with pytest.raises(WebserviceException, match=r"ContainerImage.create\(\).*Model.deploy.*Webservice.list"):
+            look_up()
 
 
 def package_folders() -> set[str]:

@@ -1,7 +1,7 @@
 """runyard compute ..."""
 
 import time
-from typing import Annotated, Dict, List, Optional
+from typing import Annotated, List, Optional
 
 import typer
 
@@ -9,15 +9,12 @@ from runyard.cli.place import find_workspace
 from runyard.cli.server import Json, WorkspaceName
 from runyard.cli.shown import show, tell
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, ClusterSpec, EngineKind, VmPriority
+from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterChange, ClusterSpec, VmPriority
 from runyard.protocol.words import counted, is_or_are
 from runyard.sdk.aml_compute import AmlCompute
 from runyard.sdk.aml_compute_status import state_of
-from runyard.sdk.attached_compute import AttachConfiguration
+from runyard.sdk.attached_compute import from_settings
 from runyard.sdk.compute_target import ComputeTarget
-from runyard.sdk.ray_compute import DEFAULT_MAX_NODES
-from runyard.sdk.remote_compute import from_settings
-from runyard.sdk.slurm_compute import NODES_MAX
 from runyard.sdk.workspace import Workspace
 
 #: Between two looks at what is waited for, seconds.
@@ -119,18 +116,8 @@ def attach_engine(
     pairs = [one.partition("=") for one in settings or []]
     asked = {name.strip(): text.strip() for name, _, text in pairs}
     priority = asked.pop("vm_priority", VmPriority.DEDICATED)
-    is_one_machine = kind == EngineKind.SSH
-    config = from_settings(asked, priority) if is_one_machine else _configuration(kind, asked, priority)
-    found = ComputeTarget.attach(find_workspace(workspace), name, config)
+    found = ComputeTarget.attach(find_workspace(workspace), name, from_settings(kind, asked, priority))
     show(found._record, as_json, ("Target", "Kind"), [(found.name, found.type)])
-
-
-def _configuration(kind: str, asked: Dict[str, str], priority: str) -> AttachConfiguration:
-    """Of an engine with several nodes."""
-    nodes = asked.pop("max_nodes", str(NODES_MAX if kind == EngineKind.SLURM else DEFAULT_MAX_NODES))
-    if not nodes.isdigit():
-        raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")
-    return AttachConfiguration(kind, asked, int(nodes), priority)
 
 
 @commands.command("evict")

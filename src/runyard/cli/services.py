@@ -243,7 +243,7 @@ def update_service(
 
 @commands.command("rollback")
 def rollback_service(name: str, wait: Wait = True, workspace: WorkspaceName = None, as_json: Json = False) -> None:
-    """Go back to the revision before the present one."""
+    """Go back one step, to what answered before the present revision; a second time takes that back."""
     service = Webservice(find_workspace(workspace), name)
     service.rollback()
     _finish(service, wait, as_json)

@@ -12,7 +12,7 @@ from runyard.compute.ray_head import NAME, OWN, RayHead
 from runyard.compute.remote import Reach
 from runyard.compute.slurm import SlurmCompute
 from runyard.compute.slurm import check_settings as check_slurm
-from runyard.compute.ssh import SshCompute, find_problems
+from runyard.compute.ssh import SshCompute, list_warnings
 from runyard.compute.ssh import check_settings as check_ssh
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.compute import ClusterSpec, EngineKind, EngineSpec
@@ -48,9 +48,10 @@ class Engines:
         for one in closing:
             threading.Thread(target=one.close, name="retire", daemon=True).start()
 
-    def find_problems(self, spec: EngineSpec) -> List[str]:
-        """What keeps runs from working on a machine that is to be attached; ComputeTargetException where none can."""
-        return find_problems(spec, self._reach)
+    def list_warnings(self, spec: EngineSpec) -> List[str]:
+        """What keeps runs from working on a machine that is to be attached, a sentence each; ComputeTargetException
+        where it cannot be entered."""
+        return list_warnings(spec, self._reach)
 
     def seal(self, spec: ClusterSpec) -> ClusterSpec:
         """The spec as it is kept: its secrets open for this server alone."""
@@ -97,7 +98,7 @@ class Engines:
         self.local.prepare()
 
     def _find_own(self, spec: ClusterSpec) -> Optional[RayHead]:
-        if spec.engine is None or not is_here(spec.engine):
+        if spec.engine is None or not is_on_this_host(spec.engine):
             return None
         return find_head(spec.engine.settings, self._reach)
 
@@ -112,7 +113,7 @@ def settled(spec: ClusterSpec, workspace: str, cpus: int) -> ClusterSpec:
     return settled_ray(spec, workspace, cpus)
 
 
-def is_here(spec: EngineSpec) -> bool:
+def is_on_this_host(spec: EngineSpec) -> bool:
     """Are the engine's nodes this host?"""
     return spec.settings.get("address") == OWN and spec.kind == EngineKind.RAY
 

@@ -16,15 +16,12 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 from runyard.compute.ray_head import CPUS, NAME, OWN, RayHead
 from runyard.compute.ray_line import Place, RayLine
-from runyard.compute.remote import Reach, node_program, read_fence_s
+from runyard.compute.remote import TOLD_S, Reach, node_program, read_fence_s
 from runyard.compute.watch import Watch
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.compute import ClusterSpec, EngineKind, find_vm_size
 from runyard.protocol.plan import LaunchPlan, Observation
 from runyard.protocol.wire import dumps
-
-#: How often a signal is repeated at the most, seconds; the second one to kill an attempt ends all of it.
-TOLD_S = 10.0
 
 #: No node has as much of anything, bytes of memory apart.
 UNITS_MAX = 1e6

@@ -14,7 +14,8 @@ from runyard.protocol.wire import dumps
 
 #: Another time after which an attempt that nobody sees, and that does not reach the server, ends itself, seconds.
 FENCE_VARIABLE, FENCE_S = "RUNYARD_FENCE_SECONDS", 900.0
-
+#: How often an engine is told at the most that an attempt is to stop or be killed, seconds; control asks each second.
+TOLD_S = 10.0
 
 #: What nodes are told as the server's machine has it, unless they know better (runner/tidy.py, runner/usage.py).
 NODE_SETTINGS = ("RUNYARD_NODE_KEEP_GIB", "RUNYARD_GPU_IDLE_MINUTES")

@@ -12,13 +12,11 @@ import subprocess
 import time
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
-from runyard.compute.remote import EngineAwayError, Reach, node_program
+from runyard.compute.remote import TOLD_S, EngineAwayError, Reach, node_program
 from runyard.compute.watch import Watch
 from runyard.errors import ComputeTargetException, ServiceException
 from runyard.protocol.plan import LaunchPlan, Observation, ObservedState
 
-#: How often an attempt that is to stop is told so, seconds.
-TOLD_S = 10.0
 #: A controller that does not answer in this time is away, seconds.
 ANSWER_S = 20.0
 #: A job's program beyond this is refused by Slurm as configured by default, bytes.

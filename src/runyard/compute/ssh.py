@@ -4,17 +4,16 @@ This server's own queue orders the runs. A thread speaks with the machine over o
 to say; whoever calls waits for nothing. What is to begin waits here until the machine has it, and says what for.
 """
 
-import hashlib
 import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
-from runyard.compute.remote import WAITS_FOR_ANSWER, Reach, node_program
+from runyard.compute.remote import TOLD_S, WAITS_FOR_ANSWER, Reach, node_program
 from runyard.compute.ssh_line import Door, Line, check_words
 from runyard.errors import ComputeTargetException, ServiceException
-from runyard.files.layout import attempt_folder
-from runyard.protocol.compute import EngineSpec
+from runyard.files.layout import attempt_folder, runs_folder_name
+from runyard.protocol.compute import EngineKind, EngineSpec, facts_of
 from runyard.protocol.plan import LaunchPlan, Observation, ObservedState
 from runyard.protocol.routes import PREFIX
 
@@ -24,15 +23,12 @@ LOOK_S = 2.0
 AGAIN_S = 5.0
 #: A connection that nobody needs is kept for this time, seconds.
 IDLE_S = 60.0
-#: How often an attempt that is to stop is told so, or its runner ended, seconds.
-TOLD_S = 10.0
 #: An attempt that is to stop, on a machine that has not answered for this time, is given up, seconds.
 GIVEN_UP_S = 120.0
 
 ADDRESS, USERNAME, PORT, FOLDER = "address", "username", "ssh_port", "node_folder"
-#: What a machine may be attached with, and what lets us in there.
+#: What a machine may be attached with, beside what lets us in there.
 SETTINGS = (ADDRESS, USERNAME, PORT, FOLDER)
-SECRETS = ("private_key", "private_key_passphrase", "password")
 
 
 class SshCompute:
@@ -71,8 +67,7 @@ class SshCompute:
 
     def start(self, key: str, plan: LaunchPlan, secret: str) -> None:
         program = node_program(self._reach, plan, secret, "", self._spec.settings.get(FOLDER, ""))
-        # As runner/supervise.py has it.
-        runs = Path("runs-" + hashlib.sha256(self._reach.url().encode()).hexdigest()[:8])
+        runs = Path(runs_folder_name(self._reach.url()))
         runner = attempt_folder(runs, plan.run_id, plan.attempt) / "runner.json"
         with self._lock:
             self._orders[key] = _Order(program, str(runner))
@@ -245,12 +240,13 @@ def observation(key: str, seen: Mapping[str, str], shown: str) -> Observation:
 
 def check_settings(spec: EngineSpec) -> None:
     """ComputeTargetException for a setting that is none, or that no machine can have."""
-    for names, allowed in ((spec.settings, SETTINGS), (spec.secrets, SECRETS)):
+    facts = facts_of(EngineKind.SSH)
+    for names, allowed in ((spec.settings, SETTINGS), (spec.secrets, facts.secrets)):
         for name in names:
             if name not in allowed:
                 raise ComputeTargetException(
                     "A machine over SSH has no setting {!r}; there are: {}, private_key_file, {}.".format(
-                        name[:80], ", ".join(SETTINGS), ", ".join(SECRETS[1:])
+                        name[:80], ", ".join(SETTINGS), ", ".join(facts.secrets[1:])
                     )
                 )
     settings = spec.settings
@@ -261,8 +257,9 @@ def check_settings(spec: EngineSpec) -> None:
         raise ComputeTargetException("A machine over SSH is attached with a private_key_file or a password: give one.")
 
 
-def find_problems(spec: EngineSpec, reach: Reach) -> List[str]:
-    """What keeps runs from working on a machine that lets us in; ComputeTargetException where it does not.
+def list_warnings(spec: EngineSpec, reach: Reach) -> List[str]:
+    """What keeps runs from working on a machine that lets us in, a sentence each; ComputeTargetException where it does
+    not.
 
     The secrets of ``spec`` are those that its user has given, in clear.
     """

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional
 from sqlalchemy import Connection, Row, insert, select, update
 
 from runyard.db.labels import changed_values, check_labels
+from runyard.db.near import did_you_mean
 from runyard.db.tables import datasets
 from runyard.db.versions import next_version
 from runyard.errors import ConflictError, NotFoundError
@@ -62,7 +63,8 @@ def find_dataset(connection: Connection, workspace: str, name: str, version: Opt
         if version is None or row.version == version:
             return _dataset(row)
     what = repr(name) if version is None else f"{name!r} version {version}"
-    raise NotFoundError(f"Dataset {what} is not registered in workspace {workspace!r}.")
+    near = did_you_mean(connection, datasets, workspace, name, datasets.c.is_registered)
+    raise NotFoundError(f"Dataset {what} is not registered in workspace {workspace!r}.{near}")
 
 
 def list_datasets(connection: Connection, workspace: str, name: Optional[str] = None) -> List[Dataset]:

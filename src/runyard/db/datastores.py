@@ -4,6 +4,7 @@ from typing import Any, List
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
 
+from runyard.db.near import did_you_mean
 from runyard.db.tables import datastores
 from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.datastores import Datastore, DatastoreSpec
@@ -19,8 +20,9 @@ def get_datastore(connection: Connection, workspace: str, name: str) -> Datastor
     """The datastore; NotFoundError where there is none."""
     found = {one.name: one for one in list_datastores(connection, workspace)}
     if name not in found:
+        near = did_you_mean(connection, datastores, workspace, name)
         raise NotFoundError(
-            "Datastore {!r} does not exist in workspace {!r}; it has {}.".format(name, workspace, ", ".join(found))
+            f"Datastore {name!r} does not exist in workspace {workspace!r}; it has {', '.join(found)}.{near}"
         )
     return found[name]
 

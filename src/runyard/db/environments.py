@@ -4,6 +4,7 @@ from typing import Any, List, Optional
 
 from sqlalchemy import Connection, Row, insert, select
 
+from runyard.db.near import did_you_mean
 from runyard.db.tables import environments
 from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.environments import Environment, EnvironmentSpec
@@ -36,7 +37,8 @@ def get_environment(connection: Connection, workspace: str, name: str, version: 
         if version is None or row.version == version:
             return _environment(row)
     what = repr(name) if version is None else f"{name!r} version {version}"
-    raise NotFoundError(f"Environment {what} does not exist in workspace {workspace!r}.")
+    near = did_you_mean(connection, environments, workspace, name)
+    raise NotFoundError(f"Environment {what} does not exist in workspace {workspace!r}.{near}")
 
 
 def list_environments(connection: Connection, workspace: str) -> List[Environment]:

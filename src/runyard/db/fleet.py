@@ -8,6 +8,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from runyard.db.near import did_you_mean
 from runyard.db.tables import clusters, locks, nodes, runs
 from runyard.errors import ComputeTargetException, ConflictError
 from runyard.protocol.compute import Cluster, ClusterSpec, Node, NodeState
@@ -71,8 +72,9 @@ def get_cluster(connection: Connection, workspace: str, name: str) -> Cluster:
     """The cluster with its nodes; ComputeTargetException where there is none."""
     row = _cluster_row(connection, workspace, name)
     if row is None:
+        near = did_you_mean(connection, clusters, workspace, name)
         raise ComputeTargetException(
-            f"ComputeTargetNotFound: compute target {name!r} does not exist in workspace {workspace!r}."
+            f"ComputeTargetNotFound: compute target {name!r} does not exist in workspace {workspace!r}.{near}"
         )
     return _cluster(connection, row)
 

@@ -6,6 +6,7 @@ from typing import Any, List, Optional, Sequence
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from runyard.db.labels import changed_values, check_labels
+from runyard.db.near import did_you_mean
 from runyard.db.tables import models
 from runyard.db.versions import next_version
 from runyard.errors import ModelNotFoundException
@@ -50,7 +51,8 @@ def get_model(connection: Connection, workspace: str, name: str, version: Option
     row = connection.execute(statement.limit(1)).first()
     if row is None:
         what = repr(name) if version is None else f"{name!r} version {version}"
-        raise ModelNotFoundException(f"Model {what} does not exist in workspace {workspace!r}.")
+        near = did_you_mean(connection, models, workspace, name, models.c.is_deleted.is_(False))
+        raise ModelNotFoundException(f"Model {what} does not exist in workspace {workspace!r}.{near}")
     return _model(row)
 
 

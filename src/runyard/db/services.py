@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from runyard.db.near import did_you_mean
 from runyard.db.tables import runs, service_replicas, service_revisions, services
 from runyard.errors import ConflictError, NotFoundError
 from runyard.protocol.services import Service, ServiceRevision, ServiceSpec, ServiceState, labelled
@@ -63,7 +64,8 @@ def get_row(connection: Connection, workspace: str, name: str) -> Row[Any]:
     """As ``find_row``; NotFoundError where there is none."""
     row = find_row(connection, workspace, name)
     if row is None:
-        raise NotFoundError(f"WebserviceNotFound: service {name!r} does not exist in workspace {workspace!r}.")
+        near = did_you_mean(connection, services, workspace, name)
+        raise NotFoundError(f"WebserviceNotFound: service {name!r} does not exist in workspace {workspace!r}.{near}")
     return row
 
 

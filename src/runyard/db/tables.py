@@ -88,6 +88,8 @@ runs = _table(
     Column("ended_at", BigInteger),
     Column("reason", Text),
     Column("reason_at", BigInteger),
+    #: The id of the present attempt's node, of several the first: all of them name the run in ``nodes``. "local" where
+    #: no node of a cluster is counted: on the target of that name, and where the engine's own queue gives nodes.
     Column("node", String),
     #: The compute target's key of the attempt, written before it is started.
     Column("key", String),

@@ -24,6 +24,11 @@ def folder_name(run_id: str) -> str:
     return "{}-{}".format(run_id[:FOLDER_NAME_KEPT], hashlib.sha256(run_id.encode("utf-8", "replace")).hexdigest()[:32])
 
 
+def runs_folder_name(server_url: str) -> str:
+    """What a node calls the folder with the runs of that server, beside those of others that it serves."""
+    return "runs-" + hashlib.sha256(server_url.encode()).hexdigest()[:8]
+
+
 def attempt_folder(runs_folder: Path, run_id: str, attempt: int, node: int = 0) -> Path:
     """The folder of one attempt on one of its nodes: ``<attempt>``, and ``<attempt>-<node>`` of all but the first."""
     return runs_folder / folder_name(run_id) / (f"{attempt}-{node}" if node else str(attempt))

@@ -14,6 +14,8 @@ NO_RUN_STARTS = "No run can start"
 
 #: The size of a cluster's nodes where none is named.
 DEFAULT_VM_SIZE = "STANDARD_D2_V2"
+#: Most nodes of a target, and of a run.
+NODES_MAX = 1_000
 
 
 class EngineKind:
@@ -29,8 +31,39 @@ class EngineKind:
     RAY = "ray"
 
 
-#: Kinds whose own queue orders the runs: each goes there as soon as it is ready.
-OWN_QUEUES = (EngineKind.SLURM,)
+@record
+class EngineFacts:
+    """What holds for every target of a kind that is attached."""
+
+    #: How many nodes its runs have at once, where nobody says.
+    nodes: int
+    #: One machine has one run at a time, and ``nodes`` is no setting of it.
+    is_one_machine: bool = False
+    #: Its own queue orders the runs: each goes there as soon as it is ready.
+    has_own_queue: bool = False
+    #: Which settings let us in, and so are ``EngineSpec.secrets``.
+    secrets: Tuple[str, ...] = ()
+    #: Which settings name a file of the user's with a private key, and the secret that its text is.
+    key_files: Tuple[Tuple[str, str], ...] = ()
+
+
+#: By the kind.
+ENGINES: Dict[str, EngineFacts] = {
+    # Slurm's own queue says how many nodes a run can have.
+    EngineKind.SLURM: EngineFacts(NODES_MAX, has_own_queue=True),
+    EngineKind.RAY: EngineFacts(4),
+    EngineKind.SSH: EngineFacts(
+        1,
+        is_one_machine=True,
+        secrets=("private_key", "private_key_passphrase", "password"),
+        key_files=(("private_key_file", "private_key"),),
+    ),
+}
+
+
+def facts_of(kind: str) -> EngineFacts:
+    """Those of the kind; nothing in particular of this host, and of a kind that there is not."""
+    return ENGINES.get(kind, EngineFacts(1))
 
 
 class VmPriority:
@@ -93,12 +126,12 @@ class ClusterSpec:
     @property
     def has_own_queue(self) -> bool:
         """Does the engine's own queue order the runs, and not this server's?"""
-        return self.kind in OWN_QUEUES
+        return facts_of(self.kind).has_own_queue
 
     @property
     def is_one_node(self) -> bool:
         """Is there one node, whatever is asked for?"""
-        return self.is_instance or self.kind == EngineKind.SSH
+        return self.is_instance or facts_of(self.kind).is_one_machine
 
 
 @record

@@ -6,6 +6,7 @@ Pure, and the same on every node: the runners tell each other where they are, an
 import json
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from runyard.errors import UserErrorException
 from runyard.protocol.record import record
 
 #: The port of a TensorFlow task on its node, where it is free there, as v1 had it.
@@ -22,6 +23,7 @@ class DistributionKind:
     MPI = "mpi"
     TENSORFLOW = "tensorflow"
     PYTORCH = "pytorch"
+    ALL = (MPI, TENSORFLOW, PYTORCH)
 
 
 class Role:
@@ -47,13 +49,21 @@ class Distribution:
     backend: str = ""
 
 
+def known_kind(asked: Distribution) -> str:
+    """Its kind; UserErrorException for one that there is not. Whoever does one thing or another by a kind asks here."""
+    if asked.kind not in DistributionKind.ALL:
+        raise UserErrorException(f"A distributed run is one of mpi, tensorflow or pytorch, not {asked.kind[:40]!r}.")
+    return asked.kind
+
+
 def framework_of(asked: Optional[Distribution]) -> Tuple[str, str]:
     """v1's words for what a run's processes are started by: its framework and communicator."""
     if asked is None:
         return "Python", "None"
-    if asked.kind == DistributionKind.MPI:
+    kind = known_kind(asked)
+    if kind == DistributionKind.MPI:
         return "Python", "IntelMpi"
-    if asked.kind == DistributionKind.TENSORFLOW:
+    if kind == DistributionKind.TENSORFLOW:
         return "TensorFlow", "ParameterServer"
     return "PyTorch", asked.backend.capitalize() or "Nccl"
 
@@ -97,7 +107,8 @@ class Place:
 
 
 def problem(asked: Distribution, node_count: int) -> Optional[str]:
-    """What is wrong with the numbers, in one sentence; None where nothing is."""
+    """What is wrong with the numbers, in one sentence; None where nothing is. As ``known_kind`` for the kind."""
+    kind = known_kind(asked)
     counts = {
         "process_count_per_node": asked.process_count_per_node,
         "worker_count": asked.worker_count,
@@ -109,20 +120,19 @@ def problem(asked: Distribution, node_count: int) -> Optional[str]:
             return f"{name} is at least 1, not {count}."
     if asked.parameter_server_count < 0:
         return f"parameter_server_count is at least 0, not {asked.parameter_server_count}."
-    if asked.kind == DistributionKind.TENSORFLOW and asked.worker_count + asked.parameter_server_count < node_count:
+    if kind == DistributionKind.TENSORFLOW and asked.worker_count + asked.parameter_server_count < node_count:
         return f"{node_count} nodes are more than the {asked.worker_count + asked.parameter_server_count} tasks."
-    if asked.kind == DistributionKind.PYTORCH and asked.process_count % node_count:
+    if kind == DistributionKind.PYTORCH and asked.process_count % node_count:
         return f"process_count ({asked.process_count}) is no multiple of node_count ({node_count})."
-    if asked.kind not in (DistributionKind.MPI, DistributionKind.TENSORFLOW, DistributionKind.PYTORCH):
-        return f"A distributed run is one of mpi, tensorflow or pytorch, not {asked.kind[:40]!r}."
     return None
 
 
 def count_tasks(asked: Distribution, node_count: int) -> int:
     """How many processes the run has; quick, whatever the numbers are."""
-    if asked.kind == DistributionKind.TENSORFLOW:
+    kind = known_kind(asked)
+    if kind == DistributionKind.TENSORFLOW:
         return asked.worker_count + asked.parameter_server_count
-    return asked.process_count if asked.kind == DistributionKind.PYTORCH else asked.process_count_per_node * node_count
+    return asked.process_count if kind == DistributionKind.PYTORCH else asked.process_count_per_node * node_count
 
 
 def tasks_of(asked: Distribution, node_count: int) -> Tuple[Task, ...]:
@@ -131,10 +141,11 @@ def tasks_of(asked: Distribution, node_count: int) -> Tuple[Task, ...]:
     MPI and PyTorch fill a node before the next one. TensorFlow's workers go round the nodes, and then its parameter
     servers, so that where there are more tasks than nodes a server shares a node with a worker.
     """
-    if asked.kind == DistributionKind.TENSORFLOW:
+    kind = known_kind(asked)
+    if kind == DistributionKind.TENSORFLOW:
         return _tensorflow_tasks(asked, node_count)
     each = asked.process_count_per_node
-    if asked.kind == DistributionKind.PYTORCH:
+    if kind == DistributionKind.PYTORCH:
         each = asked.process_count // node_count
     return tuple(Task(rank, Role.WORKER, rank, rank // each, rank % each) for rank in range(each * node_count))
 
@@ -153,21 +164,22 @@ def _tensorflow_tasks(asked: Distribution, node_count: int) -> Tuple[Task, ...]:
 
 def ports_wanted(asked: Distribution, node_count: int, node: int) -> Tuple[int, ...]:
     """The ports that a node reserves, each that one or the next free one."""
-    if asked.kind == DistributionKind.TENSORFLOW:
+    kind = known_kind(asked)
+    if kind == DistributionKind.TENSORFLOW:
         return tuple(TENSORFLOW_PORT for one in tasks_of(asked, node_count) if one.node == node)
     if node != 0:
         return ()
-    return (PYTORCH_PORT,) if asked.kind == DistributionKind.PYTORCH else (MPI_PORT,)
+    return (PYTORCH_PORT,) if kind == DistributionKind.PYTORCH else (MPI_PORT,)
 
 
 def wire(asked: Distribution, tasks: Sequence[Task], places: Sequence[Place], task: Task) -> Dict[str, str]:
     """The variables that tell ``task`` of the others; ``places``: of each node, by its number."""
-    values = _batch_variables(tasks, places, task)
-    if asked.kind == DistributionKind.TENSORFLOW:
+    kind, values = known_kind(asked), _batch_variables(tasks, places, task)
+    if kind == DistributionKind.TENSORFLOW:
         values["TF_CONFIG"] = tf_config(tasks, places, task)
         values["AZ_BATCHAI_PS_HOSTS"] = ",".join(_hosts(tasks, places, Role.PARAMETER_SERVER))
         values["AZ_BATCHAI_WORKER_HOSTS"] = ",".join(_hosts(tasks, places, Role.WORKER))
-    elif asked.kind == DistributionKind.PYTORCH:
+    elif kind == DistributionKind.PYTORCH:
         values.update(_pytorch_variables(tasks, places, task))
     return values
 

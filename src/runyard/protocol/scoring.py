@@ -37,8 +37,8 @@ class SignatureFacts:
     method: str = "predict"
 
     @property
-    def is_batched(self) -> bool:
-        """May rows of several requests go in together? Only where each input and output begins with rows."""
+    def begins_with_rows(self) -> bool:
+        """Does each input and output begin with rows, of any number?"""
         known = [one.shape for one in (*self.inputs, *self.outputs)]
         return bool(known) and all(shape is not None and shape[:1] == (-1,) for shape in known)
 

@@ -181,7 +181,7 @@ class ServiceStatistics:
     rows: int = 0
     #: Of all its processes: memory now, and the most cores that were in use between two looks.
     memory_bytes: int = 0
-    cpu_share: float = 0.0
+    cpu_cores_max: float = 0.0
     latency: Latency = field(default_factory=Latency)
 
 

@@ -3,7 +3,6 @@
 compute/bootstrap.py fetches it and becomes it.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any, Dict, Optional
 
 from runyard.environments.confinement import deaf_words, isolation_here, why_not
 from runyard.environments.kit import make_kit
-from runyard.files.layout import attempt_folder
+from runyard.files.layout import attempt_folder, runs_folder_name
 from runyard.files.processes import is_alive
 from runyard.protocol.plan import LAUNCH_FILE, Launch, NodeFacts, RemoteLaunch
 from runyard.protocol.wire import dumps, loads
@@ -62,7 +61,7 @@ def carry_out(root: str, launch: RemoteLaunch) -> int:
     import runyard.runner.__main__  # noqa: F401
 
     asking.join()
-    runs_folder = Path(root) / ("runs-" + hashlib.sha256(launch.server_url.encode()).hexdigest()[:8])
+    runs_folder = Path(root) / runs_folder_name(launch.server_url)
     _forget_old(runs_folder)
     folder = lay_out(launch, Path(root), runs_folder)
     if folder is None:

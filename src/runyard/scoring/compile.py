@@ -10,9 +10,9 @@ import time
 import traceback
 import warnings
 from functools import partial
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from runyard.protocol.scoring import REPORT_FILE, ModelFacts, SignatureFacts, TensorFacts
+from runyard.protocol.scoring import REPORT_FILE, ROWS, ModelFacts, SignatureFacts, TensorFacts
 from runyard.protocol.wire import to_wire
 from runyard.scoring.builder import Builder, CannotCompileError
 from runyard.scoring.model import Arrays, load_model
@@ -24,7 +24,6 @@ CHECKED_ROWS = 520
 TOLERANCES = {"float64": (1e-9, 1e-6), "float32": (1e-5, 1e-3), "float16": (1e-3, 1e-2)}
 #: What a row may hold that is hard to agree on, and how many rows with it both are asked for.
 HARD_VALUES, HARD_ROWS = (float("nan"), float("inf"), float("-inf"), 1e39, -1e39, -0.0, 1e-40), 3
-NO_ROW = "no row"
 #: What a front takes for a refusal, of a compiled model.
 REFUSALS = (ValueError, IndexError, TypeError)
 #: Time for one kind of timing, seconds.
@@ -106,7 +105,7 @@ def _frozen(tensorflow: Any, builder: Builder, scorer: Any, name: str, function:
 
 
 def _refuses_no_row(scorer: Any, name: str, signature: SignatureFacts) -> bool:
-    empty = dict(_hard_samples(signature)).get(NO_ROW)
+    empty = _no_row(signature)
     if empty is None:
         return False
     try:
@@ -182,9 +181,20 @@ def _hard_samples(signature: SignatureFacts) -> List[Tuple[str, Arrays]]:
         samples.append((f"rows with {value:g}", rows))
     first = {one.name: random.standard_normal(_shape(one, 1)).astype(one.dtype) for one in signature.inputs}
     samples.append(("one row", first))
-    if all(one.shape is not None and one.shape[:1] == (-1,) for one in signature.inputs):
-        samples.append((NO_ROW, {name: value[:0] for name, value in first.items()}))
+    empty = _no_row(signature)
+    if empty is not None:
+        samples.append(("no row", empty))
     return samples
+
+
+def _no_row(signature: SignatureFacts) -> Optional[Arrays]:
+    """A request without a row; None where an input takes something else than rows."""
+    import numpy
+
+    shapes = {one.name: _shape(one, 0) for one in signature.inputs}
+    if not all(one.shape is not None and one.shape[:1] == (-1,) for one in signature.inputs):
+        return None
+    return {one.name: numpy.zeros(shapes[one.name], one.dtype) for one in signature.inputs}
 
 
 def _difference_where_hard(original: Any, compiled: Any, name: str, inputs: Arrays) -> str:
@@ -255,7 +265,7 @@ def _difference(expected: Arrays, found: Arrays) -> Tuple[float, str]:
 def _per_row_s(model: Any, facts: ModelFacts) -> float:
     """Seconds for one row, the best of some."""
     inputs = {
-        name: value[:1] if facts.signatures[facts.default].is_batched or facts.kind == "rows" else value
+        name: value[:1] if facts.signatures[facts.default].begins_with_rows or facts.kind == ROWS else value
         for name, value in _samples(facts.signatures[facts.default])[2].items()
     }
     model.predict(facts.default, inputs)

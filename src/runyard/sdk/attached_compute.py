@@ -1,13 +1,17 @@
 """What every compute target has that was attached: an engine beside this host, which brings its own machines."""
 
+import os
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from runyard.errors import ComputeTargetException, UserErrorException
-from runyard.protocol.compute import ClusterSpec, EngineSpec, VmPriority
+from runyard.protocol.compute import ClusterSpec, EngineSpec, VmPriority, facts_of
 from runyard.sdk.aml_compute_status import AttachedStatus
 from runyard.sdk.compute_target import ComputeTarget
 from runyard.sdk.workspace import Workspace
+
+#: The largest file that can be a private key, bytes.
+KEY_BYTES_MAX = 1 << 16
 
 
 class AttachConfiguration:
@@ -38,6 +42,40 @@ class AttachConfiguration:
         for warning in record.warnings:
             print("Warning: " + warning, file=sys.stderr)
         return ComputeTarget._of(workspace, record)
+
+
+def from_settings(
+    kind: str, settings: Mapping[str, Any], vm_priority: str = VmPriority.DEDICATED
+) -> AttachConfiguration:
+    """A target of any kind to attach, of such settings; files with private keys are read here, on the user's machine.
+
+    Which of them are secrets says the protocol of each kind. ``max_nodes`` is one of all but single machines.
+    """
+    facts = facts_of(kind)
+    asked: Dict[str, Any] = {name: value for name, value in settings.items() if value not in (None, "")}
+    secrets = {name: str(asked.pop(name)) for name in facts.secrets if name in asked}
+    for name, secret in facts.key_files:
+        if name in asked:
+            secrets[secret] = _private_key(name, str(asked.pop(name)))
+    nodes = str(facts.nodes if facts.is_one_machine else asked.pop("max_nodes", facts.nodes))
+    if not (nodes.isascii() and nodes.isdigit()):
+        raise UserErrorException(f"max_nodes is a whole number, not {nodes[:40]!r}.")
+    return AttachConfiguration(kind, asked, int(nodes), vm_priority, secrets)
+
+
+def _private_key(name: str, path: str) -> str:
+    """The text of a private key; ComputeTargetException where that file holds none."""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            data = file.read(KEY_BYTES_MAX)
+    except OSError as error:
+        raise ComputeTargetException(f"The {name} {path!r} cannot be read: {error.strerror}.") from None
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").strip() + "\n"
+    if "PRIVATE KEY-----" not in text:
+        raise ComputeTargetException(
+            f"The {name} {path!r} holds no private key; give the file without .pub, as ssh-keygen makes it."
+        )
+    return text
 
 
 class AttachedCompute(ComputeTarget):

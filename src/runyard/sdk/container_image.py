@@ -1,10 +1,14 @@
-"""ContainerImage: v1's older way to deploy. An image is its models, its script and its environment, kept by name."""
+"""ContainerImage: v1's older way to deploy. An image is its models, its script and its environment, under a name.
+
+No server keeps images: one is known to the program that has created it, and what is deployed from it is a service.
+"""
 
 import os
 from typing import Any, Dict, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
 from runyard.sdk.inference_config import NO_IMAGE, InferenceConfig
+from runyard.sdk.labels import label_texts
 from runyard.sdk.model import Model
 from runyard.sdk.notices import say_kept
 from runyard.sdk.workspace import Workspace
@@ -39,15 +43,40 @@ class ImageConfig:
 class Image:
     """v1's name for what a service is made from. Nothing is built: a service's environment is, at its deployment."""
 
-    def __init__(self, workspace: Workspace, name: str, models: Sequence[Model], image_config: ImageConfig) -> None:
-        self.workspace, self.name, self.models, self.image_config = workspace, name, list(models), image_config
-        self.version = 1
-        self.creation_state = "Succeeded"
-        self.tags, self.properties, self.description = (
-            image_config.tags,
-            image_config.properties,
-            image_config.description,
-        )
+    workspace: Workspace
+    name: str
+    models: List[Model]
+    image_config: ImageConfig
+    tags: Dict[str, str]
+    properties: Dict[str, str]
+    description: Optional[str]
+    version = 1
+    creation_state = "Succeeded"
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        name: Optional[str] = None,
+        id: Optional[str] = None,
+        tags: Any = None,
+        properties: Any = None,
+        version: Any = None,
+    ) -> None:
+        """v1 found an image so: WebserviceException says what to call instead."""
+        raise not_kept(f"Image {name or id or ''!r}")
+
+    @staticmethod
+    def list(
+        workspace: Workspace,
+        image_name: Optional[str] = None,
+        model_name: Optional[str] = None,
+        model_id: Optional[str] = None,
+        tags: Any = None,
+        properties: Any = None,
+        run_id: Optional[str] = None,
+    ) -> "List[Image]":
+        """WebserviceException says what to call instead: an empty list would say that there are none."""
+        raise not_kept("A list of images")
 
     @property
     def id(self) -> str:
@@ -63,10 +92,15 @@ class Image:
 
     @staticmethod
     def create(workspace: Workspace, name: str, models: Sequence[Any], image_config: ImageConfig) -> "Image":
-        """Keep the models and the configuration under a name; files are registered as models first."""
+        """The models and the configuration under a name, for as long as this object is there; files are registered as
+        models first."""
         found = [one if isinstance(one, Model) else register_path(workspace, str(one)) for one in models]
         image_config.inference_config().validation_script_content()
-        return ContainerImage(workspace, name, found, image_config)
+        image = object.__new__(ContainerImage)
+        image.workspace, image.name, image.models, image.image_config = workspace, name, found, image_config
+        image.tags, image.properties = dict(image_config.tags), dict(image_config.properties)
+        image.description = image_config.description
+        return image
 
     @staticmethod
     def image_configuration(
@@ -97,6 +131,23 @@ class Image:
     def update_creation_state(self) -> None:
         """Nothing changes."""
 
+    def add_tags(self, tags: Dict[str, str]) -> None:
+        """More tags, of this object."""
+        self.tags.update(label_texts(tags))
+
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Fewer of them; those that are not there are fine."""
+        for name in [tags] if isinstance(tags, str) else tags:
+            self.tags.pop(name, None)
+
+    def add_properties(self, properties: Dict[str, str]) -> None:
+        """More properties; WebserviceException for another value of one that is there."""
+        given = label_texts(properties)
+        for name, text in given.items():
+            if self.properties.get(name, text) != text:
+                raise WebserviceException(f"The property {name!r} is there already and cannot change.")
+        self.properties.update(given)
+
     def delete(self) -> None:
         """Nothing is left of it."""
 
@@ -109,6 +160,15 @@ class Image:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name}, id={self.id})"
+
+
+def not_kept(what: str) -> WebserviceException:
+    """For whoever looks for an image that another program has created."""
+    return WebserviceException(
+        f"{what} cannot be had: images are not kept, but known to the program alone that has created them. Create "
+        "it again with ContainerImage.create(), or deploy with Model.deploy(workspace, name, models, "
+        "InferenceConfig(...)); Webservice.list(workspace, model_name=...) finds what is deployed."
+    )
 
 
 def register_path(workspace: Workspace, path: str) -> Model:

@@ -76,9 +76,9 @@ def profile(
     details = {
         "name": name, "state": "Succeeded" if not failed else "Failed", "modelIds": [one.id for one in models],
         "requestedCpu": cpu, "requestedMemoryInGB": memory_in_gb,
-        "recommendedCpu": round(max(0.1, used.cpu_share * HEADROOM), 2),
+        "recommendedCpu": round(max(0.1, used.cpu_cores_max * HEADROOM), 2),
         "recommendedMemoryInGB": round(max(0.1, used.memory_bytes / 1e9 * HEADROOM), 2),
-        "maxUtilizedCpu": round(used.cpu_share, 3), "maxUtilizedMemory": round(used.memory_bytes / 1e9, 3),
+        "maxUtilizedCpu": round(used.cpu_cores_max, 3), "maxUtilizedMemory": round(used.memory_bytes / 1e9, 3),
         "averageLatencyInMs": 1000 * sum(took_s) / len(took_s),
         "latencyPercentile50InMs": 1000 * took_s[len(took_s) // 2],
         "latencyPercentile90InMs": 1000 * took_s[int(0.9 * (len(took_s) - 1))], "maxLatencyInMs": 1000 * took_s[-1],

@@ -3,12 +3,12 @@
 import json
 from typing import Any, Dict, Optional
 
-from runyard.protocol.compute import EngineKind, VmPriority
+from runyard.protocol.compute import ENGINES, EngineKind, VmPriority
 from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
 from runyard.sdk.workspace import Workspace
 
 #: How many nodes the target's runs have at once, where nobody says more.
-DEFAULT_MAX_NODES = 4
+DEFAULT_MAX_NODES = ENGINES[EngineKind.RAY].nodes
 
 
 class RayProvisioningConfiguration(AttachConfiguration):

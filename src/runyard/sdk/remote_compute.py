@@ -1,17 +1,11 @@
 """RemoteCompute: an existing machine over SSH, as a compute target; its runner comes from the server."""
 
-import os
-from typing import Any, Dict, Mapping, NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from runyard.errors import ComputeTargetException
 from runyard.protocol.compute import EngineKind, VmPriority
-from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
+from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute, from_settings
 from runyard.sdk.workspace import Workspace
-
-#: Settings that are kept as secrets are.
-SECRETS = ("private_key", "private_key_passphrase", "password")
-#: The largest file that can be a private key, bytes.
-KEY_BYTES_MAX = 1 << 16
 
 
 class RemoteCompute(AttachedCompute):
@@ -49,6 +43,7 @@ class RemoteCompute(AttachedCompute):
                 else "A machine is attached by its address: give address=..."
             )
         return from_settings(
+            EngineKind.SSH,
             {
                 "address": address,
                 "username": username,
@@ -110,28 +105,3 @@ class RemoteCompute(AttachedCompute):
         raise ComputeTargetException(
             f"The key or password of {self._name!r} stays with the server; to change it, detach and attach the machine."
         )
-
-
-def from_settings(settings: Mapping[str, Any], vm_priority: str = VmPriority.DEDICATED) -> AttachConfiguration:
-    """A machine to attach, of such settings; the private key's file is read here, on the user's machine."""
-    asked: Dict[str, Any] = {name: value for name, value in settings.items() if value not in (None, "")}
-    key_file = asked.pop("private_key_file", None)
-    secrets = {name: str(asked.pop(name)) for name in SECRETS if name in asked}
-    if key_file is not None:
-        secrets["private_key"] = _key(str(key_file))
-    return AttachConfiguration(EngineKind.SSH, asked, 1, vm_priority, secrets)
-
-
-def _key(path: str) -> str:
-    """The text of a private key; ComputeTargetException where that file holds none."""
-    try:
-        with open(os.path.expanduser(path), "rb") as file:
-            data = file.read(KEY_BYTES_MAX)
-    except OSError as error:
-        raise ComputeTargetException(f"The private_key_file {path!r} cannot be read: {error.strerror}.") from None
-    text = data.decode("utf-8", "replace").replace("\r\n", "\n").strip() + "\n"
-    if "PRIVATE KEY-----" not in text:
-        raise ComputeTargetException(
-            f"The private_key_file {path!r} holds no private key; give the file without .pub, as ssh-keygen makes it."
-        )
-    return text

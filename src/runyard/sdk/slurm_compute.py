@@ -2,11 +2,8 @@
 
 from typing import Any, Optional
 
-from runyard.protocol.compute import EngineKind, VmPriority
+from runyard.protocol.compute import ENGINES, EngineKind, VmPriority
 from runyard.sdk.attached_compute import AttachConfiguration, AttachedCompute
-
-#: Slurm's own queue says how many nodes a run can have.
-NODES_MAX = 1_000
 
 
 class SlurmCompute(AttachedCompute):
@@ -29,4 +26,4 @@ class SlurmCompute(AttachedCompute):
         """
         asked = {"partition": partition, "account": account, "qos": qos, "node_folder": node_folder}
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        return AttachConfiguration(EngineKind.SLURM, {**asked, **named}, NODES_MAX, vm_priority)
+        return AttachConfiguration(EngineKind.SLURM, {**asked, **named}, ENGINES[EngineKind.SLURM].nodes, vm_priority)

@@ -194,7 +194,11 @@ class Webservice:
         properties: Any = None,
         image_digest: Optional[str] = None,
     ) -> "List[Webservice]":
-        """The workspace's services by name; each condition that is given must hold."""
+        """The workspace's services by name; each condition that is given must hold, and none can be of an image."""
+        if not (image_name is None and image_id is None and image_digest is None):
+            from runyard.sdk.container_image import not_kept
+
+            raise not_kept("A list of an image's services")
         kinds = (ComputeType.ACI, ComputeType.AKS, ComputeType.LOCAL)
         if compute_type is not None and str(compute_type).lower() not in [one.lower() for one in kinds]:
             raise WebserviceException(f"compute_type is one of {', '.join(kinds)}, not {compute_type!r}.")
@@ -205,7 +209,6 @@ class Webservice:
                 compute_type is None or one.spec.compute_type.lower() == compute_type.lower(),
                 model_name is None or model_name in names,
                 model_id is None or model_id in one.spec.models,
-                image_name is None and image_id is None and image_digest is None,
                 has_labels(one.spec.tags, tags),
                 has_labels(one.spec.properties, properties),
             ]
@@ -329,7 +332,10 @@ class Webservice:
         self._change(services.ServiceChange(properties={**self.properties, **label_texts(properties)}))
 
     def rollback(self) -> None:
-        """Go back to the revision before this one, which answers until that one can; twice is back again. Not in v1."""
+        """Go one step back, to what answered before; the present revision answers until that can. Not in v1.
+
+        It becomes a new revision, so that a second call takes the first back: nothing further back is reached by it.
+        """
         self._change(services.ServiceChange(rollback=True))
 
     def delete(self) -> None:

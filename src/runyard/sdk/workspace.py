@@ -198,6 +198,13 @@ class Workspace:
 
         return {one.name: one for one in Webservice.list(self)}
 
+    @property
+    def images(self) -> Dict[str, Any]:
+        """v1's images by name; WebserviceException says what to call instead."""
+        from runyard.sdk.container_image import Image
+
+        return {one.name: one for one in Image.list(self)}
+
     def set_default_datastore(self, name: str) -> None:
         """Use that datastore where none is named."""
         self._call("set_default_datastore", name=name)

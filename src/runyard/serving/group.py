@@ -79,7 +79,7 @@ class Group:
         self._busy = 0
         self._wanted_count = first_count(revision.deployment)
         self._scaled_at, self._idle_looks = 0.0, 0
-        self._memory_bytes, self._cpu_share = 0, 0.0
+        self._memory_bytes, self._cpu_cores = 0, 0.0
         self._measured_at, self._cpu_s = 0.0, 0.0
         self.is_leaving = False
         #: Was Runyard upgraded since its supervisor began? Its front is the new release's.
@@ -144,7 +144,7 @@ class Group:
     @property
     def measured(self) -> ServiceStatistics:
         """What the front counts, and what all processes take."""
-        return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_share=round(self._cpu_share, 3))
+        return replace(self.statistics, memory_bytes=self._memory_bytes, cpu_cores_max=round(self._cpu_cores, 3))
 
     def close(self) -> None:
         """Let go of what it held, once it is gone."""
@@ -265,7 +265,7 @@ class Group:
         self._memory_bytes = sum(memory for _, memory in used)
         cpu_s = sum(seconds for seconds, _ in used)
         if self._measured_at:
-            self._cpu_share = max(self._cpu_share, (cpu_s - self._cpu_s) / max(0.1, now - self._measured_at))
+            self._cpu_cores = max(self._cpu_cores, (cpu_s - self._cpu_s) / max(0.1, now - self._measured_at))
         self._measured_at, self._cpu_s = now, cpu_s
 
     def say(self, sentence: str) -> None:

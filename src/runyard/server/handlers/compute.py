@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
-from runyard.compute.engines import check_engine, is_here, settled
+from runyard.compute.engines import check_engine, is_on_this_host, settled
 from runyard.control import runs as life
 from runyard.db import fleet, workspaces
 from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
 from runyard.protocol.compute import (
     NO_RUN_STARTS,
+    NODES_MAX,
     Cluster,
     ClusterChange,
     ClusterSpec,
@@ -30,9 +31,6 @@ from runyard.server.call import Call
 from runyard.server.names import check_compute_name
 from runyard.server.settings import LOOPBACK
 
-#: Most nodes of one cluster.
-NODES_MAX = 1_000
-
 
 def create_cluster(call: Call) -> Cluster:
     """A new cluster; what this host lacks of its size is said, or refused where the workspace is strict."""
@@ -46,7 +44,7 @@ def create_cluster(call: Call) -> Cluster:
         raise ComputeTargetException(
             f"{spec.vm_size[:80]!r} is no name of a VM size; examples are STANDARD_D2_V2 and STANDARD_NC6."
         )
-    warnings = _find_problems(call, spec)
+    warnings = _list_warnings(call, spec)
     with call.parts.database.read() as connection:
         workspace = workspaces.get_workspace(connection, call.workspace)
     if warnings and workspace.tags.get("compute") == "strict":
@@ -185,14 +183,14 @@ def _check(spec: ClusterSpec) -> None:
         raise ComputeTargetException("idle_seconds_before_scaledown is not negative.")
 
 
-def _find_problems(call: Call, spec: ClusterSpec) -> List[str]:
+def _list_warnings(call: Call, spec: ClusterSpec) -> List[str]:
     """What keeps the runs of a new target from what they need, a sentence each."""
     if spec.engine is None:
         found = call.parts.gpus.list()
         return _shortages(spec, len(found), call.parts.gpus.trouble)
     if spec.kind == EngineKind.SSH:
-        return call.parts.engines.find_problems(spec.engine)
-    if is_here(spec.engine):
+        return call.parts.engines.list_warnings(spec.engine)
+    if is_on_this_host(spec.engine):
         return []
     return _unreachable(call.parts.url)
 

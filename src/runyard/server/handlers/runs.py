@@ -12,7 +12,7 @@ from runyard.control.schedule import LOCAL
 from runyard.db import datasets, datastores, experiments, fleet, lineage, runs
 from runyard.environments.spec import check_day
 from runyard.errors import NotFoundError, SnapshotException, UserErrorException
-from runyard.protocol.compute import ClusterSpec
+from runyard.protocol.compute import NODES_MAX, ClusterSpec
 from runyard.protocol.distributed import count_tasks, problem
 from runyard.protocol.lineage import DatasetUse, Direction
 from runyard.protocol.runs import (
@@ -40,8 +40,8 @@ from runyard.server.waiting import wait_until
 WAIT_MAX_S = 60
 #: Most words of a command line, their characters in all, and inputs of a run.
 WORDS_MAX, COMMAND_MAX, INPUTS_MAX = 10_000, 1_000_000, 1_000
-#: Most nodes and processes of a run.
-NODES_MAX, TASKS_MAX = 1_000, 10_000
+#: Most processes of a run.
+TASKS_MAX = 10_000
 #: How often a run may start again, at the most, after faults of its machines.
 RETRIES_MAX = 100
 #: Longest time limit of a run: ten years, in seconds.

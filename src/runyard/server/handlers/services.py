@@ -3,7 +3,6 @@
 import secrets
 import time
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Dict, List, Tuple
 
@@ -11,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from runyard.control.service_plan import check_models
 from runyard.db import fleet, models, services
-from runyard.errors import ConflictError, NotFoundError, UserErrorException
+from runyard.errors import ConflictError, UserErrorException
 from runyard.protocol.models import Model
 from runyard.protocol.services import (
     Access,
@@ -230,12 +229,7 @@ def read_service_log(call: Call) -> Content:
 
 def _row(call: Call) -> Row[Any]:
     with call.parts.database.read() as connection:
-        try:
-            return services.get_row(connection, call.workspace, call.path["name"])
-        except NotFoundError as error:
-            known = [one.name for one in services.list_rows(connection, call.workspace)]
-            near = get_close_matches(call.path["name"], known, 3)
-            raise NotFoundError(f"{error} Is it {' or '.join(map(repr, near))}?" if near else str(error)) from None
+        return services.get_row(connection, call.workspace, call.path["name"])
 
 
 def _shown(call: Call, name: str) -> Service:
@@ -245,12 +239,12 @@ def _shown(call: Call, name: str) -> Service:
 
 
 def _earlier(call: Call, row: Row[Any]) -> ServiceSpec:
-    """What the last revision before the present one asked for that has answered."""
+    """What the last revision that has answered and differs from the present one by more than labels asked for."""
     with call.parts.database.read() as connection:
         known = services.list_revisions(connection, row.id)
     present = loads(ServiceSpec, row.spec)
     for one in known:
-        if one.number < row.revision and one.answered_at is not None and one.spec != present:
+        if one.number < row.revision and one.answered_at is not None and labelled(one.spec, present) != present:
             return one.spec
     raise ConflictError(f"Service {row.name!r} has no earlier revision to go back to.")
 
