@@ -410,3 +410,13 @@ def test_what_v1_said_of_images_is_told_to_change_nothing(
     said = capsys.readouterr().err.splitlines()
     assert [one.split("'")[1] for one in said] == ["base_image", "extra_docker_file_steps", "docker_file"]
     assert "a service runs in its environment's packages" in said[0]
+
+
+def test_settings_that_would_protect_a_service_say_what_does_so_here(capsys: pytest.CaptureFixture[str]) -> None:
+    AciWebservice.deploy_configuration(ssl_enabled=True, ssl_cname="here", vnet_name="ours", cmk_key_name="k")
+    said = capsys.readouterr().err
+    assert "'ssl_enabled' is kept and changes nothing here: a service speaks HTTPS where its server has" in said
+    for name in ("ssl_cname", "vnet_name", "cmk_key_name"):
+        assert f"'{name}' is kept" in said
+    AciWebservice.deploy_configuration(cpu_cores=1, ssl_enabled=False, location="here")
+    assert capsys.readouterr().err == ""

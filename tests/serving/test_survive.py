@@ -264,3 +264,28 @@ def test_a_caller_that_does_not_read_its_answers_is_not_answered_without_end(scr
         peak_kb = next(int(one.split()[1]) for one in status.splitlines() if one.startswith("VmHWM"))
         assert peak_kb < 150_000
     assert post(service.scoring_uri, 0)[0] == 200
+
+
+def test_request_waits_for_its_turn_no_longer_than_it_may(scripted: Any) -> None:
+    text = "import time\ndef run(data):\n    time.sleep(float(data))\n    return 1\n"
+    config = AksWebservice.deploy_configuration(num_replicas=1, auth_enabled=False, max_request_wait_time=300)
+    service = scripted("busy", text, config)
+    first: list[Any] = []
+    thread = threading.Thread(target=lambda: first.append(post(service.scoring_uri, 3)))
+    thread.start()
+    wait_until(lambda: requests.get(service.scoring_uri.replace("/score", "/metrics"), timeout=5).text.count(
+        "runyard_in_flight{service=\"busy\"} 2"), "the first is under way")  # fmt: skip
+    status, said = post(service.scoring_uri, 0)
+    assert (status, said["error"]) == (503, "No replica was free within 300 ms (max_request_wait_time).")
+    thread.join()
+    assert first == [(200, 1)], "it works for as long as it needs"
+    assert post(service.scoring_uri, 0) == (200, 1)
+
+
+def test_every_request_is_logged_where_that_is_asked_for(scripted: Any) -> None:
+    quiet = scripted("quiet", ECHO, AksWebservice.deploy_configuration(auth_enabled=False))
+    told = scripted("told", ECHO, AksWebservice.deploy_configuration(auth_enabled=False, enable_app_insights=True))
+    for service in (quiet, told):
+        assert post(service.scoring_uri, 1) == (200, 1)
+    wait_until(lambda: '"path": "/score", "status": 200' in told.get_logs(), "its line is there")
+    assert "/score" not in quiet.get_logs()

@@ -92,6 +92,8 @@ class Deployment:
     autoscale: Optional[Autoscale] = None
     #: How long a request may work; then it fails, and the replica counts as hung, seconds.
     timeout_s: float = 60.0
+    #: How long a request may wait for its turn; then it fails, seconds. None: until it is there.
+    wait_s: Optional[float] = None
     #: For autoscale alone: so many requests under way fill a replica, which works at one batch at a time.
     concurrent_requests: int = 1
     #: How many may wait for their turn, a replica.

@@ -112,7 +112,7 @@ def _changed(before: Deployment, given: Dict[str, Any]) -> Deployment:
     names = {
         "cpu_cores": "cpu", "memory_gb": "memory_gb", "memory_gb_limit": "memory_gb_limit", "gpu_cores": "gpu",
         "scoring_timeout_ms": "timeout_s", "replica_max_concurrent_requests": "concurrent_requests",
-        "num_replicas": "replicas",
+        "num_replicas": "replicas", "max_request_wait_time": "wait_s", "enable_app_insights": "logged_share",
     }  # fmt: skip
     values = {field: getattr(asked, field) for name, field in names.items() if name in given}
     if any(name.startswith("autoscale") for name in given) or "num_replicas" in given:

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 from runyard.errors import WebserviceException
 from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment
 from runyard.sdk.labels import label_texts
+from runyard.sdk.notices import say_kept
 
 Labels = Optional[Dict[str, str]]
 
@@ -27,6 +28,14 @@ _SWITCHES = (
 )  # fmt: skip
 #: No setting is larger; what is smaller may still be too much for a server, which says so.
 _MOST = 1_000_000_000
+#: What is kept and protects nothing here: who relies on one is told why.
+_PROTECTIONS = {
+    "a service speaks HTTPS where its server has a certificate ('runyard up --certificate FILE --key FILE')": (
+        "ssl_enabled", "ssl_cert_pem_file", "ssl_key_pem_file", "ssl_cname",
+    ),
+    "a service listens where its server does": ("vnet_name", "subnet_name"),
+    "its files lie in the server's home, in the open": ("cmk_vault_base_url", "cmk_key_name", "cmk_key_version"),
+}  # fmt: skip
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -100,10 +109,13 @@ class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
 def aci_deployment(given: Dict[str, Any]) -> Deployment:
     """From AciWebservice.deploy_configuration's parameters."""
     given = check_settings(given)
-    taken = {name: given.pop(name, None) for name in ("cpu_cores", "memory_gb", "auth_enabled")}
+    names = ("cpu_cores", "memory_gb", "auth_enabled", "enable_app_insights")
+    taken = {name: given.pop(name, None) for name in names}
+    for why, protections in _PROTECTIONS.items():
+        say_kept([name for name in protections if given.get(name)], why)
     return Deployment(
         cpu=taken["cpu_cores"], memory_gb=taken["memory_gb"], access=access(taken["auth_enabled"], None),
-        kept=_kept(given),
+        logged_share=float(bool(taken["enable_app_insights"])), kept=_kept(given),
     )  # fmt: skip
 
 
@@ -114,10 +126,11 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
         "autoscale_enabled", "autoscale_min_replicas", "autoscale_max_replicas", "autoscale_refresh_seconds",
         "autoscale_target_utilization", "auth_enabled", "token_auth_enabled", "cpu_cores", "memory_gb",
         "memory_gb_limit", "gpu_cores", "scoring_timeout_ms", "replica_max_concurrent_requests", "num_replicas",
+        "max_request_wait_time", "enable_app_insights",
     )  # fmt: skip
     taken = {name: given.pop(name, None) for name in names}
     timeout_ms, replicas = taken["scoring_timeout_ms"], taken["num_replicas"]
-    concurrent = taken["replica_max_concurrent_requests"]
+    wait_ms, concurrent = taken["max_request_wait_time"], taken["replica_max_concurrent_requests"]
     scale = _autoscale(taken)
     asked = taken["auth_enabled"]
     return Deployment(
@@ -129,7 +142,9 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
         replicas=1 if replicas is None else replicas,
         autoscale=scale,
         timeout_s=60.0 if timeout_ms is None else timeout_ms / 1000,
+        wait_s=None if wait_ms is None else wait_ms / 1000,
         concurrent_requests=1 if concurrent is None else concurrent,
+        logged_share=float(bool(taken["enable_app_insights"])),
         kept=_kept(given),
     )
 

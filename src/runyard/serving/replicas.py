@@ -248,6 +248,15 @@ class Pool:
             raise ScoringError(503, _LACKING)
         self._waiting.append(job)
         self.give_work()
+        if deployment.wait_s is not None and job in self._waiting:
+            asyncio.get_running_loop().call_later(deployment.wait_s, self._give_up, job)
+
+    def _give_up(self, job: Job) -> None:
+        """A request has waited for as long as it may."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            wait_ms = 1000 * (self._deployment.wait_s or 0)
+            job.done(None, ScoringError(503, f"No replica was free within {wait_ms:g} ms (max_request_wait_time)."))
 
     def give_work(self) -> None:
         """Give what waits to whoever is free."""

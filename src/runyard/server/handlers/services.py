@@ -296,6 +296,8 @@ def _check_deployment(asked: Deployment) -> None:
             )
     if not 0.001 <= asked.timeout_s <= 3_600:
         raise UserErrorException(f"scoring_timeout_ms is from 1 to 3,600,000, not {asked.timeout_s * 1000:g}.")
+    if asked.wait_s is not None and not 0 < asked.wait_s <= 3_600:
+        raise UserErrorException(f"max_request_wait_time is up to 3,600,000, not {asked.wait_s * 1000:g}.")
     if asked.access not in (None, Access.OPEN, Access.KEY, Access.TOKEN):
         raise UserErrorException(f"Access is open, key or token, not {str(asked.access)[:40]!r}.")
     needs = {"cpu_cores": asked.cpu, "memory_gb": asked.memory_gb, "memory_gb_limit": asked.memory_gb_limit}
