@@ -13,6 +13,7 @@ from runyard.environments.confinement import why_not
 from runyard.sdk.session import forget_server
 from tests.serving.test_services import post
 from tests.serving.test_survive import ECHO, below, fronts, scripted, seen_of, wait_until
+from tests.serving.test_survive_server import begin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("serving")]
 __all__ = ["scripted"]
@@ -107,3 +108,16 @@ def test_killed_server_takes_along_what_waits_and_no_service(workspace: Workspac
     wait_until(lambda: is_gone(server), "the server is gone")
     forget_server()
     assert workspace.webservices["first"].state == "Healthy"
+
+
+def test_three_services_at_once_have_a_supervisor_each(workspace: Workspace, scripted: Any, script_folder: Any) -> None:
+    scripted("first", ECHO)
+    spare, _ = spare_of(server_pid())
+    made = [begin(workspace, script_folder(ECHO), f"one-of-three-{number}") for number in range(3)]
+    for service in made:
+        service.wait_for_deployment(timeout_sec=60)
+    pids = {seen_of(one).pid for one in made}
+    assert (len(pids), spare in pids) == (3, True)
+    for service in made:
+        assert post(service.scoring_uri, 4) == (200, 4)
+        service.delete()
