@@ -26,7 +26,7 @@ from runyard.runner.limits import Limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.ports import Ports
-from runyard.runner.processes import Script, adopt_orphans, describe_signal, end_all, has_children
+from runyard.runner.processes import Script, adopt_orphans, are_gone, describe_signal, end_all
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, code_of, insist
 from runyard.runner.sandbox import confined, shared_memory
@@ -341,8 +341,10 @@ class Attempt:
             self._launch = partial(Script, enter=enter)
         self._launch = self.limits.held(self._launch)
 
+        variables_of = job_variables(folder, interpreter, data, python.path)
+
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
-            values = job_variables(folder, interpreter, data, python.path, wired)
+            values = variables_of(wired)
             return job_command(plan, interpreter, values), values
 
         return make
@@ -432,7 +434,7 @@ class Attempt:
         """End what the script left running; nothing of a run lives longer than the run."""
         unmount_all(self._folder)
         self._remove_containers()
-        if has_children():
+        if not are_gone():
             count = end_all(self._folder.key, grace_s, self.user_number)
             # An engine's client may have been making one meanwhile.
             self._remove_containers()
