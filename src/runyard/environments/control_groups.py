@@ -16,7 +16,7 @@ _SWAP = {2: ("memory.swap.max", "0"), 1: ("memory.memsw.limit_in_bytes", "{}")}
 #: The file that counts the processes which the kernel has ended for their memory.
 _COUNTS = {2: "memory.events", 1: "memory.oom_control"}
 #: By version: the file by which a process of one thread enters a group. In version 1 a thread that moves itself waits
-#: for nobody; whatever else is moved, the kernel takes some 15 ms for, and meanwhile nothing on the host starts or ends.
+#: for nobody; over whatever else is moved the kernel takes some 15 ms, while nothing on the host starts or ends.
 _ENTRY = {2: "cgroup.procs", 1: "tasks"}
 
 #: More processes and threads at once than any job needs, and fewer than a host can carry ...

@@ -1,7 +1,6 @@
 """One attempt from its folder to its last report: prepare, run, supervise, finish. Also: python -m runyard.runner."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
 from runyard.runner.destinations import Destinations
 from runyard.runner.fence import Fence
-from runyard.runner.folder import AttemptFolder, claim, leave, remove
+from runyard.runner.folder import AttemptFolder, claim, leave, remove, remove_tree
 from runyard.runner.limits import Limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
@@ -95,7 +94,7 @@ def main(path: str, is_recovery: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     remove(path)
     if folder.is_confined:
-        shutil.rmtree(shared_memory(folder), ignore_errors=True)
+        remove_tree(shared_memory(folder))
     # The kernel takes its time, and nobody waits for it.
     attempt.limits.close()
     if is_elsewhere(folder):

@@ -56,14 +56,14 @@ def job_variables(
 def _fixed_variables(folder: AttemptFolder, image_path: str) -> Dict[str, str]:
     """What nothing but the run's own variables may change."""
     facts = folder.facts
-    values = dict(
-        PYTHONPATH=os.path.join(facts.cache_folder, "kits", folder.plan.kit),
-        PYTHONUNBUFFERED="1",
-        TMPDIR=str(folder.path / "tmp"),
-        RUNYARD_KEY=folder.key,
-        RUNYARD_SPOOL=str(folder.spool),
-        RUNYARD_SERVER=facts.server_url,
-    )
+    values = {
+        "PYTHONPATH": os.path.join(facts.cache_folder, "kits", folder.plan.kit),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(folder.path / "tmp"),
+        "RUNYARD_KEY": folder.key,
+        "RUNYARD_SPOOL": str(folder.spool),
+        "RUNYARD_SERVER": facts.server_url,
+    }
     if facts.server_file and not image_path:
         values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_apart else facts.server_file
     if folder.has_user:
