@@ -1,6 +1,7 @@
 """Spools and logs on their way: the server's word alone moves them on, whatever it says."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,3 +269,25 @@ def test_nothing_that_a_job_puts_beside_its_spools_is_followed_or_waited_for(
     assert taker.values == [0.5]
     assert shipper.damaged == {}
     assert (tmp_path / "victim").read_text() == "the server's"
+
+
+@pytest.mark.parametrize("kind", ["log", "spool"])
+def test_file_that_has_not_grown_is_not_opened(tmp_path: Path, kind: str) -> None:
+    opened: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).startswith(str(tmp_path)):
+            opened.append(str(arguments[0]))
+
+    path = tmp_path / "log.txt"
+    path.write_text("one\n")
+    log, spools = LogShipper(LogTaker()), MetricsShipper(str(tmp_path), 1, Taker())
+    writer = SpoolWriter(str(tmp_path))
+    writer.log("loss", 1.0)
+    ship = spools.ship if kind == "spool" else lambda: log.ship("log.txt", str(path))
+    sys.addaudithook(note)
+    assert ship() > 0
+    count = len(opened)
+    assert count > 0
+    assert (ship(), len(opened)) == (0, count)
+    writer.close()

@@ -107,11 +107,26 @@ def test_group_of_version_1_is_made_in_each_hierarchy(host: Host) -> None:
     assert texts(memory) == {"memory.limit_in_bytes": str(MANY)}
     assert texts(pids) == {"pids.max": "100"}
     group.enter()
-    assert texts(memory)["cgroup.procs"] == texts(pids)["cgroup.procs"] == "0"
+    assert texts(memory)["tasks"] == texts(pids)["tasks"] == "0"
     (memory / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
     assert group.is_out_of_memory()
     remove_group(host_name_of("trial/1"), host.proc)
     assert not made(host.top)
+
+
+def test_thread_goes_into_a_group_only_where_it_finds_its_way_back(host: Host) -> None:
+    own = host.top / "pids" / "own"
+    own.mkdir(parents=True)
+    host.show("8:pids:/own\n", f"/ {host.top}/pids rw - cgroup cgroup rw,pids")
+    group = make_group(host_name_of("trial/1"), None, 100, host.proc)
+    assert group is not None
+    (folder,) = made(host.top)
+    with group.around() as is_inside:
+        assert (is_inside, "tasks" in texts(folder)) == (False, False)
+    (own / "tasks").touch()
+    with group.around() as is_inside:
+        assert (is_inside, texts(folder)["tasks"], texts(own)["tasks"]) == (True, "0", "")
+    assert texts(own)["tasks"] == "0"
 
 
 @pytest.mark.parametrize("groups", ["", "0::/\n", "4:memory:/\n", "4:memory:/own\n0::/own\n"])
@@ -209,7 +224,7 @@ time.sleep(60)
 #: Tries to have many more than it may, from its first moment on; all of them end by themselves.
 BOMB = """
 import os, time
-# It is brought into its group beside its start; what it begins before that comes along, above the limit.
+# Where it does not begin in its group, it is brought there beside its start, with what it has begun before that.
 ends_at = time.monotonic() + 10
 while "runyard-" not in open("/proc/self/cgroup").read() and time.monotonic() < ends_at:
     time.sleep(0.01)
@@ -225,6 +240,19 @@ finally:
     for pid in begun:
         os.waitpid(pid, 0)
 """
+
+
+@PIDS
+def test_process_begins_in_its_group_and_its_thread_is_back(tmp_path: Path) -> None:
+    name, before = host_name_of(str(tmp_path)), PROC.joinpath("cgroup").read_text()
+    group = make_group(name, None, 20)
+    assert group is not None
+    with group.around() as is_inside:
+        begun = subprocess.run(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True)
+    assert PROC.joinpath("cgroup").read_text() == before
+    assert is_inside == (group._version == 1)
+    assert (f"/{name}\n" in begun.stdout) == is_inside
+    assert group.remove()
 
 
 @PIDS

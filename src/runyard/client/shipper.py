@@ -1,6 +1,7 @@
 """Carries spools and growing logs to the server: reads what is new, sends it, and advances only on its word."""
 
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Union
@@ -79,7 +80,10 @@ class MetricsShipper:
         writer = name[: -len(".spool")]
         spool = self._spools.setdefault(name, _Spool(SpoolState()))
         before, shipped, size = spool.state.offset, 0, SPOOL_BYTES
-        with open(os.path.join(self._folder, name), "rb", opener=_open_file) as file:
+        path = os.path.join(self._folder, name)
+        if os.lstat(path).st_size == before:
+            return 0
+        with open(path, "rb", opener=_open_file) as file:
             while not spool.state.is_torn:
                 file.seek(spool.state.offset)
                 data = file.read(size)
@@ -106,7 +110,7 @@ class MetricsShipper:
                     spool.state = _rewind(file.name, writer, mark)
         if spool.state.is_torn:
             # The server will never have what follows, so nobody may wait for it.
-            spool.state.offset = os.lstat(os.path.join(self._folder, name)).st_size
+            spool.state.offset = os.lstat(path).st_size
         if spool.state.offset > before:
             with suppress(OSError):  # a job that spoils its own folder waits in vain
                 write_mark(self._folder, writer, spool.state.offset)
@@ -134,6 +138,10 @@ class LogShipper:
         """Send what is new in the file at ``path``, or open as it; returns how many bytes the server took."""
         offset = start = self._offsets.get(name, 0)
         try:
+            # Asked several times a second of files that seldom grow.
+            seen = os.lstat(path) if isinstance(path, str) else os.fstat(path)
+            if stat.S_ISREG(seen.st_mode) and seen.st_size <= offset:
+                return 0
             with open(path, "rb", opener=_open_file, closefd=isinstance(path, str)) as file:
                 while True:
                     file.seek(offset)

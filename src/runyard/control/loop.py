@@ -256,7 +256,8 @@ class Loop(threading.Thread):
             self._on_event(run_id)
         for run_id in started:
             self._launch(run_id, secrets[run_id])
-        if any(len(found) == 0 for _, found in decision.assigned):
+        targets = {row.id: row.target for row in waiting}
+        if any(not found and targets[run_id] != LOCAL for run_id, found in decision.assigned):
             # More of them may wait to be handed over.
             self.ring()
 

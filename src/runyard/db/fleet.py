@@ -44,8 +44,14 @@ _FREE = (
 
 def read_fleet(connection: Connection) -> Tuple[List[Tuple[str, ClusterSpec]], Sequence[Row[Any]]]:
     """(workspace, settings) of every cluster, and every node: what the scheduler looks at."""
-    found = [(row.workspace, loads(ClusterSpec, row.spec)) for row in connection.execute(_ALL_CLUSTERS)]
+    found = [(row.workspace, _decoded(row.spec)) for row in connection.execute(_ALL_CLUSTERS)]
     return found, connection.execute(_ALL_NODES).all()
+
+
+@lru_cache(maxsize=256)
+def _decoded(spec: str) -> ClusterSpec:
+    """Settings seldom change, and are read several times for each run."""
+    return loads(ClusterSpec, spec)
 
 
 def create_cluster(

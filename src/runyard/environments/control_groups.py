@@ -2,9 +2,10 @@
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 #: Where processes find their groups, and what is mounted.
 PROC = Path("/proc/self")
@@ -14,7 +15,9 @@ _MEMORY, _PROCESSES = {2: "memory.max", 1: "memory.limit_in_bytes"}, "pids.max"
 _SWAP = {2: ("memory.swap.max", "0"), 1: ("memory.memsw.limit_in_bytes", "{}")}
 #: The file that counts the processes which the kernel has ended for their memory.
 _COUNTS = {2: "memory.events", 1: "memory.oom_control"}
-
+#: By version: the file by which a process of one thread enters a group. In version 1 a thread that moves itself waits
+#: for nobody; over whatever else is moved the kernel takes some 15 ms, while nothing on the host starts or ends.
+_ENTRY = {2: "cgroup.procs", 1: "tasks"}
 
 #: More processes and threads at once than any job needs, and fewer than a host can carry ...
 PROCESSES_MAX = 16_384
@@ -39,16 +42,37 @@ def processes_max(asked: Optional[int]) -> Optional[int]:
 class Group:
     """One control group."""
 
-    def __init__(self, version: int, folders: Dict[str, Path]) -> None:
+    def __init__(self, version: int, folders: Dict[str, Path], proc: Path = PROC) -> None:
         """``folders``: by "memory" and "pids", the group's folder; one and the same in version 2."""
         self._version = version
         self._folders = folders
+        self._proc = proc
 
     def enter(self) -> None:
-        """Bring the process that calls, and what it will start, into the group."""
+        """Bring the process that calls, which has one thread, and what it will start, into the group."""
         for folder in set(self._folders.values()):
-            with open(str(folder / "cgroup.procs"), "w") as file:
-                file.write("0")
+            _enter(folder / _ENTRY[self._version])
+
+    @contextmanager
+    def around(self) -> Iterator[bool]:
+        """What the calling thread starts meanwhile begins in the group: its thread is there itself for that long.
+
+        False where that cannot be, as in version 2, so that what was started is to be taken there.
+        """
+        homes = [_own_folder(self._version, one, self._proc) for one in self._folders] if self._version == 1 else []
+        back = [one / "tasks" for one in homes if one is not None]
+        if not back or len(back) < len(self._folders) or not all(os.access(str(one), os.W_OK) for one in back):
+            yield False
+            return
+        is_inside = False
+        try:
+            with suppress(OSError):
+                self.enter()
+                is_inside = True
+            yield is_inside
+        finally:
+            for one in back:
+                _enter(one)
 
     def take(self, root: int, below: Callable[[int], Set[int]]) -> None:
         """Bring that process of another's into the group, with what it has started; one may have ended meanwhile."""
@@ -70,6 +94,10 @@ class Group:
     def is_out_of_processes(self) -> bool:
         """Has the kernel refused it another process or thread?"""
         return self._count("pids", "pids.events", "max") > 0
+
+    def remove(self, wait_s: float = 0.0) -> bool:
+        """Take it away, as ``remove_group``."""
+        return _remove(list(set(self._folders.values())), wait_s)
 
     def _inside(self) -> Set[int]:
         with suppress(OSError):
@@ -99,8 +127,8 @@ def make_group(
             if made is not None:
                 folders[controller] = made
         if len(folders) == len(wanted) and _limit(version, folders, limits):
-            return Group(version, folders)
-        remove_group(name, proc)
+            return Group(version, folders, proc)
+        _remove(list(folders.values()))
     return None
 
 
@@ -109,9 +137,12 @@ def remove_group(name: str, proc: Path = PROC, wait_s: float = 0.0) -> bool:
 
     The kernel takes a moment over processes that were killed: ``wait_s`` is how long to try again.
     """
-    gives_up_at = time.monotonic() + wait_s
     kinds = ((2, "memory"), (1, "memory"), (1, "pids"))
-    left = [parent / name for version, controller in kinds for parent in _parents(version, controller, proc)]
+    return _remove([one / name for version, what in kinds for one in _parents(version, what, proc)], wait_s)
+
+
+def _remove(left: List[Path], wait_s: float = 0.0) -> bool:
+    gives_up_at = time.monotonic() + wait_s
     while True:
         for folder in left:
             with suppress(OSError):
@@ -168,17 +199,27 @@ def _limit(version: int, folders: Dict[str, Path], limits: Dict[str, Optional[in
     return True
 
 
+def _enter(file: Path) -> None:
+    with open(str(file), "w") as opened:
+        opened.write("0")
+
+
 def _parents(version: int, controller: str, proc: Path) -> List[Path]:
     """This process's own group in that hierarchy, and those above it as far as it sees them, the nearest first."""
+    mounted = _mounted(version, controller, proc)
+    if mounted is None:
+        return []
+    own, top = _own_folder(version, controller, proc), mounted[1]
+    return [top] if own is None else [one for one in (own, *own.parents) if one == top or top in one.parents]
+
+
+def _own_folder(version: int, controller: str, proc: Path) -> Optional[Path]:
+    """This process's own group in that hierarchy; None where it does not see it."""
     own, mounted = _own_path(version, controller, proc), _mounted(version, controller, proc)
     if own is None or mounted is None:
-        return []
-    root, top = mounted
-    below = os.path.relpath(own, root)
-    if below.startswith(os.pardir):
-        return [top]
-    found = top / below
-    return [one for one in (found, *found.parents) if one == top or top in one.parents]
+        return None
+    below = os.path.relpath(own, mounted[0])
+    return None if below.startswith(os.pardir) else mounted[1] / below
 
 
 def _own_path(version: int, controller: str, proc: Path) -> Optional[str]:
@@ -190,6 +231,7 @@ def _own_path(version: int, controller: str, proc: Path) -> Optional[str]:
     return None
 
 
+@lru_cache(maxsize=None)
 def _mounted(version: int, controller: str, proc: Path) -> Optional[Tuple[str, Path]]:
     """Which of that hierarchy's groups is mounted, and where."""
     with suppress(OSError):

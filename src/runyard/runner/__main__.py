@@ -1,7 +1,6 @@
 """One attempt from its folder to its last report: prepare, run, supervise, finish. Also: python -m runyard.runner."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,12 +20,12 @@ from runyard.protocol.meeting import Phase
 from runyard.protocol.plan import ExitCause, Report, ReportKind
 from runyard.runner.destinations import Destinations
 from runyard.runner.fence import Fence
-from runyard.runner.folder import AttemptFolder, claim, leave, remove
+from runyard.runner.folder import AttemptFolder, claim, leave, remove, remove_tree
 from runyard.runner.limits import Limits
 from runyard.runner.meeting import NodeMeeting, NodeReporter
 from runyard.runner.mount import unmount_all
 from runyard.runner.ports import Ports
-from runyard.runner.processes import Script, adopt_orphans, describe_signal, end_all, has_children
+from runyard.runner.processes import Script, adopt_orphans, are_gone, describe_signal, end_all
 from runyard.runner.record import HEARTBEAT_S, Record
 from runyard.runner.report import Reporter, Superseded, code_of, insist
 from runyard.runner.sandbox import confined, shared_memory
@@ -95,7 +94,7 @@ def main(path: str, is_recovery: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     remove(path)
     if folder.is_confined:
-        shutil.rmtree(shared_memory(folder), ignore_errors=True)
+        remove_tree(shared_memory(folder))
     # The kernel takes its time, and nobody waits for it.
     attempt.limits.close()
     if is_elsewhere(folder):
@@ -341,8 +340,10 @@ class Attempt:
             self._launch = partial(Script, enter=enter)
         self._launch = self.limits.held(self._launch)
 
+        variables_of = job_variables(folder, interpreter, data, python.path)
+
         def make(wired: Dict[str, str]) -> Tuple[List[str], Dict[str, str]]:
-            values = job_variables(folder, interpreter, data, python.path, wired)
+            values = variables_of(wired)
             return job_command(plan, interpreter, values), values
 
         return make
@@ -432,7 +433,7 @@ class Attempt:
         """End what the script left running; nothing of a run lives longer than the run."""
         unmount_all(self._folder)
         self._remove_containers()
-        if has_children():
+        if not are_gone():
             count = end_all(self._folder.key, grace_s, self.user_number)
             # An engine's client may have been making one meanwhile.
             self._remove_containers()

@@ -46,6 +46,10 @@ class AttemptFolder:
         self.plan, self.facts, self.secret = launch.plan, launch.facts, launch.secret
         #: Which of the attempt's nodes this is, from 0; the first one speaks for the run.
         self.node = launch.node
+        asked = self.plan.distribution
+        everyone = () if asked is None else tasks_of(asked, self.plan.node_count)
+        #: The processes of a distributed run that are this node's.
+        self.tasks: Tuple[Task, ...] = tuple(one for one in everyone if one.node == self.node)
         #: Marks this attempt's processes; the path tells it from a run of the same id in another home of this host.
         self.key = f"{self.plan.run_id}/{self.plan.attempt} {self.path}"
         #: The script's working folder: the source tree, with outputs/ and logs/.
@@ -64,13 +68,6 @@ class AttemptFolder:
         self.eviction = self.path / "tmp" / "eviction.json"
         #: Logs of the single processes of a distributed run.
         self.processes = self.path / "processes"
-
-    @property
-    def tasks(self) -> Tuple[Task, ...]:
-        """The processes of a distributed run that are this node's."""
-        asked = self.plan.distribution
-        found = () if asked is None else tasks_of(asked, self.plan.node_count)
-        return tuple(one for one in found if one.node == self.node)
 
     def process_log(self, task: Task) -> Path:
         """Where that process's output goes."""
@@ -198,7 +195,16 @@ def leave(folder: str) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove the folder of an attempt that is over, as far as that is possible.
+    """Remove the folder of an attempt that is over, as far as that is possible."""
+    remove_tree(folder)
+    try:
+        os.rmdir(os.path.dirname(folder))
+    except OSError:
+        pass  # another attempt's folder is there
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder of an attempt, if it is there, as far as that is possible.
 
     Most of what it holds is a few files and empty folders, for which ``rmtree`` takes three times as long.
     """
@@ -206,10 +212,6 @@ def remove(folder: str) -> None:
         _remove(folder)
     except (OSError, RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
-    try:
-        os.rmdir(os.path.dirname(folder))
-    except OSError:
-        pass  # another attempt's folder is there
 
 
 def _remove(folder: str) -> None:

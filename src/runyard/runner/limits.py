@@ -43,17 +43,23 @@ class Limits:
     def held(self, launch: Launcher) -> Launcher:
         """Starts processes as that does, and holds them to their number.
 
-        The kernel takes some 15 ms to bring a process into a group, and a program is longer about starting another:
-        so that is done beside the start. What it has started by then comes too.
+        Where they cannot begin in their group, they are brought there beside their start, for which the kernel takes
+        some 15 ms: a program is longer about starting another. What it has started by then comes too.
         """
         if self.processes_max is None or self._group is not None:
             return launch
 
         def start(command: List[str], variables: Dict[str, str], work: Path, log: Path) -> Script:
-            script = launch(command, variables, work, log)
-            thread = threading.Thread(target=self._take, args=(script.pid,), name="limits", daemon=True)
-            self._taking.append(thread)
-            thread.start()
+            if self._group is None:
+                self._group = make_group(self._name, None, self.processes_max, self._proc)
+            if self._group is None:
+                return launch(command, variables, work, log)
+            with self._group.around() as is_inside:
+                script = launch(command, variables, work, log)
+            if not is_inside:
+                thread = threading.Thread(target=self._take, args=(self._group, script.pid), name="limits", daemon=True)
+                self._taking.append(thread)
+                thread.start()
             return script
 
         return start
@@ -70,12 +76,11 @@ class Limits:
         """Take the group away, whichever runner of the attempt has made it; its processes have ended."""
         for thread in self._taking:
             thread.join()
-        if self.memory_bytes is not None or self.processes_max is not None:
+        if self._group is not None:
+            self._group.remove(EMPTY_S)
+        elif self.memory_bytes is not None or self.processes_max is not None:
             remove_group(self._name, self._proc, EMPTY_S)
 
-    def _take(self, pid: int) -> None:
+    def _take(self, group: Group, pid: int) -> None:
         with self._lock:
-            if self._group is None:
-                self._group = make_group(self._name, None, self.processes_max, self._proc)
-            if self._group is not None:
-                self._group.take(pid, descendants)
+            group.take(pid, descendants)

@@ -10,7 +10,7 @@ from runyard.runner.rank import has_ended
 from runyard.runner.team import Patience, is_under_way
 
 #: How often they are looked at, seconds.
-LOOK_S = 0.5
+LOOK_S = 1.0
 
 
 class Ranks:

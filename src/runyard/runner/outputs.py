@@ -58,6 +58,10 @@ class Outputs:
         self._server = server
         self._store: Optional[BlobStore] = folder.store()
         self._root = os.path.realpath(str(folder.work))
+        name = NODE_LOG.format(folder.node) if folder.node else STD_LOG
+        #: (name in the record, path) of the node's log, and of what each single process of a distributed run says.
+        self._log = name, str(folder.log)
+        self._process_logs = [(one.log_name, str(folder.process_log(one))) for one in folder.tasks]
         #: Of the first node, whose files have their own names; those of another one may be taken.
         self._is_first = folder.node == 0
         #: A file of another user stays that user's, who may have it open somewhere; so the store gets a copy.
@@ -199,9 +203,7 @@ class Outputs:
 
     def own_logs(self) -> List[Tuple[str, str]]:
         """(name in the record, path) of the log, and of each single process of a distributed run."""
-        name = STD_LOG if self._is_first else NODE_LOG.format(self._folder.node)
-        found = [(one.log_name, str(self._folder.process_log(one))) for one in self._folder.tasks]
-        return [(name, str(self._folder.log)), *(one for one in found if is_regular(one[1]))]
+        return [self._log, *(one for one in self._process_logs if is_regular(one[1]))]
 
     def store_log(self) -> Tuple[Artifact, ...]:
         """Store the script's log, under both of its names, and those of single processes."""

@@ -18,6 +18,8 @@ from runyard.protocol.plan import ExitCause
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long processes get to vanish after KILL, seconds.
 KILL_TIMEOUT_S = 10.0
+#: How long the kernel may take over a sandbox whose script has ended, seconds.
+VANISH_S = 0.02
 #: What a process gets for what it did itself.
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
 #: Exit codes above this are that of a signal, as a shell and a container's first process give them.
@@ -143,6 +145,17 @@ def end_all(key: str, grace_s: float, user: Optional[int] = None) -> int:
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"processes {sorted(left)} do not end")
         time.sleep(0.02)
+
+
+def are_gone() -> bool:
+    """Have all processes below this one ended, or do they within VANISH_S?"""
+    ends_at, pause_s = time.monotonic() + VANISH_S, 0.001
+    while has_children():
+        if time.monotonic() >= ends_at:
+            return False
+        time.sleep(pause_s)
+        pause_s *= 2
+    return True
 
 
 def kill_user(user: int) -> None:

@@ -54,10 +54,10 @@ def make_life(launches: Path, rank: int) -> None:
 
 def has_ended(launches: Path, rank: int) -> bool:
     """Has that rank begun, and ended? What is there may be the job's own: nothing is waited for or followed."""
-    if not os.path.exists(str(launches / f"{rank}.begun")):
+    if not os.path.exists(f"{launches}/{rank}.begun"):
         return False
     try:
-        handle = os.open(str(launches / f"{rank}.rank"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(f"{launches}/{rank}.rank", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -70,5 +70,7 @@ def has_ended(launches: Path, rank: int) -> bool:
 
 
 def _lines(text: bytes) -> bytes:
+    if b"\n" not in text:
+        return b"." + text + b"\n"
     *before, last = text.split(b"\n")
     return b"".join(b"+" + one + b"\n" for one in before) + b"." + last + b"\n"

@@ -5,7 +5,6 @@ runs, not the user's own files.
 """
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from runyard.errors import ServiceException
 from runyard.files.processes import process_name
 from runyard.protocol.distributed import DistributionKind
 from runyard.runner.bound import BoundFolder, bound_folders, run_folders
-from runyard.runner.folder import AttemptFolder, host_name_of
+from runyard.runner.folder import AttemptFolder, host_name_of, remove_tree
 from runyard.runner.gang import Gang
 from runyard.runner.mpi_daemon import VARIABLE as HOST_NAME
 from runyard.runner.processes import Script, descendants, exit_code, signal_process
@@ -56,7 +55,7 @@ def confined(
         raise ServiceException(f"{VARIABLE} is hidden, and {why_not()}.")
     prefix = _shared_environment(interpreter, folder.facts.cache_folder)
     memory = shared_memory(folder)
-    shutil.rmtree(memory, ignore_errors=True)
+    remove_tree(memory)
     for name in (memory, _shown_memory(folder)):
         os.mkdir(name, 0o700)
     programs = os.path.join(memory, "environment")
@@ -105,21 +104,17 @@ def sandbox_words(folder: AttemptFolder, shown: ShownEnvironment, data: Sequence
     around = [one for one in data if (home + os.sep).startswith(one.path.rstrip(os.sep) + os.sep)]
     for bound in around:
         words += ["--ro-bind" if bound.is_read_only else "--bind", bound.path, os.path.realpath(bound.path)]
-    words += ["--tmpfs", os.path.realpath(home)]
+    real_home = os.path.realpath(home)
+    words += ["--tmpfs", real_home]
     found = [("--ro-bind", path, path) for path in sorted(fetched)]
     found += shown.binds
     for bound in [*run_folders(folder), *(one for one in data if one not in around)]:
         found.append(("--ro-bind" if bound.is_read_only else "--bind", bound.path, bound.path))
     for bind, path, place in found:
-        words += [bind, path, _inside(place, home)]
+        # bubblewrap makes folders in the emptied home, and follows no link on its way there.
+        is_inside = place.startswith(home + os.sep)
+        words += [bind, path, real_home + place[len(home) :] if is_inside else os.path.realpath(place)]
     return [*words, "--chdir", str(folder.work)]
-
-
-def _inside(path: str, home: str) -> str:
-    """Where bubblewrap finds that path: it makes folders in the emptied home, and follows no link on its way there."""
-    if path.startswith(home + os.sep):
-        return os.path.realpath(home) + path[len(home) :]
-    return os.path.realpath(path)
 
 
 def shared_memory(folder: AttemptFolder) -> str:

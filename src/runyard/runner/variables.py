@@ -4,7 +4,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from runyard.client.home import read_server_file
 from runyard.protocol.distributed import Distribution, framework_of
@@ -25,44 +25,51 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_
 
 
 def job_variables(
-    folder: AttemptFolder,
-    interpreter: str,
-    data: Dict[str, str],
-    image_path: str = "",
-    wired: Optional[Dict[str, str]] = None,
-) -> Dict[str, str]:
-    """Every variable of the job; ``data`` maps the names of inputs and outputs to their paths here.
+    folder: AttemptFolder, interpreter: str, data: Dict[str, str], image_path: str = ""
+) -> Callable[[Dict[str, str]], Dict[str, str]]:
+    """Gives every variable of a process of the job, from those that tell it of the others; finds the rest out once.
 
-    ``wired`` tells one of several processes of the others. ``image_path`` is the PATH inside the image that the job
-    runs in; empty: it runs on this host.
+    ``data`` maps the names of inputs and outputs to their paths here. ``image_path`` is the PATH inside the image that
+    the job runs in; empty: it runs on this host.
     """
-    plan, facts = folder.plan, folder.facts
-    values = _image_variables(folder, image_path) if image_path else _host_variables(interpreter)
-    values.update(_v1_variables(folder))
-    values.update(wired or {})
-    values.update(
-        PYTHONPATH=os.path.join(facts.cache_folder, "kits", plan.kit),
-        PYTHONUNBUFFERED="1",
-        TMPDIR=str(folder.path / "tmp"),
-        RUNYARD_KEY=folder.key,
-        RUNYARD_SPOOL=str(folder.spool),
-        RUNYARD_SERVER=facts.server_url,
-    )
+    common = _image_variables(folder, image_path) if image_path else _host_variables(interpreter)
+    common.update(_v1_variables(folder))
+    fixed = _fixed_variables(folder, image_path)
+
+    def make(wired: Dict[str, str]) -> Dict[str, str]:
+        values = {**common, **wired, **fixed}
+        for name, path in data.items():
+            values["AZUREML_DATAREFERENCE_" + name] = path
+        # An input called "path" or "home" must not become the PATH or the HOME of the script, nor "data" the one of
+        # "DATA".
+        for short, path in [*data.items(), *((name.upper(), path) for name, path in data.items())]:
+            values.setdefault(short, path)
+        mine = {name: expand(text, values) for name, text in folder.plan.variables.items()}
+        mine.update(gpu_variables(folder))
+        if "PYTHONPATH" in mine:
+            mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])
+        return {**values, **mine}
+
+    return make
+
+
+def _fixed_variables(folder: AttemptFolder, image_path: str) -> Dict[str, str]:
+    """What nothing but the run's own variables may change."""
+    facts = folder.facts
+    values = {
+        "PYTHONPATH": os.path.join(facts.cache_folder, "kits", folder.plan.kit),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(folder.path / "tmp"),
+        "RUNYARD_KEY": folder.key,
+        "RUNYARD_SPOOL": str(folder.spool),
+        "RUNYARD_SERVER": facts.server_url,
+    }
     if facts.server_file and not image_path:
         values["RUNYARD_SERVER_FILE"] = str(folder.server_file) if folder.is_apart else facts.server_file
     if folder.has_user:
         # The server's own home is closed to it, and no name belongs to its id.
         values.update(HOME=str(folder.path / "home"), USER="runyard", LOGNAME="runyard")
-    for name, path in data.items():
-        values["AZUREML_DATAREFERENCE_" + name] = path
-    # An input called "path" or "home" must not become the PATH or the HOME of the script, nor "data" the one of "DATA".
-    for short, path in [*data.items(), *((name.upper(), path) for name, path in data.items())]:
-        values.setdefault(short, path)
-    mine = {name: expand(text, values) for name, text in plan.variables.items()}
-    mine.update(gpu_variables(folder))
-    if "PYTHONPATH" in mine:
-        mine["PYTHONPATH"] = os.pathsep.join([mine["PYTHONPATH"], values["PYTHONPATH"]])
-    return {**values, **mine}
+    return values
 
 
 def gpu_variables(folder: AttemptFolder) -> Dict[str, str]:
