@@ -1,6 +1,7 @@
 """A home with a real server and real runners: started, killed, started again, and left clean."""
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -173,9 +174,10 @@ class House:
 
     def runner_pids(self) -> list[int]:
         records = []
-        for path in self.home.glob("runs/*/*/runner.json"):
+        # Unlike a path's own, this search goes on where a folder has just been removed.
+        for path in glob.glob(f"{self.home}/runs/*/*/runner.json"):
             with contextlib.suppress(FileNotFoundError):  # one that has just ended removes it
-                records.append(json.loads(path.read_text()))
+                records.append(json.loads(Path(path).read_text()))
         return [int(record["pid"]) for record in records if is_alive(record)]
 
     def script_pids(self) -> list[int]:
