@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 from runyard.client.transfer import receive_blob, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException
 from runyard.files.hashing import hash_file
-from runyard.protocol import labels, models
+from runyard.protocol import models
 from runyard.protocol.runs import Artifact
 from runyard.sdk.labels import has_labels, label_texts
+from runyard.sdk.notices import say_once
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.times import utc_time
@@ -147,12 +148,12 @@ class Model:
         sample_input_dataset: Any = None,
         sample_output_dataset: Any = None,
         resource_configuration: Optional[ResourceConfiguration] = None,
-        **_: Any,
     ) -> "Model":
         """Register a local file or folder as the next version; only contents that the server lacks are sent.
 
         Inside a run the model is the run's: its ``run`` is the one that registered it.
         """
+        _say_samples(sample_input_dataset, sample_output_dataset)
         files, blobs = _local_files(model_path)
         send_blobs(current_server(), workspace.name, blobs)
         spec = _spec(
@@ -273,18 +274,27 @@ class Model:
             "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=path
         )
 
-    def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
-        """Replace tags or description."""
-        removed = () if tags is None else tuple(key for key in self.tags if key not in tags)
-        self._change(labels.LabelChange(description, label_texts(tags) if tags is not None else None, removed))
+    def update(
+        self,
+        tags: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Optional[ResourceConfiguration] = None,
+    ) -> None:
+        """Replace what is given; a service that is deployed already keeps the resources that it has."""
+        _say_samples(sample_input_dataset, sample_output_dataset)
+        texts = None if tags is None else label_texts(tags)
+        removed = () if texts is None else tuple(key for key in self.tags if key not in texts)
+        self._change(models.ModelChange(description, texts, removed, resources=_needs(resource_configuration)))
 
     def add_tags(self, tags: Dict[str, str]) -> None:
         """Add tags."""
-        self._change(labels.LabelChange(tags=label_texts(tags)))
+        self._change(models.ModelChange(tags=label_texts(tags)))
 
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
-        self._change(labels.LabelChange(properties=label_texts(properties)))
+        self._change(models.ModelChange(properties=label_texts(properties)))
 
     def delete(self) -> None:
         """Delete this version; its number is not given again."""
@@ -306,7 +316,7 @@ class Model:
             "properties": self.properties,
         }
 
-    def _change(self, change: labels.LabelChange) -> None:
+    def _change(self, change: models.ModelChange) -> None:
         self._record = self.workspace._call("change_model", change, name=self.name, version=self.version)
 
     def __repr__(self) -> str:
@@ -347,7 +357,6 @@ def _spec(
 ) -> models.ModelSpec:
     if framework_version is not None and framework is None:
         raise UserErrorException("model_framework_version needs model_framework.")
-    needs = None if resources is None else models.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
     pairs = tuple((str(role), str(dataset.id)) for role, dataset in datasets or () if dataset.id)
     return models.ModelSpec(
         name=name,
@@ -356,10 +365,24 @@ def _spec(
         framework=framework or Framework.CUSTOM,
         framework_version=framework_version,
         description=description or "",
-        resources=needs,
+        resources=_needs(resources),
         datasets=pairs,
         **source,
     )
+
+
+def _needs(resources: Optional[ResourceConfiguration]) -> Optional[models.ResourceNeeds]:
+    if not isinstance(resources, (ResourceConfiguration, type(None))):
+        raise UserErrorException(
+            f"resource_configuration is a ResourceConfiguration(cpu, memory_in_gb, gpu), not {resources!r}."
+        )
+    return None if resources is None else models.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
+
+
+def _say_samples(sample_input: Any, sample_output: Any) -> None:
+    for name, sample in (("sample_input_dataset", sample_input), ("sample_output_dataset", sample_output)):
+        if sample is not None:
+            say_once(f"{name!r} changes nothing here: a service's swagger.json says what it takes and gives.")
 
 
 def _find(
