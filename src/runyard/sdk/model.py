@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 
 from runyard.client.transfer import receive_blob, send_blobs
-from runyard.errors import ModelNotFoundException, UserErrorException
+from runyard.errors import ModelNotFoundException, UserErrorException, WebserviceException
 from runyard.files.hashing import hash_file
 from runyard.protocol import models
 from runyard.protocol.runs import Artifact
@@ -100,6 +100,11 @@ class Model:
         """What a service of it asks for."""
         needs = self._record.resources
         return None if needs is None else ResourceConfiguration(needs.cpu, needs.memory_in_gb, needs.gpu)
+
+    @property
+    def unpack(self) -> bool:
+        """False: the files lie as they were given, and there is no archive to unpack."""
+        return False
 
     @property
     def run_id(self) -> Optional[str]:
@@ -244,6 +249,15 @@ class Model:
         return profile(workspace, profile_name, models, inference_config, asked, cpu, memory_in_gb)
 
     @staticmethod
+    def print_configuration(
+        models: "List[Model]", inference_config: Any, deployment_config: Any, deployment_target: Any
+    ) -> None:
+        """Print what ``deploy`` would be given: models, target, script, environment and settings."""
+        from runyard.sdk.deployment import print_configuration
+
+        print_configuration(models, inference_config, deployment_config, deployment_target)
+
+    @staticmethod
     def get_model_path(model_name: str, version: Optional[int] = None, _workspace: Any = None) -> str:
         """Where a service finds the model: azureml-models/<name>/<version>, else ./<name>."""
         root = os.path.join("azureml-models", model_name)
@@ -292,9 +306,25 @@ class Model:
         """Add tags."""
         self._change(models.ModelChange(tags=label_texts(tags)))
 
+    def remove_tags(self, tags: Any) -> None:
+        """Take tags away, by their names."""
+        self._change(models.ModelChange(remove_tags=(tags,) if isinstance(tags, str) else tuple(tags or ())))
+
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
         self._change(models.ModelChange(properties=label_texts(properties)))
+
+    def add_dataset_references(self, datasets: Any) -> None:
+        """Say which datasets it came from: pairs of a purpose and a Dataset; one that has no id yet is saved."""
+        for one in datasets if isinstance(datasets, (list, tuple)) else [None]:
+            if not (isinstance(one, (list, tuple)) and len(one) == 2 and hasattr(one[1], "_ensure_saved")):
+                raise WebserviceException(f"datasets is a list of pairs of a purpose and a Dataset, not {datasets!r}.")
+        saved = tuple((str(purpose), dataset._ensure_saved(self.workspace)) for purpose, dataset in datasets)
+        self._change(models.ModelChange(datasets=saved))
+
+    def get_sas_urls(self) -> Dict[str, str]:
+        """WebserviceException: a model's files have no signed addresses."""
+        raise WebserviceException(f"The files of {self.id} have no signed addresses: download() fetches them.")
 
     def delete(self) -> None:
         """Delete this version; its number is not given again."""
