@@ -26,14 +26,18 @@ DELETE_TIMEOUT_S, DELETE_RUNS_TIMEOUT_S = 30.0, 180.0
 class Webservice:
     """A service of a workspace; NotFound is a WebserviceException, as in v1."""
 
-    def __new__(cls, workspace: Workspace, name: str = "", *_: Any, **kwargs: Any) -> "Webservice":
+    def __new__(cls, workspace: Workspace, name: str = "", *more: Any, **kwargs: Any) -> "Webservice":
         """The class of its own kind."""
-        record = kwargs.get("_record") or _find(workspace, name)
+        record = kwargs.get("_record") or cls._found(workspace, name, *more, **kwargs)
         made: Webservice = object.__new__(_class_of(record, cls))
         made._record = record
         return made
 
-    def __init__(self, workspace: Workspace, name: str = "", **_: Any) -> None:
+    @classmethod
+    def _found(cls, workspace: Workspace, name: str) -> services.Service:
+        return _find(workspace, name)
+
+    def __init__(self, workspace: Workspace, name: str = "", *_: Any, **__: Any) -> None:
         self.workspace = workspace
         self._record: services.Service
         #: As it was deployed by this object; None for a service that was found.
@@ -118,12 +122,12 @@ class Webservice:
     @property
     def created_time(self) -> Any:
         """When it was deployed first, as a UTC datetime."""
-        return utc_time(self._record.created_at)
+        return utc_time(self._record.created_at) if self._record.id else None
 
     @property
     def updated_time(self) -> Any:
         """When it changed last, as a UTC datetime."""
-        return utc_time(self._record.updated_at)
+        return utc_time(self._record.updated_at) if self._record.id else None
 
     @property
     def num_replicas(self) -> int:
@@ -222,7 +226,7 @@ class Webservice:
         until = began + (DEPLOYMENT_TIMEOUT_S if timeout_sec is None else timeout_sec)
         pause_s, shown = LOOK_S, ""
         while True:
-            self.update_deployment_state()
+            self._look()
             if show_output:
                 shown = _show(self._record, shown)
             if not self._is_moving():
@@ -252,6 +256,9 @@ class Webservice:
 
     def update_deployment_state(self) -> None:
         """Look at it again."""
+        self._look()
+
+    def _look(self) -> None:
         self._record = _find(self.workspace, self.name)
 
     # Asking.
@@ -267,7 +274,7 @@ class Webservice:
         if not isinstance(data, (bytes, bytearray)):
             raise WebserviceException("run() takes a str or bytes: json.dumps({...}).")
         if not self.scoring_uri or self._record.state != ServiceState.HEALTHY:
-            self.update_deployment_state()
+            self._look()
         if self._record.state == ServiceState.FAILED:
             # Its address says only that the service has failed.
             raise WebserviceException(_failure(self._record))
@@ -345,7 +352,7 @@ class Webservice:
         until = time.monotonic() + (DELETE_RUNS_TIMEOUT_S if has_runs else DELETE_TIMEOUT_S)
         while time.monotonic() < until:
             try:
-                self.update_deployment_state()
+                self._look()
             except WebserviceException:
                 return
             time.sleep(LOOK_S)
@@ -357,7 +364,8 @@ class Webservice:
             "name": self.name, "description": self.description, "tags": self.tags, "properties": self.properties,
             "state": self.state, "computeType": self.compute_type, "scoringUri": self.scoring_uri,
             "swaggerUri": self.swagger_uri, "authEnabled": self.auth_enabled, "error": self.error,
-            "createdTime": self.created_time.isoformat(), "updatedTime": self.updated_time.isoformat(),
+            "createdTime": self.created_time and self.created_time.isoformat(),
+            "updatedTime": self.updated_time and self.updated_time.isoformat(),
             "createdBy": self.created_by, "models": list(self._record.spec.models),
         }  # fmt: skip
 
