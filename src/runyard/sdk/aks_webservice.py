@@ -76,6 +76,59 @@ class AksWebservice(Webservice):
 class AksEndpoint(AksWebservice):
     """v1's service with several versions at once: versions are revisions here, of which one answers."""
 
+    @staticmethod
+    def deploy_configuration(  # type: ignore[override]
+        autoscale_enabled: Optional[bool] = None,
+        autoscale_min_replicas: Optional[int] = None,
+        autoscale_max_replicas: Optional[int] = None,
+        autoscale_refresh_seconds: Optional[int] = None,
+        autoscale_target_utilization: Optional[int] = None,
+        collect_model_data: Optional[bool] = None,
+        auth_enabled: Optional[bool] = None,
+        cpu_cores: Optional[float] = None,
+        memory_gb: Optional[float] = None,
+        enable_app_insights: Optional[bool] = None,
+        scoring_timeout_ms: Optional[int] = None,
+        replica_max_concurrent_requests: Optional[int] = None,
+        max_request_wait_time: Optional[int] = None,
+        num_replicas: Optional[int] = None,
+        primary_key: Optional[str] = None,
+        secondary_key: Optional[str] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        gpu_cores: Optional[int] = None,
+        period_seconds: Optional[int] = None,
+        initial_delay_seconds: Optional[int] = None,
+        timeout_seconds: Optional[int] = None,
+        success_threshold: Optional[int] = None,
+        failure_threshold: Optional[int] = None,
+        namespace: Optional[str] = None,
+        token_auth_enabled: Optional[bool] = None,
+        version_name: Optional[str] = None,
+        traffic_percentile: Optional[float] = None,
+        compute_target_name: Optional[str] = None,
+        cpu_cores_limit: Optional[float] = None,
+        memory_gb_limit: Optional[float] = None,
+    ) -> AksServiceDeploymentConfiguration:
+        """As AksWebservice's, with one version: its name is kept and shown, and all requests are its own."""
+        given = dict(locals())
+        labels = {name: given.pop(name) for name in LABELS}
+        _check_version(version_name, traffic_percentile)
+        # It is also how a service that was found is known to be of this class.
+        given["traffic_percentile"] = 100
+        return AksServiceDeploymentConfiguration(aks_deployment(given), **labels)
+
+    @property
+    def traffic_percentile(self) -> int:
+        """100: the one revision that answers has all requests."""
+        return 100
+
+    @property
+    def versions(self) -> "Dict[str, AksEndpoint]":
+        """The one that there is, by its name; where none was given, the service's own."""
+        return {self._record.spec.deployment.kept.get("version_name", self.name): self}
+
     def create_version(self, *_: Any, **__: Any) -> None:
         """WebserviceException: one revision answers at a time."""
         raise WebserviceException(
@@ -83,6 +136,16 @@ class AksEndpoint(AksWebservice):
         )
 
     update_version = delete_version = create_version
+
+
+def _check_version(name: Any, share: Any) -> None:
+    if not isinstance(name, (str, type(None))):
+        raise WebserviceException(f"version_name is a text, not {name!r}.")
+    if share is not None and (isinstance(share, bool) or share != 100):
+        raise WebserviceException(
+            f"traffic_percentile is 100, not {share!r}: one revision of a service answers at a time, "
+            "and update() makes the next one."
+        )
 
 
 #: The settings that update() takes besides its labels.

@@ -440,10 +440,15 @@ def _of_image_config(config: Any) -> InferenceConfig:
 
 def _class_of(record: services.Service, asked: type) -> type:
     from runyard.sdk.aci_webservice import AciWebservice
-    from runyard.sdk.aks_webservice import AksWebservice
+    from runyard.sdk.aks_webservice import AksEndpoint, AksWebservice
     from runyard.sdk.local_webservice import LocalWebservice
 
-    kinds = {ComputeType.ACI: AciWebservice, ComputeType.AKS: AksWebservice, ComputeType.LOCAL: LocalWebservice}
+    is_endpoint = "traffic_percentile" in record.spec.deployment.kept
+    kinds = {
+        ComputeType.ACI: AciWebservice,
+        ComputeType.AKS: AksEndpoint if is_endpoint else AksWebservice,
+        ComputeType.LOCAL: LocalWebservice,
+    }
     found = kinds[record.spec.compute_type]
     if not issubclass(found, asked) and not issubclass(asked, found):
         raise WebserviceException(
