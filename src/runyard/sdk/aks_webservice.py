@@ -15,11 +15,73 @@ from runyard.sdk.deployment_configuration import (
 )
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
+from runyard.sdk.times import utc_time
 from runyard.sdk.webservice import Webservice
+from runyard.sdk.webservice_sections import (
+    AksServiceAccessToken,
+    AutoScaler,
+    ContainerResourceRequirements,
+    LivenessProbeRequirements,
+    autoscaler_of,
+    probe_of,
+    requirements_of,
+)
 
 
 class AksWebservice(Webservice):
     """Replicas, a fixed number or by what is under way; a key is needed unless auth_enabled is False."""
+
+    @property
+    def autoscaler(self) -> AutoScaler:
+        """How many replicas there may be."""
+        return autoscaler_of(self._record.spec.deployment)
+
+    @property
+    def container_resource_requirements(self) -> ContainerResourceRequirements:
+        """What was asked for each replica."""
+        return requirements_of(self._record.spec.deployment)
+
+    @property
+    def liveness_probe_requirements(self) -> LivenessProbeRequirements:
+        """As it was given; a replica that hangs or ends is replaced without it."""
+        return probe_of(self._record.spec.deployment)
+
+    @property
+    def enable_app_insights(self) -> bool:
+        """Are requests logged?"""
+        return self._record.spec.deployment.logged_share > 0
+
+    @property
+    def scoring_timeout_ms(self) -> int:
+        """How long a request may work."""
+        return round(self._record.spec.deployment.timeout_s * 1000)
+
+    @property
+    def max_request_wait_time(self) -> Optional[int]:
+        """How long a request may wait for its turn, milliseconds; None: until it is there."""
+        wait_s = self._record.spec.deployment.wait_s
+        return None if wait_s is None else round(wait_s * 1000)
+
+    @property
+    def max_concurrent_requests_per_container(self) -> int:
+        """So many requests under way fill a replica, as autoscale counts them."""
+        return self._record.spec.deployment.concurrent_requests
+
+    @property
+    def compute_name(self) -> Optional[str]:
+        """The cluster whose runs its replicas are, or the name that was given; None: the server's host."""
+        deployment = self._record.spec.deployment
+        return deployment.target or deployment.kept.get("compute_target_name")
+
+    @property
+    def namespace(self) -> Optional[str]:
+        """As it was given."""
+        return self._record.spec.deployment.kept.get("namespace")
+
+    def get_access_token(self) -> AksServiceAccessToken:
+        """A token with its times; WebserviceException where it takes none."""
+        found = self._ask("create_service_token")
+        return AksServiceAccessToken(found.token, "Bearer", utc_time(found.refresh_after), utc_time(found.expires_at))
 
     @staticmethod
     def deploy_configuration(

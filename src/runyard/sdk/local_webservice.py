@@ -8,7 +8,7 @@ from runyard.sdk.deployment_configuration import (
     LocalWebserviceDeploymentConfiguration,
     WebserviceDeploymentConfiguration,
 )
-from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.inference_config import InferenceConfig, of_image_config
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
 from runyard.sdk.workspace import Workspace
@@ -106,7 +106,7 @@ class LocalWebservice(Webservice):
         inference_config: Optional[InferenceConfig] = None,
     ) -> None:
         """What is given changes, its port apart; one that is not there is deployed."""
-        config = inference_config or (image_config.inference_config() if image_config is not None else None)
+        config = inference_config or (None if image_config is None else of_image_config(image_config))
         if not isinstance(deployment_config, (LocalWebserviceDeploymentConfiguration, type(None))):
             raise WebserviceException(
                 f"deployment_config is what LocalWebservice.deploy_configuration() gives, not {deployment_config!r}."
