@@ -31,3 +31,15 @@ def test_run_registers_files_that_it_sent_as_its_own_and_nobody_elses(app: Appli
     reply = app.ask("register_model", {**spec, "run_id": "run-1"}, workspace="here")
     assert reply.status == 400
     assert "not from both" in reply.error["message"]
+
+
+def test_model_names_so_many_datasets_and_each_once(app: Application) -> None:
+    (digest,) = app.parts.store.put_many([b"weights"])
+    app.ask("register_model", {"name": "m", "files": [{"path": "m.pkl", "digest": digest, "size_bytes": 7}]},
+            workspace="here")  # fmt: skip
+    where = {"workspace": "here", "name": "m", "version": "1"}
+    for _ in range(2):
+        made = app.ask("change_model", {"datasets": [["training", "one"]], "resources": {"cpu": 2}}, **where).json
+        assert (made["datasets"], made["resources"]["cpu"]) == ([["training", "one"]], 2)
+    reply = app.ask("change_model", {"datasets": [["training", str(number)] for number in range(1000)]}, **where)
+    assert (reply.status, reply.error["message"]) == (400, "A model comes from at most 1000 datasets, not 1001.")

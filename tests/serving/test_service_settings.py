@@ -392,8 +392,43 @@ def test_a_local_service_that_was_found_reloads_lists_and_goes_elsewhere(
     with pytest.raises(WebserviceException, match=r"score.py' cannot be read: No such file"):
         made.reload()
     found.delete()
-    made.update_deployment_state(must_exist=False)
-    assert made.state == "deleted"
+    assert found.state == "deleted"
+    with pytest.raises(WebserviceException, match="WebserviceNotFound"):
+        made.update_deployment_state(must_exist=True)
+    made.update_deployment_state()
+    assert made.state == "unknown"
+
+
+def test_a_local_service_need_not_exist_and_is_deployed_by_its_update(
+    workspace: Workspace, deploy: Deploy, script_folder: Any
+) -> None:
+    folder = script_folder(BROKEN)
+    config = InferenceConfig("score.py", source_directory=folder, environment=here())
+    with pytest.raises(WebserviceException, match="WebserviceNotFound"):
+        LocalWebservice(workspace, "not-yet")
+    made: Any = LocalWebservice(workspace, "not-yet", must_exist=False)
+    assert (made.state, made.port, made.created_time) == ("unknown", None, None)
+    assert made.serialize()["createdTime"] is None
+    made.update_deployment_state()
+    assert made.state == "unknown"
+    with pytest.raises(WebserviceException, match="WebserviceNotFound"):
+        made.run("1")
+    try:
+        with pytest.raises(WebserviceException, match="no such luck"):
+            made.update(models=[], inference_config=config, wait=True)
+        assert LocalWebservice.list(workspace) == []
+        assert [one.state for one in LocalWebservice.list(workspace, all=True)] == ["failed"]
+        script_folder(ECHO)
+        made.update(inference_config=config)
+        wait_until(lambda: [one.name for one in LocalWebservice.list(workspace)] == ["not-yet"], "it runs")
+        assert made.run('"here"') == '"here"'
+        again: Any = LocalWebservice(workspace, "not-yet", False)
+        assert again.state == "running"
+        assert "answers from now on" in again.get_logs(5000, True)
+    finally:
+        made.delete()
+    with pytest.raises(TypeError, match="must_exists"):
+        LocalWebservice(workspace, "not-yet", must_exists=False)
 
 
 def test_what_v1_said_of_images_is_told_to_change_nothing(

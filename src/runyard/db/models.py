@@ -9,11 +9,13 @@ from runyard.db.labels import changed_values, check_labels
 from runyard.db.near import did_you_mean
 from runyard.db.tables import models
 from runyard.db.versions import next_version
-from runyard.errors import ModelNotFoundException
-from runyard.protocol.labels import LabelChange
-from runyard.protocol.models import Model, ModelSpec, ResourceNeeds
+from runyard.errors import ModelNotFoundException, UserErrorException
+from runyard.protocol.models import Model, ModelChange, ModelSpec, ResourceNeeds
 from runyard.protocol.runs import Artifact
 from runyard.protocol.wire import dumps, from_wire, loads
+
+#: Most datasets that one version names.
+DATASETS_MAX = 1_000
 
 
 def register_model(
@@ -71,10 +73,17 @@ def list_models(
     return list({model.name: model for model in reversed(found)}.values())[::-1]
 
 
-def change_model(connection: Connection, workspace: str, name: str, version: int, change: LabelChange) -> Model:
-    """Change a model's labels; a property that exists keeps its value."""
+def change_model(connection: Connection, workspace: str, name: str, version: int, change: ModelChange) -> Model:
+    """Change what is not a model's files; a property that exists keeps its value."""
     found = get_model(connection, workspace, name, version)
     values = changed_values(found.tags, found.properties, change)
+    if change.resources is not None:
+        values["resources"] = dumps(change.resources)
+    if change.datasets:
+        datasets = tuple(dict.fromkeys([*found.datasets, *change.datasets]))
+        if len(datasets) > DATASETS_MAX:
+            raise UserErrorException(f"A model comes from at most {DATASETS_MAX} datasets, not {len(datasets)}.")
+        values["datasets"] = dumps(datasets)
     if values:
         connection.execute(_model_update(workspace, name, version).values(**values))
     return get_model(connection, workspace, name, version)

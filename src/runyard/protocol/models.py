@@ -3,6 +3,7 @@
 from dataclasses import field
 from typing import Dict, Optional, Tuple
 
+from runyard.protocol.labels import LabelChange
 from runyard.protocol.record import record
 from runyard.protocol.runs import Artifact
 
@@ -33,6 +34,15 @@ class ModelSpec:
     framework_version: Optional[str] = None
     resources: Optional[ResourceNeeds] = None
     #: Datasets that the model came from: pairs of a role and a dataset id.
+    datasets: Tuple[Tuple[str, ...], ...] = ()
+
+
+@record
+class ModelChange(LabelChange):
+    """A change of a registered version: its labels, and what else is not its files; None leaves a field as it is."""
+
+    resources: Optional[ResourceNeeds] = None
+    #: Pairs that are added to those that are there.
     datasets: Tuple[Tuple[str, ...], ...] = ()
 
 

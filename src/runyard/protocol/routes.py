@@ -301,7 +301,7 @@ TABLE: Tuple[Route, ...] = (
     ),
     Route("get_model", "GET", _W + "/models/{name}", _ASSETS, None, models.Model, query=("version",)),
     Route("read_model_file", "GET", _W + "/models/{name}/{version}/files/{path:path}", _ASSETS, raw=True),
-    Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, labels.LabelChange, models.Model),
+    Route("change_model", "PATCH", _W + "/models/{name}/{version}", _WRITE, models.ModelChange, models.Model),
     Route("delete_model", "DELETE", _W + "/models/{name}/{version}", _WRITE),
     # services
     Route("deploy_service", "POST", _W + "/services", _WRITE, services.ServiceSpec, services.Service),

@@ -8,6 +8,7 @@ from runyard.sdk.deployment_configuration import AciServiceDeploymentConfigurati
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
+from runyard.sdk.webservice_sections import ContainerResourceRequirements, requirements_of
 
 #: Parameters of a configuration that are no setting.
 LABELS = ("tags", "properties", "description", "primary_key", "secondary_key")
@@ -15,6 +16,36 @@ LABELS = ("tags", "properties", "description", "primary_key", "secondary_key")
 
 class AciWebservice(Webservice):
     """One replica; anyone who reaches it may ask, unless auth_enabled, or the server listens beyond its machine."""
+
+    @property
+    def container_resource_requirements(self) -> ContainerResourceRequirements:
+        """What was asked for it."""
+        return requirements_of(self._record.spec.deployment)
+
+    @property
+    def enable_app_insights(self) -> bool:
+        """Are requests logged?"""
+        return self._record.spec.deployment.logged_share > 0
+
+    @property
+    def ssl_enabled(self) -> bool:
+        """Does it speak HTTPS? It does where its server has a certificate, whatever was asked for."""
+        return self.scoring_uri.startswith("https:")
+
+    @property
+    def location(self) -> Optional[str]:
+        """As it was given; it runs where its server does."""
+        return self._record.spec.deployment.kept.get("location")
+
+    @property
+    def cname(self) -> Optional[str]:
+        """``ssl_cname`` as it was given; ``scoring_uri`` has the name that answers."""
+        return self._record.spec.deployment.kept.get("ssl_cname")
+
+    @property
+    def public_ip(self) -> None:
+        """None: a service has no address of its own; ``scoring_uri`` has its server's."""
+        return None
 
     @staticmethod
     def deploy_configuration(
@@ -77,6 +108,8 @@ class AciWebservice(Webservice):
         deployment = None
         if given:
             present = self._record.spec.deployment
-            kept = {**present.kept, **aci_deployment(dict(given)).kept}
-            deployment = replace(present, access=changed_access(present.access, auth_enabled, None), kept=kept)
+            asked = aci_deployment(dict(given))
+            share = present.logged_share if enable_app_insights is None else asked.logged_share
+            access = changed_access(present.access, auth_enabled, None)
+            deployment = replace(present, access=access, logged_share=share, kept={**present.kept, **asked.kept})
         self._update(models, inference_config, image, deployment, description, tags, properties)

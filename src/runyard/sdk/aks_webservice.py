@@ -15,11 +15,73 @@ from runyard.sdk.deployment_configuration import (
 )
 from runyard.sdk.inference_config import InferenceConfig
 from runyard.sdk.model import Model
+from runyard.sdk.times import utc_time
 from runyard.sdk.webservice import Webservice
+from runyard.sdk.webservice_sections import (
+    AksServiceAccessToken,
+    AutoScaler,
+    ContainerResourceRequirements,
+    LivenessProbeRequirements,
+    autoscaler_of,
+    probe_of,
+    requirements_of,
+)
 
 
 class AksWebservice(Webservice):
     """Replicas, a fixed number or by what is under way; a key is needed unless auth_enabled is False."""
+
+    @property
+    def autoscaler(self) -> AutoScaler:
+        """How many replicas there may be."""
+        return autoscaler_of(self._record.spec.deployment)
+
+    @property
+    def container_resource_requirements(self) -> ContainerResourceRequirements:
+        """What was asked for each replica."""
+        return requirements_of(self._record.spec.deployment)
+
+    @property
+    def liveness_probe_requirements(self) -> LivenessProbeRequirements:
+        """As it was given; a replica that hangs or ends is replaced without it."""
+        return probe_of(self._record.spec.deployment)
+
+    @property
+    def enable_app_insights(self) -> bool:
+        """Are requests logged?"""
+        return self._record.spec.deployment.logged_share > 0
+
+    @property
+    def scoring_timeout_ms(self) -> int:
+        """How long a request may work."""
+        return round(self._record.spec.deployment.timeout_s * 1000)
+
+    @property
+    def max_request_wait_time(self) -> Optional[int]:
+        """How long a request may wait for its turn, milliseconds; None: until it is there."""
+        wait_s = self._record.spec.deployment.wait_s
+        return None if wait_s is None else round(wait_s * 1000)
+
+    @property
+    def max_concurrent_requests_per_container(self) -> int:
+        """So many requests under way fill a replica, as autoscale counts them."""
+        return self._record.spec.deployment.concurrent_requests
+
+    @property
+    def compute_name(self) -> Optional[str]:
+        """The cluster whose runs its replicas are, or the name that was given; None: the server's host."""
+        deployment = self._record.spec.deployment
+        return deployment.target or deployment.kept.get("compute_target_name")
+
+    @property
+    def namespace(self) -> Optional[str]:
+        """As it was given."""
+        return self._record.spec.deployment.kept.get("namespace")
+
+    def get_access_token(self) -> AksServiceAccessToken:
+        """A token with its times; WebserviceException where it takes none."""
+        found = self._ask("create_service_token")
+        return AksServiceAccessToken(found.token, "Bearer", utc_time(found.refresh_after), utc_time(found.expires_at))
 
     @staticmethod
     def deploy_configuration(
@@ -76,6 +138,59 @@ class AksWebservice(Webservice):
 class AksEndpoint(AksWebservice):
     """v1's service with several versions at once: versions are revisions here, of which one answers."""
 
+    @staticmethod
+    def deploy_configuration(  # type: ignore[override]
+        autoscale_enabled: Optional[bool] = None,
+        autoscale_min_replicas: Optional[int] = None,
+        autoscale_max_replicas: Optional[int] = None,
+        autoscale_refresh_seconds: Optional[int] = None,
+        autoscale_target_utilization: Optional[int] = None,
+        collect_model_data: Optional[bool] = None,
+        auth_enabled: Optional[bool] = None,
+        cpu_cores: Optional[float] = None,
+        memory_gb: Optional[float] = None,
+        enable_app_insights: Optional[bool] = None,
+        scoring_timeout_ms: Optional[int] = None,
+        replica_max_concurrent_requests: Optional[int] = None,
+        max_request_wait_time: Optional[int] = None,
+        num_replicas: Optional[int] = None,
+        primary_key: Optional[str] = None,
+        secondary_key: Optional[str] = None,
+        tags: Optional[Dict[str, str]] = None,
+        properties: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        gpu_cores: Optional[int] = None,
+        period_seconds: Optional[int] = None,
+        initial_delay_seconds: Optional[int] = None,
+        timeout_seconds: Optional[int] = None,
+        success_threshold: Optional[int] = None,
+        failure_threshold: Optional[int] = None,
+        namespace: Optional[str] = None,
+        token_auth_enabled: Optional[bool] = None,
+        version_name: Optional[str] = None,
+        traffic_percentile: Optional[float] = None,
+        compute_target_name: Optional[str] = None,
+        cpu_cores_limit: Optional[float] = None,
+        memory_gb_limit: Optional[float] = None,
+    ) -> AksServiceDeploymentConfiguration:
+        """As AksWebservice's, with one version: its name is kept and shown, and all requests are its own."""
+        given = dict(locals())
+        labels = {name: given.pop(name) for name in LABELS}
+        _check_version(version_name, traffic_percentile)
+        # It is also how a service that was found is known to be of this class.
+        given["traffic_percentile"] = 100
+        return AksServiceDeploymentConfiguration(aks_deployment(given), **labels)
+
+    @property
+    def traffic_percentile(self) -> int:
+        """100: the one revision that answers has all requests."""
+        return 100
+
+    @property
+    def versions(self) -> "Dict[str, AksEndpoint]":
+        """The one that there is, by its name; where none was given, the service's own."""
+        return {self._record.spec.deployment.kept.get("version_name", self.name): self}
+
     def create_version(self, *_: Any, **__: Any) -> None:
         """WebserviceException: one revision answers at a time."""
         raise WebserviceException(
@@ -83,6 +198,16 @@ class AksEndpoint(AksWebservice):
         )
 
     update_version = delete_version = create_version
+
+
+def _check_version(name: Any, share: Any) -> None:
+    if not isinstance(name, (str, type(None))):
+        raise WebserviceException(f"version_name is a text, not {name!r}.")
+    if share is not None and (isinstance(share, bool) or share != 100):
+        raise WebserviceException(
+            f"traffic_percentile is 100, not {share!r}: one revision of a service answers at a time, "
+            "and update() makes the next one."
+        )
 
 
 #: The settings that update() takes besides its labels.

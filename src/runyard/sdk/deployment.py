@@ -61,6 +61,22 @@ def deploy(
     return made
 
 
+def print_configuration(models: Any, inference_config: Any, deployment_config: Any, deployment_target: Any) -> None:
+    """Print what ``deploy`` would be given, a line for each part of it that there is."""
+    _check_kinds("", inference_config, deployment_config)
+    target = _target_name(deployment_target) or getattr(deployment_target, "name", "")
+    found = [one.id for one in check_models(models)]
+    lines = [f"Models: {found}"] if found else []
+    lines += [f"Compute target: {target}"] if target else []
+    if inference_config is not None:
+        environment = inference_config.build_environment()
+        lines += [f"Entry script: {inference_config.entry_script}", f"Environment: {environment.name}"]
+    for line in lines:
+        print(line)
+    if deployment_config is not None:
+        deployment_config.print_deploy_configuration()
+
+
 def check_models(models: Any) -> List[Model]:
     """They as a list; UserErrorException for what is no Model."""
     found: List[Any] = [models] if isinstance(models, (Model, str)) else list(models or ())

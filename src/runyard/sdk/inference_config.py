@@ -123,3 +123,20 @@ class InferenceConfig:
         if os.path.isabs(self.entry_script):
             return os.path.relpath(self.entry_script, os.path.abspath(self.source_directory)).replace(os.sep, "/")
         return os.path.normpath(self.entry_script).replace(os.sep, "/")
+
+
+def of_image(image: Any) -> InferenceConfig:
+    """What an image of v1's is deployed as."""
+    if not hasattr(image, "image_config"):
+        raise WebserviceException(f"image is what ContainerImage.create(...) gives, not {image!r}.")
+    return of_image_config(image.image_config)
+
+
+def of_image_config(config: Any) -> InferenceConfig:
+    """What an image's configuration of v1's comes down to: a script with its environment."""
+    if not hasattr(config, "inference_config"):
+        raise WebserviceException(
+            f"image_config is what ContainerImage.image_configuration(...) gives, not {config!r}."
+        )
+    found: InferenceConfig = config.inference_config()
+    return found

@@ -3,19 +3,22 @@
 from typing import Any, List, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import ComputeType, Deployment, ServiceChange, ServiceState
+from runyard.protocol.services import ComputeType, Deployment, Service, ServiceChange, ServiceSpec, ServiceState
 from runyard.sdk.deployment_configuration import (
     LocalWebserviceDeploymentConfiguration,
     WebserviceDeploymentConfiguration,
 )
-from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.inference_config import InferenceConfig, of_image_config
 from runyard.sdk.model import Model
 from runyard.sdk.webservice import Webservice
 from runyard.sdk.workspace import Workspace
 
 
 class LocalWebservice(Webservice):
-    """On the server's machine: open where that listens on loopback alone, by key beyond it."""
+    """On the server's machine: open where that listens on loopback alone, by key beyond it.
+
+    ``LocalWebservice(ws, name, must_exist=False)`` may name one that is not there: its ``update`` deploys it.
+    """
 
     STATE_DEPLOYING = "deploying"
     STATE_RUNNING = "running"
@@ -36,11 +39,14 @@ class LocalWebservice(Webservice):
 
     @staticmethod
     def list(  # type: ignore[override]
-        workspace: Workspace, model_name: Optional[str] = None, model_id: Optional[str] = None, all: bool = True
+        workspace: Workspace,
+        model_name: Optional[str] = None,
+        model_id: Optional[str] = None,
+        all: Optional[bool] = None,
     ) -> "List[Webservice]":
-        """The workspace's services of this kind; ``all`` False leaves those out that have failed."""
+        """The workspace's services of this kind that are running; with ``all`` the others too."""
         found = Webservice.list(workspace, ComputeType.LOCAL, model_name=model_name, model_id=model_id)
-        return [one for one in found if all or one.state != LocalWebservice.STATE_FAILED]
+        return [one for one in found if all or one.state == LocalWebservice.STATE_RUNNING]
 
     @property
     def state(self) -> str:
@@ -62,16 +68,22 @@ class LocalWebservice(Webservice):
 
         return urlsplit(self.scoring_uri).port if self.scoring_uri else None
 
-    def update_deployment_state(self, must_exist: bool = True) -> None:
-        """Look at it again; with ``must_exist`` False one that is gone is deleted, and no error."""
+    @classmethod
+    def _found(cls, workspace: Workspace, name: str, must_exist: bool = True) -> Service:
         try:
-            super().update_deployment_state()
-        except WebserviceException:
-            if must_exist:
+            return super()._found(workspace, name)
+        except WebserviceException as error:
+            if must_exist or "WebserviceNotFound" not in str(error):
                 raise
-            self._is_deleted = True
+        nothing = ServiceSpec(name, ComputeType.LOCAL)
+        return Service("", workspace.name, nothing, state="", created_by="", created_at=0, updated_at=0)
 
-    def get_logs(self, num_lines: int = 5000, init: bool = False, raw: bool = False) -> str:
+    def update_deployment_state(self, must_exist: bool = False) -> None:
+        """Look at it again; one that is not there is unknown, and with ``must_exist`` a WebserviceException."""
+        self._record = self._found(self.workspace, self.name, must_exist)
+        self._is_deleted = False
+
+    def get_logs(self, num_lines: int = 5000, raw: bool = False) -> str:
         """The last lines of what its processes and its preparation have said; ``raw`` is v1's, and changes nothing."""
         return super().get_logs(num_lines)
 
@@ -93,15 +105,30 @@ class LocalWebservice(Webservice):
         wait: bool = False,
         inference_config: Optional[InferenceConfig] = None,
     ) -> None:
-        """What is given changes; its port cannot."""
-        config = inference_config or (image_config.inference_config() if image_config is not None else None)
+        """What is given changes, its port apart; one that is not there is deployed."""
+        config = inference_config or (None if image_config is None else of_image_config(image_config))
         if not isinstance(deployment_config, (LocalWebserviceDeploymentConfiguration, type(None))):
             raise WebserviceException(
                 f"deployment_config is what LocalWebservice.deploy_configuration() gives, not {deployment_config!r}."
             )
-        self._update(models, config, deployment=None if deployment_config is None else deployment_config.deployment)
+        if self._record.id:
+            self._update(models, config, deployment=None if deployment_config is None else deployment_config.deployment)
+        else:
+            self._deploy(models, config, deployment_config)
         if wait:
             self.wait_for_deployment()
+
+    def _deploy(
+        self,
+        models: Optional[Sequence[Model]],
+        config: Optional[InferenceConfig],
+        deployment_config: Optional[LocalWebserviceDeploymentConfiguration],
+    ) -> None:
+        from runyard.sdk.deployment import deploy
+
+        settings = deployment_config or self.deploy_configuration()
+        self._record = deploy(self.workspace, self.name, models or (), config, settings)._record
+        self._inference_config = config
 
     def delete(self, delete_cache: bool = True, delete_image: bool = False, delete_volume: bool = True) -> None:
         """End it."""

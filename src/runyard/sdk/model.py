@@ -5,11 +5,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 
 from runyard.client.transfer import receive_blob, send_blobs
-from runyard.errors import ModelNotFoundException, UserErrorException
+from runyard.errors import ModelNotFoundException, UserErrorException, WebserviceException
 from runyard.files.hashing import hash_file
-from runyard.protocol import labels, models
+from runyard.protocol import models
 from runyard.protocol.runs import Artifact
 from runyard.sdk.labels import has_labels, label_texts
+from runyard.sdk.notices import say_once
 from runyard.sdk.resource_configuration import ResourceConfiguration
 from runyard.sdk.session import current_server, is_in_run
 from runyard.sdk.times import utc_time
@@ -101,6 +102,11 @@ class Model:
         return None if needs is None else ResourceConfiguration(needs.cpu, needs.memory_in_gb, needs.gpu)
 
     @property
+    def unpack(self) -> bool:
+        """False: the files lie as they were given, and there is no archive to unpack."""
+        return False
+
+    @property
     def run_id(self) -> Optional[str]:
         """The run whose record it came from."""
         return self._record.run_id
@@ -147,12 +153,12 @@ class Model:
         sample_input_dataset: Any = None,
         sample_output_dataset: Any = None,
         resource_configuration: Optional[ResourceConfiguration] = None,
-        **_: Any,
     ) -> "Model":
         """Register a local file or folder as the next version; only contents that the server lacks are sent.
 
         Inside a run the model is the run's: its ``run`` is the one that registered it.
         """
+        _say_samples(sample_input_dataset, sample_output_dataset)
         files, blobs = _local_files(model_path)
         send_blobs(current_server(), workspace.name, blobs)
         spec = _spec(
@@ -243,6 +249,15 @@ class Model:
         return profile(workspace, profile_name, models, inference_config, asked, cpu, memory_in_gb)
 
     @staticmethod
+    def print_configuration(
+        models: "List[Model]", inference_config: Any, deployment_config: Any, deployment_target: Any
+    ) -> None:
+        """Print what ``deploy`` would be given: models, target, script, environment and settings."""
+        from runyard.sdk.deployment import print_configuration
+
+        print_configuration(models, inference_config, deployment_config, deployment_target)
+
+    @staticmethod
     def get_model_path(model_name: str, version: Optional[int] = None, _workspace: Any = None) -> str:
         """Where a service finds the model: azureml-models/<name>/<version>, else ./<name>."""
         root = os.path.join("azureml-models", model_name)
@@ -273,18 +288,43 @@ class Model:
             "read_model_file", workspace=self.workspace.name, name=self.name, version=self.version, path=path
         )
 
-    def update(self, tags: Optional[Dict[str, str]] = None, description: Optional[str] = None, **_: Any) -> None:
-        """Replace tags or description."""
-        removed = () if tags is None else tuple(key for key in self.tags if key not in tags)
-        self._change(labels.LabelChange(description, label_texts(tags) if tags is not None else None, removed))
+    def update(
+        self,
+        tags: Optional[Dict[str, str]] = None,
+        description: Optional[str] = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Optional[ResourceConfiguration] = None,
+    ) -> None:
+        """Replace what is given; a service that is deployed already keeps the resources that it has."""
+        _say_samples(sample_input_dataset, sample_output_dataset)
+        texts = None if tags is None else label_texts(tags)
+        removed = () if texts is None else tuple(key for key in self.tags if key not in texts)
+        self._change(models.ModelChange(description, texts, removed, resources=_needs(resource_configuration)))
 
     def add_tags(self, tags: Dict[str, str]) -> None:
         """Add tags."""
-        self._change(labels.LabelChange(tags=label_texts(tags)))
+        self._change(models.ModelChange(tags=label_texts(tags)))
+
+    def remove_tags(self, tags: Any) -> None:
+        """Take tags away, by their names."""
+        self._change(models.ModelChange(remove_tags=(tags,) if isinstance(tags, str) else tuple(tags or ())))
 
     def add_properties(self, properties: Dict[str, str]) -> None:
         """Add properties; one that exists cannot change."""
-        self._change(labels.LabelChange(properties=label_texts(properties)))
+        self._change(models.ModelChange(properties=label_texts(properties)))
+
+    def add_dataset_references(self, datasets: Any) -> None:
+        """Say which datasets it came from: pairs of a purpose and a Dataset; one that has no id yet is saved."""
+        for one in datasets if isinstance(datasets, (list, tuple)) else [None]:
+            if not (isinstance(one, (list, tuple)) and len(one) == 2 and hasattr(one[1], "_ensure_saved")):
+                raise WebserviceException(f"datasets is a list of pairs of a purpose and a Dataset, not {datasets!r}.")
+        saved = tuple((str(purpose), dataset._ensure_saved(self.workspace)) for purpose, dataset in datasets)
+        self._change(models.ModelChange(datasets=saved))
+
+    def get_sas_urls(self) -> Dict[str, str]:
+        """WebserviceException: a model's files have no signed addresses."""
+        raise WebserviceException(f"The files of {self.id} have no signed addresses: download() fetches them.")
 
     def delete(self) -> None:
         """Delete this version; its number is not given again."""
@@ -306,7 +346,7 @@ class Model:
             "properties": self.properties,
         }
 
-    def _change(self, change: labels.LabelChange) -> None:
+    def _change(self, change: models.ModelChange) -> None:
         self._record = self.workspace._call("change_model", change, name=self.name, version=self.version)
 
     def __repr__(self) -> str:
@@ -347,7 +387,6 @@ def _spec(
 ) -> models.ModelSpec:
     if framework_version is not None and framework is None:
         raise UserErrorException("model_framework_version needs model_framework.")
-    needs = None if resources is None else models.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
     pairs = tuple((str(role), str(dataset.id)) for role, dataset in datasets or () if dataset.id)
     return models.ModelSpec(
         name=name,
@@ -356,10 +395,24 @@ def _spec(
         framework=framework or Framework.CUSTOM,
         framework_version=framework_version,
         description=description or "",
-        resources=needs,
+        resources=_needs(resources),
         datasets=pairs,
         **source,
     )
+
+
+def _needs(resources: Optional[ResourceConfiguration]) -> Optional[models.ResourceNeeds]:
+    if not isinstance(resources, (ResourceConfiguration, type(None))):
+        raise UserErrorException(
+            f"resource_configuration is a ResourceConfiguration(cpu, memory_in_gb, gpu), not {resources!r}."
+        )
+    return None if resources is None else models.ResourceNeeds(resources.cpu, resources.memory_in_gb, resources.gpu)
+
+
+def _say_samples(sample_input: Any, sample_output: Any) -> None:
+    for name, sample in (("sample_input_dataset", sample_input), ("sample_output_dataset", sample_output)):
+        if sample is not None:
+            say_once(f"{name!r} changes nothing here: a service's swagger.json says what it takes and gives.")
 
 
 def _find(

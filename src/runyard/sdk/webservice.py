@@ -9,7 +9,7 @@ from runyard.errors import NotFoundError, UserErrorException, WebserviceExceptio
 from runyard.protocol import services
 from runyard.protocol.services import Access, ComputeType, ServiceState
 from runyard.sdk.deployment_configuration import WebserviceDeploymentConfiguration
-from runyard.sdk.inference_config import InferenceConfig
+from runyard.sdk.inference_config import InferenceConfig, of_image, of_image_config
 from runyard.sdk.labels import has_labels, label_texts
 from runyard.sdk.model import Model
 from runyard.sdk.scoring_request import Answer, post
@@ -26,14 +26,18 @@ DELETE_TIMEOUT_S, DELETE_RUNS_TIMEOUT_S = 30.0, 180.0
 class Webservice:
     """A service of a workspace; NotFound is a WebserviceException, as in v1."""
 
-    def __new__(cls, workspace: Workspace, name: str = "", *_: Any, **kwargs: Any) -> "Webservice":
+    def __new__(cls, workspace: Workspace, name: str = "", *more: Any, **kwargs: Any) -> "Webservice":
         """The class of its own kind."""
-        record = kwargs.get("_record") or _find(workspace, name)
+        record = kwargs.get("_record") or cls._found(workspace, name, *more, **kwargs)
         made: Webservice = object.__new__(_class_of(record, cls))
         made._record = record
         return made
 
-    def __init__(self, workspace: Workspace, name: str = "", **_: Any) -> None:
+    @classmethod
+    def _found(cls, workspace: Workspace, name: str) -> services.Service:
+        return _find(workspace, name)
+
+    def __init__(self, workspace: Workspace, name: str = "", *_: Any, **__: Any) -> None:
         self.workspace = workspace
         self._record: services.Service
         #: As it was deployed by this object; None for a service that was found.
@@ -91,6 +95,14 @@ class Webservice:
         return self._record.access
 
     @property
+    def environment(self) -> Any:
+        """The entry script's Environment; None without one."""
+        from runyard.sdk.environment import Environment
+
+        entry = self._record.spec.entry
+        return None if entry is None else Environment._of(entry.environment)
+
+    @property
     def tags(self) -> Dict[str, str]:
         """The service's tags."""
         return dict(self._record.spec.tags)
@@ -118,12 +130,12 @@ class Webservice:
     @property
     def created_time(self) -> Any:
         """When it was deployed first, as a UTC datetime."""
-        return utc_time(self._record.created_at)
+        return utc_time(self._record.created_at) if self._record.id else None
 
     @property
     def updated_time(self) -> Any:
         """When it changed last, as a UTC datetime."""
-        return utc_time(self._record.updated_at)
+        return utc_time(self._record.updated_at) if self._record.id else None
 
     @property
     def num_replicas(self) -> int:
@@ -145,7 +157,7 @@ class Webservice:
         """v1's older way: an image's configuration is an entry script with its environment."""
         from runyard.sdk.deployment import deploy
 
-        config = _of_image_config(image_config)
+        config = of_image_config(image_config)
         return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
 
     @staticmethod
@@ -160,7 +172,7 @@ class Webservice:
         """v1's older way: an image is its models and its configuration."""
         from runyard.sdk.deployment import deploy
 
-        config = _of_image(image)
+        config = of_image(image)
         return deploy(workspace, name, image.models, config, deployment_config, deployment_target, overwrite)
 
     @staticmethod
@@ -179,8 +191,34 @@ class Webservice:
         from runyard.sdk.deployment import deploy
 
         models = [Model.register(workspace, one, os.path.basename(one.rstrip("/"))) for one in model_paths]
-        config = _of_image_config(image_config)
+        config = of_image_config(image_config)
         return deploy(workspace, name, models, config, deployment_config, deployment_target, overwrite)
+
+    @staticmethod
+    def deploy_local_from_model(
+        workspace: Workspace,
+        name: str,
+        models: Sequence[Model],
+        image_config: Any,
+        deployment_config: Optional[WebserviceDeploymentConfiguration] = None,
+        wait: bool = False,
+    ) -> "Webservice":
+        """v1's older way to a LocalWebservice."""
+        from runyard.sdk.local_webservice import LocalWebservice
+
+        made = LocalWebservice(workspace, name, must_exist=False)
+        made.update(models, image_config, deployment_config or LocalWebservice.deploy_configuration(), wait)
+        return made
+
+    @staticmethod
+    def check_for_existing_webservice(
+        workspace: Workspace, name: str, overwrite: bool = False, request_func: Any = None, check_func: Any = None
+    ) -> None:
+        """WebserviceException where the name is taken and not to be overwritten."""
+        if not (request_func is None and check_func is None):
+            raise WebserviceException("request_func and check_func are Azure's own: the server is asked for the name.")
+        if not overwrite and name in workspace.webservices:
+            raise WebserviceException(f"Service {name!r} exists already; pass overwrite=True, or take another name.")
 
     @staticmethod
     def list(
@@ -222,7 +260,7 @@ class Webservice:
         until = began + (DEPLOYMENT_TIMEOUT_S if timeout_sec is None else timeout_sec)
         pause_s, shown = LOOK_S, ""
         while True:
-            self.update_deployment_state()
+            self._look()
             if show_output:
                 shown = _show(self._record, shown)
             if not self._is_moving():
@@ -252,6 +290,9 @@ class Webservice:
 
     def update_deployment_state(self) -> None:
         """Look at it again."""
+        self._look()
+
+    def _look(self) -> None:
         self._record = _find(self.workspace, self.name)
 
     # Asking.
@@ -267,7 +308,7 @@ class Webservice:
         if not isinstance(data, (bytes, bytearray)):
             raise WebserviceException("run() takes a str or bytes: json.dumps({...}).")
         if not self.scoring_uri or self._record.state != ServiceState.HEALTHY:
-            self.update_deployment_state()
+            self._look()
         if self._record.state == ServiceState.FAILED:
             # Its address says only that the service has failed.
             raise WebserviceException(_failure(self._record))
@@ -345,7 +386,7 @@ class Webservice:
         until = time.monotonic() + (DELETE_RUNS_TIMEOUT_S if has_runs else DELETE_TIMEOUT_S)
         while time.monotonic() < until:
             try:
-                self.update_deployment_state()
+                self._look()
             except WebserviceException:
                 return
             time.sleep(LOOK_S)
@@ -357,7 +398,8 @@ class Webservice:
             "name": self.name, "description": self.description, "tags": self.tags, "properties": self.properties,
             "state": self.state, "computeType": self.compute_type, "scoringUri": self.scoring_uri,
             "swaggerUri": self.swagger_uri, "authEnabled": self.auth_enabled, "error": self.error,
-            "createdTime": self.created_time.isoformat(), "updatedTime": self.updated_time.isoformat(),
+            "createdTime": self.created_time and self.created_time.isoformat(),
+            "updatedTime": self.updated_time and self.updated_time.isoformat(),
             "createdBy": self.created_by, "models": list(self._record.spec.models),
         }  # fmt: skip
 
@@ -379,7 +421,7 @@ class Webservice:
                 "update() was given nothing to change: it takes models, inference_config, settings."
             )
         if image is not None:
-            config, models = _of_image(image), image.models
+            config, models = of_image(image), image.models
         self._change(
             services.ServiceChange(
                 models=None if models is None else tuple(one.id for one in check_models(models)),
@@ -414,28 +456,13 @@ def _find(workspace: Workspace, name: str) -> services.Service:
     return found
 
 
-def _of_image(image: Any) -> InferenceConfig:
-    """What an image of v1's is deployed as."""
-    if not hasattr(image, "image_config"):
-        raise WebserviceException(f"image is what ContainerImage.create(...) gives, not {image!r}.")
-    return _of_image_config(image.image_config)
-
-
-def _of_image_config(config: Any) -> InferenceConfig:
-    if not hasattr(config, "inference_config"):
-        raise WebserviceException(
-            f"image_config is what ContainerImage.image_configuration(...) gives, not {config!r}."
-        )
-    found: InferenceConfig = config.inference_config()
-    return found
-
-
 def _class_of(record: services.Service, asked: type) -> type:
     from runyard.sdk.aci_webservice import AciWebservice
-    from runyard.sdk.aks_webservice import AksWebservice
+    from runyard.sdk.aks_webservice import AksEndpoint, AksWebservice
     from runyard.sdk.local_webservice import LocalWebservice
 
-    kinds = {ComputeType.ACI: AciWebservice, ComputeType.AKS: AksWebservice, ComputeType.LOCAL: LocalWebservice}
+    aks = AksEndpoint if "traffic_percentile" in record.spec.deployment.kept else AksWebservice
+    kinds = {ComputeType.ACI: AciWebservice, ComputeType.AKS: aks, ComputeType.LOCAL: LocalWebservice}
     found = kinds[record.spec.compute_type]
     if not issubclass(found, asked) and not issubclass(asked, found):
         raise WebserviceException(

@@ -5,8 +5,7 @@ from typing import List, Optional, Tuple
 from runyard.db import models, runs
 from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.protocol.identity import PrincipalKind
-from runyard.protocol.labels import LabelChange
-from runyard.protocol.models import Model, ModelSpec
+from runyard.protocol.models import Model, ModelChange, ModelSpec
 from runyard.protocol.runs import Artifact
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree
 from runyard.server import names
@@ -69,8 +68,8 @@ def read_model_file(call: Call) -> Content:
 
 
 def change_model(call: Call) -> Model:
-    """Change its labels."""
-    change: LabelChange = call.body
+    """Change its labels, what it asks for, or which datasets it came from."""
+    change: ModelChange = call.body
     version = _version(call)
     return call.parts.database.write(
         lambda c: models.change_model(c, call.workspace, call.path["name"], version, change)
