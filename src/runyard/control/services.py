@@ -4,43 +4,24 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Callable, Collection, Dict, List, Sequence, Set, Tuple
+from typing import Any, Callable, Collection, Dict, Sequence, Set, Tuple
 
 from sqlalchemy import Connection, Row
 
 from runyard.compute.service_host import ServiceHost
 from runyard.control.builds import Builds
-from runyard.control.service_plan import (
-    Choice,
-    ServingFacts,
-    compiled_key,
-    framework_environment,
-    make_revision,
-    make_revision_elsewhere,
-    model_folder,
-    run_environment,
-)
-from runyard.control.service_runs import ServiceRuns, run_pattern, shown_replicas, store_snapshot
-from runyard.db import fleet, models, runs, services
+from runyard.control.service_plan import ServingFacts
+from runyard.control.service_preparation import Preparation, is_whole
+from runyard.control.service_runs import ServiceRuns, shown_replicas
+from runyard.db import models, services
 from runyard.db.engine import Database
-from runyard.environments.kit import compile_kit, find_kit
-from runyard.environments.realise import environment_folder, realise
-from runyard.environments.resolve import user_interpreter
-from runyard.environments.uv import find_uv
-from runyard.errors import AzureMLException, ServiceException
-from runyard.files.layout import write_atomically
-from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
-from runyard.protocol.models import Model
-from runyard.protocol.scoring import PROGRAM_FILE
+from runyard.errors import AzureMLException
 from runyard.protocol.services import (
     REVISION_FILE,
-    RUN_FILE,
     Access,
     ReplicaPlan,
     Revision,
@@ -49,10 +30,8 @@ from runyard.protocol.services import (
     ServiceSpec,
     ServiceState,
     Wanted,
-    is_inline,
     scoring_path,
 )
-from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import dumps, loads
 from runyard.storage.base import ArtifactStore
 from runyard.storage.vault import Vault
@@ -61,8 +40,6 @@ from runyard.storage.vault import Vault
 TICK_S, MOVING_S = 1.0, 0.02
 #: Services that are prepared at once.
 PREPARED_AT_ONCE = 2
-#: Between two looks at an environment that is being built, seconds.
-BUILD_STEP_S = 0.2
 
 _log = logging.getLogger("runyard.services")
 
@@ -76,9 +53,12 @@ class Services(threading.Thread):
     ) -> None:  # fmt: skip
         """``on_run`` hears of each run that was submitted, or is to end, as a replica on a cluster."""
         super().__init__(name="services", daemon=True)
-        self._database, self._host, self._builds, self._store = database, host, builds, store
-        self._vault, self._kit, self.facts = vault, kit, facts
+        self._database, self._host, self._vault, self.facts = database, host, vault, facts
         self._runs = ServiceRuns(database, host, on_run)
+        self._preparation = Preparation(
+            database, host, builds, store, kit, facts, lambda row, reason: self._set(row, reason=reason),
+            lambda service_id: not self._is_stopping and service_id not in self._deleted,
+        )  # fmt: skip
         self._pool = ThreadPoolExecutor(PREPARED_AT_ONCE, thread_name_prefix="service")
         self._preparing: Dict[Tuple[str, int], Future[Revision]] = {}
         self._told: Dict[str, Wanted] = {}
@@ -190,7 +170,7 @@ class Services(threading.Thread):
         failure, room = self._runs.failure(row, replicas), self._runs.room(row, replicas, seen, now)
         failed = row.revision if failure else 0
         wanted = replace(self._wanted(row), failed_revision=failed, failure=failure, room=room)
-        if seen is None and not _is_whole(folder):
+        if seen is None and not is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             self._prepare(row, key)
             return
@@ -208,7 +188,7 @@ class Services(threading.Thread):
             for old in [one for one in self._preparing if one[0] == row.id]:
                 if self._preparing[old].cancel() or self._preparing[old].done():
                     del self._preparing[old]
-            self._preparing[key] = self._pool.submit(self._prepared, row)
+            self._preparing[key] = self._pool.submit(self._preparation.prepared, row)
             self._host.expect()
             self._tend_host()
             self._preparing[key].add_done_callback(lambda _: self.ring())
@@ -247,7 +227,7 @@ class Services(threading.Thread):
             if seen.revision == row.revision:
                 values.update(good_revision=row.revision, reason="")
                 if row.good_revision != row.revision:
-                    values["how"] = self._how(row)
+                    values["how"] = self._preparation.how(row)
         if state == ServiceState.TRANSITIONING or (waits_for and seen.revision != row.revision):
             values["reason"] = waits_for or "The model is being loaded."
         elif waits_for and state == ServiceState.UNHEALTHY:
@@ -311,129 +291,6 @@ class Services(threading.Thread):
             certificate_key=facts.certificate_key,
         )  # fmt: skip
 
-    # Preparation, on a thread of the pool. Idempotent: a server that was killed does it again.
-
-    def _prepared(self, row: Row[Any]) -> Revision:
-        spec = loads(ServiceSpec, row.spec)
-        found = self._models(row, spec)
-        folder = self._host.revision_folder(row.id, row.revision)
-        shutil.rmtree(folder, ignore_errors=True)
-        app = folder / "app"
-        app.mkdir(parents=True)
-        self._place(spec, found, app)
-        choice = self._choose(spec, found)
-        if spec.deployment.target:
-            return self._prepared_elsewhere(row, spec, found, choice, folder)
-        compiled, is_there = self._compiled(spec, found, choice)
-        kit = find_kit(str(Path(self.facts.cache) / "kits"), self._kit())
-        if is_there:
-            # Compiled before: numpy, which this server has, is all that it takes.
-            interpreter, readable = sys.executable, _prefixes(sys.executable)
-        else:
-            self._host.say(row.id, f"environment: {choice.why}")
-            interpreter, readable = self._environment(row, choice.spec)
-        compile_kit(kit, interpreter)
-        revision = make_revision(
-            row.revision, spec, found, str(folder), interpreter, kit.folder, self.facts.isolation,
-            self.facts.hidden, (*readable, kit.folder), compiled,
-            next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
-        )  # fmt: skip
-        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
-        return revision
-
-    def _prepared_elsewhere(
-        self, row: Row[Any], spec: ServiceSpec, found: List[Model], choice: Choice, folder: Path
-    ) -> Revision:
-        """Where replicas are runs of a cluster, their environment is built for those, and no model is compiled."""
-        self._host.say(row.id, f"environment: {choice.why}")
-        if spec.entry is None:
-            self._host.say(row.id, f"the original model serves: its replicas are runs of {spec.deployment.target!r}")
-        revision = make_revision_elsewhere(
-            row.revision, spec, found, str(folder), sys.executable, self.facts.isolation, self.facts.hidden
-        )  # fmt: skip
-        pattern = run_pattern(spec, row.revision, choice.spec, store_snapshot(self._store, spec, found))
-        write_atomically(folder / RUN_FILE, dumps(pattern).encode(), mode=0o600)
-        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
-        return revision
-
-    def _models(self, row: Row[Any], spec: ServiceSpec) -> List[Model]:
-        found = []
-        with self._database.read() as connection:
-            for one in spec.models:
-                name, _, version = one.rpartition(":")
-                found.append(models.get_model(connection, row.workspace, name, int(version)))
-        return found
-
-    def _place(self, spec: ServiceSpec, found: List[Model], app: Path) -> None:
-        """The script's folder, and the models where v1 has them."""
-        if spec.entry is not None:
-            for entry in decode_tree(self._store.read(spec.entry.snapshot)).entries:
-                self._copy(entry.digest, app.joinpath(*entry.path.split("/")))
-        for model in found:
-            folder = Path(model_folder(str(app), model))
-            for one in model.files:
-                self._copy(one.digest, folder.joinpath(*one.path.split("/")))
-
-    def _copy(self, digest: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._store.open(digest) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-
-    def _choose(self, spec: ServiceSpec, found: List[Model]) -> Choice:
-        if spec.entry is not None:
-            return Choice(spec.entry.environment, "that of the InferenceConfig")
-        model = found[0]
-        by_framework = framework_environment(model)
-        if model.run_id is not None:
-            with self._database.read() as connection:
-                row = runs.find_row(connection, model.run_id)
-                lock = fleet.get_lock(connection, row.lock) if row is not None and row.lock else None
-                asked = runs.get_environment(connection, model.run_id)[0] if row is not None else None
-            if asked is not None:
-                chosen = run_environment(model, asked, lock or Lock(digest=""))
-                if chosen is not None:
-                    return chosen
-                lacks = f", since that of the run {model.run_id} has no {model.framework}"
-                return replace(by_framework, why=by_framework.why + lacks)
-        return by_framework
-
-    def _compiled(self, spec: ServiceSpec, found: List[Model], choice: Choice) -> Tuple[str, bool]:
-        """(folder of the compiled model, is it there already?); '' where a script answers."""
-        if spec.entry is not None:
-            return "", False
-        folder = Path(self.facts.cache) / "compiled" / compiled_key(found[0], spec_digest(choice.spec))
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(folder), (folder / PROGRAM_FILE).exists()
-
-    def _environment(self, row: Row[Any], spec: EnvironmentSpec) -> Tuple[str, Tuple[str, ...]]:
-        """(interpreter, what it is made of), built first where this host does not have it."""
-        if spec.python.user_managed:
-            interpreter = user_interpreter(spec.python.interpreter_path)
-            return interpreter, _prefixes(interpreter)
-        self._set(row, reason="Its environment is being built.")
-        self._builds.forget(spec)
-        while True:
-            state = self._builds.request(spec)
-            if state.state in ("ready", "failed"):
-                break
-            if self._is_stopping or row.id in self._deleted:
-                raise ServiceException("Nobody waits for it any more, or the next server goes on.")
-            time.sleep(BUILD_STEP_S)
-        self._builds.forget(spec)
-        lock = state.lock
-        if state.state == "failed" or lock is None:
-            raise ServiceException(f"Its environment could not be built: {state.error}")
-        for note in lock.notes:
-            self._host.say(row.id, f"environment: {note.asked} -> {note.got or 'left out'} ({note.why})")
-        if lock.builder == Builder.DOCKER:
-            raise ServiceException(
-                "Its environment is an image; services run in environments of conda files and pip packages: take "
-                "base_image and base_dockerfile out of the Environment."
-            )
-        cache = self.facts.cache
-        made = realise(self._builds.open_lock(lock), cache, uv=find_uv(), log=lambda _: None)
-        return made.interpreter, (environment_folder(lock, cache), *_prefixes(made.interpreter))
-
     def _framework(self, row: Row[Any]) -> str:
         spec = loads(ServiceSpec, row.spec)
         if spec.entry is not None or not spec.models:
@@ -445,20 +302,6 @@ class Services(threading.Thread):
             except AzureMLException:
                 return "Custom"  # It was deleted; the service has its own copy.
 
-    def _how(self, row: Row[Any]) -> str:
-        spec = loads(ServiceSpec, row.spec)
-        if spec.entry is not None:
-            return f"script {spec.entry.script}"
-        if spec.deployment.target:
-            return "the original model"
-        revision = loads(
-            Revision, (self._host.revision_folder(row.id, row.revision) / REVISION_FILE).read_text("utf-8")
-        )
-        folder = Path(revision.scoring.get("compiled_folder", ""))
-        if (folder / PROGRAM_FILE).exists():
-            return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
-        return "the original model"
-
 
 def _is_moving(row: Row[Any], preparing: Collection[Tuple[str, int]]) -> bool:
     """Will there be something new in a moment? What a cluster does takes seconds at least."""
@@ -467,14 +310,3 @@ def _is_moving(row: Row[Any], preparing: Collection[Tuple[str, int]]) -> bool:
     if row.state in (ServiceState.TRANSITIONING, ServiceState.DELETING):
         return True
     return bool(row.serving_revision != row.revision) and row.state != ServiceState.FAILED
-
-
-def _is_whole(folder: Path) -> bool:
-    """Is the interpreter of a revision still there? While no supervisor holds its environment, it may be pruned."""
-    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
-    return os.path.exists(revision.interpreter)
-
-
-def _prefixes(interpreter: str) -> Tuple[str, ...]:
-    """The folders of an interpreter: of the environment, and of the Python that it was made from."""
-    return tuple({os.path.dirname(os.path.dirname(one)) for one in (interpreter, os.path.realpath(interpreter))})
