@@ -9,12 +9,22 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Set, Tuple
 
 from runyard.compute.spare_supervisor import SpareSupervisor, supervisor_variables
 from runyard.files.layout import write_atomically
 from runyard.files.processes import is_alive
-from runyard.protocol.services import LOG_FILE, PORT_TAKEN, REFUSED_FILE, SEEN_FILE, WANTED_FILE, Seen, Wanted, log_line
+from runyard.protocol.services import (
+    LOG_FILE,
+    PORT_TAKEN,
+    REFUSED_FILE,
+    REVISION_FILE,
+    SEEN_FILE,
+    WANTED_FILE,
+    Seen,
+    Wanted,
+    log_line,
+)
 from runyard.protocol.wire import dumps, loads
 
 #: How long a supervisor may take to end its processes, seconds.
@@ -46,6 +56,20 @@ class ServiceHost:
     def revision_folder(self, service_id: str, number: int) -> Path:
         """Where a revision's files lie."""
         return self._folder / service_id / "revisions" / str(number)
+
+    def revision_numbers(self, service_id: str) -> Set[int]:
+        """Those whose files are there."""
+        with suppress(FileNotFoundError):
+            names = os.listdir(self._folder / service_id / "revisions")
+            return {int(one) for one in names if one.isdigit()}
+        return set()
+
+    def remove_revision(self, service_id: str, number: int) -> None:
+        """Remove a revision's files."""
+        folder = self.revision_folder(service_id, number)
+        # What is there to be told comes last to be prepared, and goes first: half of the rest is no revision.
+        (folder / REVISION_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def log_file(self, service_id: str) -> Path:
         """What its processes and its preparation say."""

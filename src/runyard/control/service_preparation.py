@@ -33,7 +33,7 @@ from runyard.errors import ServiceException
 from runyard.files.layout import write_atomically
 from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
 from runyard.protocol.models import Model
-from runyard.protocol.scoring import PROGRAM_FILE
+from runyard.protocol.scoring import PROGRAM_FILE, PROGRAM_FORMAT
 from runyard.protocol.services import REVISION_FILE, RUN_FILE, Revision, ServiceSpec, is_inline
 from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import dumps, loads
@@ -80,6 +80,7 @@ class Preparation:
             self._facts.hidden, (*readable, kit.folder), compiled,
             next((one for one in readable if one.startswith(os.path.join(self._facts.cache, "envs"))), ""),
         )  # fmt: skip
+        revision = replace(revision, program_format=PROGRAM_FORMAT, needs_program=is_there)
         write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
         return revision
 
@@ -183,9 +184,7 @@ class Preparation:
             return f"script {spec.entry.script}"
         if spec.deployment.target:
             return "the original model"
-        revision = loads(
-            Revision, (self._host.revision_folder(row.id, row.revision) / REVISION_FILE).read_text("utf-8")
-        )
+        revision = _told(self._host.revision_folder(row.id, row.revision))
         folder = Path(revision.scoring.get("compiled_folder", ""))
         if (folder / PROGRAM_FILE).exists():
             return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
@@ -193,9 +192,28 @@ class Preparation:
 
 
 def is_whole(folder: Path) -> bool:
-    """Is the interpreter of a revision still there? While no supervisor holds its environment, it may be pruned."""
-    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
-    return os.path.exists(revision.interpreter)
+    """Is all still there that a revision needs? While no supervisor holds its environment, it may be pruned."""
+    revision = _told(folder)
+    return os.path.exists(revision.interpreter) and _has_program(revision)
+
+
+def has_program(folder: Path) -> bool:
+    """Is the compiled model still there, of this format, where a revision relies on it? It lies in the cache."""
+    return _has_program(_told(folder))
+
+
+def _told(folder: Path) -> Revision:
+    return loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
+
+
+def _has_program(revision: Revision) -> bool:
+    compiled = revision.scoring.get("compiled_folder")
+    if not compiled:
+        return True
+    if revision.program_format != PROGRAM_FORMAT:
+        return False
+    needs_it = revision.interpreter == sys.executable if revision.needs_program is None else revision.needs_program
+    return not needs_it or os.path.exists(os.path.join(compiled, PROGRAM_FILE))
 
 
 def _prefixes(interpreter: str) -> Tuple[str, ...]:
