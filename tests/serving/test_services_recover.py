@@ -213,6 +213,8 @@ def test_compiled_service_of_another_format_is_prepared_anew(
     before = seen_of(service).pid
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: seen_of(service).pid != before and seen_of(service).state == "Healthy", "it is there again")
+    # As it was, or as a revision of its own where the server has looked before.
+    path = folder_of(service) / "revisions" / str(seen_of(service).revision) / "revision.json"
     assert json.loads(path.read_text())["program_format"] == PROGRAM_FORMAT
 
 
