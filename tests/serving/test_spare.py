@@ -2,18 +2,20 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runyard.azureml.core import Webservice, Workspace
+from runyard.azureml.core.model import InferenceConfig
 from runyard.client.home import home_folder, read_server_file, server_file
 from runyard.environments.confinement import why_not
 from runyard.sdk.session import forget_server
-from tests.serving.test_services import post
+from tests.serving.test_services import here, post
 from tests.serving.test_survive import ECHO, below, fronts, scripted, seen_of, wait_until
-from tests.serving.test_survive_server import begin
+from tests.serving.test_survive_server import begin, kill_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("serving")]
 __all__ = ["scripted"]
@@ -121,3 +123,15 @@ def test_three_services_at_once_have_a_supervisor_each(workspace: Workspace, scr
     for service in made:
         assert post(service.scoring_uri, 4) == (200, 4)
         service.delete()
+
+
+def test_update_of_a_service_has_none_wait(scripted: Any, script_folder: Any) -> None:
+    service = scripted("first", ECHO)
+    kill_server()
+    service.update_deployment_state()  # By the next server.
+    folder = script_folder("def run(data):\n    return 2\n")
+    service.update(inference_config=InferenceConfig("score.py", source_directory=folder, environment=here()))
+    service.wait_for_deployment()
+    time.sleep(2.5)  # Two looks of the server.
+    assert waiting(server_pid()) == []
+    assert post(service.scoring_uri, 1) == (200, 2)

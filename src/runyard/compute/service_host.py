@@ -5,19 +5,34 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import Dict, Optional, Sequence, Set, Tuple
 
 from runyard.compute.spare_supervisor import SpareSupervisor, supervisor_variables
 from runyard.files.layout import write_atomically
 from runyard.files.processes import is_alive
-from runyard.protocol.services import LOG_FILE, PORT_TAKEN, REFUSED_FILE, SEEN_FILE, WANTED_FILE, Seen, Wanted, log_line
+from runyard.protocol.services import (
+    LOG_FILE,
+    PORT_TAKEN,
+    REFUSED_FILE,
+    REVISION_FILE,
+    SEEN_FILE,
+    WANTED_FILE,
+    Seen,
+    Wanted,
+    log_line,
+)
 from runyard.protocol.wire import dumps, loads
 
 #: How long a supervisor may take to end its processes, seconds.
 END_S = 10.0
+#: And until it is gone where it was killed, seconds.
+KILLED_S = 5.0
+#: How long a supervisor may take to its first word before another takes its place, seconds.
+START_S = 30.0
 #: How long after a deployment one is kept ready for the next, seconds: it takes 55 MiB.
 SPARE_S = 600.0
 
@@ -30,8 +45,9 @@ class ServiceHost:
         self._folder, self._isolation, self._hidden = folder, isolation, hidden
         self._spare: Optional[SpareSupervisor] = None
         self._expected_at: Optional[float] = None
-        #: Those that this server has started: to be reaped once they end.
-        self._started: Dict[str, subprocess.Popen[bytes]] = {}
+        #: Those that this server has started, and when: to be reaped once they end. Requests look at them too.
+        self._started: Dict[str, Tuple[subprocess.Popen[bytes], float]] = {}
+        self._lock = threading.Lock()
 
     def folder(self, service_id: str) -> Path:
         """Where all that belongs to a service lies."""
@@ -40,6 +56,20 @@ class ServiceHost:
     def revision_folder(self, service_id: str, number: int) -> Path:
         """Where a revision's files lie."""
         return self._folder / service_id / "revisions" / str(number)
+
+    def revision_numbers(self, service_id: str) -> Set[int]:
+        """Those whose files are there."""
+        with suppress(FileNotFoundError):
+            names = os.listdir(self._folder / service_id / "revisions")
+            return {int(one) for one in names if one.isdigit()}
+        return set()
+
+    def remove_revision(self, service_id: str, number: int) -> None:
+        """Remove a revision's files."""
+        folder = self.revision_folder(service_id, number)
+        # What is there to be told comes last to be prepared, and goes first: half of the rest is no revision.
+        (folder / REVISION_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def log_file(self, service_id: str) -> Path:
         """What its processes and its preparation say."""
@@ -55,7 +85,13 @@ class ServiceHost:
         seen = self.seen(service_id)
         if seen is not None and self._is_alive(seen):
             os.kill(seen.pid, signal.SIGHUP)
-        elif not self.is_starting(service_id):
+            return
+        if self.is_starting(service_id) and time.monotonic() - self._started[service_id][1] > START_S:
+            # On a full disk none could say anything: this raises there, and the one that is there is left alone.
+            write_atomically(path, text, mode=0o600)
+            self.say(service_id, f"its supervisor has said nothing for {START_S:g} s: another takes its place")
+            self._drop_started(service_id)
+        if not self.is_starting(service_id):
             self._start(service_id, folder)
 
     def expect(self) -> None:
@@ -85,14 +121,14 @@ class ServiceHost:
 
     def is_starting(self, service_id: str) -> bool:
         """Was a supervisor started that still runs?"""
-        process = self._started.get(service_id)
+        process = self._process(service_id)
         return process is not None and process.poll() is None
 
     def seen(self, service_id: str) -> Optional[Seen]:
         """What its supervisor said last; None where none has said anything."""
         try:
             return loads(Seen, (self.folder(service_id) / SEEN_FILE).read_text("utf-8"))
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def watch(self, service_id: str) -> Optional[Seen]:
@@ -102,10 +138,10 @@ class ServiceHost:
 
     def refusal(self, service_id: str) -> str:
         """Why a supervisor ended at once: its port is another program's; '' for none. Told once."""
-        process = self._started.get(service_id)
+        process = self._process(service_id)
         if process is None or process.poll() != PORT_TAKEN:
             return ""
-        del self._started[service_id]
+        self._reap(service_id)
         try:
             return (self.folder(service_id) / REFUSED_FILE).read_text("utf-8")
         except OSError:
@@ -125,26 +161,45 @@ class ServiceHost:
         seen = self.seen(service_id)
         if seen is not None and self._is_alive(seen):
             os.kill(seen.pid, signal.SIGTERM)
-            until = time.monotonic() + END_S
-            while self._is_alive(seen) and time.monotonic() < until:
-                self._reap(service_id)
-                time.sleep(0.01)
+            self._wait_for_end(service_id, seen, END_S)
             if self._is_alive(seen):
                 # Its children end with it: each asked the kernel for that, or watches its socket.
                 os.kill(seen.pid, signal.SIGKILL)
-        elif self.is_starting(service_id):
-            self._started[service_id].kill()
-        self._reap(service_id)
+                self._wait_for_end(service_id, seen, KILLED_S)
+        # Also one that has not said yet who it is, and one that was killed just now.
+        self._drop_started(service_id)
         shutil.rmtree(self.folder(service_id), ignore_errors=True)
         return not self.folder(service_id).exists()
 
+    def _wait_for_end(self, service_id: str, seen: Seen, most_s: float) -> None:
+        until = time.monotonic() + most_s
+        while self._is_alive(seen) and time.monotonic() < until:
+            self._reap(service_id)
+            time.sleep(0.01)
+
+    def _process(self, service_id: str) -> "Optional[subprocess.Popen[bytes]]":
+        found = self._started.get(service_id)
+        return None if found is None else found[0]
+
+    def _drop_started(self, service_id: str) -> None:
+        """End what this server has started for it, at once, and wait for that."""
+        process = self._process(service_id)
+        if process is not None:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_S)
+            self._reap(service_id)
+
     def _reap(self, service_id: str) -> None:
-        process = self._started.get(service_id)
+        process = self._process(service_id)
         if process is not None and process.poll() is not None:
-            del self._started[service_id]
+            with self._lock:
+                del self._started[service_id]
 
     def _is_alive(self, seen: Seen) -> bool:
-        for process in self._started.values():
+        with self._lock:
+            started = list(self._started.values())
+        for process, _ in started:
             process.poll()
         return is_alive({"pid": seen.pid, "start_time": seen.start_time, "boot_id": seen.boot_id})
 
@@ -153,7 +208,9 @@ class ServiceHost:
         with open(os.open(self.log_file(service_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             spare, self._spare = self._spare, None
             process = None if spare is None else spare.take(folder, log.fileno())
-            self._started[service_id] = process or subprocess.Popen(
+            process = process or subprocess.Popen(
                 [sys.executable, "-m", "runyard.serving", str(folder)], env=supervisor_variables(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+            with self._lock:
+                self._started[service_id] = (process, time.monotonic())

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
@@ -24,18 +25,19 @@ class SpareSupervisor:
 
     def __init__(self, isolation: str, hidden: Sequence[str]) -> None:
         """What services of this host may see is said now; ServiceException where no process can be had."""
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "runyard.serving", "--spare", str(theirs.fileno()), isolation, *hidden]
-        with theirs:
-            try:
+        try:
+            self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            command = [sys.executable, "-m", "runyard.serving", "--spare", str(theirs.fileno()), isolation, *hidden]
+            with theirs, ExitStack() as stack:
+                stack.callback(self._line.close)
                 # What it says before it has a service's log goes to this server's.
                 self._process = subprocess.Popen(
                     command, env=supervisor_variables(), stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )  # fmt: skip
-            except OSError as error:
-                self._line.close()
-                raise ServiceException(f"No supervisor can be started ahead: {error}.") from None
+                stack.pop_all()
+        except OSError as error:
+            raise ServiceException(f"No supervisor can be started ahead: {error}.") from None
 
     @property
     def is_alive(self) -> bool:

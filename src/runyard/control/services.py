@@ -3,44 +3,27 @@
 import hashlib
 import logging
 import os
-import shutil
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, List, Sequence, Set, Tuple
+from typing import Any, Callable, Collection, Dict, Optional, Sequence, Set, Tuple
 
 from sqlalchemy import Connection, Row
 
 from runyard.compute.service_host import ServiceHost
 from runyard.control.builds import Builds
-from runyard.control.service_plan import (
-    Choice,
-    ServingFacts,
-    compiled_key,
-    framework_environment,
-    make_revision,
-    make_revision_elsewhere,
-    model_folder,
-    run_environment,
-)
-from runyard.control.service_runs import ServiceRuns, run_pattern, shown_replicas, store_snapshot
-from runyard.db import fleet, models, runs, services
+from runyard.control.complaints import Complaints
+from runyard.control.old_revisions import OldRevisions
+from runyard.control.service_plan import ServingFacts
+from runyard.control.service_preparation import Preparation, has_program, is_whole
+from runyard.control.service_runs import ServiceRuns, shown_replicas
+from runyard.db import models, services
 from runyard.db.engine import Database
-from runyard.environments.kit import compile_kit, find_kit
-from runyard.environments.realise import environment_folder, realise
-from runyard.environments.resolve import user_interpreter
-from runyard.environments.uv import find_uv
-from runyard.errors import AzureMLException, ServiceException
-from runyard.files.layout import write_atomically
-from runyard.protocol.environments import Builder, EnvironmentSpec, Lock, spec_digest
-from runyard.protocol.models import Model
-from runyard.protocol.scoring import PROGRAM_FILE
+from runyard.errors import AzureMLException
 from runyard.protocol.services import (
     REVISION_FILE,
-    RUN_FILE,
     Access,
     ReplicaPlan,
     Revision,
@@ -49,20 +32,21 @@ from runyard.protocol.services import (
     ServiceSpec,
     ServiceState,
     Wanted,
-    is_inline,
     scoring_path,
 )
-from runyard.protocol.trees import decode_tree
 from runyard.protocol.wire import dumps, loads
 from runyard.storage.base import ArtifactStore
 from runyard.storage.vault import Vault
 
-#: Between two looks when no bell rings, and how soon one follows while a service moves, seconds.
-TICK_S, MOVING_S = 1.0, 0.02
+#: Between two looks when no bell rings, seconds; and while a service moves, at first, where most are there soon. From
+#: then on the pause grows by that factor, up to the first: some load their model for minutes.
+TICK_S, MOVING_S, QUICK_S, GROWTH = 1.0, 0.02, 1.0, 1.2
+#: How long a supervisor may speak of a revision still after it was told another, seconds.
+HEARD_S = 5.0
+#: Between two looks whether what a service that is well relies on is still there, seconds.
+RENEW_S = 60.0
 #: Services that are prepared at once.
 PREPARED_AT_ONCE = 2
-#: Between two looks at an environment that is being built, seconds.
-BUILD_STEP_S = 0.2
 
 _log = logging.getLogger("runyard.services")
 
@@ -76,12 +60,21 @@ class Services(threading.Thread):
     ) -> None:  # fmt: skip
         """``on_run`` hears of each run that was submitted, or is to end, as a replica on a cluster."""
         super().__init__(name="services", daemon=True)
-        self._database, self._host, self._builds, self._store = database, host, builds, store
-        self._vault, self._kit, self.facts = vault, kit, facts
-        self._runs = ServiceRuns(database, host, on_run)
+        self._database, self._host, self._vault, self.facts = database, host, vault, facts
+        self._runs, self._old = ServiceRuns(database, host, on_run), OldRevisions(database, host)
+        self._preparation = Preparation(
+            database, host, builds, store, kit, facts, lambda row, reason: self._set(row, reason=reason),
+            lambda service_id: not self._is_stopping and service_id not in self._deleted,
+        )  # fmt: skip
         self._pool = ThreadPoolExecutor(PREPARED_AT_ONCE, thread_name_prefix="service")
         self._preparing: Dict[Tuple[str, int], Future[Revision]] = {}
-        self._told: Dict[str, Wanted] = {}
+        #: What each supervisor was told, and when; and which revision this server has tried to bring about.
+        self._told: Dict[str, Tuple[Wanted, float]] = {}
+        self._tried: Dict[str, int] = {}
+        self._complaints = Complaints()
+        #: When it was looked whether a revision has what it relies on, and which one was made anew for lack of that.
+        self._renewed_at: Dict[str, float] = {}
+        self._renewed: Dict[str, int] = {}
         #: Those that are to go as soon as nobody prepares them any more.
         self._deleted: Set[str] = set()
         self._bell = threading.Event()
@@ -101,17 +94,29 @@ class Services(threading.Thread):
         self._host.close()
 
     def run(self) -> None:
-        is_moving = False
+        pause_s, quick_until, is_moving = TICK_S, 0.0, False
         while not self._is_stopping:
-            self._bell.wait(MOVING_S if is_moving else TICK_S)
+            is_rung = self._bell.wait(pause_s)
             self._bell.clear()
-            try:
-                is_moving = self.round()
-            except Exception:  # noqa: BLE001 - one round's failure must not end the services' state for ever
-                _log.exception("a look at the services failed; the next one comes in a second")
-                is_moving = False
+            was_moving, is_moving, now = is_moving, self._look(), time.monotonic()
+            if is_rung or not was_moving:
+                quick_until = now + QUICK_S
+            if not is_moving:
+                pause_s = TICK_S
+            else:
+                pause_s = MOVING_S if now < quick_until else min(TICK_S, pause_s * GROWTH)
+
+    def _look(self) -> bool:
+        """One round, and what is to be done beside it; does a service move?"""
+        try:
+            is_moving = self.round()
             if not is_moving:
                 self._tend_host()
+        except Exception as error:  # noqa: BLE001 - one round's failure must not end the services' state for ever
+            if self._complaints.is_new("round", error):
+                _log.exception("a look at the services failed; the next one comes in a second")
+            return False
+        return is_moving
 
     def round(self) -> bool:
         """Look at every service once; does one of them move?"""
@@ -119,20 +124,29 @@ class Services(threading.Thread):
             rows, replicas = services.list_rows(connection), services.list_replicas(connection)
         is_moving = False
         for row in rows:
+            is_well = self._look_after(row, [one for one in replicas if one.service == row.id])
+            is_moving = is_moving or (is_well and _is_moving(row, self._preparing))
+        return is_moving
+
+    def _look_after(self, row: Row[Any], replicas: Sequence[Row[Any]]) -> bool:
+        """Take one service a step further; False where that went wrong, and is tried again without haste."""
+        try:
             try:
-                self._advance(row, [one for one in replicas if one.service == row.id])
+                self._advance(row, replicas)
             except AzureMLException as error:
                 self._set(row, state=ServiceState.FAILED, error=str(error), reason="")
-            except Exception:  # noqa: BLE001 - one service's trouble, as a full disk, is no other's
+        except Exception as error:  # noqa: BLE001 - one service's trouble, as a full disk, is no other's
+            if self._complaints.is_new(row.id, error):
                 _log.exception("service %s cannot be looked after; tried again", row.name)
-            is_moving = is_moving or _is_moving(row, self._preparing)
-        return is_moving
+            return False
+        return True
 
     def _tend_host(self) -> None:
         try:
             self._host.tend()
         except AzureMLException as error:
-            _log.warning("%s", error)
+            if self._complaints.is_new("host", error):
+                _log.warning("%s", error)
 
     def shown(self, row: Row[Any]) -> Service:
         """A service with what its supervisor says at this moment."""
@@ -178,54 +192,94 @@ class Services(threading.Thread):
         if row.state == ServiceState.DELETING:
             self._clear(row, self._runs.end(row, replicas, now))
             return
-        key = (row.id, row.revision)
         folder, seen = self._host.revision_folder(row.id, row.revision), self._host.watch(row.id)
         self._runs.advance(row, replicas, seen, now)
-        if row.state == ServiceState.FAILED and seen is None:
-            return  # Until somebody asks for another revision.
-        if not (folder / REVISION_FILE).exists():
-            self._prepare(row, key)
+        if row.state == ServiceState.FAILED and (seen is None or not (folder / REVISION_FILE).exists()):
+            if self._tried.get(row.id) == row.revision or row.good_revision != row.revision:
+                return  # Until somebody asks for another revision.
+            # It has answered once: what kept it from that may be gone since the last server, as a disk that came late.
+            self._set(row, state=ServiceState.TRANSITIONING, error="")
+        self._tried[row.id] = row.revision
+        if not self._is_prepared(row, folder, seen):
             return
-        self._preparing.pop(key, None)
         failure, room = self._runs.failure(row, replicas), self._runs.room(row, replicas, seen, now)
         failed = row.revision if failure else 0
         wanted = replace(self._wanted(row), failed_revision=failed, failure=failure, room=room)
-        if seen is None and not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            self._prepare(row, key)
-            return
-        if seen is None or self._told.get(row.id) != wanted:
+        told = self._told.get(row.id)
+        if seen is None or told is None or told[0] != wanted:
             if self._give_port_up(row):
                 return
             self._host.tell(row.id, wanted)
-            self._told[row.id] = wanted
+            is_same = told is not None and told[0].revision == wanted.revision
+            self._told[row.id] = (wanted, told[1] if told is not None and is_same else time.monotonic())
         if seen is not None:
             self._note(row, seen, self._runs.reason(row, replicas, seen))
+            self._renew(row, folder, seen)
+            if all(work.done() for one, work in self._preparing.items() if one[0] == row.id):
+                self._old.tidy(row, replicas, seen, time.monotonic())
 
-    def _prepare(self, row: Row[Any], key: Tuple[str, int]) -> None:
+    def _renew(self, row: Row[Any], folder: Path, seen: Seen) -> None:
+        """Make a revision anew, beside the one that answers, before a next front misses what that one has open."""
+        now, then = time.monotonic(), self._renewed_at.get(row.id, 0.0)
+        is_well = seen.state == ServiceState.HEALTHY
+        if seen.revision != row.revision or row.state == ServiceState.FAILED or (is_well and now - then < RENEW_S):
+            return
+        self._renewed_at[row.id] = now
+        if has_program(folder) or self._renewed.get(row.id) == row.revision:
+            return
+        self._renewed[row.id] = row.revision  # Once: where that cannot be, the one that answers is left alone.
+        self._host.say(row.id, "its compiled model is gone from the cache: the model is prepared anew")
+
+        def write(connection: Connection) -> None:
+            present = services.find_row(connection, row.workspace, row.name)
+            is_same = present is not None and (present.id, present.revision) == (row.id, row.revision)
+            if is_same and present is not None and present.state != ServiceState.DELETING:
+                services.add_revision(
+                    connection, present, loads(ServiceSpec, present.spec), row.created_by, time.time_ns() // 1000
+                )
+
+        self._database.write(write)
+        self.ring()
+
+    def _is_prepared(self, row: Row[Any], folder: Path, seen: Optional[Seen]) -> bool:
+        """Is all there that its processes need? Otherwise it is prepared, beside this thread."""
+        key = (row.id, row.revision)
         work = self._preparing.get(key)
         if work is None:
+            if (folder / REVISION_FILE).exists() and (self._is_at_work(row, seen) or is_whole(folder)):
+                return True
             for old in [one for one in self._preparing if one[0] == row.id]:
                 if self._preparing[old].cancel() or self._preparing[old].done():
                     del self._preparing[old]
-            self._preparing[key] = self._pool.submit(self._prepared, row)
-            self._host.expect()
-            self._tend_host()
+            self._preparing[key] = self._pool.submit(self._preparation.prepared, row)
+            if seen is None:
+                self._host.expect()
+                self._tend_host()
             self._preparing[key].add_done_callback(lambda _: self.ring())
-        elif work.done():
-            del self._preparing[key]
-            error = work.exception()
-            if error is None:
-                return  # Its folder was removed: the next round begins anew.
-            if not isinstance(error, AzureMLException):
-                _log.error("service %s could not be prepared", row.name, exc_info=error)
-            self._host.say(row.id, f"revision {row.revision} cannot be prepared: {error}")
-            self._fail(row, str(error))
+            return False
+        if not work.done():
+            return False
+        del self._preparing[key]
+        error = work.exception()
+        if error is None:
+            return (folder / REVISION_FILE).exists()  # Else it was removed: the next round begins anew.
+        if not isinstance(error, AzureMLException):
+            _log.error("service %s could not be prepared", row.name, exc_info=error)
+        self._host.say(row.id, f"revision {row.revision} cannot be prepared: {error}")
+        self._fail(row, str(error))
+        return False
+
+    def _is_at_work(self, row: Row[Any], seen: Optional[Seen]) -> bool:
+        """Has its supervisor this very revision, so that its files are left alone?"""
+        told = self._told.get(row.id)
+        if seen is None:
+            return self._host.is_starting(row.id)
+        return seen.revision == row.revision or told is None or told[0].revision == row.revision
 
     def _fail(self, row: Row[Any], error: str) -> None:
-        """A first revision that fails is the service's failure; a later one leaves the one before it in place."""
-        if not row.good_revision:
-            self._set(row, state=ServiceState.FAILED, error=error, reason="")
+        """What nothing goes on in place of is the service's failure; a later revision leaves the one before it."""
+        if row.good_revision in (0, row.revision):
+            self._set(row, state=ServiceState.FAILED, error=error, reason="", serving_revision=0)
             return
         with self._database.read() as connection:
             known = {one.number: one.spec for one in services.list_revisions(connection, row.id)}
@@ -242,12 +296,21 @@ class Services(threading.Thread):
             self._fail(row, seen.error)
             return
         state = seen.state
+        if state == ServiceState.FAILED:
+            # It speaks of an earlier revision, and may not have read yet that there is another.
+            told = self._told.get(row.id)
+            if told is not None and time.monotonic() - told[1] < HEARD_S:
+                state = ServiceState.TRANSITIONING
+            else:
+                values["error"] = seen.error
+        if state == ServiceState.UNHEALTHY and seen.revision != row.revision:
+            state = ServiceState.TRANSITIONING  # The next one may be well, and is waited for.
         if seen.revision:
             values["serving_revision"] = seen.revision
             if seen.revision == row.revision:
                 values.update(good_revision=row.revision, reason="")
-                if row.good_revision != row.revision:
-                    values["how"] = self._how(row)
+                if (row.good_revision, row.serving_revision) != (row.revision, row.revision):
+                    values["how"] = self._preparation.how(row)
         if state == ServiceState.TRANSITIONING or (waits_for and seen.revision != row.revision):
             values["reason"] = waits_for or "The model is being loaded."
         elif waits_for and state == ServiceState.UNHEALTHY:
@@ -278,7 +341,9 @@ class Services(threading.Thread):
             del self._preparing[key]
         if self._host.end(row.id) and has_no_runs:
             self._deleted.discard(row.id)
-            self._told.pop(row.id, None)
+            for one in (self._told, self._tried, self._renewed_at, self._renewed):
+                one.pop(row.id, None)
+            self._old.forget(row.id)
             self._database.write(lambda connection: services.remove(connection, row.id))
 
     def _give_port_up(self, row: Row[Any]) -> bool:
@@ -305,134 +370,16 @@ class Services(threading.Thread):
         access = self._access(spec)
         lets_in = () if access == Access.TOKEN else ("primary", "secondary")
         digests = tuple(hashlib.sha256(keys[name].encode()).hexdigest() for name in lets_in)
+        last_good = row.good_revision
+        if last_good not in (0, row.revision):
+            # What is not whole would keep its supervisor from the next one.
+            good = self._host.revision_folder(row.id, last_good)
+            last_good = last_good if (good / REVISION_FILE).exists() and is_whole(good) else 0
         return Wanted(
-            revision=row.revision, last_good=row.good_revision, host=facts.host, port=row.port,
+            revision=row.revision, last_good=last_good, host=facts.host, port=row.port,
             access=access, keys=digests, token_key=keys["token_key"], certificate=facts.certificate,
             certificate_key=facts.certificate_key,
         )  # fmt: skip
-
-    # Preparation, on a thread of the pool. Idempotent: a server that was killed does it again.
-
-    def _prepared(self, row: Row[Any]) -> Revision:
-        spec = loads(ServiceSpec, row.spec)
-        found = self._models(row, spec)
-        folder = self._host.revision_folder(row.id, row.revision)
-        shutil.rmtree(folder, ignore_errors=True)
-        app = folder / "app"
-        app.mkdir(parents=True)
-        self._place(spec, found, app)
-        choice = self._choose(spec, found)
-        if spec.deployment.target:
-            return self._prepared_elsewhere(row, spec, found, choice, folder)
-        compiled, is_there = self._compiled(spec, found, choice)
-        kit = find_kit(str(Path(self.facts.cache) / "kits"), self._kit())
-        if is_there:
-            # Compiled before: numpy, which this server has, is all that it takes.
-            interpreter, readable = sys.executable, _prefixes(sys.executable)
-        else:
-            self._host.say(row.id, f"environment: {choice.why}")
-            interpreter, readable = self._environment(row, choice.spec)
-        compile_kit(kit, interpreter)
-        revision = make_revision(
-            row.revision, spec, found, str(folder), interpreter, kit.folder, self.facts.isolation,
-            self.facts.hidden, (*readable, kit.folder), compiled,
-            next((one for one in readable if one.startswith(os.path.join(self.facts.cache, "envs"))), ""),
-        )  # fmt: skip
-        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
-        return revision
-
-    def _prepared_elsewhere(
-        self, row: Row[Any], spec: ServiceSpec, found: List[Model], choice: Choice, folder: Path
-    ) -> Revision:
-        """Where replicas are runs of a cluster, their environment is built for those, and no model is compiled."""
-        self._host.say(row.id, f"environment: {choice.why}")
-        if spec.entry is None:
-            self._host.say(row.id, f"the original model serves: its replicas are runs of {spec.deployment.target!r}")
-        revision = make_revision_elsewhere(
-            row.revision, spec, found, str(folder), sys.executable, self.facts.isolation, self.facts.hidden
-        )  # fmt: skip
-        pattern = run_pattern(spec, row.revision, choice.spec, store_snapshot(self._store, spec, found))
-        write_atomically(folder / RUN_FILE, dumps(pattern).encode(), mode=0o600)
-        write_atomically(folder / REVISION_FILE, dumps(revision).encode(), mode=0o600)
-        return revision
-
-    def _models(self, row: Row[Any], spec: ServiceSpec) -> List[Model]:
-        found = []
-        with self._database.read() as connection:
-            for one in spec.models:
-                name, _, version = one.rpartition(":")
-                found.append(models.get_model(connection, row.workspace, name, int(version)))
-        return found
-
-    def _place(self, spec: ServiceSpec, found: List[Model], app: Path) -> None:
-        """The script's folder, and the models where v1 has them."""
-        if spec.entry is not None:
-            for entry in decode_tree(self._store.read(spec.entry.snapshot)).entries:
-                self._copy(entry.digest, app.joinpath(*entry.path.split("/")))
-        for model in found:
-            folder = Path(model_folder(str(app), model))
-            for one in model.files:
-                self._copy(one.digest, folder.joinpath(*one.path.split("/")))
-
-    def _copy(self, digest: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._store.open(digest) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-
-    def _choose(self, spec: ServiceSpec, found: List[Model]) -> Choice:
-        if spec.entry is not None:
-            return Choice(spec.entry.environment, "that of the InferenceConfig")
-        model = found[0]
-        by_framework = framework_environment(model)
-        if model.run_id is not None:
-            with self._database.read() as connection:
-                row = runs.find_row(connection, model.run_id)
-                lock = fleet.get_lock(connection, row.lock) if row is not None and row.lock else None
-                asked = runs.get_environment(connection, model.run_id)[0] if row is not None else None
-            if asked is not None:
-                chosen = run_environment(model, asked, lock or Lock(digest=""))
-                if chosen is not None:
-                    return chosen
-                lacks = f", since that of the run {model.run_id} has no {model.framework}"
-                return replace(by_framework, why=by_framework.why + lacks)
-        return by_framework
-
-    def _compiled(self, spec: ServiceSpec, found: List[Model], choice: Choice) -> Tuple[str, bool]:
-        """(folder of the compiled model, is it there already?); '' where a script answers."""
-        if spec.entry is not None:
-            return "", False
-        folder = Path(self.facts.cache) / "compiled" / compiled_key(found[0], spec_digest(choice.spec))
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(folder), (folder / PROGRAM_FILE).exists()
-
-    def _environment(self, row: Row[Any], spec: EnvironmentSpec) -> Tuple[str, Tuple[str, ...]]:
-        """(interpreter, what it is made of), built first where this host does not have it."""
-        if spec.python.user_managed:
-            interpreter = user_interpreter(spec.python.interpreter_path)
-            return interpreter, _prefixes(interpreter)
-        self._set(row, reason="Its environment is being built.")
-        self._builds.forget(spec)
-        while True:
-            state = self._builds.request(spec)
-            if state.state in ("ready", "failed"):
-                break
-            if self._is_stopping or row.id in self._deleted:
-                raise ServiceException("Nobody waits for it any more, or the next server goes on.")
-            time.sleep(BUILD_STEP_S)
-        self._builds.forget(spec)
-        lock = state.lock
-        if state.state == "failed" or lock is None:
-            raise ServiceException(f"Its environment could not be built: {state.error}")
-        for note in lock.notes:
-            self._host.say(row.id, f"environment: {note.asked} -> {note.got or 'left out'} ({note.why})")
-        if lock.builder == Builder.DOCKER:
-            raise ServiceException(
-                "Its environment is an image; services run in environments of conda files and pip packages: take "
-                "base_image and base_dockerfile out of the Environment."
-            )
-        cache = self.facts.cache
-        made = realise(self._builds.open_lock(lock), cache, uv=find_uv(), log=lambda _: None)
-        return made.interpreter, (environment_folder(lock, cache), *_prefixes(made.interpreter))
 
     def _framework(self, row: Row[Any]) -> str:
         spec = loads(ServiceSpec, row.spec)
@@ -445,20 +392,6 @@ class Services(threading.Thread):
             except AzureMLException:
                 return "Custom"  # It was deleted; the service has its own copy.
 
-    def _how(self, row: Row[Any]) -> str:
-        spec = loads(ServiceSpec, row.spec)
-        if spec.entry is not None:
-            return f"script {spec.entry.script}"
-        if spec.deployment.target:
-            return "the original model"
-        revision = loads(
-            Revision, (self._host.revision_folder(row.id, row.revision) / REVISION_FILE).read_text("utf-8")
-        )
-        folder = Path(revision.scoring.get("compiled_folder", ""))
-        if (folder / PROGRAM_FILE).exists():
-            return "compiled, inside the front" if is_inline(spec.deployment) else "compiled"
-        return "the original model"
-
 
 def _is_moving(row: Row[Any], preparing: Collection[Tuple[str, int]]) -> bool:
     """Will there be something new in a moment? What a cluster does takes seconds at least."""
@@ -467,14 +400,3 @@ def _is_moving(row: Row[Any], preparing: Collection[Tuple[str, int]]) -> bool:
     if row.state in (ServiceState.TRANSITIONING, ServiceState.DELETING):
         return True
     return bool(row.serving_revision != row.revision) and row.state != ServiceState.FAILED
-
-
-def _is_whole(folder: Path) -> bool:
-    """Is the interpreter of a revision still there? While no supervisor holds its environment, it may be pruned."""
-    revision = loads(Revision, (folder / REVISION_FILE).read_text("utf-8"))
-    return os.path.exists(revision.interpreter)
-
-
-def _prefixes(interpreter: str) -> Tuple[str, ...]:
-    """The folders of an interpreter: of the environment, and of the Python that it was made from."""
-    return tuple({os.path.dirname(os.path.dirname(one)) for one in (interpreter, os.path.realpath(interpreter))})

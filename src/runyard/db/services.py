@@ -102,8 +102,12 @@ def change(connection: Connection, service_id: str, now: int, **values: Any) -> 
 
 
 def change_labels(connection: Connection, row: Row[Any], spec: ServiceSpec, now: int) -> Service:
-    """Other labels, or others who may ask, which need no new processes; each revision that is gone back to has them."""
-    change(connection, row.id, now, spec=dumps(_plain(spec)))
+    """Other labels, or others who may ask, which need no new processes; each revision that is gone back to has them.
+
+    An error is that of the last update: where the service answers, this one has gone well.
+    """
+    error = "" if row.state == ServiceState.HEALTHY else row.error
+    change(connection, row.id, now, spec=dumps(_plain(spec)), error=error)
     ours = service_revisions.c
     for one in list_revisions(connection, row.id):
         statement = update(service_revisions).where(ours.service == row.id, ours.number == one.number)

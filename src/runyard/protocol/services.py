@@ -337,6 +337,10 @@ class Revision:
     #: Which of v1's request shapes its scoring address takes.
     framework: str = "Custom"
     deployment: Deployment = field(default_factory=Deployment)
+    #: PROGRAM_FORMAT of the compiled model, and does it rely on that one: can its interpreter load no other? None: it
+    #: was prepared before this was said.
+    program_format: int = 1
+    needs_program: Optional[bool] = None
 
 
 @record
