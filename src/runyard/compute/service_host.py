@@ -122,7 +122,7 @@ class ServiceHost:
     def is_starting(self, service_id: str) -> bool:
         """Was a supervisor started that still runs?"""
         process = self._process(service_id)
-        return process is not None and process.poll() is None
+        return process is not None and self._exit_code(process) is None
 
     def seen(self, service_id: str) -> Optional[Seen]:
         """What its supervisor said last; None where none has said anything."""
@@ -139,7 +139,7 @@ class ServiceHost:
     def refusal(self, service_id: str) -> str:
         """Why a supervisor ended at once: its port is another program's; '' for none. Told once."""
         process = self._process(service_id)
-        if process is None or process.poll() != PORT_TAKEN:
+        if process is None or self._exit_code(process) != PORT_TAKEN:
             return ""
         self._reap(service_id)
         try:
@@ -192,15 +192,19 @@ class ServiceHost:
 
     def _reap(self, service_id: str) -> None:
         process = self._process(service_id)
-        if process is not None and process.poll() is not None:
+        if process is not None and self._exit_code(process) is not None:
             with self._lock:
                 del self._started[service_id]
 
+    def _exit_code(self, process: "subprocess.Popen[bytes]") -> Optional[int]:
+        """None while it runs. One thread at a time: to a second one that asks, the first one's dead seem to live."""
+        with self._lock:
+            return process.poll()
+
     def _is_alive(self, seen: Seen) -> bool:
         with self._lock:
-            started = list(self._started.values())
-        for process, _ in started:
-            process.poll()
+            for process, _ in self._started.values():
+                process.poll()
         return is_alive({"pid": seen.pid, "start_time": seen.start_time, "boot_id": seen.boot_id})
 
     def _start(self, service_id: str, folder: Path) -> None:
