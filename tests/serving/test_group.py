@@ -131,28 +131,48 @@ def test_front_of_another_release_is_no_death_and_asks_for_another_supervisor(
     assert "ended" not in (tmp_path / "log.txt").read_text()
 
 
-def test_supervisor_whose_release_is_gone_becomes_that_which_is_there(tmp_path: Path) -> None:
-    (tmp_path / "revisions" / "1").mkdir(parents=True)
-    revision = Revision(
-        1, "adds", "", "", {"entry_script": str(tmp_path / "score.py")}, sys.executable, str(tmp_path),
+def make_revision(folder: Path, number: int, script: str) -> None:
+    """A revision of the service of that folder."""
+    place = folder / "revisions" / str(number)
+    place.mkdir(parents=True)
+    (place / "score.py").write_text(script)
+    made = Revision(
+        number, "adds", "", "", {"entry_script": str(place / "score.py")}, sys.executable, str(place),
         {"PYTHONPATH": front_cell("", ()).work, "PATH": os.defpath},
     )  # fmt: skip
-    (tmp_path / "score.py").write_text("def run(text):\n    return 7\n")
-    (tmp_path / "revisions" / "1" / REVISION_FILE).write_text(dumps(revision))
+    (place / REVISION_FILE).write_text(dumps(made))
+
+
+def seen_when_healthy(folder: Path) -> Seen:
+    gives_up_at, path = time.monotonic() + WAIT_S, folder / SEEN_FILE
+    while not path.exists() or loads(Seen, path.read_text()).state != "Healthy":
+        assert time.monotonic() < gives_up_at, (folder / "log.txt").read_text()
+        time.sleep(0.05)
+    return loads(Seen, path.read_text())
+
+
+def test_what_is_wanted_is_tried_where_what_was_good_cannot_be_loaded_any_more(tmp_path: Path) -> None:
+    make_revision(tmp_path, 1, "raise ValueError('no longer')\n")
+    make_revision(tmp_path, 2, "def run(text):\n    return 7\n")
+    (tmp_path / WANTED_FILE).write_text(dumps(Wanted(2, 1, "127.0.0.1", 0)))
+    with subprocess.Popen([sys.executable, "-m", "runyard.serving", str(tmp_path)]) as supervisor:
+        try:
+            seen = seen_when_healthy(tmp_path)
+        finally:
+            supervisor.terminate()
+    assert (seen.revision, seen.failed_revision) == (2, 0)
+
+
+def test_supervisor_whose_release_is_gone_becomes_that_which_is_there(tmp_path: Path) -> None:
+    make_revision(tmp_path, 1, "def run(text):\n    return 7\n")
     (tmp_path / WANTED_FILE).write_text(dumps(Wanted(1, 0, "127.0.0.1", 0)))
     with subprocess.Popen([sys.executable, "-c", OLD_RELEASE, str(tmp_path)]) as supervisor:
         try:
-            until, state = time.monotonic() + WAIT_S, ""
-            while state != "Healthy" and time.monotonic() < until:
-                time.sleep(0.05)
-                state = loads(Seen, (tmp_path / SEEN_FILE).read_text()).state if (tmp_path / SEEN_FILE).exists() else ""
-            assert state == "Healthy"
-            assert (
-                "Runyard was upgraded: all of the service's processes begin anew" in (tmp_path / "log.txt").read_text()
-            )
-            assert loads(Seen, (tmp_path / SEEN_FILE).read_text()).pid == supervisor.pid
+            seen = seen_when_healthy(tmp_path)
         finally:
             supervisor.terminate()
+    assert seen.pid == supervisor.pid
+    assert "Runyard was upgraded: all of the service's processes begin anew" in (tmp_path / "log.txt").read_text()
 
 
 def test_nothing_that_a_front_says_is_lost_while_nobody_reads(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ from runyard.storage.vault import Vault
 #: Between two looks when no bell rings, seconds; and while a service moves, at first, where most are there soon. From
 #: then on the pause grows by that factor, up to the first: some load their model for minutes.
 TICK_S, MOVING_S, QUICK_S, GROWTH = 1.0, 0.02, 1.0, 1.2
+#: The same while there is no service at all, seconds.
+IDLE_S = 10.0
 #: How long a supervisor may speak of a revision still after it was told another, seconds.
 HEARD_S = 5.0
 #: Between two looks whether what a service that is well relies on is still there, seconds.
@@ -77,6 +79,7 @@ class Services(threading.Thread):
         self._renewed: Dict[str, int] = {}
         #: Those that are to go as soon as nobody prepares them any more.
         self._deleted: Set[str] = set()
+        self._has_any = True
         self._bell = threading.Event()
         self._is_stopping = False
 
@@ -102,7 +105,7 @@ class Services(threading.Thread):
             if is_rung or not was_moving:
                 quick_until = now + QUICK_S
             if not is_moving:
-                pause_s = TICK_S
+                pause_s = TICK_S if self._has_any else IDLE_S
             else:
                 pause_s = MOVING_S if now < quick_until else min(TICK_S, pause_s * GROWTH)
 
@@ -122,7 +125,7 @@ class Services(threading.Thread):
         """Look at every service once; does one of them move?"""
         with self._database.read() as connection:
             rows, replicas = services.list_rows(connection), services.list_replicas(connection)
-        is_moving = False
+        is_moving, self._has_any = False, bool(rows)
         for row in rows:
             is_well = self._look_after(row, [one for one in replicas if one.service == row.id])
             is_moving = is_moving or (is_well and _is_moving(row, self._preparing))

@@ -185,6 +185,9 @@ class Supervisor:
                 coming.end()
                 self._leaving.append(coming)
                 self._coming = None
+                if self._serving is None and coming.revision.number != wanted.revision:
+                    # What was good cannot be loaded any more, and the next one has not been tried yet.
+                    self._coming = self._group(wanted.revision)
         for group in [one for one in self._leaving if one.is_gone]:
             group.close()
             self._leaving.remove(group)
