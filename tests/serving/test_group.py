@@ -143,9 +143,9 @@ def make_revision(folder: Path, number: int, script: str) -> None:
     (place / REVISION_FILE).write_text(dumps(made))
 
 
-def seen_when_healthy(folder: Path) -> Seen:
+def seen_when(folder: Path, state: str) -> Seen:
     gives_up_at, path = time.monotonic() + WAIT_S, folder / SEEN_FILE
-    while not path.exists() or loads(Seen, path.read_text()).state != "Healthy":
+    while not path.exists() or loads(Seen, path.read_text()).state != state:
         assert time.monotonic() < gives_up_at, (folder / "log.txt").read_text()
         time.sleep(0.05)
     return loads(Seen, path.read_text())
@@ -157,10 +157,23 @@ def test_what_is_wanted_is_tried_where_what_was_good_cannot_be_loaded_any_more(t
     (tmp_path / WANTED_FILE).write_text(dumps(Wanted(2, 1, "127.0.0.1", 0)))
     with subprocess.Popen([sys.executable, "-m", "runyard.serving", str(tmp_path)]) as supervisor:
         try:
-            seen = seen_when_healthy(tmp_path)
+            seen = seen_when(tmp_path, "Healthy")
         finally:
             supervisor.terminate()
     assert (seen.revision, seen.failed_revision) == (2, 0)
+
+
+def test_service_whose_certificate_was_never_there_fails_with_its_path(tmp_path: Path) -> None:
+    make_revision(tmp_path, 1, "def run(text):\n    return 7\n")
+    nowhere = str(tmp_path / "nowhere.pem")
+    wanted = Wanted(1, 0, "127.0.0.1", 0, certificate=nowhere, certificate_key=nowhere)
+    (tmp_path / WANTED_FILE).write_text(dumps(wanted))
+    with subprocess.Popen([sys.executable, "-m", "runyard.serving", str(tmp_path)]) as supervisor:
+        try:
+            seen = seen_when(tmp_path, "Failed")
+        finally:
+            supervisor.terminate()
+    assert seen.error == f"The certificate cannot be read: [Errno 2] No such file or directory: '{nowhere}'"
 
 
 def test_supervisor_whose_release_is_gone_becomes_that_which_is_there(tmp_path: Path) -> None:
@@ -168,7 +181,7 @@ def test_supervisor_whose_release_is_gone_becomes_that_which_is_there(tmp_path: 
     (tmp_path / WANTED_FILE).write_text(dumps(Wanted(1, 0, "127.0.0.1", 0)))
     with subprocess.Popen([sys.executable, "-c", OLD_RELEASE, str(tmp_path)]) as supervisor:
         try:
-            seen = seen_when_healthy(tmp_path)
+            seen = seen_when(tmp_path, "Healthy")
         finally:
             supervisor.terminate()
     assert seen.pid == supervisor.pid

@@ -162,7 +162,9 @@ class Group:
     def set_access(self, wanted: Wanted) -> None:
         """Who may ask from now on."""
         self._wanted = wanted
-        self._admit()
+        if self._front is not None and self._front.is_ready:
+            self._certify(self._front)
+            self._front.admit(wanted)
 
     def set_room(self, room: int) -> None:
         """Give up so many replicas of a cluster."""
@@ -370,9 +372,13 @@ class Group:
         kind, number = event["event"], event.get("replica", 0)
         replica = self._replicas.get(number)
         if kind == "front_ready":
+            self._certify(front)
+            if self._wanted.certificate and not front.has_certificate:
+                kill(front.process)
+                return
             front.is_ready = True
             self.was_ready = self.was_ready or self.is_inline
-            self._admit()
+            front.admit(self._wanted)
             self._order_to_accept()
         elif kind == "replica_joined":
             self._replicas[number] = _Replica(number, None, time.monotonic(), str(event["run"]))
@@ -399,18 +405,8 @@ class Group:
             self.statistics = from_wire(ServiceStatistics, event["seen"])
             self._busy = int(event["busy"])
 
-    def _admit(self) -> None:
-        """Say who may ask, to a front that is ready; one that is to speak TLS, and cannot, is no front."""
-        front = self._front
-        if front is None or not front.is_ready:
-            return
-        self._certify(front)
-        if front.has_certificate or not self._wanted.certificate:
-            front.admit(self._wanted)
-        else:
-            kill(front.process)
-
     def _certify(self, front: FrontProcess) -> None:
+        """Give it the certificate that is there now; without a first one it cannot be a front."""
         try:
             front.certify(self._wanted.certificate, self._wanted.certificate_key)
         except OSError as error:
