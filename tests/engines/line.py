@@ -28,6 +28,7 @@ class Line:
         self._callers: set[bytes] = set()
         #: How many bytes may pass yet, by caller.
         self._left: dict[bytes, int] = {}
+        self._cut: set[bytes] = set()
         self._holds_new = False
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -52,6 +53,12 @@ class Line:
             self._holds_new = self._holds_new and callers is not None
             for caller in list(self._left) if callers is None else callers:
                 self._left.pop(caller, None)
+            self._changed.notify_all()
+
+    def cut(self, callers: set[bytes]) -> None:
+        """Let nothing of theirs pass ever again, nor what waits: whoever was to send it is gone."""
+        with self._changed:
+            self._cut |= callers
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -93,7 +100,9 @@ class Line:
     def _pass(self, caller: bytes, piece: bytes) -> None:
         """Return once that piece may pass."""
         with self._changed:
-            self._changed.wait_for(lambda: self._left.get(caller, 1) > 0)
+            self._changed.wait_for(lambda: caller in self._cut or self._left.get(caller, 1) > 0)
+            if caller in self._cut:
+                raise ConnectionAbortedError
             if caller in self._left:
                 self._left[caller] -= len(piece)
 

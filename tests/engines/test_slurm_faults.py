@@ -224,6 +224,7 @@ def test_run_whose_node_is_lost_before_its_runner_says_a_word_begins_anew(
         wait_until(lambda: engine.line is not None and bool(engine.line.callers() - known), "its node asks for it")
         node = slurm.run("squeue", "-h", "-t", "R", "-o", "%N").split()[-1]
         slurm.kill_node(node)
+        engine.line.cut(engine.line.callers() - known)
         engine.line.release()
         run.wait_for_completion(raise_on_error=False)
     finally:
