@@ -89,7 +89,7 @@ def test_requests_look_while_supervisors_are_started_and_end(host: ServiceHost) 
 def test_supervisor_that_hangs_before_its_first_word_is_replaced(
     host: ServiceHost, lay_out: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_host, "START_S", 1.0)
+    monkeypatch.setattr(service_host, "START_S", 4.0)
     wanted = lay_out("one")
     host.expect()
     host.tend()
@@ -108,7 +108,7 @@ def test_supervisor_that_hangs_before_its_first_word_is_replaced(
     seen = wait_until(answers, "another has taken its place")
     assert (seen.pid != spare, os.path.exists(f"/proc/{spare}")) == (True, False)
     assert post(f"http://127.0.0.1:{seen.port}/score", [1]) == (200, [1])
-    assert "has said nothing for 1 s" in host.log_file("one").read_text()
+    assert "has said nothing for 4 s" in host.log_file("one").read_text()
 
 
 def test_supervisor_that_is_ended_before_its_first_word_is_gone(host: ServiceHost, lay_out: Any) -> None:
