@@ -175,6 +175,13 @@ def test_same_trouble_is_logged_once_a_minute_and_is_over_once_it_is(scripted: A
     assert post(service.scoring_uri, [1]) == (200, 2)
 
 
+def begin_anew(service: Webservice, what: str) -> None:
+    """Kill its supervisor, and wait until the next one has it Healthy."""
+    before = seen_of(service).pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: seen_of(service).pid != before and seen_of(service).state == "Healthy", what)
+
+
 def use_only_compiled(service: Webservice, interpreter: Path) -> Path:
     """Give a service that was compiled before the interpreter of a server without the framework; the program's folder.
 
@@ -184,9 +191,7 @@ def use_only_compiled(service: Webservice, interpreter: Path) -> Path:
     told = json.loads(path.read_text())
     assert told["needs_program"] is True
     path.write_text(json.dumps({**told, "interpreter": str(interpreter), "readable": [str(interpreter.parents[1])]}))
-    before = seen_of(service).pid
-    os.kill(before, signal.SIGKILL)
-    wait_until(lambda: seen_of(service).pid != before and seen_of(service).state == "Healthy", "it needs no framework")
+    begin_anew(service, "it needs no framework")
     return Path(told["scoring"]["compiled_folder"])
 
 
@@ -197,9 +202,7 @@ def test_compiled_service_whose_program_is_lost_is_prepared_anew(
     service = deploy("compiled-before", [trained["forest"]])
     program = use_only_compiled(service, bare_python(tmp_path / "python"))
     shutil.rmtree(program)
-    before = seen_of(service).pid
-    os.kill(before, signal.SIGKILL)
-    wait_until(lambda: seen_of(service).pid != before and seen_of(service).state == "Healthy", "it is there again")
+    begin_anew(service, "it is there again")
     assert service.run(json.dumps({"data": DIGITS[:2].tolist()}))["predict"] == LABELS[:2].tolist()
 
 
@@ -210,9 +213,7 @@ def test_compiled_service_of_another_format_is_prepared_anew(
     service = deploy("compiled-otherwise", [trained["forest"]])
     path = folder_of(service) / "revisions" / "1" / "revision.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "program_format": 0}))
-    before = seen_of(service).pid
-    os.kill(before, signal.SIGKILL)
-    wait_until(lambda: seen_of(service).pid != before and seen_of(service).state == "Healthy", "it is there again")
+    begin_anew(service, "it is there again")
     # As it was, or as a revision of its own where the server has looked before.
     path = folder_of(service) / "revisions" / str(seen_of(service).revision) / "revision.json"
     assert json.loads(path.read_text())["program_format"] == PROGRAM_FORMAT

@@ -75,8 +75,8 @@ class ServiceHost:
         """What its processes and its preparation say."""
         return self._folder / service_id / LOG_FILE
 
-    def tell(self, service_id: str, wanted: Wanted) -> None:
-        """Bring that about; starts the supervisor where it does not run. Idempotent."""
+    def tell(self, service_id: str, wanted: Wanted, *, may_start: bool = True) -> None:
+        """Bring that about; starts the supervisor where it does not run, if it may. Idempotent."""
         folder = self.folder(service_id)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path, text = folder / WANTED_FILE, dumps(wanted).encode()
@@ -85,6 +85,8 @@ class ServiceHost:
         seen = self.seen(service_id)
         if seen is not None and self._is_alive(seen):
             os.kill(seen.pid, signal.SIGHUP)
+            return
+        if not may_start:
             return
         if self.is_starting(service_id) and time.monotonic() - self._started[service_id][1] > START_S:
             # On a full disk none could say anything: this raises there, and the one that is there is left alone.

@@ -212,7 +212,8 @@ class Services(threading.Thread):
         if seen is None or told is None or told[0] != wanted:
             if self._give_port_up(row):
                 return
-            self._host.tell(row.id, wanted)
+            # One that has ended since it was seen is started by the next round, which looks first what is there.
+            self._host.tell(row.id, wanted, may_start=seen is None)
             is_same = told is not None and told[0].revision == wanted.revision
             self._told[row.id] = (wanted, told[1] if told is not None and is_same else time.monotonic())
         if seen is not None:
@@ -232,16 +233,12 @@ class Services(threading.Thread):
             return
         self._renewed[row.id] = row.revision  # Once: where that cannot be, the one that answers is left alone.
         self._host.say(row.id, "its compiled model is gone from the cache: the model is prepared anew")
+        now_us = time.time_ns() // 1000
 
-        def write(connection: Connection) -> None:
-            present = services.find_row(connection, row.workspace, row.name)
-            is_same = present is not None and (present.id, present.revision) == (row.id, row.revision)
-            if is_same and present is not None and present.state != ServiceState.DELETING:
-                services.add_revision(
-                    connection, present, loads(ServiceSpec, present.spec), row.created_by, time.time_ns() // 1000
-                )
+        def change(connection: Connection, present: Row[Any]) -> None:
+            services.add_revision(connection, present, loads(ServiceSpec, present.spec), row.created_by, now_us)
 
-        self._database.write(write)
+        self._write(row, change)
         self.ring()
 
     def _is_prepared(self, row: Row[Any], folder: Path, seen: Optional[Seen]) -> bool:
@@ -326,12 +323,16 @@ class Services(threading.Thread):
         if not new:
             return
         now = time.time_ns() // 1000
+        self._write(row, lambda connection, _: services.change(connection, row.id, now, **new))
+
+    def _write(self, row: Row[Any], change: Callable[[Connection, Row[Any]], None]) -> None:
+        """Change a service, unless it has another revision by now, or is being deleted."""
 
         def write(connection: Connection) -> None:
             present = services.find_row(connection, row.workspace, row.name)
-            is_same = present is not None and present.id == row.id and present.revision == row.revision
+            is_same = present is not None and (present.id, present.revision) == (row.id, row.revision)
             if is_same and present is not None and present.state != ServiceState.DELETING:
-                services.change(connection, row.id, now, **new)
+                change(connection, present)
 
         self._database.write(write)
 
