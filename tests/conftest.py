@@ -5,13 +5,14 @@ And what a test may ask for in any folder: a server of cloud storage.
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runyard.client.local_server import connect, is_running
+from tests.aftermath import aftermath
 from tests.emulators.servers import S3, Azurite, start_azurite, start_s3
 
 #: Where a test may connect to, apart from Unix sockets; the last are networks of the tests' own Ray and SSH machines.
@@ -50,6 +51,16 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
             found = connect()
             found.call("stop_server")
             found.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside a failure stands what its server knows: most of what goes wrong once in many times is not seen again."""
+    report = yield
+    found = aftermath(Path(os.environ.get("RUNYARD_HOME", "/nonexistent"))) if report.failed else ""
+    if found:
+        report.sections.append(("what its server knows", found))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,10 @@ def test_followed_log_goes_on_with_the_next_attempt_from_its_beginning(workspace
     target = ComputeTarget(workspace, "lowpriority")
     words = [sys.executable, "-m", "runyard.cli", "run", "logs", run.id, "-f", "--workspace", "attempts"]
     # All is read in the end, also what nobody had seen when the attempt was over.
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as follower:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, bufsize=0) as follower:
+        assert follower.stdout is not None
+        # It begins with the attempt that it finds, and may take its time to start.
+        begun = follower.stdout.read(1)
         for attempt in (1, 2):
             wait_until(lambda attempt=attempt: f"attempt {attempt} " in _log(run, "std_log.txt"), "it has begun")
             if attempt == 1:
@@ -141,7 +144,7 @@ def test_followed_log_goes_on_with_the_next_attempt_from_its_beginning(workspace
             workspace._call("remove_node", None, {"evict": 1}, name=target.name, node=node.rpartition("/")[2])
             wait_until(lambda attempt=attempt: run._refresh().attempt > attempt, "it starts again")
         run.wait_for_completion()
-        said = follower.communicate(timeout=60)[0]
+        said = (begun + follower.communicate(timeout=60)[0]).decode()
     assert said == f"this is attempt 1 {'!' * 100}\n" + "".join(
         f"Runyard: Attempt {attempt}: 0 files of ./outputs are back.\nthis is attempt {attempt} \n"
         for attempt in (2, 3)
