@@ -1,4 +1,4 @@
-"""What is told beside a failed test: where its server's runs stand, what lives of them, and the end of the server's log."""
+"""What is told beside a failed test: where its server's runs stand, what lives of them, the end of the server's log."""
 
 import sqlite3
 from collections.abc import Iterator
