@@ -298,6 +298,8 @@ def test_run_of_two_nodes_that_loses_one_starts_again_on_two(engine: Engine, tmp
     run.wait_for_completion(raise_on_error=False)
     assert (run.get_status(), run.get_details()["attempt"]) == ("Completed", 2), run.get_details()
     wait_until(lambda: not list(with_prefix("RUNYARD_KEY", f"{run.id}/")), "no process is left of either attempt")
+    # As above: what the next test begins is not to be placed on a node that is dead, and not found to be.
+    ray_of(engine).run(ANSWERS)
 
 
 def test_run_begins_where_ray_has_forgotten_what_is_to_begin(engine: Engine, tmp_path: Path) -> None:

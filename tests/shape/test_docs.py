@@ -28,6 +28,12 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_page_holds_two_versions_of_itself(page: Path) -> None:
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    assert [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(marks)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_python_block_is_valid_python(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, page_name(page), "exec")

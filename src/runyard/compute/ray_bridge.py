@@ -14,6 +14,7 @@ import time
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 import ray
+from ray.experimental.internal_kv import _internal_kv_list
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -27,8 +28,9 @@ MISSING_S = 30.0
 LEAVE_S, END_S = 20.0, 5.0
 #: Carried by the programs that an attempt has on a node, and none of its script's processes: the attempt's name in Ray.
 MARK = "RUNYARD_RAY_ATTEMPT"
-#: Most that is told of why Ray has lost a node, characters; and what stands in it where no actor could begin.
-WHY_MAX, UNKNOWN_CLASS = 1_000, "load_actor_class"
+#: Most that is told of why Ray has lost a node, characters; what stands in it where no actor could begin, and where its
+#: worker has ended: why is not always told.
+WHY_MAX, UNKNOWN_CLASS, WORKER_ENDED = 1_000, "load_actor_class", "its worker process has died"
 #: Of the program on a node: it lives; it has done its part; it is gone and has not.
 ALIVE, ENDED, GONE = "alive", "ended", "gone"
 #: Where runner/supervise.py says that its part is done: the number of a descriptor.
@@ -173,8 +175,9 @@ class Told:
 
     def __init__(self) -> None:
         self.alive = self.late = self.ended = 0
-        #: Why Ray has lost a node, by its number.
+        #: Why Ray has lost a node, by its number; and those that have answered.
         self.lost: Dict[int, str] = {}
+        self.heard: Set[int] = set()
 
 
 class Bridge:
@@ -189,6 +192,8 @@ class Bridge:
         #: has died, and tells these why; and what each was asked for.
         self._begun: Dict[str, Dict[int, Any]] = {}
         self._asked: Dict[str, Tuple[str, Dict[str, float], str]] = {}
+        #: Which of its nodes have ever answered.
+        self._heard: Dict[str, Set[int]] = {}
         self._actor_class = _remote_class()
 
     def start(self, key: str, program: str, nodes: int, bundle: Dict[str, float], log: str, strategy: str) -> None:
@@ -212,7 +217,7 @@ class Bridge:
         for known in (self._missing, self._leaving):
             for name in known.keys() - groups.keys():
                 del known[name]
-        for begun in (self._begun, self._asked):
+        for begun in (self._begun, self._asked, self._heard):
             for name in begun.keys() - groups.keys():
                 del begun[name]
         for name, facts in groups.items():
@@ -257,7 +262,9 @@ class Bridge:
         if facts["state"] == "PENDING":
             return ["waiting", _wait_of(facts)]
         told = _ask_all(name, facts, self._begun.get(name, {}))
-        unknown = [number for number, why in told.lost.items() if UNKNOWN_CLASS in why]
+        heard = self._heard.setdefault(name, set())
+        heard |= told.heard
+        unknown = [number for number, why in told.lost.items() if number not in heard and _had_no_class(why)]
         if unknown and name in self._asked:
             # Nothing has begun there: Ray's control store has forgotten the class while this process had its job.
             self._actor_class = _remote_class()
@@ -324,6 +331,14 @@ def _remote_class() -> Any:
     return ray.remote(max_restarts=0, max_task_retries=0)(NodeActor)
 
 
+def _had_no_class(why: str) -> bool:
+    """Has an actor that never answered ended for want of its class? Then nothing of its program has begun."""
+    if UNKNOWN_CLASS in why:
+        return True
+    mine = b"ActorClass:" + ray.get_runtime_context().get_job_id().encode()
+    return WORKER_ENDED in why and not _internal_kv_list(mine, namespace=b"fun")
+
+
 def _ask_all(name: str, facts: Dict[str, Any], begun: Dict[int, Any]) -> Told:
     actors = {**begun, **_actors_of(name, facts)}
     asked = {actor.state.remote(): number for number, actor in actors.items()}
@@ -334,6 +349,7 @@ def _ask_all(name: str, facts: Dict[str, Any], begun: Dict[int, Any]) -> Told:
     for one in done:
         try:
             state = ray.get(one)
+            told.heard.add(asked[one])
             told.alive, told.ended = told.alive + (state == ALIVE), told.ended + (state == ENDED)
         except ray.exceptions.ActorUnavailableError:
             told.late += 1
