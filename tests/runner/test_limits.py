@@ -13,7 +13,7 @@ import pytest
 
 from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
 from runyard.azureml.core.compute import AmlCompute, ComputeTarget
-from runyard.environments.control_groups import PROC, Group, make_group, processes_max, remove_group, why_not
+from runyard.environments.control_groups import PROC, Group, Shares, make_group, processes_max, remove_group, why_not
 from runyard.protocol.plan import Isolation
 from runyard.runner.folder import host_name_of
 from runyard.runner.processes import descendants
@@ -21,6 +21,8 @@ from tests.faults.house import wait_until
 from tests.own_server import log_of, own_server, submit_here
 
 MANY = 1 << 30
+#: Of a group of version 2, by what it controls.
+FILES = {"memory": ("memory.max", "memory.swap.max"), "pids": ("pids.max",), "cpu": ("cpu.weight", "cpu.max")}
 
 
 class Host:
@@ -46,8 +48,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     def make(folder: Path, *arguments: object, **options: bool) -> None:
         mkdir(folder, *arguments, **options)  # type: ignore[arg-type]
         offered = folder.parent / "cgroup.subtree_control"
-        if offered.is_file() and "memory" in offered.read_text():
-            for name in ("memory.max", "memory.swap.max", "pids.max"):
+        controllers = offered.read_text().split() if offered.is_file() else []
+        for controller in controllers:
+            for name in FILES[controller]:
                 (folder / name).touch()
 
     def remove(folder: Path) -> None:
@@ -72,7 +75,7 @@ def made(top: Path) -> list[Path]:
 def test_group_of_version_2_is_made_as_near_as_its_limits_hold(host: Host) -> None:
     unified = host.top / "unified"
     (unified / "slice" / "own").mkdir(parents=True)
-    (unified / "slice" / "cgroup.subtree_control").write_text("cpu memory pids")
+    (unified / "slice" / "cgroup.subtree_control").write_text("memory pids")
     # A group that has processes of its own takes nothing.
     (unified / "slice" / "own" / "cgroup.subtree_control").symlink_to("/dev/full")
     host.show("0::/slice/own\n", f"/ {unified} rw - cgroup2 cgroup2 rw")
@@ -112,6 +115,66 @@ def test_group_of_version_1_is_made_in_each_hierarchy(host: Host) -> None:
     assert group.is_out_of_memory()
     remove_group(host_name_of("trial/1"), host.proc)
     assert not made(host.top)
+
+
+def test_shares_of_processors_and_memory_are_told_to_version_2(host: Host) -> None:
+    unified = host.top / "unified"
+    unified.mkdir()
+    (unified / "cgroup.subtree_control").write_text("cpu memory pids")
+    host.show("0::/\n", f"/ {unified} rw - cgroup2 cgroup2 rw")
+    assert make_group(host_name_of("trial/1"), MANY, 100, host.proc, Shares(2.5, 0.25, 5_000)) is not None
+    (folder,) = made(unified)
+    assert texts(folder) == {
+        "memory.max": str(MANY), "memory.swap.max": "0", "memory.low": "5000", "pids.max": "100",
+        "cpu.weight": "250", "cpu.max": "25000 100000",
+    }  # fmt: skip
+
+
+def test_shares_of_processors_and_memory_are_told_to_version_1(host: Host) -> None:
+    for name in ("memory", "pids", "cpu"):
+        (host.top / name).mkdir()
+    host.show(
+        "4:memory:/\n8:pids:/\n1:cpu,cpuacct:/\n0::/\n",
+        *(f"/ {host.top}/{one} rw - cgroup cgroup rw,{one}" for one in ("memory", "pids", "cpu")),
+    )
+    group = make_group(host_name_of("trial/1"), MANY, 100, host.proc, Shares(2.5, 0.25, 5_000))
+    assert group is not None
+    told = {name: text for folder in made(host.top) for name, text in texts(folder).items()}
+    assert told == {
+        "memory.limit_in_bytes": str(MANY), "memory.soft_limit_in_bytes": "5000", "pids.max": "100",
+        "cpu.shares": "2560", "cpu.cfs_quota_us": "25000",
+    }  # fmt: skip
+    group.enter()
+    assert [(folder / "tasks").read_text() for folder in made(host.top)] == ["0"] * 3
+    remove_group(host_name_of("trial/1"), host.proc)
+    assert not made(host.top)
+
+
+def test_least_share_is_the_kernels(host: Host) -> None:
+    (host.top / "cpu").mkdir()
+    host.show("1:cpu:/\n", f"/ {host.top}/cpu rw - cgroup cgroup rw,cpu")
+    assert make_group(host_name_of("trial/1"), None, None, host.proc, Shares(0.000_1, 0.000_1)) is not None
+    (folder,) = made(host.top)
+    assert texts(folder) == {"cpu.shares": "2", "cpu.cfs_quota_us": "1000"}
+
+
+def can_limit_processors() -> bool:
+    """By a group that is taken away at once."""
+    found = make_group(host_name_of("try-cpu"), None, None, shares=Shares(cores_max=1))
+    remove_group(host_name_of("try-cpu"))
+    return found is not None
+
+
+@pytest.mark.skipif(not can_limit_processors(), reason="on this host this user may make no group of processors")
+def test_process_has_no_more_of_the_processors_than_it_may(tmp_path: Path) -> None:
+    group = make_group(host_name_of(str(tmp_path)), None, None, shares=Shares(1, 0.2))
+    assert group is not None
+    code = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 2: pass\nprint(time.process_time())"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], stdout=subprocess.PIPE, preexec_fn=group.enter, check=True
+    )
+    assert group.remove(1)
+    assert 0.05 < float(done.stdout) < 0.8, "a fifth of two seconds, and something for its start"
 
 
 def test_thread_goes_into_a_group_only_where_it_finds_its_way_back(host: Host) -> None:

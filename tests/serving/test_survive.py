@@ -215,6 +215,28 @@ def test_a_model_that_leaks_is_started_anew_with_a_sentence(scripted: Any) -> No
     wait_until(lambda: post(service.scoring_uri, 0)[1] == 1, "a fresh process")
 
 
+def test_a_process_has_the_threads_and_the_processors_that_were_asked_for(scripted: Any) -> None:
+    text = (
+        "import os, time\ndef run(data):\n    ends_at = time.monotonic() + 2\n    before = time.process_time()\n"
+        "    while time.monotonic() < ends_at: pass\n"
+        "    return [os.environ['OMP_NUM_THREADS'], time.process_time() - before]\n"
+    )
+    config = AksWebservice.deploy_configuration(
+        auth_enabled=False, num_replicas=1, cpu_cores=0.1, cpu_cores_limit=0.25, memory_gb=0.1
+    )  # fmt: skip
+    service = scripted("held", text, config)
+    status, (threads, used_s) = post(service.scoring_uri, 0)
+    assert (status, threads) == (200, "1")
+    is_held = used_s < 1.0
+    assert is_held != ("cpu_cores_limit=0.25 is not held" in service.get_logs()), used_s
+    service.update(cpu_cores=1.5, cpu_cores_limit=8)
+    service.wait_for_deployment()
+    status, (threads, used_s) = post(service.scoring_uri, 0)
+    assert (status, threads) == (200, "2")
+    needs = service.container_resource_requirements
+    assert (needs.cpu, needs.cpu_limit, needs.memory_in_gb) == (1.5, 8, 0.1)
+
+
 def test_a_crash_on_one_input_takes_no_other_request_along(scripted: Any) -> None:
     text = "import os\ndef run(data):\n    if data == '0':\n        os._exit(3)\n    return 7\n"
     service = scripted("crashes", text)

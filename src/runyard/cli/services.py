@@ -77,6 +77,11 @@ def deploy_service(
         Optional[bool],
         typer.Option(help="Ask for a key; else as the kind has it: aks yes, aci and local only beyond this machine."),
     ] = None,
+    cpu: Annotated[
+        Optional[float], typer.Option(help="Cores that a replica has where others want them too; so many threads.")
+    ] = None,
+    cpu_limit: Annotated[Optional[float], typer.Option(help="Cores whose time a replica may take.")] = None,
+    memory: Annotated[Optional[float], typer.Option(help="GB that are left to a replica.")] = None,
     memory_limit: Annotated[Optional[float], typer.Option(help="GB that a replica may take.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
     logged_share: Annotated[float, typer.Option(help="Share of the requests that are logged, 0 to 1.")] = 0.0,
@@ -95,7 +100,8 @@ def deploy_service(
     access = _BY_KIND.get(kind) if auth is None else Access.KEY if auth else Access.OPEN
     config: WebserviceDeploymentConfiguration = _KINDS[kind](
         Deployment(
-            memory_gb_limit=memory_limit, access=access, replicas=replicas, autoscale=scale, timeout_s=timeout,
+            cpu=cpu, cpu_limit=cpu_limit, memory_gb=memory, memory_gb_limit=memory_limit, access=access,
+            replicas=replicas, autoscale=scale, timeout_s=timeout,
             logged_share=logged_share, port=port,
         )
     )  # fmt: skip

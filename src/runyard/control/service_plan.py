@@ -162,7 +162,8 @@ def _variables(app: str, spec: ServiceSpec, models: Sequence[Model], interpreter
     if spec.entry is not None:
         script, given = spec.entry.script, spec.entry.environment.variables
     path = os.path.dirname(interpreter) + ":/usr/local/bin:/usr/bin:/bin"
-    return {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **process_variables(app, kit, folder, script, given)}
+    common = process_variables(app, kit, folder, script, given, spec.deployment.cpu)
+    return {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **common}
 
 
 def _agrees(found: str, said: str) -> bool:

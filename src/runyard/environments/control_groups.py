@@ -1,11 +1,11 @@
-"""Control groups of the kernel's, version 2 or 1, where this user may make one: how much memory, how many processes."""
+"""Control groups of the kernel's, version 2 or 1, where this user may make one: memory, processors, processes."""
 
 import os
 import time
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 #: Where processes find their groups, and what is mounted.
 PROC = Path("/proc/self")
@@ -13,6 +13,14 @@ PROC = Path("/proc/self")
 _MEMORY, _PROCESSES = {2: "memory.max", 1: "memory.limit_in_bytes"}, "pids.max"
 #: Set with the memory, or else what is too much goes to the disk and takes ages: by version, the file and its value.
 _SWAP = {2: ("memory.swap.max", "0"), 1: ("memory.memsw.limit_in_bytes", "{}")}
+#: By version: how much is left to a group where others want it too, of memory and of the processors' time.
+_MEMORY_KEPT = {2: "memory.low", 1: "memory.soft_limit_in_bytes"}
+_WEIGHT = {2: "cpu.weight", 1: "cpu.shares"}
+#: By version: the weight of one core, which is that of a group that asks for none; the least and the most.
+_WEIGHTS = {2: (100, 1, 10_000), 1: (1_024, 2, 262_144)}
+#: By version: the file of the most of the processors' time in each period, and what it says; microseconds.
+_PERIOD_US, _QUOTA_LEAST_US = 100_000, 1_000
+_QUOTA = {2: ("cpu.max", "{} " + str(_PERIOD_US)), 1: ("cpu.cfs_quota_us", "{}")}
 #: The file that counts the processes which the kernel has ended for their memory.
 _COUNTS = {2: "memory.events", 1: "memory.oom_control"}
 #: By version: the file by which a process of one thread enters a group. In version 1 a thread that moves itself waits
@@ -39,11 +47,23 @@ def processes_max(asked: Optional[int]) -> Optional[int]:
         return PROCESSES_MAX
 
 
+class Shares(NamedTuple):
+    """What a group has where others want it too, and how much of the processors it may have at most; None: no word."""
+
+    cores: Optional[float] = None
+    cores_max: Optional[float] = None
+    memory_bytes: Optional[int] = None
+
+
+#: Of whom nothing is said.
+NO_SHARES = Shares()
+
+
 class Group:
     """One control group."""
 
     def __init__(self, version: int, folders: Dict[str, Path], proc: Path = PROC) -> None:
-        """``folders``: by "memory" and "pids", the group's folder; one and the same in version 2."""
+        """``folders``: by "memory", "pids" and "cpu", the group's folder; one and the same in version 2."""
         self._version = version
         self._folders = folders
         self._proc = proc
@@ -114,19 +134,26 @@ class Group:
 
 
 def make_group(
-    name: str, memory_bytes: Optional[int], processes_max: Optional[int], proc: Path = PROC
+    name: str,
+    memory_bytes: Optional[int],
+    processes_max: Optional[int],
+    proc: Path = PROC,
+    shares: Shares = NO_SHARES,
 ) -> Optional[Group]:
-    """A group with those limits of that name; None where this user may make none that has them."""
-    limits = {"memory": memory_bytes, "pids": processes_max}
+    """A group with those limits of that name; None where this user may make none that has them.
+
+    The memory that is to be left to it, alone, makes no group: it goes with a limit.
+    """
+    limits = {"memory": memory_bytes, "pids": processes_max, "cpu": shares.cores_max or shares.cores}
     wanted = [what for what, limit in limits.items() if limit is not None]
     for version in (2, 1) if wanted else ():
         folders: Dict[str, Path] = {}
         for controller in wanted:
-            same = folders.get("memory") if version == 2 else None
+            same = next(iter(folders.values()), None) if version == 2 else None
             made = same or _make(version, controller, wanted, name, proc)
             if made is not None:
                 folders[controller] = made
-        if len(folders) == len(wanted) and _limit(version, folders, limits):
+        if len(folders) == len(wanted) and _limit(version, folders, memory_bytes, processes_max, shares):
             return Group(version, folders, proc)
         _remove(list(folders.values()))
     return None
@@ -137,7 +164,7 @@ def remove_group(name: str, proc: Path = PROC, wait_s: float = 0.0) -> bool:
 
     The kernel takes a moment over processes that were killed: ``wait_s`` is how long to try again.
     """
-    kinds = ((2, "memory"), (1, "memory"), (1, "pids"))
+    kinds = ((2, "memory"), (1, "memory"), (1, "pids"), (1, "cpu"))
     return _remove([one / name for version, what in kinds for one in _parents(version, what, proc)], wait_s)
 
 
@@ -181,19 +208,34 @@ def _make(version: int, controller: str, wanted: List[str], name: str, proc: Pat
 
 
 def _has(folder: Path, wanted: List[str]) -> bool:
-    files = {"memory": _MEMORY[2], "pids": _PROCESSES}
+    files = {"memory": _MEMORY[2], "pids": _PROCESSES, "cpu": _WEIGHT[2]}
     return all((folder / files[one]).exists() for one in wanted)
 
 
-def _limit(version: int, folders: Dict[str, Path], limits: Dict[str, Optional[int]]) -> bool:
+def _limit(
+    version: int,
+    folders: Dict[str, Path],
+    memory_bytes: Optional[int],
+    processes_max: Optional[int],
+    shares: Shares,
+) -> bool:
     try:
-        if "memory" in folders:
-            (folders["memory"] / _MEMORY[version]).write_text(str(limits["memory"]))
+        if memory_bytes is not None:
+            (folders["memory"] / _MEMORY[version]).write_text(str(memory_bytes))
             file, value = _SWAP[version]
             if (folders["memory"] / file).exists():
-                (folders["memory"] / file).write_text(value.format(limits["memory"]))
-        if "pids" in folders:
-            (folders["pids"] / _PROCESSES).write_text(str(limits["pids"]))
+                (folders["memory"] / file).write_text(value.format(memory_bytes))
+            if shares.memory_bytes is not None:
+                (folders["memory"] / _MEMORY_KEPT[version]).write_text(str(shares.memory_bytes))
+        if processes_max is not None:
+            (folders["pids"] / _PROCESSES).write_text(str(processes_max))
+        if shares.cores is not None:
+            one, least, most = _WEIGHTS[version]
+            (folders["cpu"] / _WEIGHT[version]).write_text(str(min(most, max(least, round(shares.cores * one)))))
+        if shares.cores_max is not None:
+            file, value = _QUOTA[version]
+            quota_us = max(_QUOTA_LEAST_US, round(shares.cores_max * _PERIOD_US))
+            (folders["cpu"] / file).write_text(value.format(quota_us))
     except OSError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import time
 from dataclasses import field, replace
 from typing import Dict, Mapping, Optional, Tuple
@@ -81,7 +82,10 @@ class Autoscale:
 class Deployment:
     """How a service is to run."""
 
+    #: The cores and the memory that a replica has where others want them too; so many threads its framework has.
     cpu: Optional[float] = None
+    #: The cores whose time a replica may take; None: all that the host has.
+    cpu_limit: Optional[float] = None
     memory_gb: Optional[float] = None
     #: A replica that takes more is started anew; None: nine tenths of the host's.
     memory_gb_limit: Optional[float] = None
@@ -130,6 +134,14 @@ class ServiceSpec:
     secondary_key: Optional[str] = None
 
 
+def needs_of(deployment: Deployment) -> Dict[str, Optional[float]]:
+    """What a replica is to have, and at most, by v1's names."""
+    return {
+        "cpu_cores": deployment.cpu, "cpu_cores_limit": deployment.cpu_limit, "memory_gb": deployment.memory_gb,
+        "memory_gb_limit": deployment.memory_gb_limit,
+    }  # fmt: skip
+
+
 def labelled(spec: ServiceSpec, by: ServiceSpec) -> ServiceSpec:
     """The spec with what is a service's and no revision's own as another has it: its labels, and who may ask."""
     return replace(
@@ -138,11 +150,13 @@ def labelled(spec: ServiceSpec, by: ServiceSpec) -> ServiceSpec:
     )  # fmt: skip
 
 
-def process_variables(app: str, kit: str, models: str, script: str, given: Mapping[str, str]) -> Dict[str, str]:
-    """What a process with a model has, PATH apart: where its files lie, and what the script's environment sets."""
+def process_variables(
+    app: str, kit: str, models: str, script: str, given: Mapping[str, str], cpu: Optional[float]
+) -> Dict[str, str]:
+    """What a process with a model has, PATH apart: where its files lie, threads by ``cpu``, and what is ``given``."""
     found = {
         "PYTHONPATH": kit, "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "LANG": "C.UTF-8", "AZUREML_MODEL_DIR": models,
-        "AML_APP_ROOT": app, "TF_CPP_MIN_LOG_LEVEL": "2", "OMP_NUM_THREADS": "1",
+        "AML_APP_ROOT": app, "TF_CPP_MIN_LOG_LEVEL": "2", "OMP_NUM_THREADS": str(math.ceil(cpu or 1)),
     }  # fmt: skip
     return {**found, **({"AZUREML_ENTRY_SCRIPT": script} if script else {}), **given}
 

@@ -7,6 +7,7 @@ from runyard.scoring import sklearn_model
 from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays, Scorer
 from runyard.scoring.places import find_file
+from runyard.scoring.threads import threads
 
 ENDINGS = (".txt", ".lgb", ".model", *sklearn_model.ENDINGS)
 
@@ -43,7 +44,7 @@ class BoosterModel:
 
     def predict(self, signature: str, inputs: Arrays) -> Arrays:
         """The booster's own prediction."""
-        return {"predict": self._booster.predict(inputs["data"], num_threads=1)}
+        return {"predict": self._booster.predict(inputs["data"], num_threads=threads())}
 
     def sample(self, signature: str) -> Optional[Arrays]:
         """A row of zeros."""

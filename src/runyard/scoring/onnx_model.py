@@ -6,6 +6,7 @@ from runyard.protocol.scoring import OBJECT, TENSORS, ModelFacts, SignatureFacts
 from runyard.scoring.arrays import check_ranks, zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
+from runyard.scoring.threads import threads
 
 #: numpy's names of ONNX Runtime's types.
 DTYPES = {
@@ -23,13 +24,13 @@ def load(path: str) -> "OnnxModel":
 
 
 class OnnxModel:
-    """A session on one core: several requests at once are several replicas."""
+    """A session."""
 
     def __init__(self, file: str) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
         self._session: Any = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self._version: str = onnxruntime.__version__
         self._signature = SignatureFacts(

@@ -10,6 +10,7 @@ from runyard.scoring import keras_model
 from runyard.scoring.arrays import check_ranks, zeros
 from runyard.scoring.model import Arrays, Scorer
 from runyard.scoring.places import find_folder
+from runyard.scoring.threads import threads
 
 #: The signature that is meant where a request names none.
 DEFAULT = "serving_default"
@@ -62,9 +63,9 @@ def written_by(folder: str) -> str:
 
 
 def quiet(tensorflow: Any) -> None:
-    """One core a replica."""
+    """As many cores as it may have."""
     try:
-        tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads())
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     except (AttributeError, RuntimeError):
         pass
@@ -123,7 +124,7 @@ class SessionModel:
 
     def __init__(self, tensorflow: Any, folder: str) -> None:
         self._tensorflow = tensorflow
-        settings = tensorflow.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+        settings = tensorflow.ConfigProto(intra_op_parallelism_threads=threads(), inter_op_parallelism_threads=1)
         self._session = tensorflow.Session(graph=tensorflow.Graph(), config=settings)
         with self._session.graph.as_default():
             loaded = tensorflow.saved_model.loader.load(self._session, ["serve"], folder)

@@ -6,6 +6,7 @@ from runyard.protocol.scoring import TENSORS, ModelFacts, SignatureFacts, Tensor
 from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays
 from runyard.scoring.places import find_file
+from runyard.scoring.threads import threads
 
 ENDINGS = (".pt", ".pth", ".pt2", ".torchscript")
 SIGNATURE = "serving_default"
@@ -15,7 +16,7 @@ def load(path: str) -> "TorchModel":
     """The model in the one file."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads())
     file = find_file(path, ENDINGS, "A PyTorch model")
     if file.endswith(".pt2"):
         exported = torch.export.load(file)

@@ -7,6 +7,7 @@ from runyard.scoring import sklearn_model
 from runyard.scoring.arrays import zeros
 from runyard.scoring.model import Arrays, Scorer
 from runyard.scoring.places import find_file
+from runyard.scoring.threads import threads
 
 ENDINGS = (".json", ".ubj", ".bst", ".model", ".xgb", *sklearn_model.ENDINGS)
 
@@ -21,7 +22,7 @@ def load(path: str) -> Scorer:
         if not isinstance(found, xgboost.Booster):
             return sklearn_model.SklearnModel(found)
         return BoosterModel(xgboost, found)
-    booster = xgboost.Booster({"nthread": 1})
+    booster = xgboost.Booster({"nthread": threads()})
     booster.load_model(file)
     return BoosterModel(xgboost, booster)
 

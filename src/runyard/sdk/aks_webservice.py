@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Dict, Optional, Sequence
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import Deployment
+from runyard.protocol.services import Deployment, needs_of
 from runyard.sdk.aci_webservice import LABELS
 from runyard.sdk.deployment_configuration import (
     AksServiceDeploymentConfiguration,
@@ -221,8 +221,7 @@ def _changed(before: Deployment, given: Dict[str, Any]) -> Deployment:
     for name in given:
         if name not in _SETTINGS:
             raise WebserviceException(f"update() knows no setting {name!r}; it has those of deploy_configuration().")
-    limits = {"cpu_cores": before.cpu, "memory_gb": before.memory_gb, "memory_gb_limit": before.memory_gb_limit}
-    check_settings({**limits, **given})
+    check_settings({**needs_of(before), **given})
     scale = before.autoscale
     if scale is not None and given.get("autoscale_enabled") is not False and "num_replicas" not in given:
         # What scales already needs no word that it should, and keeps the bounds that are not spoken of.
@@ -235,7 +234,8 @@ def _changed(before: Deployment, given: Dict[str, Any]) -> Deployment:
     else:
         asked = aks_deployment(dict(given))
     names = {
-        "cpu_cores": "cpu", "memory_gb": "memory_gb", "memory_gb_limit": "memory_gb_limit", "gpu_cores": "gpu",
+        "cpu_cores": "cpu", "cpu_cores_limit": "cpu_limit", "memory_gb": "memory_gb",
+        "memory_gb_limit": "memory_gb_limit", "gpu_cores": "gpu",
         "scoring_timeout_ms": "timeout_s", "replica_max_concurrent_requests": "concurrent_requests",
         "num_replicas": "replicas", "max_request_wait_time": "wait_s", "enable_app_insights": "logged_share",
     }  # fmt: skip

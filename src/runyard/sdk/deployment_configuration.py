@@ -6,7 +6,7 @@ import re
 from typing import Any, Dict, Optional
 
 from runyard.errors import WebserviceException
-from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment
+from runyard.protocol.services import Access, Autoscale, ComputeType, Deployment, needs_of
 from runyard.sdk.labels import label_texts
 from runyard.sdk.notices import say_kept
 
@@ -63,10 +63,7 @@ class WebserviceDeploymentConfiguration:
     def validate_configuration(self) -> None:
         """WebserviceException for values that v1 refused."""
         deployment = self.deployment
-        check_settings({
-            "cpu_cores": deployment.cpu, "memory_gb": deployment.memory_gb,
-            "memory_gb_limit": deployment.memory_gb_limit, "gpu_cores": deployment.gpu,
-        })  # fmt: skip
+        check_settings({**needs_of(deployment), "gpu_cores": deployment.gpu})
         for name, key in (("primary_key", self.primary_key), ("secondary_key", self.secondary_key)):
             if not isinstance(key, (str, type(None))):
                 raise WebserviceException(f"{name} is a text, not {key!r}.")
@@ -124,9 +121,9 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
     given = check_settings(given)
     names = (
         "autoscale_enabled", "autoscale_min_replicas", "autoscale_max_replicas", "autoscale_refresh_seconds",
-        "autoscale_target_utilization", "auth_enabled", "token_auth_enabled", "cpu_cores", "memory_gb",
-        "memory_gb_limit", "gpu_cores", "scoring_timeout_ms", "replica_max_concurrent_requests", "num_replicas",
-        "max_request_wait_time", "enable_app_insights",
+        "autoscale_target_utilization", "auth_enabled", "token_auth_enabled", "cpu_cores", "cpu_cores_limit",
+        "memory_gb", "memory_gb_limit", "gpu_cores", "scoring_timeout_ms", "replica_max_concurrent_requests",
+        "num_replicas", "max_request_wait_time", "enable_app_insights",
     )  # fmt: skip
     taken = {name: given.pop(name, None) for name in names}
     timeout_ms, replicas = taken["scoring_timeout_ms"], taken["num_replicas"]
@@ -135,6 +132,7 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
     asked = taken["auth_enabled"]
     return Deployment(
         cpu=taken["cpu_cores"],
+        cpu_limit=taken["cpu_cores_limit"],
         memory_gb=taken["memory_gb"],
         memory_gb_limit=taken["memory_gb_limit"],
         gpu=taken["gpu_cores"],

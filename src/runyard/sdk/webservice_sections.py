@@ -94,9 +94,9 @@ class AksServiceAccessToken:
 
 
 def requirements_of(deployment: Deployment) -> ContainerResourceRequirements:
-    """Of what is asked, memory_in_gb_limit alone binds a replica."""
+    """What a replica is to have, and at most."""
     return ContainerResourceRequirements(
-        deployment.cpu, deployment.memory_gb, deployment.gpu, kept_number(deployment, "cpu_cores_limit"),
+        deployment.cpu, deployment.memory_gb, deployment.gpu, deployment.cpu_limit,
         deployment.memory_gb_limit,
     )  # fmt: skip
 

@@ -84,7 +84,7 @@ class Group:
         self.is_leaving = False
         #: Was Runyard upgraded since its supervisor began? Its front is the new release's.
         self.is_outdated = False
-        self._limits = Limits(folder, revision.deployment.memory_gb_limit)
+        self._limits = Limits(folder, revision.deployment, self.say)
         self._compiler = Compiler(folder, revision, log, self._limits)
         self._held = hold_folder(revision.environment) if revision.environment else None
         #: Why it cannot be; '' while it may.

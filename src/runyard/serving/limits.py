@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Dict, Optional, Set
 
-from runyard.environments.control_groups import Group, make_group, processes_max, remove_group
+from runyard.environments.control_groups import Group, Shares, make_group, processes_max, remove_group
+from runyard.protocol.services import Deployment
 
 #: Processes and threads of one that has a model.
 PROCESSES_MAX = 1_024
@@ -19,10 +20,16 @@ _EMPTY_S = 0.5
 class Limits:
     """The groups of one revision's processes, by number."""
 
-    def __init__(self, folder: Path, memory_gb: Optional[float]) -> None:
-        """``folder`` is the revision's; ``memory_gb``: how much each process may have, if that is said."""
+    def __init__(self, folder: Path, deployment: Deployment, say: Callable[[str], None]) -> None:
+        """``folder`` is the revision's; ``say`` takes a sentence for the service's log."""
         self._prefix = "runyard-service-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
-        self._memory_gb = memory_gb
+        self._memory_gb = deployment.memory_gb_limit
+        self._shares = Shares(
+            deployment.cpu,
+            deployment.cpu_limit,
+            None if deployment.memory_gb is None else int(deployment.memory_gb * 1e9),
+        )
+        self._say = say
         self._groups: Dict[int, Group] = {}
         #: Of processes that have just ended, and may not be gone from their groups.
         self._left: Set[int] = set()
@@ -33,7 +40,10 @@ class Limits:
         memory = self._memory_bytes()
         # One of an earlier process of that number would tell of what that one took.
         remove_group(name)
-        group = make_group(name, memory, most) or make_group(name, None, most)
+        group = make_group(name, memory, most, shares=self._shares)
+        if group is None:
+            self._tell()
+            group = make_group(name, memory, most) or make_group(name, None, most)
         if group is None:
             return None
         self._groups[number] = group
@@ -60,6 +70,15 @@ class Limits:
         """Take every group away: all processes have ended, or are about to."""
         for number in self._left | self._groups.keys():
             remove_group(self._name(number), wait_s=_EMPTY_S)
+
+    def _tell(self) -> None:
+        """Say, once, that a limit on the processors is not held; what a process should have is a wish."""
+        if self._shares.cores_max is not None:
+            self._say(
+                f"cpu_cores_limit={self._shares.cores_max:g} is not held: this server's user may make no control group "
+                "that limits processors"
+            )
+            self._shares = self._shares._replace(cores_max=None)
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}-{number}"

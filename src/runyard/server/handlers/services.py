@@ -28,6 +28,7 @@ from runyard.protocol.services import (
     ServiceToken,
     first_count,
     labelled,
+    needs_of,
     sign_token,
 )
 from runyard.protocol.trees import check_path
@@ -300,8 +301,7 @@ def _check_deployment(asked: Deployment) -> None:
         raise UserErrorException(f"max_request_wait_time is up to 3,600,000, not {asked.wait_s * 1000:g}.")
     if asked.access not in (None, Access.OPEN, Access.KEY, Access.TOKEN):
         raise UserErrorException(f"Access is open, key or token, not {str(asked.access)[:40]!r}.")
-    needs = {"cpu_cores": asked.cpu, "memory_gb": asked.memory_gb, "memory_gb_limit": asked.memory_gb_limit}
-    for name, value in needs.items():
+    for name, value in needs_of(asked).items():
         if value is not None and not 0 < value <= NEEDS_MAX:
             raise UserErrorException(f"{name} is a number above 0, not {value}.")
     if asked.gpu is not None and not 0 <= asked.gpu <= NEEDS_MAX:
