@@ -49,6 +49,31 @@ def test_model_is_updated_as_v1_does_and_a_keyword_that_is_misspelt_is_told(
         made.update(resource_configuration=wrong)
 
 
+def test_parts_of_a_folder_are_registered_alone(workspace: Workspace, tmp_path: Path) -> None:
+    for name in (
+        "model/weights/a.bin",
+        "model/weights/b.bin",
+        "model/notes.txt",
+        "model/scratch/big.bin",
+        "beside.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    parts = ["weights", "notes.txt", "weights/a.bin"]
+    made = Model.register(workspace, str(tmp_path / "model"), "parts", child_paths=parts)
+    folder = Path(made.download(str(tmp_path / "back")))
+    found = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+    assert found == ["notes.txt", "weights/a.bin", "weights/b.bin"]
+    Model.register(workspace, str(tmp_path / "model") + "/", "parts", child_paths="notes.txt")
+    for wrong in ("../beside.txt", "absent", str(tmp_path / "beside.txt"), 3):
+        named: Any = [wrong]
+        with pytest.raises(UserErrorException, match=r"child_paths names .* which is no file or folder below"):
+            Model.register(workspace, str(tmp_path / "model"), "parts", child_paths=named)
+    with pytest.raises(UserErrorException, match="is a file"):
+        Model.register(workspace, str(tmp_path / "beside.txt"), "parts", child_paths=["beside.txt"])
+    assert Model(workspace, "parts").version == 2
+
+
 def test_tags_of_a_model_are_taken_away_and_datasets_are_added(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(b"weights")
     made = Model.register(workspace, str(tmp_path / "w.bin"), "labelled", tags={"a": "1", "b": "2", "c": "3"})

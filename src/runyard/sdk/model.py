@@ -2,7 +2,7 @@
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Sequence, Union
 
 from runyard.client.transfer import receive_blob, send_blobs
 from runyard.errors import ModelNotFoundException, UserErrorException, WebserviceException
@@ -149,17 +149,18 @@ class Model:
         datasets: Any = None,
         model_framework: Optional[str] = None,
         model_framework_version: Optional[str] = None,
-        child_paths: Any = None,
+        child_paths: Optional[Union[str, Sequence[str]]] = None,
         sample_input_dataset: Any = None,
         sample_output_dataset: Any = None,
         resource_configuration: Optional[ResourceConfiguration] = None,
     ) -> "Model":
         """Register a local file or folder as the next version; only contents that the server lacks are sent.
 
+        ``child_paths``: of a folder, these files and folders below it alone, under the names that they have there.
         Inside a run the model is the run's: its ``run`` is the one that registered it.
         """
         _say_samples(sample_input_dataset, sample_output_dataset)
-        files, blobs = _local_files(model_path)
+        files, blobs = _local_files(model_path, child_paths)
         send_blobs(current_server(), workspace.name, blobs)
         spec = _spec(
             model_name, tags, properties, model_framework, model_framework_version, description, datasets,
@@ -440,18 +441,33 @@ def _find(
     raise ModelNotFoundException(f"No model {name!r} has these labels.")
 
 
-def _local_files(path: str) -> Any:
-    """(files under the names that they get, digest -> path) of a file or folder."""
+def _local_files(path: str, children: Optional[Union[str, Sequence[str]]]) -> Any:
+    """(files under the names that they get, digest -> path) of a file or folder, or of these below it alone."""
     root = os.path.abspath(path)
     if not os.path.exists(root):
         raise UserErrorException(f"The model path {path!r} does not exist.")
     parent = os.path.dirname(root)
-    paths = [root] if os.path.isfile(root) else [
-        os.path.join(folder, name) for folder, _, names in os.walk(root) for name in sorted(names)
-    ]  # fmt: skip
+    named = [children] if isinstance(children, str) else children
+    tops = [root] if named is None else [_child(root, path, one) for one in named]
     files, blobs = [], {}
-    for one in paths:
+    for one in dict.fromkeys(file for top in tops for file in _files_below(top)):
         digest, size_bytes = hash_file(one)
         files.append(Artifact(os.path.relpath(one, parent).replace(os.sep, "/"), digest, size_bytes))
         blobs[digest] = one
     return files, blobs
+
+
+def _child(root: str, path: str, child: Any) -> str:
+    """Where that part of the model's folder is; UserErrorException where it is none."""
+    if not os.path.isdir(root):
+        raise UserErrorException(f"child_paths are parts of a folder, and the model path {path!r} is a file.")
+    found = os.path.normpath(os.path.join(root, child)) if isinstance(child, (str, os.PathLike)) else ""
+    if not (found + os.sep).startswith(root.rstrip(os.sep) + os.sep) or not os.path.exists(found):
+        raise UserErrorException(f"child_paths names {child!r}, which is no file or folder below {path!r}.")
+    return found
+
+
+def _files_below(top: str) -> "List[str]":
+    if os.path.isfile(top):
+        return [top]
+    return [os.path.join(folder, name) for folder, _, names in os.walk(top) for name in sorted(names)]
