@@ -41,6 +41,9 @@ GRACE_S = 3
 #: ``srun`` goes on at once; a batch job stays CONFIGURING until slurmctld looks again, for up to half a minute.
 IDLE_S = 5
 
+#: How long a node of the cloud takes to start: a slurmd with -b says that its node is up for a second.
+BOOT_S = 1.1
+
 #: Where ports are looked for: below those that the kernel gives to outgoing connections, which would take the port of a
 #: slurmd that has been killed before it is started again.
 PORTS = range(20_000, 32_000)
@@ -299,7 +302,9 @@ class SlurmCluster:
                     # What is left of an earlier slurmd keeps the node's port.
                     self._end(node)
                     if order == "resume":
-                        # Without -b the controller takes it for the slurmd of before, and the node for not resumed.
+                        # Without -b the controller takes it for the slurmd of before, and the node for not resumed;
+                        # as it does where the node seems to be up since before it was asked for, in whole seconds.
+                        time.sleep(BOOT_S)
                         self.start_slurmd(node, "-b")
 
     def _start(self, name: str, *command: str) -> None:
