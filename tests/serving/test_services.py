@@ -75,6 +75,16 @@ def test_a_model_is_deployed_without_code_compiled_asked_and_deleted(
         urllib.request.urlopen(service.scoring_uri, timeout=5)
 
 
+def test_a_compiled_model_with_limits_has_a_process_that_they_bind(trained: dict[str, Model], deploy: Deploy) -> None:
+    for limits in ({"memory_gb_limit": 2}, {"cpu_cores_limit": 2}):
+        asked = AksWebservice.deploy_configuration(auth_enabled=False, **limits)
+        service = deploy("bound", [trained["linear"]], deployment_config=asked, overwrite=True)
+        assert "replica 1 has the model loaded" in service.get_logs()
+        assert service._record.how == "compiled"
+        assert service.run(json.dumps({"data": DIGITS[:2].tolist()}))["predict"] == LABELS[:2].tolist()
+        service.delete()
+
+
 def test_what_cannot_be_compiled_is_served_by_the_original(trained: dict[str, Model], deploy: Deploy) -> None:
     service = deploy("original", [trained["support"]])
     answer = service.run(json.dumps({"data": DIGITS[:200].tolist()}))

@@ -258,8 +258,9 @@ class ServiceRevision:
 
 
 def is_inline(deployment: Deployment) -> bool:
-    """May a compiled model run inside the front? Only as the sole replica: others are for other cores."""
-    return deployment.replicas == 1 and deployment.autoscale is None and not deployment.target
+    """May a compiled model run inside the front? Only as the sole replica, and unlimited: a front has no limits."""
+    is_bound = deployment.cpu_limit is not None or deployment.memory_gb_limit is not None
+    return deployment.replicas == 1 and deployment.autoscale is None and not deployment.target and not is_bound
 
 
 def first_count(deployment: Deployment) -> int:

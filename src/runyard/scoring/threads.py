@@ -16,5 +16,5 @@ def threads() -> int:
 def hold_threads() -> None:
     """As ``threads`` for libraries that read the variable themselves: OpenMP ends a process that gets too few."""
     text = os.environ.get(THREADS_VARIABLE, "")
-    if text.isdigit() and int(text) > threads():
+    if text.isdecimal() and int(text) > threads():
         os.environ[THREADS_VARIABLE] = str(threads())

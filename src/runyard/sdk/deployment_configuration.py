@@ -74,7 +74,7 @@ class WebserviceDeploymentConfiguration:
             raise WebserviceException(f"description is a text, not {self.description!r}.")
 
     def print_deploy_configuration(self) -> None:
-        """Print what differs from the defaults."""
+        """Print it, with what was not given at its default."""
         print(self)
 
     def __repr__(self) -> str:
