@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from runyard.control.service_plan import make_revision_elsewhere
 from runyard.control.service_runs import PAUSES_S, Wish, decide, failure_of, waits_for
+from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.runs import RunError
-from runyard.protocol.services import Autoscale, Deployment, JoinedReplicas
+from runyard.protocol.services import Autoscale, Deployment, EntryScript, JoinedReplicas, ServiceSpec
 from runyard.protocol.wire import dumps
 
 SECOND = 1_000_000
@@ -35,6 +37,12 @@ def test_a_run_that_is_canceled_or_has_ended_does_not_count() -> None:
     assert decide(TWO, [run("a", cancel_requested=True), run("b")], None, NOW) == Wish(1)
     old = run("a", "Completed", ended_at=NOW - 900 * SECOND)
     assert decide(TWO, [old, run("b")], None, NOW) == Wish(1)
+
+
+def test_a_run_is_told_how_many_threads_it_has() -> None:
+    asked = ServiceSpec("digits", entry=EntryScript("score.py", "", EnvironmentSpec()), deployment=Deployment(cpu=2.5))
+    told = make_revision_elsewhere(1, asked, (), "/revision", "/python", "sandbox", ())
+    assert told.variables["OMP_NUM_THREADS"] == "3"
 
 
 def test_autoscale_begins_with_its_least_and_follows_the_front() -> None:

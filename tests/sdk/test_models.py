@@ -1,5 +1,6 @@
 """Registered models, by v1's own calls, on a real server."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def test_model_is_updated_as_v1_does_and_a_keyword_that_is_misspelt_is_told(
     wrong: Any = {"cpu": 1}
     with pytest.raises(UserErrorException, match=r"is a ResourceConfiguration\(cpu, memory_in_gb, gpu\), not"):
         made.update(resource_configuration=wrong)
+    for asked, said in (
+        (ResourceConfiguration(cpu=math.nan), "cpu is a number above 0, not nan"),
+        (ResourceConfiguration(memory_in_gb=-1), "memory_in_gb is a number above 0, not -1"),
+        (ResourceConfiguration(gpu=-1), "gpu is a whole number of at least 0, not -1"),
+    ):
+        with pytest.raises(UserErrorException, match=said):
+            made.update(resource_configuration=asked)
+        with pytest.raises(UserErrorException, match=said):
+            Model.register(workspace, str(tmp_path / "w.bin"), "updated", resource_configuration=asked)
+    with pytest.raises(UserErrorException, match="A filter by labels is a list of names"):
+        Model.list(workspace, tags=5)
 
 
 def test_parts_of_a_folder_are_registered_alone(workspace: Workspace, tmp_path: Path) -> None:
@@ -69,6 +81,13 @@ def test_parts_of_a_folder_are_registered_alone(workspace: Workspace, tmp_path: 
         named: Any = [wrong]
         with pytest.raises(UserErrorException, match=r"child_paths names .* which is no file or folder below"):
             Model.register(workspace, str(tmp_path / "model"), "parts", child_paths=named)
+    odd: Any
+    for odd, said in (
+        ({"model_path": 5}, "model path 5 does not exist"),
+        ({"model_path": str(tmp_path / "model"), "child_paths": 3}, "child_paths is a list of"),
+    ):
+        with pytest.raises(UserErrorException, match=said):
+            Model.register(workspace, model_name="parts", **odd)
     with pytest.raises(UserErrorException, match="is a file"):
         Model.register(workspace, str(tmp_path / "beside.txt"), "parts", child_paths=["beside.txt"])
     assert Model(workspace, "parts").version == 2

@@ -137,6 +137,8 @@ def test_each_kind_refuses_an_update_that_says_nothing_or_what_it_does_not_know(
         service.update()
     with pytest.raises(WebserviceException, match="knows no setting 'cpu_core'"):
         service.update(cpu_core=1)
+    with pytest.raises(WebserviceException, match="inference_config is an InferenceConfig, not"):
+        service.update(inference_config="score.py")
     local: Any = deploy("asked-here", [trained["linear"]], deployment_config=LocalWebservice.deploy_configuration())
     with pytest.raises(WebserviceException, match="nothing to change"):
         local.update()
@@ -453,5 +455,17 @@ def test_settings_that_would_protect_a_service_say_what_does_so_here(capsys: pyt
     assert "'ssl_enabled' is kept and changes nothing here: a service speaks HTTPS where its server has" in said
     for name in ("ssl_cname", "vnet_name", "cmk_key_name"):
         assert f"'{name}' is kept" in said
-    AciWebservice.deploy_configuration(cpu_cores=1, ssl_enabled=False, location="here")
+    AciWebservice.deploy_configuration(cpu_cores=1, ssl_enabled=False, collect_model_data=False, location="here")
     assert capsys.readouterr().err == ""
+    AksWebservice.deploy_configuration(collect_model_data=True)
+    assert "'collect_model_data' is kept and changes nothing here: no data of requests" in capsys.readouterr().err
+
+
+def test_what_a_model_asks_for_counts_for_its_script_too(
+    trained: dict[str, Model], deploy: Deploy, script_folder: Callable[[str], str]
+) -> None:
+    config = InferenceConfig("score.py", source_directory=script_folder(ECHO), environment=here())
+    settings = AciWebservice.deploy_configuration(memory_gb=0.25)
+    service: Any = deploy("asks-for", [trained["linear"]], config, settings)
+    needs = service.container_resource_requirements
+    assert (needs.cpu, needs.memory_in_gb) == (1, 0.25)

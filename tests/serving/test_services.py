@@ -5,6 +5,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_model_is_deployed_without_code_compiled_asked_and_deleted(
         Webservice(workspace, "digits-service")
     with pytest.raises(OSError):
         urllib.request.urlopen(service.scoring_uri, timeout=5)
+
+
+def test_a_compiled_model_with_limits_has_a_process_that_they_bind(trained: dict[str, Model], deploy: Deploy) -> None:
+    for limits in ({"memory_gb_limit": 2}, {"cpu_cores_limit": 2}):
+        asked = AksWebservice.deploy_configuration(auth_enabled=False, **limits)
+        service = deploy("bound", [trained["linear"]], deployment_config=asked, overwrite=True)
+        assert "replica 1 has the model loaded" in service.get_logs()
+        assert service._record.how == "compiled"
+        assert service.run(json.dumps({"data": DIGITS[:2].tolist()}))["predict"] == LABELS[:2].tolist()
+        service.delete()
 
 
 def test_what_cannot_be_compiled_is_served_by_the_original(trained: dict[str, Model], deploy: Deploy) -> None:
@@ -277,6 +288,20 @@ def test_an_entry_script_answers_and_its_errors_are_its_requests_own(
         service.run(json.dumps({"data": "numpy"}))
     assert "ValueError: this request is refused" in service.get_logs()
     assert service.run(json.dumps({"data": DIGITS[:1].tolist()}))["calls"] == 4
+
+
+def test_a_script_may_have_its_run_from_elsewhere_and_gets_texts_only(deploy: Deploy, script_folder: Any) -> None:
+    for name, text in (("given", "run = str.upper\n"), ("taken", "from beside import *\n")):
+        folder = script_folder(text)
+        Path(folder, "beside.py").write_text("def run(data):\n    return data.upper()\n")
+        config = InferenceConfig("score.py", source_directory=folder, environment=here())
+        service = deploy(name, [], config, AciWebservice.deploy_configuration(auth_enabled=False))
+        assert service.run("yes") == "YES"
+    request = urllib.request.Request(service.scoring_uri, b"\xff")
+    status, said = ask(request)
+    assert (status, b"no UTF-8 text" in said) == (400, True), said
+    with pytest.raises(WebserviceException, match="has no function run"):
+        InferenceConfig("score.py", source_directory=script_folder("runs = 1\n"), environment=here()).send(None)  # type: ignore[arg-type]
 
 
 RAW = """

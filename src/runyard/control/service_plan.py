@@ -10,7 +10,13 @@ from runyard.errors import UserErrorException
 from runyard.protocol.environments import CondaSpec, EnvironmentSpec, Lock, PythonSpec
 from runyard.protocol.models import Model
 from runyard.protocol.record import record
-from runyard.protocol.scoring import DISTRIBUTIONS, PROGRAM_FORMAT, full_version, requirements_of
+from runyard.protocol.scoring import (
+    DISTRIBUTIONS,
+    PROGRAM_FORMAT,
+    THREADS_VARIABLE,
+    full_version,
+    requirements_of,
+)
 from runyard.protocol.services import ORIGINS_VARIABLE, Revision, ServiceSpec, process_variables
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._\-]*")
@@ -138,7 +144,10 @@ def make_revision_elsewhere(
     """
     made = make_revision(number, spec, models, folder, interpreter, "", isolation, hidden, (), "", "")
     app = os.path.join(folder, "app")
-    names = ("AZUREML_MODEL_DIR", "AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "TF_CPP_MIN_LOG_LEVEL", ORIGINS_VARIABLE)
+    names = (
+        "AZUREML_MODEL_DIR", "AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "TF_CPP_MIN_LOG_LEVEL", ORIGINS_VARIABLE,
+        THREADS_VARIABLE,
+    )  # fmt: skip
     variables = {name: made.variables[name].replace(app, "{app}") for name in names if name in made.variables}
     scoring = {name: text[len(app) + 1 :] if text.startswith(app) else text for name, text in made.scoring.items()}
     return replace(made, variables=variables, scoring=scoring)

@@ -14,6 +14,8 @@ PROGRAM_FILE, CONSTANTS_FILE, REPORT_FILE = "program.json", "constants.npz", "re
 PROGRAM_FORMAT = 1
 #: A dtype besides numpy's names: texts, or values of several types; they travel as JSON.
 OBJECT = "object"
+#: How many threads a process with a model computes with; OpenMP's libraries read it too.
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 @record

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from runyard.protocol.environments import EnvironmentSpec
 from runyard.protocol.record import record
+from runyard.protocol.scoring import THREADS_VARIABLE
 
 #: Of a service's variables, as Azure's own server has it: origins or domains with commas between them, or ``*``, whose
 #: pages in a browser may ask it.
@@ -156,7 +157,7 @@ def process_variables(
     """What a process with a model has, PATH apart: where its files lie, threads by ``cpu``, and what is ``given``."""
     found = {
         "PYTHONPATH": kit, "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "LANG": "C.UTF-8", "AZUREML_MODEL_DIR": models,
-        "AML_APP_ROOT": app, "TF_CPP_MIN_LOG_LEVEL": "2", "OMP_NUM_THREADS": str(math.ceil(cpu or 1)),
+        "AML_APP_ROOT": app, "TF_CPP_MIN_LOG_LEVEL": "2", THREADS_VARIABLE: str(math.ceil(cpu or 1)),
     }  # fmt: skip
     return {**found, **({"AZUREML_ENTRY_SCRIPT": script} if script else {}), **given}
 
@@ -257,8 +258,9 @@ class ServiceRevision:
 
 
 def is_inline(deployment: Deployment) -> bool:
-    """May a compiled model run inside the front? Only as the sole replica: others are for other cores."""
-    return deployment.replicas == 1 and deployment.autoscale is None and not deployment.target
+    """May a compiled model run inside the front? Only as the sole replica, and unlimited: a front has no limits."""
+    is_bound = deployment.cpu_limit is not None or deployment.memory_gb_limit is not None
+    return deployment.replicas == 1 and deployment.autoscale is None and not deployment.target and not is_bound
 
 
 def first_count(deployment: Deployment) -> int:

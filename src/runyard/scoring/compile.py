@@ -17,6 +17,7 @@ from runyard.protocol.wire import to_wire
 from runyard.scoring.builder import Builder, CannotCompileError
 from runyard.scoring.model import Arrays, load_model
 from runyard.scoring.program import CompiledModel, Program, save_program
+from runyard.scoring.threads import hold_threads
 
 #: Rows that both are asked for, and how far apart they may be: absolute and relative, by the type of the numbers. Sums
 #: of some hundred float32 in another order differ in the fourth digit once large inputs go through an exponential.
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     framework, path, folder = arguments
     began = time.monotonic()
     report: Dict[str, Any] = {}
+    hold_threads()
     scorer = load_model(framework, path)
     try:
         report["facts"] = to_wire(scorer.facts())

@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional
 from runyard.protocol.scoring import SCRIPT, ModelFacts
 from runyard.protocol.wire import to_wire
 from runyard.scoring import arrays, frames
+from runyard.scoring.threads import hold_threads
 
 #: The last lines of a traceback that say why a model could not be loaded.
 TRACEBACK_LINES_MAX = 60
@@ -24,6 +25,7 @@ class Loaded:
 
     def __init__(self, plan: Dict[str, Any]) -> None:
         began = time.monotonic()
+        hold_threads()
         self._scorer = _load(plan)
         facts = self._scorer.facts()
         sample = _smoke(self._scorer, facts)

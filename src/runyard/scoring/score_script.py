@@ -48,7 +48,7 @@ class ScriptModel:
                 allow = {"Content-Type": "text/plain", "Allow": "POST, OPTIONS"}
                 return status, allow, b"This service takes POST only."
             if self._schema is None:
-                result = self._run(body.decode("utf-8"))
+                result = self._run(_text(body))
             else:
                 result = self._run(**_arguments(body, self._run))
             return _encoded(result)
@@ -97,6 +97,13 @@ def _schema_of(run: Callable[..., Any]) -> Optional[Dict[str, Any]]:
     if "example" in taken:
         found["sample"] = taken["example"]
     return found
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _BadInput(f"The body is no UTF-8 text, which run() takes: {error}.") from None
 
 
 def _arguments(body: bytes, run: Callable[..., Any]) -> Dict[str, Any]:

@@ -39,7 +39,8 @@ def deploy(
         entry = inference_config.send(workspace)
     if entry is None:
         check_no_code(found)
-        deployment = _with_needs(deployment, found)
+    if len(found) == 1:
+        deployment = _with_needs(deployment, found[0])
     spec = services.ServiceSpec(
         name=name,
         compute_type=config.compute_type,
@@ -122,9 +123,9 @@ def check_no_code(models: Sequence[Model]) -> None:
         )
 
 
-def _with_needs(deployment: services.Deployment, models: Sequence[Model]) -> services.Deployment:
+def _with_needs(deployment: services.Deployment, model: Model) -> services.Deployment:
     """What the model's resource_configuration asks for, where the deployment says nothing."""
-    needs = models[0].resource_configuration
+    needs = model.resource_configuration
     if needs is None:
         return deployment
     return replace(

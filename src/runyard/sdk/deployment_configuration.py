@@ -28,13 +28,14 @@ _SWITCHES = (
 )  # fmt: skip
 #: No setting is larger; what is smaller may still be too much for a server, which says so.
 _MOST = 1_000_000_000
-#: What is kept and protects nothing here: who relies on one is told why.
-_PROTECTIONS = {
+#: What is kept and does nothing here: who relies on one is told why.
+_RELIED_ON = {
     "a service speaks HTTPS where its server has a certificate ('runyard up --certificate FILE --key FILE')": (
         "ssl_enabled", "ssl_cert_pem_file", "ssl_key_pem_file", "ssl_cname",
     ),
     "a service listens where its server does": ("vnet_name", "subnet_name"),
     "its files lie in the server's home, in the open": ("cmk_vault_base_url", "cmk_key_name", "cmk_key_version"),
+    "no data of requests are collected; what a script prints is in get_logs()": ("collect_model_data",),
 }  # fmt: skip
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -73,7 +74,7 @@ class WebserviceDeploymentConfiguration:
             raise WebserviceException(f"description is a text, not {self.description!r}.")
 
     def print_deploy_configuration(self) -> None:
-        """Print what differs from the defaults."""
+        """Print it, with what was not given at its default."""
         print(self)
 
     def __repr__(self) -> str:
@@ -108,8 +109,7 @@ def aci_deployment(given: Dict[str, Any]) -> Deployment:
     given = check_settings(given)
     names = ("cpu_cores", "memory_gb", "auth_enabled", "enable_app_insights")
     taken = {name: given.pop(name, None) for name in names}
-    for why, protections in _PROTECTIONS.items():
-        say_kept([name for name in protections if given.get(name)], why)
+    _say_relied_on(given)
     return Deployment(
         cpu=taken["cpu_cores"], memory_gb=taken["memory_gb"], access=access(taken["auth_enabled"], None),
         logged_share=float(bool(taken["enable_app_insights"])), kept=_kept(given),
@@ -126,6 +126,7 @@ def aks_deployment(given: Dict[str, Any]) -> Deployment:
         "num_replicas", "max_request_wait_time", "enable_app_insights",
     )  # fmt: skip
     taken = {name: given.pop(name, None) for name in names}
+    _say_relied_on(given)
     timeout_ms, replicas = taken["scoring_timeout_ms"], taken["num_replicas"]
     wait_ms, concurrent = taken["max_request_wait_time"], taken["replica_max_concurrent_requests"]
     scale = _autoscale(taken)
@@ -228,6 +229,11 @@ def changed_access(before: Optional[str], by_key: Optional[bool], by_token: Opti
     ended |= {Access.TOKEN} if by_token is False else set()
     is_ended = before in ended or (before is None and by_key is False)
     return Access.OPEN if is_ended else before
+
+
+def _say_relied_on(given: Dict[str, Any]) -> None:
+    for why, names in _RELIED_ON.items():
+        say_kept([name for name in names if given.get(name)], why)
 
 
 def _kept(given: Dict[str, Any]) -> Dict[str, str]:

@@ -83,7 +83,9 @@ class InferenceConfig:
             if isinstance(one, ast.ImportFrom)
             for alias in one.names
         }
-        if "run" not in names:
+        names |= {one.id for one in ast.walk(tree) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        # What "import *" brings is known once it is loaded.
+        if not names & {"run", "*"}:
             raise WebserviceException(f"The entry script {self.entry_script!r} has no function run(data).")
 
     def build_environment(self) -> "Environment":

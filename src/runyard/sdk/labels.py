@@ -18,8 +18,17 @@ def has_labels(labels: Dict[str, str], wanted: Any) -> bool:
         return True
     if isinstance(wanted, dict):
         wanted = [[key, value] for key, value in wanted.items()]
-    for one in [wanted] if isinstance(wanted, str) else wanted:
+    pairs = [wanted] if isinstance(wanted, str) else wanted
+    if not (isinstance(pairs, (list, tuple, set)) and all(_is_wish(one) for one in pairs)):
+        raise UserErrorException(
+            f"A filter by labels is a list of names or of [name, value], or a dict, not {wanted!r}."
+        )
+    for one in pairs:
         key, value = (one, None) if isinstance(one, str) else (one[0], one[1])
         if key not in labels or (value is not None and labels[key] != str(value)):
             return False
     return True
+
+
+def _is_wish(one: Any) -> bool:
+    return isinstance(one, str) or (isinstance(one, (list, tuple)) and len(one) == 2 and isinstance(one[0], str))

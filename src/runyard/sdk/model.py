@@ -443,11 +443,13 @@ def _find(
 
 def _local_files(path: str, children: Optional[Union[str, Sequence[str]]]) -> Any:
     """(files under the names that they get, digest -> path) of a file or folder, or of these below it alone."""
-    root = os.path.abspath(path)
+    root = os.path.abspath(path) if isinstance(path, (str, os.PathLike)) else ""
     if not os.path.exists(root):
         raise UserErrorException(f"The model path {path!r} does not exist.")
     parent = os.path.dirname(root)
-    named = [children] if isinstance(children, str) else children
+    named = [children] if isinstance(children, (str, os.PathLike)) else children
+    if not isinstance(named, (list, tuple, set, frozenset, type(None))):
+        raise UserErrorException(f"child_paths is a list of files and folders below {path!r}, not {children!r}.")
     tops = [root] if named is None else [_child(root, path, one) for one in named]
     files, blobs = [], {}
     for one in dict.fromkeys(file for top in tops for file in _files_below(top)):

@@ -169,7 +169,7 @@ def _revision(models: List[Model], config: Optional[InferenceConfig]) -> Revisio
     script, given = (
         ("", {}) if config is None else (config._script_name(), config.build_environment()._spec().variables)
     )
-    needs = None if first is None else first.resource_configuration
+    needs = first.resource_configuration if first is not None and len(models) == 1 else None
     variables = process_variables("{app}", "{kit}", "{app}/" + of_models, script, given, needs.cpu if needs else None)
     return Revision(
         number=1, service=name, model=name, model_version=version, scoring=scoring, interpreter=_PYTHON, work="app",

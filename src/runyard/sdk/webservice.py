@@ -422,6 +422,8 @@ class Webservice:
             )
         if image is not None:
             config, models = of_image(image), image.models
+        if not isinstance(config, (InferenceConfig, type(None))):
+            raise WebserviceException(f"inference_config is an InferenceConfig, not {config!r}.")
         self._change(
             services.ServiceChange(
                 models=None if models is None else tuple(one.id for one in check_models(models)),

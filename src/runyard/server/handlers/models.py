@@ -5,15 +5,15 @@ from typing import List, Optional, Tuple
 from runyard.db import models, runs
 from runyard.errors import ModelNotFoundException, NotFoundError, UserErrorException
 from runyard.protocol.identity import PrincipalKind
-from runyard.protocol.models import Model, ModelChange, ModelSpec
+from runyard.protocol.models import Model, ModelChange, ModelSpec, ResourceNeeds
 from runyard.protocol.runs import Artifact
 from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, encode_tree
 from runyard.server import names
 from runyard.server.call import Call, Content
 from runyard.server.contents import check_contents
 
-#: Most files of a model.
-MODEL_FILES_MAX = 100_000
+#: Most files of a model; and of cores, GB and GPUs that it asks for.
+MODEL_FILES_MAX, NEEDS_MAX = 100_000, 1_000_000_000
 
 
 def register_model(call: Call) -> Model:
@@ -27,6 +27,7 @@ def register_model(call: Call) -> Model:
         raise UserErrorException("A model comes from a run's record or from files that were sent, not from both.")
     if spec.framework_version is not None and spec.framework == "Custom":
         raise UserErrorException("A framework_version needs a framework.")
+    _check_needs(spec.resources)
     experiment: Optional[str]
     if spec.run_id is not None and not spec.files:
         names.check_run_id(spec.run_id)
@@ -71,6 +72,7 @@ def change_model(call: Call) -> Model:
     """Change its labels, what it asks for, or which datasets it came from."""
     change: ModelChange = call.body
     version = _version(call)
+    _check_needs(change.resources)
     return call.parts.database.write(
         lambda c: models.change_model(c, call.workspace, call.path["name"], version, change)
     )
@@ -80,6 +82,17 @@ def delete_model(call: Call) -> None:
     """Delete one version."""
     version = _version(call)
     call.parts.database.write(lambda c: models.delete_model(c, call.workspace, call.path["name"], version))
+
+
+def _check_needs(needs: Optional[ResourceNeeds]) -> None:
+    """UserErrorException for what no service could be given."""
+    if needs is None:
+        return
+    for name, value in (("cpu", needs.cpu), ("memory_in_gb", needs.memory_in_gb)):
+        if value is not None and not 0 < value <= NEEDS_MAX:
+            raise UserErrorException(f"A resource_configuration's {name} is a number above 0, not {value}.")
+    if needs.gpu is not None and not 0 <= needs.gpu <= NEEDS_MAX:
+        raise UserErrorException(f"A resource_configuration's gpu is a whole number of at least 0, not {needs.gpu}.")
 
 
 def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:
