@@ -217,6 +217,16 @@ def test_misspelt_parameter_is_never_swallowed(
     assert "'scrip_params' is kept and changes nothing here: submit() takes tags, run_id" in capsys.readouterr().err
 
 
+def test_download_of_a_path_where_nothing_is_is_told_of(experiment: Experiment, source: Path) -> None:
+    (source / "t.py").write_text("import os, sys\nassert os.listdir(sys.argv[1]) == []\n")
+    absent = experiment.workspace.get_default_datastore().path("absent/folder").as_download()
+    run = experiment.submit(ScriptRunConfig(source, "t.py", [absent], environment=as_it_is()))
+    run.wait_for_completion()
+    (told,) = run.get_details()["warnings"]
+    assert "is an empty folder: nothing is at" in str(told)
+    assert "absent/folder" in str(told)
+
+
 def test_spark_is_not_started_and_that_is_said(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert RunConfiguration(framework="PySpark")._distribution() == (None, 1)
     assert "framework 'PySpark' starts no Spark here" in capsys.readouterr().err
