@@ -94,6 +94,9 @@ def test_cluster_in_use_is_deleted_by_force_with_its_runs_canceled(
     assert "is in use by" in runyard("compute", "delete", "forced", code=1).stderr
     assert "forced deleted" in runyard("compute", "delete", "forced", "--force").stdout
     assert [status(runyard, run) for run in runs] == ["Canceled", "Canceled"]
+    for run in runs:
+        shown = runyard("run", "show", run, "--json").stdout
+        assert shown.count("It was canceled with its compute target 'forced', which owner has deleted.") == 1
     assert "does not exist" in runyard("compute", "show", "forced", code=1).stderr
 
 

@@ -1,8 +1,11 @@
 """What Slurm is asked, and how its queue is read."""
 
+from pathlib import Path
+
 import pytest
 
-from runyard.compute.slurm import job_options, job_script, observation, parse_queue
+from runyard.compute.slurm import check_settings, job_options, job_script, observation, parse_queue
+from runyard.errors import ComputeTargetException
 from runyard.protocol.plan import ObservedState
 
 QUEUE = """\
@@ -81,3 +84,14 @@ def test_job_that_its_nodes_took_along_is_told_from_one_that_failed(state: str, 
     """Where nothing of it had begun, its run begins anew."""
     (job,) = parse_queue(f"7|{state}|None|n1|runyard:mine:run-1/1", "mine")[0].values()
     assert observation("run-1/1", job).is_node_lost is is_lost
+
+
+def test_cluster_that_does_not_answer_is_refused_as_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sbatch", "sinfo"):
+        (tmp_path / name).write_text(
+            "#!/bin/sh\necho 'fatal: Could not establish a configuration source' >&2\nexit 1\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ComputeTargetException, match=r"The Slurm cluster cannot be attached: .*configuration source"):
+        check_settings({"partition": "debug"})

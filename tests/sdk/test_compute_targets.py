@@ -10,6 +10,7 @@ from runyard.azureml.core import Environment, Experiment, ScriptRunConfig, Works
 from runyard.azureml.core.compute import AmlCompute, ComputeInstance, ComputeTarget
 from runyard.errors import ComputeTargetException, UserErrorException
 from runyard.protocol.compute import ENGINES, facts_of
+from runyard.sdk import notices
 from runyard.sdk.attached_compute import from_settings
 from tests.engines.engines import wait_until
 
@@ -119,7 +120,10 @@ def test_cluster_has_v1s_other_members(capsys: pytest.CaptureFixture[str]) -> No
     (usage,) = AmlCompute.list_usages(workspace)
     assert (usage["name"]["value"], usage["currentValue"], usage["limit"]) == ("cpu", 1, 3)
     assert AmlCompute.list_quotas(workspace) == []
+    cluster.update(max_nodes="2", idle_seconds_before_scaledown=60)
+    assert (cluster.get_status().scale_settings.maximum_node_count) == 2
     refusals = {
+        "max_nodes is a whole number, not 'some'": lambda: cluster.update(max_nodes="some"),
         "delete() takes it away": cluster.detach,
         "what its datastore was registered with": lambda: cluster.add_identity("SystemAssigned"),
         "'cpu' has no identity": cluster.remove_identity,
@@ -130,6 +134,21 @@ def test_cluster_has_v1s_other_members(capsys: pytest.CaptureFixture[str]) -> No
     for sentence, call in refusals.items():
         with pytest.raises(ComputeTargetException, match=re.escape(sentence)):
             call()
+
+
+def test_settings_of_azures_machines_are_taken_and_said_to_change_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+    AmlCompute.provisioning_configuration("STANDARD_D2_V2", vnet_name="net", admin_username="me")
+    ComputeInstance.provisioning_configuration("STANDARD_D2_V2", ssh_public_access=True)
+    told = capsys.readouterr().err
+    for name in ("vnet_name", "admin_username", "ssh_public_access"):
+        assert f"'{name}' is kept and changes nothing here: nodes are the server's own machine" in told
+    AmlCompute.provisioning_configuration("STANDARD_D2_V2", autoscale_enabled=False)
+    assert "'autoscale_enabled' is kept and changes nothing here" in capsys.readouterr().err
+    AmlCompute.provisioning_configuration("STANDARD_D2_V2")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", FOREIGN)

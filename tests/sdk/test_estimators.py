@@ -322,6 +322,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (Estimator, {"entry_script": "absent.ipynb"}, "The entry_script 'absent.ipynb' is not in "),
     (Estimator, {"script_params": ["--a"]}, "script_params is a dict"),
     (Estimator, {"environment_variables": ["A"]}, "environment_variables is a dict"),
+    (Estimator, {"image_registry_details": "mine.azurecr.io"}, "is a ContainerRegistry of .*, not str"),
     (Estimator, {"inputs": "data"}, "inputs is a list"),
     (Estimator, {"inputs": [3]}, "inputs holds data references"),
     (Estimator, {"pip_packages": "six"}, r"pip_packages is a list of packages such as \['numpy'\], not 'six'"),
@@ -333,6 +334,26 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 def test_what_contradicts_itself_is_refused(kind: Any, given: dict[str, Any], sentence: str, source: Path) -> None:
     with pytest.raises(TrainingException, match=sentence):
         kind(source, **{"compute_target": "gpu", "entry_script": "t.py", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"vm_priority": "lowpriority"}, "vm_priority is for an estimator without compute_target"),
+        ({"worker_count": 2}, "worker_count counts beside distributed_backend='ps' or a TensorflowConfiguration alone"),
+        ({"parameter_server_count": 2, "distributed_training": MpiConfiguration()}, "parameter_server_count counts"),
+    ],
+)
+def test_parameter_that_does_not_count_is_told_of(
+    given: dict[str, Any],
+    sentence: str,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+    TensorFlow(source, compute_target="gpu", entry_script="t.py", **given)
+    assert sentence in capsys.readouterr().err
 
 
 def test_time_limit_of_nothing_is_no_limit_of_thirty_days(source: Path) -> None:

@@ -130,8 +130,21 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_file_that_v1_wrote_is_read_in_all_its_sections(project: Path) -> None:
+def test_key_that_nobody_knows_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt count was read as 1 without a word."""
+    monkeypatch.setattr(notices, "_said", set())
+    (tmp_path / "odd.runconfig").write_text("script: train.py\nnodecount: 2\nmpi:\n  processCount: 4\n")
+    RunConfiguration.load(str(tmp_path), "odd")
+    assert "has keys that mean nothing here: nodecount, mpi.processCount." in capsys.readouterr().err
+    RunConfiguration.load(RunConfiguration().save(str(tmp_path), "ours"))
+    assert capsys.readouterr().err == ""
+
+
+def test_file_that_v1_wrote_is_read_in_all_its_sections(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = RunConfiguration.load(str(project), "cluster")
+    assert "mean nothing here" not in capsys.readouterr().err
     assert (found.script, found.target, found.framework) == ("train.py", "cluster", "TensorFlow")
     assert found.arguments == ["--rate", "0.10", "--seed", "010"], "texts stay as they are written"
     assert (found.communicator, found.node_count, found.max_run_duration_seconds) == ("ParameterServer", 2, 600)
@@ -230,6 +243,7 @@ def test_places_and_names_are_those_of_v1(project: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("dataReferences: {a: 5}", "'a' of a run configuration holds keys and values, not 5"),
         ("a: [", "is not valid YAML"),
         ("- a", "holds no keys and values"),
         ("mpi: 3", "'mpi' of a run configuration holds keys and values, not 3"),

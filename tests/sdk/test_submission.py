@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from runyard.azureml.core import (
     ScriptRunConfig,
     Workspace,
 )
+from runyard.azureml.core.compute import AmlCompute, ComputeInstance
 from runyard.azureml.core.runconfig import PyTorchConfiguration
 from runyard.azureml.data import OutputFileDatasetConfig
 from runyard.azureml.exceptions import UserErrorException
@@ -98,6 +99,7 @@ def test_priority_of_the_run_configuration_is_the_run_s(experiment: Experiment, 
         ({"node_count": 1.9, "communicator": "OpenMpi"}, "node_count is a whole number, not 1.9"),
         ({"node_count": None}, "node_count is a whole number, not None"),
         ({"max_infrastructure_retries": 1.5}, "max_infrastructure_retries is a whole number, not '1.5'"),
+        ({"max_run_duration_seconds": "an hour"}, "max_run_duration_seconds is a whole number, not 'an hour'"),
         ({"target": "amlcompute", "cluster_max_node_count": "some"}, "cluster_max_node_count, or .* whole number"),
     ],
 )
@@ -196,6 +198,38 @@ def test_wrong_kind_of_an_option_is_one_sentence(experiment: Experiment, source:
         ScriptRunConfig(source, "t.py", compute_target=5)
     with pytest.raises(UserErrorException, match="tags is a dict"):
         experiment.submit(ScriptRunConfig(source, "t.py"), tags=[wrong])  # type: ignore[arg-type]
+
+
+def test_misspelt_parameter_is_never_swallowed(
+    experiment: Experiment, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its target's name misspelt, a run meant for a cluster ran on this machine, and nothing was said."""
+    misspelt: list[Callable[[], Any]] = [
+        lambda: ScriptRunConfig(source, "t.py", compute_taget="gpu"),  # type: ignore[call-arg]
+        lambda: RunConfiguration(scrip="t.py"),  # type: ignore[call-arg]
+        lambda: AmlCompute.provisioning_configuration(max_node=7),  # type: ignore[call-arg]
+        lambda: ComputeInstance.provisioning_configuration(vmsize="STANDARD_D2_V2"),  # type: ignore[call-arg]
+    ]
+    for make in misspelt:
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            make()
+    experiment.submit(ScriptRunConfig(source, "t.py", environment=as_it_is()), scrip_params={}).cancel()
+    assert "'scrip_params' is kept and changes nothing here: submit() takes tags, run_id" in capsys.readouterr().err
+
+
+def test_download_of_a_path_where_nothing_is_is_told_of(experiment: Experiment, source: Path) -> None:
+    (source / "t.py").write_text("import os, sys\nassert os.listdir(sys.argv[1]) == []\n")
+    absent = experiment.workspace.get_default_datastore().path("absent/folder").as_download()
+    run = experiment.submit(ScriptRunConfig(source, "t.py", [absent], environment=as_it_is()))
+    run.wait_for_completion()
+    (told,) = run.get_details()["warnings"]
+    assert "is an empty folder: nothing is at" in str(told)
+    assert "absent/folder" in str(told)
+
+
+def test_spark_is_not_started_and_that_is_said(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert RunConfiguration(framework="PySpark")._distribution() == (None, 1)
+    assert "framework 'PySpark' starts no Spark here" in capsys.readouterr().err
 
 
 #: Of any submitted run; those of several processes are in tests/protocol/test_distributed.py.

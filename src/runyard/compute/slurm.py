@@ -147,7 +147,10 @@ def check_settings(settings: Mapping[str, str]) -> None:
             "The server finds no sbatch on its PATH: install Slurm's client there and give it the cluster's slurm.conf."
         )
     partition = settings.get("partition")
-    known = _ask(["sinfo", "--noheader", "--format=%R"], "").split()
+    try:
+        known = _ask(["sinfo", "--noheader", "--format=%R"], "").split()
+    except ServiceException as error:
+        raise ComputeTargetException(f"The Slurm cluster cannot be attached: {error.message}") from None
     for name in (partition or "").split(","):
         if name and name not in known:
             raise ComputeTargetException(

@@ -68,9 +68,14 @@ class _Binding:
         if not all(source.url is not None for source in asked.sources):
             self._compare(SeenFiles(totals=totals_of(found)))
         kept = [found[place] for place in select([one.relative for one in found], asked.steps)]
-        if not kept and not asked.is_reference:
+        if not kept:
             sought = ", ".join(map(_shown, asked.sources))
-            raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+            if not asked.is_reference:
+                raise UserErrorException(f"Input {asked.name!r} is empty: nothing matches {sought}.")
+            # A mount may be meant to be written to; what is downloaded is meant to be read.
+            if asked.mode == InputMode.DOWNLOAD:
+                sentence = f"Input {asked.name!r} is an empty folder: nothing is at {sought}."
+                warn(self._folder, self._server, sentence)
         for one in kept:
             if one.source.file is not None and self._folder.is_servers(one.origin):
                 raise UserErrorException(f"Input {asked.name!r}: {one.origin!r} is the server's own.")

@@ -10,7 +10,7 @@ from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.protocol.words import counted
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
 from runyard.sdk.compute_target import ComputeTarget
-from runyard.sdk.notices import say_once
+from runyard.sdk.notices import say_kept, say_once
 from runyard.sdk.whole_number import whole_number
 from runyard.sdk.workspace import Workspace
 
@@ -18,6 +18,8 @@ from runyard.sdk.workspace import Workspace
 DEFAULT_MAX_NODES = 4
 #: v1's default time after which an idle node leaves, seconds.
 DEFAULT_IDLE_S = 1800
+#: Why settings of Azure's machines change nothing.
+OF_AZURES_MACHINES = "nodes are the server's own machine, with its network and its accounts"
 #: Between two looks at a cluster that is being waited for, seconds.
 LOOK_S = 0.2
 
@@ -80,9 +82,22 @@ class AmlCompute(ComputeTarget):
         identity_type: Any = None,
         identity_id: Any = None,
         location: Any = None,
-        **_: Any,
+        enable_node_public_ip: bool = True,
+        autoscale_enabled: bool = True,
     ) -> AmlComputeProvisioningConfiguration:
         """Settings of a cluster. Network and login settings mean nothing here and are accepted; so is an identity."""
+        azures = {
+            "admin_username": admin_username,
+            "admin_user_password": admin_user_password,
+            "admin_user_ssh_key": admin_user_ssh_key,
+            "vnet_resourcegroup_name": vnet_resourcegroup_name,
+            "vnet_name": vnet_name,
+            "subnet_name": subnet_name,
+            "location": location,
+        }
+        say_kept([name for name, given in azures.items() if given is not None], OF_AZURES_MACHINES)
+        if not autoscale_enabled:
+            say_kept(["autoscale_enabled"], "a cluster grows to max_nodes and shrinks to min_nodes")
         if identity_type is not None:
             say_once(f"identity_type {identity_type!r} is not used: {_NO_IDENTITY}")
         return AmlComputeProvisioningConfiguration(

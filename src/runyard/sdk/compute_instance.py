@@ -3,7 +3,8 @@
 from typing import Any, Dict, List, Optional
 
 from runyard.protocol.compute import Cluster, ClusterChange, VmPriority
-from runyard.sdk.aml_compute import AmlCompute, AmlComputeProvisioningConfiguration
+from runyard.sdk.aml_compute import OF_AZURES_MACHINES, AmlCompute, AmlComputeProvisioningConfiguration
+from runyard.sdk.notices import say_kept
 from runyard.sdk.times import iso_time
 from runyard.sdk.workspace import Workspace
 
@@ -52,9 +53,18 @@ class ComputeInstance(AmlCompute):
         description: Optional[str] = None,
         assigned_user_object_id: Any = None,
         assigned_user_tenant_id: Any = None,
-        **_: Any,
     ) -> ComputeInstanceProvisioningConfiguration:
         """Settings of an instance. Network, login and owner settings mean nothing here and are accepted."""
+        azures = {
+            "ssh_public_access": ssh_public_access or None,
+            "admin_user_ssh_public_key": admin_user_ssh_public_key,
+            "vnet_resourcegroup_name": vnet_resourcegroup_name,
+            "vnet_name": vnet_name,
+            "subnet_name": subnet_name,
+            "assigned_user_object_id": assigned_user_object_id,
+            "assigned_user_tenant_id": assigned_user_tenant_id,
+        }
+        say_kept([name for name, given in azures.items() if given is not None], OF_AZURES_MACHINES)
         return ComputeInstanceProvisioningConfiguration(
             vm_size=vm_size,
             vm_priority=VmPriority.DEDICATED,

@@ -10,6 +10,7 @@ from runyard.sdk.experiment import Experiment
 from runyard.sdk.run import Run
 from runyard.sdk.run_record import iterate_runs
 from runyard.sdk.session import current_server
+from runyard.sdk.whole_number import whole_number
 from runyard.sdk.workspace import Workspace
 
 
@@ -123,7 +124,11 @@ class ComputeTarget:
         idle_seconds_before_scaledown: Optional[int] = None,
     ) -> None:
         """Change its bounds; ComputeTargetException says which a target of its kind has."""
-        change = ClusterChange(min_nodes, max_nodes, idle_seconds_before_scaledown)
+        change = ClusterChange(
+            _whole("min_nodes", min_nodes),
+            _whole("max_nodes", max_nodes),
+            _whole("idle_seconds_before_scaledown", idle_seconds_before_scaledown),
+        )
         try:
             self._record = self._workspace._call("change_cluster", change, name=self._name)
         except UserErrorException as error:
@@ -190,6 +195,13 @@ class ComputeTarget:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(workspace={self._workspace.name!r}, name={self._name!r})"
+
+
+def _whole(what: str, given: Any) -> Optional[int]:
+    found = whole_number(given)
+    if found is None and given is not None:
+        raise ComputeTargetException(f"{what} is a whole number, not {given!r}.")
+    return found
 
 
 def _check_name(name: Any) -> None:

@@ -241,10 +241,10 @@ def _set_inputs(asked: RunConfiguration, inputs: Any) -> None:
 
 def _set_size(asked: RunConfiguration, compute_target: Any, vm_size: Optional[str], vm_priority: Optional[str]) -> None:
     """v1's cluster for one job: found or made at the submission, by its size."""
-    if vm_size is None:
-        return
     if compute_target is not None:
-        say_once("vm_size is for an estimator without compute_target, which has a size already; it is not used.")
+        for name, given in (("vm_size", vm_size), ("vm_priority", vm_priority)):
+            if given is not None:
+                say_once(f"{name} is for an estimator without compute_target, which has one already; it is not used.")
         return
     asked.amlcompute.vm_size, asked.amlcompute.vm_priority = vm_size, vm_priority
 

@@ -5,7 +5,7 @@ from typing import Any, Optional, Sequence, Tuple
 from runyard.errors import TrainingException
 from runyard.protocol.record import record
 from runyard.sdk.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
-from runyard.sdk.notices import say_deprecated
+from runyard.sdk.notices import say_deprecated, say_once
 
 
 class _Marker:
@@ -119,9 +119,15 @@ def _tell(wish: ProcessWish) -> None:
         say_deprecated("distributed_backend", f"distributed_training={kind.__name__}({named})")
     if wish.process_count_per_node != 1:
         say_deprecated("process_count_per_node", "distributed_training=MpiConfiguration(process_count_per_node=...)")
+    has_tasks = wish.backend is not None and _KINDS[wish.backend.lower()] is TensorflowConfiguration
     for name in ("worker_count", "parameter_server_count"):
-        if getattr(wish, name) != 1:
-            say_deprecated(name, f"distributed_training=TensorflowConfiguration({name}=...)")
+        if getattr(wish, name) == 1:
+            continue
+        say_deprecated(name, f"distributed_training=TensorflowConfiguration({name}=...)")
+        if not has_tasks and not isinstance(wish.configuration, TensorflowConfiguration):
+            say_once(
+                f"{name} counts beside distributed_backend='ps' or a TensorflowConfiguration alone; not used here."
+            )
 
 
 def _with_counts(wish: ProcessWish) -> Tuple[Any, int]:

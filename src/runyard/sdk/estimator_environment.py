@@ -8,6 +8,7 @@ from runyard.errors import TrainingException, UserErrorException
 from runyard.protocol.environments import CondaSpec
 from runyard.protocol.record import record
 from runyard.sdk.conda_dependencies import CondaDependencies, read_file
+from runyard.sdk.container_registry import ContainerRegistry
 from runyard.sdk.environment import Environment
 from runyard.sdk.environment_sections import DEFAULT_GPU_IMAGE
 from runyard.sdk.estimator_version import FrameworkVersion
@@ -95,6 +96,11 @@ def _check(wish: EnvironmentWish) -> None:
     if wish.conda_dependencies_file is not None and (wish.conda_packages or wish.pip_packages):
         raise TrainingException(
             "conda_dependencies_file lists all packages; write conda_packages and pip_packages into it."
+        )
+    if wish.image_registry_details is not None and not isinstance(wish.image_registry_details, ContainerRegistry):
+        raise TrainingException(
+            "image_registry_details is a ContainerRegistry of azureml.core.container_registry, "
+            f"not {type(wish.image_registry_details).__name__}."
         )
     if wish.user_managed and packages:
         raise UserErrorException(

@@ -11,6 +11,7 @@ from runyard.sdk.distributed import (
     distribution_of,
 )
 from runyard.sdk.environment import Environment
+from runyard.sdk.notices import say_once
 from runyard.sdk.run_sections import (
     AmlComputeConfiguration,
     HdiConfiguration,
@@ -40,7 +41,6 @@ class RunConfiguration:
         _path: Any = None,
         _name: Any = None,
         command: Any = None,
-        **_: Any,
     ) -> None:
         self.script = script
         #: A list, or a text, as ScriptRunConfig takes them.
@@ -132,6 +132,8 @@ class RunConfiguration:
     def _distribution(self) -> Tuple[Optional[Distribution], int]:
         """The processes that are asked for, if there are several, and on how many nodes."""
         name, nodes = str(self.communicator or "None").lower(), whole_number(self.node_count)
+        if str(self.framework).lower() == "pyspark":
+            say_once("framework 'PySpark' starts no Spark here: Python starts the script, as any other.")
         if nodes is None:
             raise RunConfigurationException(f"node_count is a whole number, not {self.node_count!r}.")
         if name == "none":

@@ -8,6 +8,7 @@ from runyard.errors import RunConfigurationException, UserErrorException
 from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment
+from runyard.sdk.notices import say_once
 from runyard.sdk.run_configuration import RunConfiguration
 from runyard.sdk.run_sections import DataConfiguration, DataReferenceConfiguration
 
@@ -37,6 +38,8 @@ _PLAIN = {
 #: Sections whose keys are their attributes' names in v1's other spelling.
 _SECTIONS = ("history", "spark", "hdi", "tensorflow", "mpi", "pytorch", "paralleltask", "amlcompute",
              "kubernetescompute")  # fmt: skip
+#: What else is read, or was v1's own and is nobody's wish.
+_OTHERS = ("environment", "docker", "dataReferences", "data", "outputData", "autoPrepareEnvironment", "jobName")
 _WHOLE = re.compile(r"^(0|-?[1-9]\d{0,17})$")
 
 
@@ -170,6 +173,7 @@ def _read(data: Dict[str, Any], file: str) -> RunConfiguration:
     from runyard.environments.folder import read_definition
 
     found = RunConfiguration()
+    _say_unknown(data, found, file)
     for key, attribute in _PLAIN.items():
         if data.get(key) is not None:
             setattr(found, attribute, data[key])
@@ -186,12 +190,24 @@ def _read(data: Dict[str, Any], file: str) -> RunConfiguration:
 
         found.docker = DockerConfiguration()
         _fill(found.docker, dict(_mapping(data, "docker")))
-    for name, one in _mapping(data, "dataReferences"):
+    references = dict(_mapping(data, "dataReferences"))
+    for name in references:
         reference = DataReferenceConfiguration()
-        _fill(reference, one if isinstance(one, dict) else {})
+        _fill(reference, dict(_mapping(references, name)))
         found.data_references[name] = reference
     found.data = {name: DataConfiguration._read(name, one) for name, one in _mapping(data, "data")}
     return found
+
+
+def _say_unknown(data: Dict[str, Any], config: RunConfiguration, file: str) -> None:
+    """A count whose key is misspelt would else be 1, and nobody would know."""
+    known = (*_PLAIN, *_SECTIONS, *_OTHERS)
+    unknown = [key for key, value in data.items() if key not in known and value not in (None, {}, [])]
+    for name in ("tensorflow", "mpi", "pytorch", "amlcompute"):
+        keys = [_key(field) for field in vars(getattr(config, name))]
+        unknown += [f"{name}.{key}" for key, _ in _mapping(data, name) if key not in keys]
+    if unknown:
+        say_once(f"The run configuration {file!r} has keys that mean nothing here: {', '.join(unknown)}.")
 
 
 def _fill(section: Any, data: Dict[str, Any]) -> None:

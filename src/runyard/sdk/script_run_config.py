@@ -33,7 +33,6 @@ class ScriptRunConfig:
         command: Any = None,
         docker_runtime_config: Any = None,
         max_infrastructure_retries: Optional[int] = None,
-        **_: Any,
     ) -> None:
         if script is not None and command is not None:
             raise UserErrorException("Give a script or a command, not both.")

@@ -22,6 +22,7 @@ from runyard.sdk.data_reference import DataReference
 from runyard.sdk.dataset_consumption import DatasetConsumptionConfig
 from runyard.sdk.environment import Environment, variable_texts
 from runyard.sdk.environment_sections import DockerConfiguration
+from runyard.sdk.notices import say_kept
 from runyard.sdk.observer import observe_run
 from runyard.sdk.output_dataset import OutputFileDatasetConfig
 from runyard.sdk.progress import Progress
@@ -92,7 +93,7 @@ def make_spec(config: ScriptRunConfig, snapshot: "Snapshot", data: "RunData", ru
         node_count=node_count,
         priority=_whole("A priority", config.run_config.priority) or 0,
         distribution=distribution,
-        max_run_duration_s=config.run_config.max_run_duration_seconds,
+        max_run_duration_s=_whole("max_run_duration_seconds", config.run_config.max_run_duration_seconds),
         max_infrastructure_retries=_whole("max_infrastructure_retries", config.run_config.max_infrastructure_retries),
     )
 
@@ -120,10 +121,14 @@ def start_interactive(experiment: "Experiment", display_name: Optional[str]) -> 
 
 #: What submit() takes beside an estimator, in place of what the estimator has.
 _OVERRIDES = ("script_params", "inputs", "source_directory_data_store")
+#: All that it takes by name, beside the tags.
+_OPTIONS = ("run_id", "display_name", *_OVERRIDES)
 
 
 def _script_run_config(config: Any, options: Dict[str, Any]) -> ScriptRunConfig:
     """What is submitted: the configuration itself, or what an estimator makes."""
+    unknown = [name for name in options if name not in _OPTIONS and not name.startswith("_")]
+    say_kept(unknown, f"submit() takes tags, {', '.join(_OPTIONS)}")
     overrides = {name: options[name] for name in _OVERRIDES if options.get(name) is not None}
     make = getattr(config, "_script_run_config", None)
     if make is not None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from runyard.compute.engines import check_engine, is_on_this_host, settled
 from runyard.control import runs as life
-from runyard.db import fleet, workspaces
+from runyard.db import fleet, runs, workspaces
 from runyard.errors import ComputeTargetException, ConflictError, PermissionDeniedError
 from runyard.protocol.compute import (
     NO_RUN_STARTS,
@@ -113,6 +113,9 @@ def delete_cluster(call: Call) -> Count:
         spec = fleet.get_cluster_spec(connection, call.workspace, name)
         if is_forced:
             for run_id in fleet.list_uses(connection, call.workspace, name):
+                if not runs.get_run(connection, call.workspace, run_id).cancel_requested:
+                    told = f"It was canceled with its compute target {name!r}, which {call.user} has deleted."
+                    runs.add_warnings(connection, run_id, [told])
                 life.request_cancel(connection, call.workspace, run_id, call.user, call.now)
             left = fleet.list_uses(connection, call.workspace, name)
             if left:
