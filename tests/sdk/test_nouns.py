@@ -357,6 +357,12 @@ def test_cluster_is_made_described_resized_and_deleted(workspace: Workspace) -> 
     assert cluster.get_status().scale_settings.maximum_node_count == 3
     cluster.delete()
     assert "small" not in workspace.compute_targets
+    assert workspace.get_default_compute_target("CPU") is None
+    ComputeTarget.create(workspace, "cpu-cluster", AmlCompute.provisioning_configuration(max_nodes=1))
+    found = workspace.get_default_compute_target("cpu")
+    assert (found.name, workspace.get_default_compute_target("GPU")) == ("cpu-cluster", None)
+    with pytest.raises(UserErrorException, match="'CPU' or 'GPU', not 'TPU'"):
+        workspace.get_default_compute_target("TPU")
 
 
 def test_empty_cluster_grows_for_a_run(workspace: Workspace, source: str) -> None:

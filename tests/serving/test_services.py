@@ -102,7 +102,10 @@ def test_every_known_request_shape_is_answered(trained: dict[str, Model], deploy
     status, answer = post(base + "/v2/models/linear/infer", {"id": "7", "inputs": [tensor]})
     assert (status, answer["id"], answer["outputs"][0]["data"]) == (200, "7", wanted)
     assert get(base + "/v2/health/ready")[0] == 200
-    assert json.loads(get(base + "/v2/models/linear")[1])["inputs"][0]["shape"] == [-1, 64]
+    told = json.loads(get(base + "/v2/models/linear")[1])
+    assert told["inputs"][0]["shape"] == [-1, 64]
+    kinds = {one["name"]: one["datatype"] for one in told["outputs"]}
+    assert kinds["predict"] == "INT64", "as its classes are"
     assert b'runyard_requests_total{service="shapes",status="200"}' in get(base + "/metrics")[1]
 
 

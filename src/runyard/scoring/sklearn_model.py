@@ -215,4 +215,6 @@ def _outputs(estimator: Any, method: str) -> Tuple[TensorFacts, ...]:
     classes = getattr(estimator, "classes_", None)
     count = len(classes) if isinstance(classes, list) and method == "predict_proba" else 0
     names = [f"{method}_{number}" for number in range(count)] or [method]
-    return tuple(TensorFacts(one, OBJECT if method == "predict" else "float64", None) for one in names)
+    labels = getattr(classes, "dtype", None)
+    of_predict = str(labels) if labels is not None and labels.kind in "biuf" and labels.itemsize <= 8 else OBJECT
+    return tuple(TensorFacts(one, of_predict if method == "predict" else "float64", None) for one in names)

@@ -184,6 +184,12 @@ class Workspace:
 
         return Listing({one.name: one for one in ComputeTarget.list(self)})
 
+    def get_default_compute_target(self, type: str) -> Any:
+        """The target "cpu-cluster" for "CPU", or "gpu-cluster" for "GPU", as v1 called them; None: there is none."""
+        if str(type).upper() not in ("CPU", "GPU"):
+            raise UserErrorException(f"A default compute target is of the type 'CPU' or 'GPU', not {type!r}.")
+        return self.compute_targets.get(f"{str(type).lower()}-cluster")
+
     @property
     def models(self) -> Dict[str, Any]:
         """The latest version of each model, by name."""

@@ -103,7 +103,7 @@ class Compiler:
         ]
         places = [str(self._folder)]
         self._process = started(model_cell(revision), command, dict(revision.variables), self._log, (), places,
-                                self._made, self._limits.enter(_NUMBER))  # fmt: skip
+                                self._made, self._limits.enter(_NUMBER, is_preparing=True))  # fmt: skip
 
     def _keep(self, code: int, say: Callable[[str], None], exceeded: str) -> None:
         """What it has made becomes visible with the program, which comes last."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Dict, Optional, Set
 
-from runyard.environments.control_groups import Group, Shares, make_group, processes_max, remove_group
+from runyard.environments.control_groups import NO_SHARES, Group, Shares, make_group, processes_max, remove_group
 from runyard.protocol.services import Deployment
 
 #: Processes and threads of one that has a model.
@@ -29,21 +29,27 @@ class Limits:
             deployment.cpu_limit,
             None if deployment.memory_gb is None else int(deployment.memory_gb * 1e9),
         )
-        self._say = say
+        self._say, self._has_told = say, False
         self._groups: Dict[int, Group] = {}
         #: Of processes that have just ended, and may not be gone from their groups.
         self._left: Set[int] = set()
 
-    def enter(self, number: int) -> Optional[Callable[[], None]]:
-        """What brings a process that is started into its group; None where this user may make none."""
+    def enter(self, number: int, is_preparing: bool = False) -> Optional[Callable[[], None]]:
+        """What brings a process that is started into its group; None where this user may make none.
+
+        One that is preparing the model has its part of the processors as every other process, however little of them
+        those that answer are to have.
+        """
         name, most = self._name(number), min(PROCESSES_MAX, processes_max(None) or PROCESSES_MAX)
         memory = self._memory_bytes()
         # One of an earlier process of that number would tell of what that one took.
         remove_group(name)
-        group = make_group(name, memory, most, shares=self._shares)
-        if group is None:
+        kept = Shares(memory_bytes=self._shares.memory_bytes)
+        asked = kept if is_preparing else self._shares
+        group = make_group(name, memory, most, shares=asked)
+        if group is None and asked.cores_max is not None:
             self._tell()
-            group = make_group(name, memory, most) or make_group(name, None, most)
+        group = group or make_group(name, memory, most, shares=kept) or make_group(name, None, most, shares=NO_SHARES)
         if group is None:
             return None
         self._groups[number] = group
@@ -73,12 +79,12 @@ class Limits:
 
     def _tell(self) -> None:
         """Say, once, that a limit on the processors is not held; what a process should have is a wish."""
-        if self._shares.cores_max is not None:
+        if not self._has_told:
+            self._has_told = True
             self._say(
                 f"cpu_cores_limit={self._shares.cores_max:g} is not held: this server's user may make no control group "
-                "that limits processors"
+                "for it"
             )
-            self._shares = self._shares._replace(cores_max=None)
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}-{number}"
