@@ -21,7 +21,6 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "she
 #: Rooms whose job is to speak to a person.
 SPEAKING_ROOMS = {"cli", "sdk"}
 
-#: The third-party libraries that a room may import, wherever in a file the import stands.
 #: What may be in a model's own environment.
 FRAMEWORKS = {
     "azureml", "inference_schema", "joblib", "keras", "lightgbm", "mlflow", "numpy", "onnxruntime", "pandas", "sklearn",
@@ -29,6 +28,7 @@ FRAMEWORKS = {
 }  # fmt: skip
 #: Runs in a sandbox, never in a server.
 UNPICKLES = "src/runyard/scoring/sklearn_model.py"
+#: The third-party libraries that a room may import, wherever in a file the import stands.
 ALLOWED_THIRD_PARTY = {
     "files": {"pathspec"},
     "environments": {"packaging", "uv", "yaml"},
