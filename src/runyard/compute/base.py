@@ -48,7 +48,8 @@ class Compute(Protocol):
     def kill(self, key: str) -> None:
         """End the attempt's runner at once, where it does not listen to ``stop``.
 
-        Its processes are ended by ``recover``, or by the supervisor that its node has.
+        Its processes are ended by ``recover``, or by the supervisor that its node has. Asked again, an engine may end
+        all that is left of the attempt; absent keys are fine.
         """
 
     def tidy(self, keys: Iterable[str], before: float) -> None:

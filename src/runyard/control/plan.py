@@ -110,6 +110,7 @@ def _container(docker: DockerSpec) -> ContainerPlan:
 
 
 def _v1_variables(spec: RunSpec, workspace: Workspace, experiment: Experiment) -> Dict[str, str]:
+    """Those that the record decides; runner/variables.py has those that every node knows."""
     found = {
         "AZUREML_ARM_SUBSCRIPTION": workspace.subscription_id or _NO_SUBSCRIPTION,
         "AZUREML_ARM_RESOURCEGROUP": workspace.resource_group or workspace.name,

@@ -45,12 +45,16 @@ class Distribution:
     parameter_server_count: int = 0
     #: PyTorch: in all.
     process_count: int = 1
-    #: PyTorch: nccl, gloo or mpi; the script chooses, this is what v1 recorded.
+    #: PyTorch: nccl or gloo, as v1 recorded it; the script chooses by itself.
     backend: str = ""
 
 
 def known_kind(asked: Distribution) -> str:
-    """Its kind; UserErrorException for one that there is not. Whoever does one thing or another by a kind asks here."""
+    """Its kind; UserErrorException for one that there is not.
+
+    All of this module asks here before it does one thing or another by a kind. Runners then know two ways to start
+    processes: mpirun's for MPI, and one by one (runner/team.py) for every other kind.
+    """
     if asked.kind not in DistributionKind.ALL:
         raise UserErrorException(f"A distributed run is one of mpi, tensorflow or pytorch, not {asked.kind[:40]!r}.")
     return asked.kind

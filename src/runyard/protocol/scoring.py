@@ -1,4 +1,7 @@
-"""What a loaded model tells of itself: which tensors it takes and gives, by signature."""
+"""What a loaded model tells of itself: which tensors it takes and gives, by signature.
+
+And what a model needs before it is loaded: which distributions install the frameworks that need no code.
+"""
 
 from dataclasses import field
 from typing import Dict, Optional, Tuple

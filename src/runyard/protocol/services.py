@@ -83,15 +83,18 @@ class Autoscale:
 class Deployment:
     """How a service is to run."""
 
-    #: The cores and the memory that a replica has where others want them too; so many threads its framework has.
+    #: The cores whose time a replica has where others want it too; so many threads its framework has. None: no wish,
+    #: and one thread.
     cpu: Optional[float] = None
     #: The cores whose time a replica may take; None: all that the host has.
     cpu_limit: Optional[float] = None
+    #: What is left to a replica where the host is short of memory, in units of 10^9 bytes; None: no wish.
     memory_gb: Optional[float] = None
-    #: A replica that takes more is started anew; None: nine tenths of the host's.
+    #: A replica that takes more, in the same unit, is started anew; None: nine tenths of the host's.
     memory_gb_limit: Optional[float] = None
+    #: Shown again and used for nothing: services compute on processors.
     gpu: Optional[int] = None
-    #: Access; None: open on loopback, else by key.
+    #: An Access; None: open on loopback, else by key.
     access: Optional[str] = None
     replicas: int = 1
     autoscale: Optional[Autoscale] = None
@@ -136,7 +139,7 @@ class ServiceSpec:
 
 
 def needs_of(deployment: Deployment) -> Dict[str, Optional[float]]:
-    """What a replica is to have, and at most, by v1's names."""
+    """What a replica is to have, and at most, by v1's names: what the SDK and the server check as numbers above 0."""
     return {
         "cpu_cores": deployment.cpu, "cpu_cores_limit": deployment.cpu_limit, "memory_gb": deployment.memory_gb,
         "memory_gb_limit": deployment.memory_gb_limit,

@@ -1,4 +1,9 @@
-"""The environment in which a script starts: scrubbed, then v1's variables, then the user's."""
+"""The environment in which a script starts. Of two that set one variable, the later in this list has it:
+
+the machine's own, scrubbed; v1's; what tells a distributed process of the others (``wired``); Runyard's own; paths of
+inputs and outputs, under their bare names only where those are free; the user's; which GPUs are the run's. What control
+knows of a run, and its node does not, comes in ``LaunchPlan.v1_variables`` (control/plan.py).
+"""
 
 import os
 import re
@@ -11,7 +16,7 @@ from runyard.protocol.distributed import Distribution, framework_of
 from runyard.protocol.plan import LaunchPlan
 from runyard.runner.folder import AttemptFolder
 
-#: What a job may see of the machine's own environment.
+#: What a job may see of the machine's own environment, proxies beside it (KEPT_ANY_CASE).
 KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_")
 #: What a job in an image may see of it.
@@ -54,7 +59,7 @@ def job_variables(
 
 
 def _fixed_variables(folder: AttemptFolder, image_path: str) -> Dict[str, str]:
-    """What nothing but the run's own variables may change."""
+    """Runyard's own: no launcher and no input changes them; only a user's variable of the same name does."""
     facts = folder.facts
     values = {
         "PYTHONPATH": os.path.join(facts.cache_folder, "kits", folder.plan.kit),
@@ -135,7 +140,7 @@ def _launcher(asked: Optional[Distribution]) -> Dict[str, str]:
 
 
 def _v1_variables(folder: AttemptFolder) -> Dict[str, str]:
-    """The names of the public contract that a script may read."""
+    """The names of the public contract that a script may read: a variable of v1's for every run goes here."""
     plan, facts = folder.plan, folder.facts
     found = read_server_file(Path(facts.server_file)) if facts.server_file else None
     url = str(found["url"]) if found else facts.server_url

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Optional, Set
 from runyard.environments.control_groups import NO_SHARES, Group, Shares, make_group, processes_max, remove_group
 from runyard.protocol.services import Deployment
 
-#: Processes and threads of one that has a model.
+#: Processes and threads of one that has a model; no setting of a service or a server changes that.
 PROCESSES_MAX = 1_024
 #: Without a limit of its own it has this part of the host's memory: what leaks is ended, and nothing beside it.
 HOST_PART = 0.9
@@ -21,7 +21,11 @@ class Limits:
     """The groups of one revision's processes, by number."""
 
     def __init__(self, folder: Path, deployment: Deployment, say: Callable[[str], None]) -> None:
-        """``folder`` is the revision's; ``say`` takes a sentence for the service's log."""
+        """``folder`` is the revision's; ``say`` takes a sentence for the service's log.
+
+        Of replicas on this host: those that are runs of a cluster have what control/service_runs.py, ``run_pattern``,
+        asks for.
+        """
         self._prefix = "runyard-service-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
         self._memory_gb = deployment.memory_gb_limit
         self._shares = Shares(
