@@ -41,9 +41,6 @@ GRACE_S = 3
 #: ``srun`` goes on at once; a batch job stays CONFIGURING until slurmctld looks again, for up to half a minute.
 IDLE_S = 5
 
-#: How long a node of the cloud takes to start: a slurmd with -b says that its node is up for a second.
-BOOT_S = 1.1
-
 #: Where ports are looked for: below those that the kernel gives to outgoing connections, which would take the port of a
 #: slurmd that has been killed before it is started again.
 PORTS = range(20_000, 32_000)
@@ -296,6 +293,7 @@ class SlurmCluster:
         with os.fdopen(desk) as orders:
             for line in orders:
                 order, _, names = line.strip().partition(" ")
+                ordered_at = int(time.time())
                 if order == "close":
                     return
                 for node in self.run("scontrol", "show", "hostnames", names).split():
@@ -304,7 +302,8 @@ class SlurmCluster:
                     if order == "resume":
                         # Without -b the controller takes it for the slurmd of before, and the node for not resumed;
                         # as it does where the node seems to be up since before it was asked for, in whole seconds.
-                        time.sleep(BOOT_S)
+                        # With -b it says that it is up for a second.
+                        self._wait(lambda since=ordered_at: int(time.time()) > since, "the clock stands still")
                         self.start_slurmd(node, "-b")
 
     def _start(self, name: str, *command: str) -> None:

@@ -24,7 +24,7 @@ def load(path: str) -> "OnnxModel":
 
 
 class OnnxModel:
-    """A session."""
+    """A session of ONNX Runtime's, on as many cores as it may have."""
 
     def __init__(self, file: str) -> None:
         import onnxruntime

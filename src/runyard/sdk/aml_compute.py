@@ -9,9 +9,8 @@ from runyard.protocol.compute import DEFAULT_VM_SIZE, ClusterSpec, VmPriority
 from runyard.protocol.vm_sizes import list_vm_sizes
 from runyard.protocol.words import counted
 from runyard.sdk.aml_compute_status import AmlComputeStatus, ScaleSettings
-from runyard.sdk.compute_target import ComputeTarget
-from runyard.sdk.notices import say_kept, say_once
-from runyard.sdk.whole_number import whole_number
+from runyard.sdk.compute_target import ComputeTarget, checked_whole
+from runyard.sdk.notices import say_kept, say_kept_of, say_once
 from runyard.sdk.workspace import Workspace
 
 #: v1's documented default where max_nodes is not given.
@@ -44,9 +43,11 @@ class AmlComputeProvisioningConfiguration:
             name=name,
             vm_size=self.vm_size,
             vm_priority=_priority(self.vm_priority),
-            min_nodes=_whole("min_nodes", self.min_nodes or 0),
-            max_nodes=_whole("max_nodes", self.max_nodes),
-            idle_seconds_before_scaledown=_whole("idle_seconds_before_scaledown", self.idle_seconds_before_scaledown),
+            min_nodes=checked_whole("min_nodes", self.min_nodes or 0),
+            max_nodes=checked_whole("max_nodes", self.max_nodes),
+            idle_seconds_before_scaledown=checked_whole(
+                "idle_seconds_before_scaledown", self.idle_seconds_before_scaledown
+            ),
             description=self.description or "",
             tags=_tags(self.tags),
             is_instance=self.is_instance,
@@ -95,7 +96,7 @@ class AmlCompute(ComputeTarget):
             "subnet_name": subnet_name,
             "location": location,
         }
-        say_kept([name for name, given in azures.items() if given is not None], OF_AZURES_MACHINES)
+        say_kept_of(azures, OF_AZURES_MACHINES)
         if not autoscale_enabled:
             say_kept(["autoscale_enabled"], "a cluster grows to max_nodes and shrinks to min_nodes")
         if identity_type is not None:
@@ -247,10 +248,3 @@ def _tags(asked: Any) -> Dict[str, str]:
     if asked is not None and not isinstance(asked, dict):
         raise ComputeTargetException(f"tags is a dict of names and values, not {asked!r}.")
     return {str(key): str(value) for key, value in (asked or {}).items()}
-
-
-def _whole(name: str, value: Any) -> int:
-    found = whole_number(value)
-    if found is None:
-        raise ComputeTargetException(f"{name} is a whole number, not {value!r}.")
-    return found

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional
 
 from runyard.protocol.compute import Cluster, ClusterChange, VmPriority
 from runyard.sdk.aml_compute import OF_AZURES_MACHINES, AmlCompute, AmlComputeProvisioningConfiguration
-from runyard.sdk.notices import say_kept
+from runyard.sdk.notices import say_kept_of
 from runyard.sdk.times import iso_time
 from runyard.sdk.workspace import Workspace
 
@@ -64,7 +64,7 @@ class ComputeInstance(AmlCompute):
             "assigned_user_object_id": assigned_user_object_id,
             "assigned_user_tenant_id": assigned_user_tenant_id,
         }
-        say_kept([name for name, given in azures.items() if given is not None], OF_AZURES_MACHINES)
+        say_kept_of(azures, OF_AZURES_MACHINES)
         return ComputeInstanceProvisioningConfiguration(
             vm_size=vm_size,
             vm_priority=VmPriority.DEDICATED,

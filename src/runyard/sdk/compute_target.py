@@ -124,10 +124,11 @@ class ComputeTarget:
         idle_seconds_before_scaledown: Optional[int] = None,
     ) -> None:
         """Change its bounds; ComputeTargetException says which a target of its kind has."""
+        idle_s = idle_seconds_before_scaledown
         change = ClusterChange(
-            _whole("min_nodes", min_nodes),
-            _whole("max_nodes", max_nodes),
-            _whole("idle_seconds_before_scaledown", idle_seconds_before_scaledown),
+            None if min_nodes is None else checked_whole("min_nodes", min_nodes),
+            None if max_nodes is None else checked_whole("max_nodes", max_nodes),
+            None if idle_s is None else checked_whole("idle_seconds_before_scaledown", idle_s),
         )
         try:
             self._record = self._workspace._call("change_cluster", change, name=self._name)
@@ -197,10 +198,11 @@ class ComputeTarget:
         return f"{type(self).__name__}(workspace={self._workspace.name!r}, name={self._name!r})"
 
 
-def _whole(what: str, given: Any) -> Optional[int]:
+def checked_whole(name: str, given: Any) -> int:
+    """As ``whole_number``; ComputeTargetException for what is none."""
     found = whole_number(given)
-    if found is None and given is not None:
-        raise ComputeTargetException(f"{what} is a whole number, not {given!r}.")
+    if found is None:
+        raise ComputeTargetException(f"{name} is a whole number, not {given!r}.")
     return found
 
 

@@ -10,7 +10,7 @@ from runyard.errors import WebserviceException
 from runyard.sdk.inference_config import NO_IMAGE, InferenceConfig
 from runyard.sdk.labels import label_texts
 from runyard.sdk.model import Model
-from runyard.sdk.notices import say_kept
+from runyard.sdk.notices import say_kept_of
 from runyard.sdk.workspace import Workspace
 
 
@@ -120,7 +120,7 @@ class Image:
     ) -> ImageConfig:
         """The script, its environment's conda file, and files beside it."""
         given = dict(locals())
-        say_kept([name for name in ("docker_file", "base_image") if given[name] is not None], NO_IMAGE)
+        say_kept_of({"docker_file": docker_file, "base_image": base_image}, NO_IMAGE)
         return ImageConfig(given)
 
     def wait_for_creation(self, show_output: bool = False) -> None:

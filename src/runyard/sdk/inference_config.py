@@ -7,7 +7,7 @@ from runyard.client.home import home_folder
 from runyard.client.transfer import send_blobs, send_bytes
 from runyard.errors import UserErrorException, WebserviceException
 from runyard.protocol.services import EntryScript
-from runyard.sdk.notices import say_kept
+from runyard.sdk.notices import say_kept_of
 from runyard.sdk.session import current_server
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class InferenceConfig:
         self.environment = environment
         self.validate_configuration()
         given = {"base_image": base_image, "extra_docker_file_steps": extra_docker_file_steps}
-        say_kept([name for name, value in given.items() if value is not None], NO_IMAGE)
+        say_kept_of(given, NO_IMAGE)
 
     def validate_configuration(self) -> None:
         """WebserviceException for what v1 refused: no script, two environments, a runtime nobody knows."""

@@ -1,7 +1,7 @@
 """What is said of something that is old, or done otherwise here: once in a process, on standard error."""
 
 import sys
-from typing import Iterable, Set
+from typing import Any, Iterable, Mapping, Set
 
 _said: Set[str] = set()
 
@@ -16,6 +16,11 @@ def say_once(sentence: str) -> None:
 def say_deprecated(name: str, instead: str) -> None:
     """Say that a parameter is out of date."""
     say_once(f"'{name}' is deprecated: use {instead}.")
+
+
+def say_kept_of(given: Mapping[str, Any], why: str) -> None:
+    """As ``say_kept``, of those of these parameters that are not None."""
+    say_kept([name for name, value in given.items() if value is not None], why)
 
 
 def say_kept(names: Iterable[str], why: str) -> None:

@@ -50,14 +50,15 @@ class Limits:
         remove_group(name)
         kept = Shares(memory_bytes=self._shares.memory_bytes)
         asked = kept if is_preparing else self._shares
-        group = make_group(name, memory, most, shares=asked)
-        if group is None and asked.cores_max is not None:
-            self._tell()
-        group = group or make_group(name, memory, most, shares=kept) or make_group(name, None, most, shares=NO_SHARES)
-        if group is None:
-            return None
-        self._groups[number] = group
-        return group.enter
+        # What cannot all be held is held in part; where nothing of the processors is asked for, two of these are one.
+        for memory_bytes, shares in dict.fromkeys(((memory, asked), (memory, kept), (None, NO_SHARES))):
+            group = make_group(name, memory_bytes, most, shares=shares)
+            if group is not None:
+                self._groups[number] = group
+                return group.enter
+            if shares.cores_max is not None:
+                self._tell()
+        return None
 
     def exceeded(self, number: int) -> str:
         """What a process that has ended took too much of, as the end of a sentence; '' if nothing."""

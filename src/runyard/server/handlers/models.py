@@ -11,9 +11,10 @@ from runyard.protocol.trees import Tree, TreeEntry, check_distinct, check_path, 
 from runyard.server import names
 from runyard.server.call import Call, Content
 from runyard.server.contents import check_contents
+from runyard.server.needs import check_needs
 
-#: Most files of a model; and of cores, GB and GPUs that it asks for.
-MODEL_FILES_MAX, NEEDS_MAX = 100_000, 1_000_000_000
+#: Most files of a model.
+MODEL_FILES_MAX = 100_000
 
 
 def register_model(call: Call) -> Model:
@@ -86,13 +87,10 @@ def delete_model(call: Call) -> None:
 
 def _check_needs(needs: Optional[ResourceNeeds]) -> None:
     """UserErrorException for what no service could be given."""
-    if needs is None:
-        return
-    for name, value in (("cpu", needs.cpu), ("memory_in_gb", needs.memory_in_gb)):
-        if value is not None and not 0 < value <= NEEDS_MAX:
-            raise UserErrorException(f"A resource_configuration's {name} is a number above 0, not {value}.")
-    if needs.gpu is not None and not 0 <= needs.gpu <= NEEDS_MAX:
-        raise UserErrorException(f"A resource_configuration's gpu is a whole number of at least 0, not {needs.gpu}.")
+    if needs is not None:
+        whose = "A resource_configuration's"
+        amounts = {f"{whose} cpu": needs.cpu, f"{whose} memory_in_gb": needs.memory_in_gb}
+        check_needs(amounts, {f"{whose} gpu": needs.gpu})
 
 
 def _run_files(call: Call, spec: ModelSpec) -> Tuple[str, List[Artifact]]:

@@ -35,6 +35,7 @@ from runyard.protocol.trees import check_path
 from runyard.protocol.wire import loads
 from runyard.server import names
 from runyard.server.call import Call, Content
+from runyard.server.needs import check_needs
 
 #: How long a token lets in, and from when on a new one should be fetched, seconds.
 TOKEN_S, TOKEN_REFRESH_S = 12 * 3_600, 11 * 3_600
@@ -42,7 +43,7 @@ TOKEN_S, TOKEN_REFRESH_S = 12 * 3_600, 11 * 3_600
 LOG_MAX = 4 << 20
 REPLICAS_MAX, KEY_MIN, KEY_MAX = 100, 16, 200
 #: Of a replica's requests at once, that wait, and rows that go together; and of cores, GB and seconds between looks.
-REQUESTS_MAX, NEEDS_MAX, REFRESH_MAX_S = 100_000, 1_000_000_000, 86_400
+REQUESTS_MAX, REFRESH_MAX_S = 100_000, 86_400
 #: A change begins anew where another one came first; so often at most.
 CHANGE_TRIES = 10
 
@@ -301,11 +302,7 @@ def _check_deployment(asked: Deployment) -> None:
         raise UserErrorException(f"max_request_wait_time is up to 3,600,000, not {asked.wait_s * 1000:g}.")
     if asked.access not in (None, Access.OPEN, Access.KEY, Access.TOKEN):
         raise UserErrorException(f"Access is open, key or token, not {str(asked.access)[:40]!r}.")
-    for name, value in needs_of(asked).items():
-        if value is not None and not 0 < value <= NEEDS_MAX:
-            raise UserErrorException(f"{name} is a number above 0, not {value}.")
-    if asked.gpu is not None and not 0 <= asked.gpu <= NEEDS_MAX:
-        raise UserErrorException(f"gpu_cores is a whole number of at least 0, not {asked.gpu}.")
+    check_needs(needs_of(asked), {"gpu_cores": asked.gpu})
     if not 0 <= asked.port <= 65_535:
         raise UserErrorException(f"A port is from 1 to 65535, or 0 for any that is free, not {asked.port}.")
     if not all(
